@@ -1,0 +1,67 @@
+# Each target sets up what it needs (tools/setup.sh).  ARGS="..." goes to its command.
+
+BIN = .venv/bin
+LINT = .venv-lint/bin
+# What a shell may have set for other work.
+unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH
+
+.PHONY: help demo test lint bench bench-failover clean
+
+help:
+	@echo 'make demo    the outage after a failover with nothing, the arping loop, the agent (1 min)'
+	@echo 'make test    all tests; what this machine cannot run is skipped with its reason'
+	@echo 'make lint    ruff and mypy'
+	@echo 'make bench   what the agent costs and how fast it is, beside its peers'
+	@echo 'make bench-failover  outages behind a real bond, in virtual machines (10 min)'
+	@echo 'make clean   remove what these made'
+	@echo
+	@echo 'ARGS="..." is handed on: make demo ARGS=--quick, make test ARGS=tests/core'
+
+demo:
+	@tools/setup.sh demo
+	@$(BIN)/python -m bench.demo $(ARGS)
+
+# The other interpreters come first, so that the last line is the summary of all tests.
+test:
+	@tools/setup.sh test
+	@others=0; [ -n '$(ARGS)' ] || tools/every-python.sh || others=1; \
+	$(BIN)/python -m pytest $(ARGS) && exit $$others
+
+lint:
+	@tools/setup.sh lint
+	$(LINT)/ruff check
+	$(LINT)/ruff format --check
+	$(LINT)/mypy --explicit-package-bases agent/garp_agent bench tests
+
+bench:
+	@tools/setup.sh demo
+	@mkdir -p build
+	@$(BIN)/python -m bench.performance --json build/performance.json $(ARGS)
+
+bench-failover:
+	@tools/setup.sh test
+	@$(BIN)/python -m bench.failover_vm $(ARGS)
+
+clean:
+	rm -rf .venv .venv-* .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# -- ways in (docs/install) ----------------------------------------------------------------
+
+.PHONY: pyz deb man test-packages
+
+# One file for a bare Python 3.9 or newer; compiled for the interpreters that are here.
+pyz:
+	python3 tools/build_pyz.py
+
+deb:
+	python3 tools/build_deb.py
+
+man:
+	$(BIN)/python tools/build_man.py
+
+# What takes a packager's tools and some minutes: packages, cloud-init, RPM, OpenRC in chroots,
+# and a booted system of each kind.
+test-packages:
+	@tools/setup.sh test
+	tools/packaging-tools.sh
+	GARP_AGENT_PACKAGES=1 $(BIN)/python -m pytest tests/packaging $(ARGS)

@@ -1,0 +1,24 @@
+"""``garp-agent``, and ``python -m garp_agent``: the lean way to the daemon, click for the rest."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command that the arguments name, and exit with its status."""
+    if sys.argv[1:2] == ["run"]:
+        from garp_agent import options
+
+        chosen = options.parse(sys.argv[2:])
+        if chosen is not None:
+            from garp_agent.daemon import run
+
+            sys.exit(run(chosen))
+    from garp_agent.cli import cli
+
+    cli(prog_name="garp-agent")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Who else claims our addresses, and what we do about it: yield, warn or defend.
+
+Decides whether an address is withheld, and when it may be defended; never builds or
+sends a frame.  Only what others announce by themselves counts (RFC 5227 section 2.4,
+RFC 4861 section 4.4): a probe merely asks, and the kernel answers it.
+
+Yielding means that we stop saying "this address is here" for a hold-off after the last
+claim, but go on saying "this hardware address is here" (ARP probe form, RARP), which
+claims nothing: a liar on the network can't make the switches lose us.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+from garp_agent.core.settings import ConflictPolicy
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Container
+    from typing import NamedTuple
+
+    from garp_agent.core.settings import Conflict
+else:
+    from garp_agent.core.record import NamedTuple
+
+DEFEND_INTERVAL = 10.0  # seconds, RFC 5227 section 1.1
+
+
+class Rival(NamedTuple):
+    """Another station that claims an address of ours."""
+
+    hardware_address: bytes  # of the latest claim
+    claims: int  # since we own the address
+    last_claim: float  # seconds, monotonic
+    last_defence: float  # seconds, monotonic; -inf: never
+    withheld: bool  # we yield to it now
+
+
+class Conflicts:
+    """All claims to addresses that we announce."""
+
+    __slots__ = ("_settings", "claims", "rivals")
+
+    def __init__(self, settings: Conflict) -> None:
+        self._settings = settings
+        self.claims = 0  # since the start
+        self.rivals: dict[tuple[int, bytes], Rival] = {}  # by ifindex and address
+
+    def configure(self, settings: Conflict) -> None:
+        """Put other settings into force; what is withheld comes back with the next claim."""
+        self._settings = settings
+        for key, rival in self.rivals.items():
+            self.rivals[key] = rival._replace(withheld=False)
+
+    def claim(self, ifindex: int, address: bytes, hardware_address: bytes, now: float) -> bool:
+        """Note a claim; whether it is news: a new rival, or one that was over."""
+        key = (ifindex, address)
+        before = self.rivals.get(key, Rival(b"", 0, -inf, -inf, False))
+        self.claims += 1
+        yields = self._settings.policy is ConflictPolicy.YIELD
+        self.rivals[key] = Rival(
+            hardware_address, before.claims + 1, now, before.last_defence, yields
+        )
+        quiet = now - before.last_claim > self._settings.hold_off
+        return quiet or before.hardware_address != hardware_address or before.withheld != yields
+
+    def may_defend(self, ifindex: int, address: bytes, now: float) -> bool:
+        """Whether to answer a claim with an announcement of our own; noted as done."""
+        key = (ifindex, address)
+        rival = self.rivals[key]
+        if self._settings.policy is not ConflictPolicy.DEFEND:
+            return False
+        if now < rival.last_defence + DEFEND_INTERVAL:
+            return False
+        self.rivals[key] = rival._replace(last_defence=now)
+        return True
+
+    def is_withheld(self, ifindex: int, address: bytes) -> bool:
+        """Whether we yield the address now."""
+        rival = self.rivals.get((ifindex, address))
+        return rival is not None and rival.withheld
+
+    def deadline(self) -> float:
+        """When to call :meth:`expire` at the latest."""
+        return min(
+            (self._ends(each) for each in self.rivals.values() if each.withheld), default=inf
+        )
+
+    def expire(self, now: float) -> list[tuple[int, bytes]]:
+        """End the hold-offs that are over; the links and addresses they were for."""
+        over = [
+            key for key, rival in self.rivals.items() if rival.withheld and self._ends(rival) <= now
+        ]
+        for key in over:
+            self.rivals[key] = self.rivals[key]._replace(withheld=False)
+        return over
+
+    def keep(self, ifindex: int, addresses: Container[bytes]) -> None:
+        """Forget the rivals for the link's other addresses."""
+        for key in [k for k in self.rivals if k[0] == ifindex and k[1] not in addresses]:
+            del self.rivals[key]
+
+    def _ends(self, rival: Rival) -> float:
+        return rival.last_claim + self._settings.hold_off

@@ -1,0 +1,59 @@
+"""What is done once and not for ever: ``garp-agent announce`` and ``list``.
+
+Decides when there is nothing left to do.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+from garp_agent.core.engine import Engine
+from garp_agent.core.model import LEVEL_ERROR
+from garp_agent.core.settings import InterfaceSelection, Settings
+from garp_agent.log import Log
+from garp_agent.loop import Loop
+from garp_agent.system.netlink import GUEST, Netlink
+from garp_agent.system.packet import DryRun
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from garp_agent.core.policy import Plan
+    from garp_agent.loop import Sender
+
+
+def announce(settings: Settings, sender: Sender, log: Log) -> tuple[int, int]:
+    """Announce everything once, as fast as the bucket allows; frames sent and frames dropped."""
+    quiet = settings._replace(burst=(0.0,), interval=3600.0, jitter=0.0)
+    engine = Engine(quiet, lambda: 1.0, log.level)
+
+    def after_turn(now: float) -> float:
+        if engine.inventory.complete and engine.schedule.is_idle():
+            loop.stop()
+        return inf
+
+    loop = Loop(engine, Netlink(quiet.reconcile_interval, GUEST), sender, log, after_turn)
+    loop.run()
+    loop.close()
+    return engine.counters.sent, sum(engine.counters.dropped.values())
+
+
+def plans(settings: Settings) -> list[Plan]:
+    """What policy makes of every link at this moment; opens nothing but netlink."""
+    engine = Engine(settings, lambda: 1.0)
+
+    def after_turn(now: float) -> float:
+        if engine.inventory.complete:
+            loop.stop()
+        return inf
+
+    loop = Loop(
+        engine, Netlink(settings.reconcile_interval, GUEST), DryRun(), Log(LEVEL_ERROR), after_turn
+    )
+    loop.run()
+    loop.close()
+    return [engine.plans[ifindex] for ifindex in sorted(engine.plans)]
+
+
+def only(settings: Settings, interfaces: tuple[str, ...]) -> Settings:
+    """The settings, with just these interfaces selected, whatever the file says of them."""
+    return settings._replace(interfaces=InterfaceSelection(include=interfaces))

@@ -1,0 +1,1 @@
+"""Input and output only, without policy: one owner of one file descriptor per module."""

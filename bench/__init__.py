@@ -1,0 +1,1 @@
+"""Labs of network namespaces, the demo and the measurements."""

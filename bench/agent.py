@@ -1,0 +1,375 @@
+"""What the agent costs and how soon it speaks, each figure beside its peer in the same run.
+
+Run by `bench.performance`.  Needs root; everything happens in network namespaces that it makes
+and removes.  Times of frames are the kernel's receive timestamps at the other end of a veth pair.
+"""
+
+from __future__ import annotations
+
+import compileall
+import contextlib
+import os
+import resource
+import select
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+from bench.lab import GUEST_ADDRESS, ROOT, Lab, TinyLab
+
+SO_TIMESTAMPNS = 35  # <asm-generic/socket.h>
+ETH_P_ARP = 0x0806
+MANY_LINKS = 2000
+ENVIRONMENT = {
+    **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
+    "PYTHONPATH": str(ROOT / "agent"),
+}
+BARE = [sys.executable, "-c", "pass"]
+BARE_ASLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
+LEAST = [
+    sys.executable,
+    "-c",
+    """
+import select, socket
+waiting, link = select.epoll(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+link.bind(("eth0", 0))
+while True:
+    waiting.poll(1.2)
+    link.send(b"\\xff" * 6 + bytes(54))
+""",
+]
+START = "import sys; from garp_agent.__main__ import main; main()"  # as the installed script does
+AGENT = [sys.executable, "-c", START, "run"]
+
+
+class Figure(NamedTuple):
+    """One measured thing, beside what it is measured against."""
+
+    name: str
+    unit: str
+    ours: float
+    peer: float
+    peer_name: str
+    bound: str  # what was asked for, in words
+
+    @property
+    def ratio(self) -> float:
+        return self.ours / self.peer if self.peer else float("inf")
+
+
+# -- looking at the wire -------------------------------------------------------------------
+
+
+class Wire:
+    """Frames at the peer's end of a link, with the kernel's timestamps."""
+
+    def __init__(self, lab: Lab, role: str, link: str) -> None:
+        self._socket = lab.packet_socket(role, link, ETH_P_ARP)
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+
+    def drain(self) -> int:
+        """Forget what has arrived since the last call; how many frames that were."""
+        count = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._socket.recv(2048, socket.MSG_DONTWAIT)
+                count += 1
+        return count
+
+    def when(self, address: str = GUEST_ADDRESS, patience: float = 5.0) -> float:
+        """When (wall clock, seconds) the next announcement of ``address`` arrived."""
+        wanted = socket.inet_aton(address)
+        end = time.monotonic() + patience
+        while time.monotonic() < end:
+            if not select.select([self._socket], [], [], 0.1)[0]:
+                continue
+            frame, ancillary, _, _ = self._socket.recvmsg(2048, 64)
+            if frame[28:32] == wanted:
+                seconds, nanoseconds = struct.unpack("qq", ancillary[0][2])
+                return seconds + nanoseconds / 1e9
+        raise TimeoutError(f"no announcement of {address} within {patience} s")
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@contextlib.contextmanager
+def watched(lab: Lab, role: str = "peer", link: str = "eth0") -> Iterator[Wire]:
+    wire = Wire(lab, role, link)
+    try:
+        yield wire
+    finally:
+        wire.close()
+
+
+@contextlib.contextmanager
+def spawned(lab: Lab, command: list[str], role: str = "guest") -> Iterator[subprocess.Popen[bytes]]:
+    """A process in the role's namespace, entered before the fork so that only exec is timed."""
+    with lab.entered(role):
+        process = subprocess.Popen(
+            command, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time of a process (the scheduler's own count, in nanoseconds)."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+
+
+def status_field(pid: int, name: str) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(name + ":"):
+            return int(line.split()[1])
+    raise KeyError(name)
+
+
+# -- the figures ---------------------------------------------------------------------------
+
+
+def cpu_per_announcement(lab: Lab, rounds: int) -> Iterator[Figure]:
+    """One address; agent, the least that Python can do, and the loop, side by side at one pace.
+
+    arping takes a second for each call, so the pace is a round every 1.2 s.
+    """
+    loop = f"for i in $(seq {rounds}); do arping -q -U -c1 -I eth0 {GUEST_ADDRESS}; sleep .2; done"
+    with (
+        configured("interval: 1200ms\njitter: 0%\n") as file,
+        spawned(lab, [*AGENT, "-c", file]) as agent,
+        spawned(lab, LEAST) as least,
+    ):
+        time.sleep(3.0)
+        before = {each.pid: (cpu_seconds(each.pid), wakes(each.pid)) for each in (agent, least)}
+        arping = child_seconds()
+        with lab.entered("guest"):
+            subprocess.run(["sh", "-c", loop], check=True, stdin=subprocess.DEVNULL)
+        arping = (child_seconds() - arping) / rounds
+        ours, floor = (
+            (cpu_seconds(pid) - cpu) / (wakes(pid) - woken) for pid, (cpu, woken) in before.items()
+        )
+    name, unit = "CPU per announcement", "us"
+    yield Figure(name, unit, ours * 1e6, arping * 1e6, "arping loop", "at most 1/50")
+    yield Figure(name, unit, ours * 1e6, floor * 1e6, "Python: wait, send()", "the floor")
+
+
+def child_seconds() -> float:
+    """Processor time of the children that have been waited for, and theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def wakes(pid: int) -> int:
+    return status_field(pid, "voluntary_ctxt_switches")
+
+
+def wakeups(lab: Lab, seconds: float) -> Figure:
+    """Voluntary context switches against frames that reached the wire, one address."""
+    with (
+        configured("interval: 200ms\n") as file,
+        spawned(lab, [*AGENT, "-c", file]) as agent,
+        watched(lab) as wire,
+    ):
+        wire.when()
+        time.sleep(1.0)
+        wire.drain()
+        before = wakes(agent.pid)
+        time.sleep(seconds)
+        woken = wakes(agent.pid) - before
+        return Figure("wake-ups", "", woken, wire.drain(), "ticks", "equal, within the edges")
+
+
+def resident(lab: Lab) -> Figure:
+    with spawned(lab, BARE_ASLEEP) as bare, spawned(lab, AGENT) as agent, watched(lab) as wire:
+        wire.when()
+        time.sleep(1.5)
+        ours, peer = (status_field(each.pid, "VmRSS") / 1024 for each in (agent, bare))
+    return Figure("resident memory", "MB", ours, peer, "python", "at most 1.6, aim 1.3")
+
+
+def first_frame(lab: Lab, runs: int) -> Figure:
+    ours, peer = [], []
+    with watched(lab) as wire:
+        for _ in range(runs):
+            wire.drain()
+            begun = time.time()
+            with spawned(lab, AGENT):
+                ours.append(wire.when() - begun)
+            begun = time.time()
+            with spawned(lab, BARE) as bare:
+                bare.wait()
+                peer.append(time.time() - begun)
+    return Figure(
+        "exec to first frame",
+        "ms",
+        median(ours) * 1e3,
+        median(peer) * 1e3,
+        "python -c pass",
+        "at most 5, aim 3",
+    )
+
+
+def added_address(lab: Lab, runs: int, link: str = "eth0", role: str = "peer") -> float:
+    """Median seconds from the request to add an address to its first announcement."""
+    waits = []
+    with watched(lab, role, link) as wire:
+        for number in range(runs):
+            address = f"198.51.100.{number + 1}"
+            change = add_address_message(lab, link, address)
+            with lab.open_socket("guest", socket.AF_NETLINK, socket.SOCK_RAW, 0) as netlink:
+                wire.drain()
+                begun = time.time()
+                netlink.send(change)
+                waits.append(wire.when(address) - begun)
+            time.sleep(0.3)  # so that the bucket never holds a frame back
+    return median(waits)
+
+
+def add_address_message(lab: Lab, link: str, address: str) -> bytes:
+    with lab.entered("guest"):
+        ifindex = socket.if_nametoindex(link)
+    packed = socket.inet_aton(address)
+    body = struct.pack("=BBBBi", socket.AF_INET, 24, 0, 0, ifindex)
+    body += b"".join(struct.pack("=HH4s", 8, kind, packed) for kind in (1, 2))  # ADDRESS, LOCAL
+    return struct.pack("=IHHII", 16 + len(body), 20, 0x601, 1, 0) + body  # RTM_NEWADDR
+
+
+def ordinary_latency(lab: Lab, runs: int) -> Figure:
+    with spawned(lab, AGENT), watched(lab) as wire:
+        wire.when()
+        time.sleep(1.0)
+        ours = added_address(lab, runs)
+    return Figure("address added to frame", "ms", ours * 1e3, 10.0, "bound", "under 10 (median)")
+
+
+def hint_latency(lab: Lab, runs: int) -> Figure:
+    """From the host's write to the frame at the other end, over a Unix socket."""
+    waits = []
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
+        path = os.path.join(folder, "port")
+        listener.bind(path)
+        listener.listen()
+        with spawned(lab, [*AGENT, "--hint-port", path]), watched(lab) as wire:
+            host = listener.accept()[0]
+            for _ in range(runs):
+                time.sleep(0.6)
+                wire.drain()
+                begun = time.time()
+                host.send(b"BURST\n")
+                waits.append(wire.when() - begun)
+            host.close()
+    return Figure("hint to frame", "ms", median(waits) * 1e3, 5.0, "bound", "under 5 (median)")
+
+
+def many_links(lab: Lab) -> list[Figure]:
+    """2,000 links with two addresses each: their inventory, and one address more among them."""
+    pairs = MANY_LINKS // 2
+    lab.ip("guest", *(f"link add a{n} type veth peer name b{n}" for n in range(pairs)))
+    names = [f"{end}{n}" for n in range(pairs) for end in "ab"]
+    lab.ip(
+        "guest",
+        *(
+            f"address add 10.{n >> 8}.{n & 255}.{last}/32 dev {name}"
+            for n, name in enumerate(names)
+            for last in (1, 2)
+        ),
+        *(f"link set {name} up" for name in names),
+    )
+    with lab.entered("guest"):
+        inventory = timed(INVENTORY)
+        netifaces = timed(NETIFACES)
+    figures = [
+        Figure(
+            f"inventory of {MANY_LINKS} links",
+            "s",
+            inventory,
+            netifaces,
+            f"netifaces, first {NETIFACES_NAMES} links",
+            "under 1 s",
+        )
+    ]
+    with (
+        configured("interval: 270s\ninterval_with_lease: 270s\n") as file,
+        spawned(lab, [*AGENT, "-c", file]),
+    ):
+        time.sleep(12.0)  # the bursts of 2,000 links are over
+        ours = added_address(lab, 10)
+    figures.append(Figure("address added among them", "ms", ours * 1e3, 50.0, "bound", "under 50"))
+    return figures
+
+
+NETIFACES_NAMES = 100
+INVENTORY = """
+import select, time
+from garp_agent.core.inventory import Inventory
+from garp_agent.system.netlink import GUEST, Netlink
+netlink, inventory = Netlink(3600.0, GUEST), Inventory()
+begun = time.monotonic()
+events = netlink.reconcile(begun)
+while not inventory.complete:
+    for event in events:
+        inventory.apply(event)
+    select.select([netlink], [], [], 0.1)
+    events = netlink.read(begun)
+print(time.monotonic() - begun, len(inventory.links))
+"""
+NETIFACES = f"""
+import time, netifaces
+begun = time.monotonic()
+for name in netifaces.interfaces()[:{NETIFACES_NAMES}]:
+    netifaces.ifaddresses(name)
+print(time.monotonic() - begun)
+"""
+
+
+def timed(program: str) -> float:
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=ENVIRONMENT, check=True, capture_output=True, text=True
+    )
+    return float(done.stdout.split()[0])
+
+
+@contextlib.contextmanager
+def configured(text: str) -> Iterator[str]:
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        file.write(text)
+        file.flush()
+        yield file.name
+
+
+# -- the report ----------------------------------------------------------------------------
+
+
+def measure(quick: bool) -> Iterator[Figure]:
+    compileall.compile_dir(ROOT / "agent", quiet=1)
+    runs = 5 if quick else 21
+    with TinyLab() as lab:
+        yield from cpu_per_announcement(lab, 8 if quick else 40)
+    steps: tuple[Callable[[Lab], Figure], ...] = (
+        lambda lab: wakeups(lab, 3.0 if quick else 20.0),
+        resident,
+        lambda lab: first_frame(lab, runs),
+        lambda lab: ordinary_latency(lab, runs),
+        lambda lab: hint_latency(lab, runs),
+    )
+    for step in steps:
+        with TinyLab() as lab:
+            yield step(lab)
+    with TinyLab() as lab:
+        yield from many_links(lab)
+
+
+def row(figure: Figure) -> str:
+    ours, peer = f"{figure.ours:.4g} {figure.unit}", f"{figure.peer:.4g} {figure.unit}"
+    against = f"{peer} ({figure.peer_name})"
+    return f"{figure.name:<28} {ours:>12}  {against:<38} {figure.ratio:>8.3g}  {figure.bound}"

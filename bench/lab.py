@@ -1,0 +1,678 @@
+"""Private networks to try the agent in: namespaces, veth pairs and bridges.
+
+Decides how a lab is wired and that nothing of it outlives its maker: a lab goes
+when its block ends, when its construction fails, when the interpreter exits, on
+SIGINT, SIGTERM and SIGHUP; what a killed maker left behind is found by name
+(`leftovers`) and removed by `remove_leftovers`.  Every link is created inside a
+namespace of the lab, so the machine's own namespace never sees one, and no frame
+leaves the lab.
+
+The guest is silent unless something in it speaks on purpose: IPv6 is off (router
+solicitations would repair the switches by chance) and neighbour entries are
+permanent on both sides (so would ARP retries).
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import functools
+import itertools
+import json
+import os
+import re
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from enum import Enum
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, NamedTuple, TypeVar
+
+ROOT = Path(__file__).resolve().parent.parent
+NAMESPACES = Path("/run/netns")
+CLONE_NEWNET = 0x40000000
+BRIDGE = "br0"
+PROBE_PORT = 9
+SETTLING_LIMIT = 10.0
+# Above those that a namespace gives by itself to what it is born with (lo, tunl0, ...).
+FIRST_INDEX = 100
+
+# RFC 5737 and RFC 3849 documentation ranges.
+GUEST_ADDRESS = "192.0.2.10"
+PEER_ADDRESS = "192.0.2.1"
+BROADCAST_ADDRESS = "192.0.2.255"
+GUEST_ADDRESS6 = "2001:db8::10"
+PEER_ADDRESS6 = "2001:db8::1"
+GUEST_MAC = "02:00:5e:00:53:10"
+PEER_MAC = "02:00:5e:00:53:01"
+
+_NAME = re.compile(r"garp-(\d+)-\d+-[a-z-]+")
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class LabError(Exception):
+    """The lab could not do what it was asked for."""
+
+
+# role, link, role, link: the two ends of a veth pair
+Pair = tuple[str, str, str, str]
+
+
+class Neighbour(NamedTuple):
+    """An entry of a kernel's neighbour table."""
+
+    mac: str | None
+    states: tuple[str, ...]
+    device: str
+
+
+class Cut(NamedTuple):
+    """When an uplink was cut, on the monotonic clock: between these two."""
+
+    began: float
+    done: float
+
+
+class Wiring(Enum):
+    """How the two switches see each other, and so where the stale entry is."""
+
+    CORE = "core"  # A and B hang off a core switch: the core keeps pointing at A
+    INTER_SWITCH = "inter-switch"  # A and B are joined: B keeps the guest behind A
+
+
+# --- the kernel, from outside -------------------------------------------------------------
+
+
+def _run_ip(arguments: Sequence[str], lines: Sequence[str] = ()) -> str:
+    # A session of its own: Ctrl-C must not end it halfway.
+    done = subprocess.run(
+        ["ip", *arguments],
+        input="".join(line + "\n" for line in lines),
+        capture_output=True,
+        check=False,
+        text=True,
+        start_new_session=True,
+    )
+    if done.returncode:
+        commands = "; ".join(lines)
+        raise LabError(f"ip {' '.join(arguments)} failed: {done.stderr.strip()} [{commands}]")
+    return done.stdout
+
+
+def _setns(descriptor: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(descriptor, CLONE_NEWNET):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+@contextlib.contextmanager
+def entered(namespace: str) -> Iterator[None]:
+    """The calling thread is inside the namespace; what it opens stays there."""
+    with open("/proc/thread-self/ns/net") as home, open(NAMESPACES / namespace) as target:
+        try:
+            _setns(target.fileno())
+            yield
+        finally:
+            _setns(home.fileno())
+
+
+def peer_neighbours(namespace: str) -> dict[str, Neighbour]:
+    """The namespace's neighbour table, IPv4 and IPv6, by address."""
+    entries = json.loads(_run_ip(["-n", namespace, "-json", "neigh", "show"]) or "[]")
+    return {
+        entry["dst"]: Neighbour(entry.get("lladdr"), tuple(entry["state"]), entry["dev"])
+        for entry in entries
+    }
+
+
+def fdb(namespace: str, bridge: str = BRIDGE) -> dict[str, str]:
+    """What a bridge has learnt: hardware address -> port."""
+    done = subprocess.run(
+        ["bridge", "-n", namespace, "-json", "fdb", "show", "br", bridge],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    entries = json.loads(done.stdout or "[]")
+    return {entry["mac"]: entry["ifname"] for entry in entries if not entry.get("state")}
+
+
+def sent_frames(namespace: str, link: str) -> int:
+    """How many frames a link has sent since it was made."""
+    (entry,) = json.loads(_run_ip(["-n", namespace, "-s", "-json", "link", "show", "dev", link]))
+    return int(entry["stats64"]["tx"]["packets"])
+
+
+def _unsettled(namespace: str) -> list[str]:
+    entries = json.loads(_run_ip(["-n", namespace, "-json", "link", "show", "up"]) or "[]")
+    return [
+        entry["ifname"]
+        for entry in entries
+        # Links that the filter left out are empty objects.  A bridge forwards without a carrier.
+        if entry
+        and "LOOPBACK" not in entry["flags"]
+        and entry["ifname"] != BRIDGE
+        and entry["operstate"] != "UP"
+    ]
+
+
+# --- what this process made, and what others left -----------------------------------------
+
+_serials = itertools.count(1)
+_open: list[Lab] = []
+# Held while namespaces are made, so that none appears behind the back of `close_all`.
+_gate = threading.RLock()
+_closing = threading.Event()
+
+
+def _present() -> list[str]:
+    with contextlib.suppress(FileNotFoundError):
+        return sorted(name for name in os.listdir(NAMESPACES) if _NAME.fullmatch(name))
+    return []
+
+
+def namespaces_of(process: int) -> list[str]:
+    """The lab namespaces that the process has made and that still exist."""
+    return [name for name in _present() if name.split("-")[1] == str(process)]
+
+
+def leftovers() -> list[str]:
+    """Lab namespaces whose maker is gone."""
+    return [name for name in _present() if not Path("/proc", name.split("-")[1]).exists()]
+
+
+def remove_leftovers() -> list[str]:
+    """Remove what killed makers left behind; their names."""
+    gone = leftovers()
+    _remove(gone, gone)
+    return gone
+
+
+def _remove(namespaces: Sequence[str], inhabited: Sequence[str]) -> None:
+    for namespace in inhabited:
+        for process in _run_ip(["netns", "pids", namespace]).split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(process), signal.SIGKILL)
+    if namespaces:
+        with contextlib.suppress(LabError):
+            _run_ip(["-force", "-batch", "-"], [f"netns del {name}" for name in namespaces])
+    remaining = [name for name in namespaces if (NAMESPACES / name).exists()]
+    if remaining:
+        raise LabError(f"could not remove the namespaces {', '.join(remaining)}")
+
+
+def close_all() -> None:
+    """Remove every lab of this process, and let it make no further one."""
+    _closing.set()
+    with _gate:
+        for lab in list(_open):
+            lab.close()
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    close_all()
+    os.kill(os.getpid(), number)
+
+
+def _watch_for_the_end() -> None:
+    # SIGINT is Python's own: KeyboardInterrupt unwinds, and `atexit` does the rest.
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, _end)
+
+
+atexit.register(close_all)
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ending signals wait until the block is over."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in _ENDING}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _frame: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for late in came:
+            signal.raise_signal(late)
+
+
+@functools.cache
+def why_not() -> str | None:
+    """Why no lab can be built on this machine; None if it can."""
+    if os.geteuid():
+        return "labs need root"
+    for tool in ("ip", "bridge"):
+        if not shutil.which(tool):
+            return f"labs need `{tool}` (Debian package iproute2)"
+    try:
+        TinyLab(bridged=True).close()
+    except (LabError, OSError) as error:
+        return f"labs need network namespaces, veth and bridge: {error}"
+    return None
+
+
+# --- labs ---------------------------------------------------------------------------------
+
+Self = TypeVar("Self", bound="Lab")
+
+
+class Lab:
+    """Namespaces, the links between them and the processes in them, under one name."""
+
+    roles: Sequence[str] = ()
+
+    def __init__(self, *, ipv6: bool = False) -> None:
+        self.ipv6 = ipv6
+        self.prefix = f"garp-{os.getpid()}-{next(_serials)}"
+        self.processes: list[subprocess.Popen[str]] = []
+        self._maker = os.getpid()
+        self._inhabited: set[str] = set()
+        self._indexes = itertools.count(FIRST_INDEX)
+        self._lock = threading.RLock()
+        _watch_for_the_end()
+        try:
+            with _gate:
+                if _closing.is_set():
+                    raise LabError("the labs of this process are being removed")
+                _open.append(self)
+                self._make_namespaces()
+                self.build()
+        except BaseException:
+            self.close()
+            raise
+
+    def build(self) -> None:
+        """Make the links; the namespaces are there."""
+
+    def namespace(self, role: str) -> str:
+        """The name of the role's namespace, as `ip -n` takes it."""
+        return f"{self.prefix}-{role}"
+
+    def namespaces(self) -> list[str]:
+        """Those that exist."""
+        return [name for name in _present() if name.startswith(self.prefix + "-")]
+
+    def _make_namespaces(self) -> None:
+        names = [self.namespace(role) for role in self.roles]
+        _run_ip(["-batch", "-"], [f"netns add {name}" for name in names])
+        if self.ipv6:
+            return
+        for name in names:
+            with entered(name), contextlib.suppress(FileNotFoundError):
+                for scope in ("all", "default"):
+                    Path(f"/proc/sys/net/ipv6/conf/{scope}/disable_ipv6").write_text("1")
+
+    def ip(self, role: str, *commands: str) -> None:
+        """Run `ip` commands inside the role's namespace, in one process."""
+        _run_ip(["-n", self.namespace(role), "-batch", "-"], commands)
+
+    def wire(self, *pairs: Pair) -> None:
+        """Join (role, link, role, link) by veth pairs."""
+        # Where both ends had the same index, the kernel would take a change of carrier for
+        # that of a lone device and could act on it a second late.
+        _run_ip(
+            ["-batch", "-"],
+            [
+                f"link add name {link} index {next(self._indexes)} netns {self.namespace(role)}"
+                f" type veth peer name {other_link} index {next(self._indexes)}"
+                f" netns {self.namespace(other)}"
+                for role, link, other, other_link in pairs
+            ],
+        )
+
+    def bridge(self, role: str, *ports: str) -> None:
+        """Put the role's links into a bridge that learns, forwards at once and forgets nothing."""
+        self.ip(
+            role,
+            f"link add {BRIDGE} type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
+            " ageing_time 10000000",
+            f"link set {BRIDGE} up",
+            *(f"link set {port} master {BRIDGE}" for port in ports),
+        )
+
+    def host(self, role: str, link: str, mac: str, *addresses: str) -> None:
+        """Give a role's link its hardware address and addresses, and set it up."""
+        self.ip(
+            role,
+            "link set lo up",
+            f"link set {link} address {mac} up",
+            *(
+                f"address add {each} dev {link}" + (" nodad" if ":" in each else "")
+                for each in addresses
+            ),
+        )
+
+    def wait_until_up(self, *roles: str) -> None:
+        """Return when every link that is set up there has a carrier that the kernel acted on.
+
+        It does so later, by itself; until then a link drops what it is given to send.
+        """
+        end = time.monotonic() + SETTLING_LIMIT
+        for role in roles:
+            while waiting := _unsettled(self.namespace(role)):
+                if time.monotonic() > end:
+                    raise LabError(f"in {role}, {', '.join(waiting)} did not come up")
+                time.sleep(0.001)
+
+    # Looking
+
+    def neighbours(self, role: str) -> dict[str, Neighbour]:
+        return peer_neighbours(self.namespace(role))
+
+    def fdb(self, role: str, bridge: str = BRIDGE) -> dict[str, str]:
+        return fdb(self.namespace(role), bridge)
+
+    def sent_frames(self, role: str, link: str) -> int:
+        return sent_frames(self.namespace(role), link)
+
+    # Doing
+
+    def entered(self, role: str) -> contextlib.AbstractContextManager[None]:
+        """A block during which the calling thread is inside the role's namespace."""
+        return entered(self.namespace(role))
+
+    def open_socket(self, role: str, family: int, kind: int, protocol: int = 0) -> socket.socket:
+        """A socket of this process that lives in the role's namespace."""
+        with self.entered(role):
+            return socket.socket(family, kind, protocol)
+
+    def packet_socket(self, role: str, link: str, ethertype: int = 0x0003) -> socket.socket:
+        """A raw socket on a link, to see (default: every) frame and to send any."""
+        with self.entered(role):
+            raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+            try:
+                raw.bind((link, ethertype))
+            except BaseException:
+                raw.close()
+                raise
+            return raw
+
+    def run(self, role: str, command: Sequence[str], **options: Any) -> Any:
+        """`subprocess.run` in the role's namespace; text, output captured, status checked."""
+        options = {"text": True, "stdin": subprocess.DEVNULL, **options}
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+        check = options.pop("check", True)
+        self._inhabited.add(self.namespace(role))
+        command = ["ip", "netns", "exec", self.namespace(role), *command]
+        return subprocess.run(command, check=check, start_new_session=True, **options)
+
+    def start(self, role: str, command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
+        """`subprocess.Popen` in the role's namespace; ends with the lab at the latest."""
+        self._inhabited.add(self.namespace(role))
+        return self._spawn(["ip", "netns", "exec", self.namespace(role), *command], **options)
+
+    def start_agent(self, role: str, *options: str, **popen: Any) -> subprocess.Popen[str]:
+        """`garp-agent run` of this source tree in the role's namespace."""
+        environment = {**os.environ, "PYTHONPATH": str(ROOT / "agent"), **popen.pop("env", {})}
+        command = [sys.executable, "-m", "garp_agent", "run", *options]
+        return self.start(role, command, env=environment, **popen)
+
+    def _spawn(self, command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
+        options = {"text": True, "stdin": subprocess.DEVNULL, **options}
+        with self._lock:
+            process = subprocess.Popen(command, start_new_session=True, **options)
+            self.processes.append(process)
+            return process
+
+    def stop(self, process: subprocess.Popen[str], number: int = signal.SIGTERM) -> int:
+        """End a started process and what it started; its exit status."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        status = process.wait(timeout=10)
+        with self._lock:
+            if process in self.processes:
+                self.processes.remove(process)
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream:
+                with contextlib.suppress(OSError):
+                    stream.close()
+        return status
+
+    # Ending
+
+    def close(self) -> None:
+        """Remove everything; may be called again, and from another thread."""
+        if os.getpid() != self._maker:
+            return
+        with undisturbed(), self._lock:
+            for process in list(self.processes):
+                self.stop(process, signal.SIGKILL)
+            there = self.namespaces()
+            _remove(there, [name for name in there if name in self._inhabited])
+            if self in _open:
+                _open.remove(self)
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class TinyLab(Lab):
+    """guest eth0 -- eth0 peer, or with a bridge (role `switch`, ports guest, peer) between.
+
+    The peer has no neighbour entry for the guest until it hears of one.
+    """
+
+    def __init__(self, *, bridged: bool = False, ipv6: bool = False) -> None:
+        self.roles = ("guest", "peer", "switch") if bridged else ("guest", "peer")
+        super().__init__(ipv6=ipv6)
+
+    def build(self) -> None:
+        if "switch" in self.roles:
+            self.wire(("guest", "eth0", "switch", "guest"), ("peer", "eth0", "switch", "peer"))
+            self.ip("switch", "link set guest up", "link set peer up")
+            self.bridge("switch", "guest", "peer")
+        else:
+            self.wire(("guest", "eth0", "peer", "eth0"))
+        sixes = (f"{GUEST_ADDRESS6}/64", f"{PEER_ADDRESS6}/64") if self.ipv6 else ()
+        self.host("guest", "eth0", GUEST_MAC, f"{GUEST_ADDRESS}/24", *sixes[:1])
+        self.host("peer", "eth0", PEER_MAC, f"{PEER_ADDRESS}/24", *sixes[1:])
+        self.wait_until_up(*self.roles)
+
+
+class FailoverLab(Lab):
+    """An external host, switches, a hypervisor with two uplinks, a silent guest.
+
+        CORE           external -- core -+- switch-a -- uplink-a -+- hypervisor -- guest
+                                         +- switch-b -- uplink-b -+
+        INTER_SWITCH   external -- core --- switch-a -- uplink-a -+- hypervisor -- guest
+                                              +- switch-b -- uplink-b -+
+
+    Of the uplinks one is a port of the hypervisor's bridge, as the active port of an
+    active-backup bond would be; the other has a carrier but what it receives is dropped.
+    A cut takes the carrier away from both ends of the active uplink, so its switch
+    forgets the guest there; the stale entry is in a switch that keeps all its carriers.
+    """
+
+    roles = ("external", "core", "switch-a", "switch-b", "hypervisor", "guest")
+
+    def __init__(self, wiring: Wiring = Wiring.CORE) -> None:
+        self.wiring = wiring
+        self.active = "a"
+        self._cut: str | None = None
+        super().__init__()
+
+    def build(self) -> None:
+        # One of the two links would close a forwarding loop with the other.
+        second = {
+            Wiring.CORE: ("core", "switch-b", "switch-b", "core"),
+            Wiring.INTER_SWITCH: ("switch-a", "switch-b", "switch-b", "switch-a"),
+        }[self.wiring]
+        pairs = (
+            ("external", "eth0", "core", "external"),
+            ("core", "switch-a", "switch-a", "core"),
+            second,
+            ("switch-a", "host", "hypervisor", "uplink-a"),
+            ("switch-b", "host", "hypervisor", "uplink-b"),
+            ("hypervisor", "guest", "guest", "eth0"),
+        )
+        self.wire(*pairs)
+        self._join("core", pairs)
+        self._join("switch-a", pairs)
+        self._join("switch-b", pairs)
+        self._join("hypervisor", pairs, backup="uplink-b")
+        for role, mac, address, other_mac, other in (
+            ("external", PEER_MAC, PEER_ADDRESS, GUEST_MAC, GUEST_ADDRESS),
+            ("guest", GUEST_MAC, GUEST_ADDRESS, PEER_MAC, PEER_ADDRESS),
+        ):
+            self.host(role, "eth0", mac, f"{address}/24")
+            self.ip(role, f"neigh replace {other} lladdr {other_mac} dev eth0 nud permanent")
+        self.wait_until_up(*self.roles)
+        self.speak()
+
+    def _join(self, role: str, pairs: Sequence[Pair], backup: str = "") -> None:
+        ends = [(one, link) for one, link, _, _ in pairs]
+        ends += [(other, link) for _, _, other, link in pairs]
+        links = [link for owner, link in ends if owner == role]
+        self.ip(role, *(f"link set {link} up" for link in links))
+        self.bridge(role, *(link for link in links if link != backup))
+
+    def speak(self) -> None:
+        """The guest sends one broadcast datagram: every switch learns where it is."""
+        with self.open_socket("guest", socket.AF_INET, socket.SOCK_DGRAM) as voice:
+            voice.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            voice.sendto(b"here", (BROADCAST_ADDRESS, PROBE_PORT))
+
+    def fail_over(self) -> Cut:
+        """Cut the active uplink and make the other one active, as a bond does."""
+        if self._cut:
+            raise LabError(f"uplink-{self._cut} is still cut: restore it first")
+        backup = "b" if self.active == "a" else "a"
+        began = time.monotonic()
+        self.ip(
+            "hypervisor",
+            f"link set uplink-{self.active} down",
+            f"link set uplink-{backup} master {BRIDGE}",
+        )
+        done = time.monotonic()
+        self._cut, self.active = self.active, backup
+        return Cut(began, done)
+
+    def restore(self) -> None:
+        """Bring the cut uplink back, as the backup; nothing moves."""
+        if self._cut:
+            uplink = f"uplink-{self._cut}"
+            self.ip("hypervisor", f"link set {uplink} nomaster", f"link set {uplink} up")
+            self.wait_until_up("hypervisor", f"switch-{self._cut}")
+            self._cut = None
+
+    def believed_port(self) -> str | None:
+        """The port behind which the switch that decides has the guest; None if it forgot."""
+        decides = "core" if self.wiring is Wiring.CORE else f"switch-{self.active}"
+        return self.fdb(decides).get(GUEST_MAC)
+
+    def true_port(self) -> str:
+        """The port of that switch behind which the guest is."""
+        return f"switch-{self.active}" if self.wiring is Wiring.CORE else "host"
+
+    def probe_sockets(self) -> tuple[socket.socket, socket.socket]:
+        """A socket of the external host that sends to one of the guest, which never answers."""
+        receiver = self.open_socket("guest", socket.AF_INET, socket.SOCK_DGRAM)
+        receiver.bind((GUEST_ADDRESS, PROBE_PORT))
+        sender = self.open_socket("external", socket.AF_INET, socket.SOCK_DGRAM)
+        sender.connect((GUEST_ADDRESS, PROBE_PORT))
+        return sender, receiver
+
+    def prober(self, interval: float = 0.005) -> Prober:
+        """Start probing the guest from the external host."""
+        return Prober(self, interval)
+
+
+class Prober:
+    """Probes the guest all the time and knows for how long none arrived.
+
+    The probes carry their time of sending: neither this process nor the reader's
+    scheduling is part of a measured outage, which is exact to one interval.
+    """
+
+    def __init__(self, lab: FailoverLab, interval: float) -> None:
+        self._lab = lab
+        self._questions = itertools.count(1)
+        sender, receiver = lab.probe_sockets()
+        with sender, receiver:
+            descriptors = (sender.fileno(), receiver.fileno())
+            script = Path(__file__).with_name("prober.py")
+            self.process = lab._spawn(
+                [sys.executable, "-I", "-S", str(script), *map(str, descriptors), str(interval)],
+                pass_fds=descriptors,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+        self._unread = ""
+
+    def outage(self, cut: Cut, limit: float) -> float | None:
+        """The longest time without an arrival since the cut, once probes arrive again.
+
+        None when none sent after the cut has arrived within `limit` seconds of it.
+        """
+        question = next(self._questions)
+        assert self.process.stdin
+        try:
+            self.process.stdin.write(f"{question} {cut.began} {cut.done}\n")
+            self.process.stdin.flush()
+        except (OSError, ValueError) as error:
+            raise LabError(f"the prober has ended: {error}") from None
+        while True:
+            answer = self._answer(cut.began + limit - time.monotonic())
+            if answer is None:
+                return None
+            if answer[0] == str(question):
+                return float(answer[1])
+
+    def wait_until_reachable(self, limit: float = 5.0) -> None:
+        """Return when a probe sent from now on has arrived."""
+        now = time.monotonic()
+        if self.outage(Cut(now, now), limit) is None:
+            raise LabError(f"the guest was not reachable within {limit:g} s")
+
+    def _answer(self, patience: float) -> list[str] | None:
+        assert self.process.stdout
+        try:
+            while "\n" not in self._unread:
+                # Not through the text layer: what it has buffered, select does not see.
+                if not select.select([self.process.stdout], [], [], max(0.0, patience))[0]:
+                    return None
+                text = os.read(self.process.stdout.fileno(), 4096).decode()
+                if not text:
+                    raise LabError("the prober has ended")
+                self._unread += text
+        except (OSError, ValueError) as error:
+            raise LabError(f"the prober has ended: {error}") from None
+        line, _, self._unread = self._unread.partition("\n")
+        return line.split()
+
+    def close(self) -> None:
+        self._lab.stop(self.process, signal.SIGKILL)
+
+    def __enter__(self) -> Prober:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()

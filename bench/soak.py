@@ -1,0 +1,375 @@
+"""Long runs: a simulated year of the engine, and real hours of the daemon, under churn.
+
+    python -m bench.soak year [--days N] [--seed N]
+    python -m bench.soak real [--minutes N] [--seed N]      (root)
+
+Both check as they go, and end with status 1 at the first thing that does not hold:
+never an address that is not ours at that moment, never more than the bucket allows,
+every address announced within its time, no growth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import random
+import resource
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from bench.lab import GUEST_ADDRESS, ROOT, TinyLab
+from garp_agent.core.engine import Engine
+from garp_agent.core.model import (
+    IFF_LOWER_UP,
+    IFF_UP,
+    AddressGone,
+    AddressSeen,
+    Announcement,
+    BurstRequested,
+    Cause,
+    DumpComplete,
+    DumpStarted,
+    InterfaceAddress,
+    LeaseGranted,
+    Link,
+    LinkGone,
+    LinkSeen,
+    Resumed,
+    SendOutcome,
+    Sent,
+)
+from garp_agent.core.settings import Settings
+
+DAY = 86400.0
+UP = IFF_UP | IFF_LOWER_UP
+
+
+class BrokenError(Exception):
+    """Something did not hold."""
+
+
+# -- a simulated year ----------------------------------------------------------------------
+
+
+class Witness:
+    """What must hold, kept apart from the engine: it knows only what the world did."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.owned: dict[int, set[bytes]] = {}
+        self.up: set[int] = set()
+        self.tokens: dict[int, tuple[float, float]] = {}
+        self.last: dict[tuple[int, bytes], float] = {}
+        self.frames = 0
+        self.longest_gap = 0.0
+
+    def may_speak(self, ifindex: int) -> bool:
+        return ifindex in self.up and bool(self.owned.get(ifindex))
+
+    def saw(self, frame: Announcement, now: float) -> None:
+        self.frames += 1
+        where = f"{frame} at {now}"
+        if frame.ifindex not in self.up or frame.address not in self.owned[frame.ifindex]:
+            raise BrokenError(f"not ours: {where}")
+        bucket = self.settings.bucket
+        level, since = self.tokens.get(frame.ifindex, (float(bucket.depth), now))
+        level = min(bucket.depth, level + (now - since) * bucket.rate) - 1
+        if level < -1e-6:
+            raise BrokenError(f"more than the bucket allows: {where}")
+        self.tokens[frame.ifindex] = (level, now)
+        self.last[frame.ifindex, frame.address] = now
+
+    def forget_waiting(self, ifindex: int, now: float) -> None:
+        """What the link has now has its time from now on."""
+        for address in self.owned.get(ifindex, ()):
+            self.last[ifindex, address] = now
+
+    def check_gaps(self, now: float, interval: float) -> None:
+        for ifindex in self.up:
+            addresses = self.owned.get(ifindex, set())
+            ticks = ceil(len(addresses) / self.settings.addresses_per_tick)
+            allowed = (ticks + 1) * interval * (1 + self.settings.jitter) + 1.0
+            for address in addresses:
+                gap = now - self.last.get((ifindex, address), now)
+                self.longest_gap = max(self.longest_gap, gap)
+                if gap > allowed:
+                    raise BrokenError(f"{address.hex()} was silent for {gap:.1f} s at {now}")
+
+
+class World:
+    """Links and addresses that come and go, and hosts that hint and promise."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.settings = Settings()
+        self.engine = Engine(self.settings, self.random.random)
+        self.witness = Witness(self.settings)
+        self.links: dict[int, Link] = {}
+        self.next_ifindex = 2
+        self.now = 0.0
+        self.engine.handle(DumpStarted(), 0.0)
+        for _ in range(2):
+            self.add_link()
+        self.engine.handle(DumpComplete(), 0.0)
+        self.send()
+
+    def add_link(self) -> None:
+        if len(self.links) >= 6:
+            return
+        mac = b"\2" + self.next_ifindex.to_bytes(5, "big")
+        link = Link(self.next_ifindex, f"eth{self.next_ifindex}", mac, 1, UP)
+        self.next_ifindex += 1
+        self.links[link.ifindex] = link
+        self.witness.up.add(link.ifindex)
+        self.engine.handle(LinkSeen(link), self.now)
+        for _ in range(self.random.randint(1, 6)):
+            self.add_address(link.ifindex)
+
+    def remove_link(self) -> None:
+        if len(self.links) > 1:
+            ifindex = self.random.choice(list(self.links))
+            del self.links[ifindex]
+            self.witness.up.discard(ifindex)
+            self.witness.owned.pop(ifindex, None)
+            self.witness.tokens.pop(ifindex, None)
+            self.engine.handle(LinkGone(ifindex), self.now)
+
+    def flap(self) -> None:
+        ifindex = self.random.choice(list(self.links))
+        up = ifindex in self.witness.up
+        self.links[ifindex] = self.links[ifindex]._replace(flags=IFF_UP if up else UP)
+        if up:
+            self.witness.up.discard(ifindex)
+        else:
+            self.witness.up.add(ifindex)
+            self.witness.forget_waiting(ifindex, self.now)
+        self.engine.handle(LinkSeen(self.links[ifindex]), self.now)
+
+    def add_address(self, ifindex: int = 0) -> None:
+        ifindex = ifindex or self.random.choice(list(self.links))
+        size = self.random.choice((4, 16))
+        address = b"\x0a" + self.random.getrandbits(8 * (size - 1)).to_bytes(size - 1, "big")
+        owned = self.witness.owned.setdefault(ifindex, set())
+        if len(owned) < 40:
+            owned.add(address)
+            self.witness.last[ifindex, address] = self.now
+            seen = AddressSeen(InterfaceAddress(ifindex, address, 24))
+            self.engine.handle(seen, self.now)
+
+    def remove_address(self) -> None:
+        ifindex = self.random.choice(list(self.links))
+        owned = self.witness.owned.get(ifindex, set())
+        if owned:
+            address = self.random.choice(sorted(owned))
+            owned.discard(address)
+            self.witness.last.pop((ifindex, address), None)
+            gone = AddressGone(InterfaceAddress(ifindex, address, 24))
+            self.engine.handle(gone, self.now)
+
+    def hint(self) -> None:
+        self.engine.handle(BurstRequested(Cause.HINT), self.now)
+
+    def promise(self) -> None:
+        self.engine.handle(LeaseGranted(self.random.uniform(10, 600)), self.now)
+
+    def suspend(self) -> None:
+        self.engine.handle(Resumed(30.0), self.now)
+
+    def something(self) -> None:
+        choices = (
+            (self.add_address, 8),
+            (self.remove_address, 8),
+            (self.flap, 6),
+            (self.hint, 6),
+            (self.promise, 4),
+            (self.add_link, 1),
+            (self.remove_link, 1),
+            (self.suspend, 1),
+        )
+        actions, weights = zip(*choices)
+        self.random.choices(actions, weights)[0]()
+
+    def send(self) -> None:
+        for frame in self.engine.advance(self.now):
+            self.witness.saw(frame, self.now)
+            self.engine.handle(Sent(frame, SendOutcome.SENT), self.now)
+        self.engine.take_notices()
+
+    def run(self, until: float, churn: float) -> None:
+        """Live until then, with something happening every ``churn`` seconds or so."""
+        change = self.now + self.random.expovariate(1 / churn)
+        while self.now < until:
+            due = self.engine.deadline()
+            if due <= self.now:
+                raise BrokenError(f"it wants to run again at once, at {self.now}")
+            self.now = min(due, change)
+            if self.now == change:
+                self.something()
+                change += self.random.expovariate(1 / churn)
+            self.send()
+        self.witness.check_gaps(self.now, self.settings.interval_with_lease)
+
+
+def year(days: int, seed: int) -> None:
+    world = World(seed)
+    sizes = []
+    for day in range(days):
+        world.run((day + 1) * DAY, churn=120.0)
+        if day % 30 == 29 or day == days - 1:
+            gc.collect()
+            sizes.append(len(gc.get_objects()))
+            print(
+                f"day {day + 1:4}: {world.witness.frames:9} frames, longest silence "
+                f"{world.witness.longest_gap:5.1f} s, {sizes[-1]} objects, "
+                f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MB",
+                flush=True,
+            )
+    if len(sizes) > 2 and sizes[-1] > sizes[1] * 1.2:
+        raise BrokenError(f"objects grew from {sizes[1]} to {sizes[-1]}")
+
+
+# -- real hours ----------------------------------------------------------------------------
+
+
+class Real:
+    """The daemon in a namespace, with real changes, hints and faults at random."""
+
+    def __init__(self, lab: TinyLab, folder: str, seed: int) -> None:
+        self.lab = lab
+        self.random = random.Random(seed)
+        self.control = os.path.join(folder, "control.sock")
+        port = os.path.join(folder, "port")
+        self.host = socket.socket(socket.AF_UNIX)
+        self.host.bind(port)
+        self.host.listen()
+        self.extra: set[int] = set()
+        config = Path(folder, "config.yaml")
+        config.write_text(f"control_socket: {self.control}\nhint_port: {port}\n")
+        environment = {**os.environ, "PYTHONPATH": str(ROOT / "agent")}
+        command = [sys.executable, "-m", "garp_agent", "run", "-c", str(config)]
+        self.agent = lab.start("guest", command, env=environment, stderr=subprocess.DEVNULL)
+
+    def status(self) -> dict[str, Any]:
+        from garp_agent import client
+
+        return client.ask(self.control, "status")
+
+    def change_address(self) -> None:
+        number = self.random.randint(100, 140)
+        verb = "del" if number in self.extra else "add"
+        self.extra ^= {number}
+        self.lab.ip("guest", f"address {verb} 192.0.2.{number}/24 dev eth0")
+
+    def flap(self) -> None:
+        self.lab.ip("peer", "link set eth0 down", "link set eth0 up")
+
+    def recreate(self) -> None:
+        self.lab.ip(
+            "guest",
+            "link add extra0 type veth peer name extra1",
+            "link set extra0 up",
+            "link set extra1 up",
+            "address add 198.51.100.1/24 dev extra0",
+            "link del extra0",
+        )
+
+    def hint(self) -> None:
+        self.host.settimeout(10.0)
+        with self.host.accept()[0] as connection:
+            connection.settimeout(5.0)
+            connection.sendall(self.random.choice((b"BURST\n", b'{"execute":"info"}\n', b"{]\n")))
+            connection.recv(8192)
+
+    def pause(self) -> None:
+        os.kill(self.agent.pid, 19)
+        time.sleep(0.3)
+        os.kill(self.agent.pid, 18)
+
+    def reload(self) -> None:
+        os.kill(self.agent.pid, 1)
+
+    def check(self) -> tuple[int, int]:
+        """Resident kilobytes and open files; raises BrokenError where the inventory is not true."""
+        if self.agent.poll() is not None:
+            raise BrokenError(f"the daemon ended with status {self.agent.returncode}")
+        shown = json.loads(self.lab.run("guest", ["ip", "-j", "address", "show", "eth0"]).stdout)
+        true = {each["local"] for each in shown[0]["addr_info"]}
+        for _ in range(100):
+            links = [each for each in self.status()["links"] if each["interface"] == "eth0"]
+            known = {each["address"] for each in links[0]["addresses"]}
+            if known == true:
+                break
+            time.sleep(0.05)
+        else:
+            raise BrokenError(f"the agent knows {known}, the kernel {true}")
+        statm = Path(f"/proc/{self.agent.pid}/statm").read_text().split()
+        return int(statm[1]) * 4, len(os.listdir(f"/proc/{self.agent.pid}/fd"))
+
+    def steps(self, end: float) -> Iterator[None]:
+        actions = (
+            self.change_address,
+            self.change_address,
+            self.flap,
+            self.recreate,
+            self.hint,
+            self.pause,
+            self.reload,
+        )
+        while time.monotonic() < end:
+            self.random.choice(actions)()
+            time.sleep(self.random.uniform(0.0, 0.5))
+            yield
+
+
+def real(minutes: float, seed: int) -> None:
+    with TinyLab() as lab, tempfile.TemporaryDirectory() as folder:
+        world = Real(lab, folder, seed)
+        time.sleep(2.0)
+        world.hint()
+        first = world.check()
+        begun, shown = time.monotonic(), 0.0
+        print(f"{GUEST_ADDRESS} and others; at first {first[0]} kB, {first[1]} files", flush=True)
+        for number, _ in enumerate(world.steps(begun + 60 * minutes)):
+            if number % 20 == 0:
+                size, files = world.check()
+            if time.monotonic() - shown >= 60:
+                shown = time.monotonic()
+                sent = world.status()["frames"]["sent"]
+                passed = (shown - begun) / 60
+                print(
+                    f"{passed:5.1f} min: {number} changes, {sent} frames, {size} kB, {files} files"
+                )
+        size, files = world.check()
+        print(f"at last {size} kB, {files} files, {world.status()['frames']['sent']} frames")
+        if size > first[0] * 1.15 + 512 or files > first[1] + 2:
+            raise BrokenError("it grew")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("kind", choices=("year", "real"))
+    parser.add_argument("--days", type=int, default=365, help="of the simulated year")
+    parser.add_argument("--minutes", type=float, default=60, help="of the real run")
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    try:
+        if arguments.kind == "year":
+            year(arguments.days, arguments.seed)
+        else:
+            real(arguments.minutes, arguments.seed)
+    except BrokenError as broken:
+        sys.exit(f"broken: {broken}")
+    print("everything held")
+
+
+if __name__ == "__main__":
+    main()

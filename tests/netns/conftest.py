@@ -1,0 +1,65 @@
+"""Labs for the tests that need real interfaces; skipped with the reason where none can be."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench import lab
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.netns)
+
+
+@pytest.fixture(scope="session")
+def labs() -> None:
+    """Namespaces can be made here, and there is nothing that an earlier, killed run left."""
+    reason = lab.why_not()
+    if reason:
+        pytest.skip(reason)
+    lab.remove_leftovers()
+
+
+@pytest.fixture
+def tiny_lab(labs: None) -> Iterator[lab.TinyLab]:
+    """guest eth0 -- eth0 peer"""
+    with lab.TinyLab() as tiny:
+        yield tiny
+
+
+@pytest.fixture
+def tiny_lab6(labs: None) -> Iterator[lab.TinyLab]:
+    """guest eth0 -- eth0 peer, with IPv6"""
+    with lab.TinyLab(ipv6=True) as tiny:
+        yield tiny
+
+
+@pytest.fixture
+def bridged_lab(labs: None) -> Iterator[lab.TinyLab]:
+    """guest eth0 -- switch -- eth0 peer"""
+    with lab.TinyLab(bridged=True) as tiny:
+        yield tiny
+
+
+@pytest.fixture(params=list(lab.Wiring), ids=lambda wiring: wiring.value)
+def failover_lab(labs: None, request: pytest.FixtureRequest) -> Iterator[lab.FailoverLab]:
+    """The fault, in each of the two places where the stale entry can be."""
+    with lab.FailoverLab(request.param) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def arping() -> str:
+    """iputils' arping: somebody else's gratuitous ARP."""
+    found = shutil.which("arping")
+    if not found:
+        pytest.skip("needs `arping` (Debian package iputils-arping)")
+    return found

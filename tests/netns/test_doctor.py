@@ -1,0 +1,249 @@
+"""``doctor`` in guests that are well, and in guests in which one thing is broken."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.lab import GUEST_ADDRESS, GUEST_ADDRESS6, PEER_MAC, TinyLab
+from tests.netns.agent import QUIET, Agent, command, forget_link_local, until
+
+NO_DAC = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search")
+NO_RAW = ("setpriv", "--bounding-set", "-net_raw")
+
+
+class Diagnosis:
+    """What one run of doctor said."""
+
+    def __init__(self, lab: TinyLab, agent: Agent, *options: str, role: str = "guest") -> None:
+        files = ("--control-socket", str(agent.control), "-c", str(agent.config))
+        self.done = command(lab, "doctor", "--json", *files, *options, role=role)
+        self.findings: list[dict[str, Any]] = json.loads(self.done.stdout)["findings"]
+
+    def of(self, check: str) -> list[dict[str, Any]]:
+        return [each for each in self.findings if each["check"] == check]
+
+    def level(self, check: str) -> str:
+        (finding,) = self.of(check)
+        return str(finding["level"])
+
+    def failed(self) -> set[str]:
+        return {each["check"] for each in self.findings if each["level"] == "fail"}
+
+
+@pytest.fixture
+def guest(tiny_lab6: TinyLab) -> TinyLab:
+    """Only the addresses that were given, none that come and go by themselves."""
+    forget_link_local(tiny_lab6)
+    return tiny_lab6
+
+
+@pytest.fixture
+def agent(guest: TinyLab, tmp_path: Path) -> Iterator[Agent]:
+    with Agent(guest, tmp_path) as running:
+        yield running
+
+
+def test_a_healthy_guest(guest: TinyLab, agent: Agent) -> None:
+    guest.ip(
+        "guest",
+        "address add 192.0.2.11/24 dev eth0 label eth0:1",
+        "address add 10.9.9.1 peer 10.9.9.2/32 dev eth0",
+        "address add 169.254.7.7/16 dev eth0",
+    )
+    before = agent.sent_by("operator")
+    diagnosis = Diagnosis(guest, agent)
+    assert {each["level"] for each in diagnosis.findings} == {"ok"}, diagnosis.findings
+    assert diagnosis.done.returncode == 0
+    (wire,) = diagnosis.of("wire eth0")
+    assert wire["found"].startswith("4 of 4 seen as promised: ")
+    assert agent.sent_by("operator") == before + 4
+    skipped = [each["found"] for each in diagnosis.of("addresses eth0")][1:]
+    assert skipped == ["skipped (link-local IPv4): 169.254.7.7"]
+
+
+def test_a_router_with_replies_and_both_forms(guest: TinyLab, tmp_path: Path) -> None:
+    guest.run("guest", ["sysctl", "-qw", "net.ipv6.conf.eth0.forwarding=1"])
+    with Agent(guest, tmp_path, config=f"{QUIET}arp: both\n") as agent:
+        diagnosis = Diagnosis(guest, agent)
+    (wire,) = diagnosis.of("wire eth0")
+    assert wire["level"] == "ok"
+    assert wire["found"].startswith("3 of 3 seen")
+    (sysctl,) = diagnosis.of("sysctl eth0")
+    assert "carry the router flag" in sysctl["found"]
+
+
+def test_text_for_people_and_what_it_sends(guest: TinyLab, agent: Agent) -> None:
+    done = command(guest, "doctor", "--control-socket", str(agent.control))
+    assert done.stderr.startswith("garp-agent doctor sends: one burst")
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("ok    daemon ")
+    assert max(map(len, lines)) <= 80
+    assert lines[-1].endswith(" good")
+
+
+def test_no_send_sends_nothing(tiny_lab: TinyLab, tmp_path: Path) -> None:
+    # Without IPv6, for which the kernel speaks by itself when it likes.
+    with Agent(tiny_lab, tmp_path) as agent:
+        before = tiny_lab.sent_frames("guest", "eth0")
+        diagnosis = Diagnosis(tiny_lab, agent, "--no-send")
+        assert tiny_lab.sent_frames("guest", "eth0") == before
+    assert (diagnosis.level("wire"), diagnosis.level("claimants")) == ("skip", "skip")
+    assert diagnosis.done.returncode == 0
+    assert diagnosis.done.stderr == ""
+
+
+def test_no_agent_runs(guest: TinyLab, agent: Agent) -> None:
+    assert agent.stop() == 0
+    diagnosis = Diagnosis(guest, agent)
+    assert diagnosis.failed() == {"daemon"}
+    assert diagnosis.done.returncode == 1
+    assert diagnosis.level("wire") == "skip"
+    assert f"to be announced: {GUEST_ADDRESS}" in diagnosis.of("addresses eth0")[0]["found"]
+
+
+def test_an_agent_whose_addresses_are_not_this_machines(guest: TinyLab, agent: Agent) -> None:
+    """Its control socket, seen from another machine: every address is missing or too many."""
+    diagnosis = Diagnosis(guest, agent, "--no-send", role="peer")
+    found = [each["found"] for each in diagnosis.of("addresses eth0")]
+    assert found[0].startswith("the agent does not know 192.0.2.1, 2001:db8::1, which")
+    assert found[1].startswith(f"the agent believes in {GUEST_ADDRESS}, {GUEST_ADDRESS6}, which")
+    assert PEER_MAC in found[2]
+    assert diagnosis.failed() == {"addresses eth0"}
+
+
+def test_a_queue_that_drops_everything(guest: TinyLab, agent: Agent) -> None:
+    guest.run("guest", ["tc", "qdisc", "add", "dev", "eth0", "root", "blackhole"])
+    diagnosis = Diagnosis(guest, agent)
+    wire = diagnosis.of("wire eth0")
+    assert [each["level"] for each in wire] == ["fail", "fail"]
+    assert wire[0]["found"].startswith(f"arp-request of {GUEST_ADDRESS} was not seen on the link")
+    assert "tc -s qdisc" in wire[0]["advice"]
+    # The kernel takes what this queue then drops: nothing but the wire can tell.
+    assert diagnosis.level("losses") == "ok"
+    assert diagnosis.failed() == {"wire eth0"}
+
+
+def test_a_dry_run_without_the_capability(guest: TinyLab, tmp_path: Path) -> None:
+    with Agent(guest, tmp_path, "--dry-run", prefix=NO_RAW) as agent:
+        diagnosis = Diagnosis(guest, agent)
+    assert diagnosis.failed() == {"capability", "wire eth0"}
+
+
+def test_a_second_claimant(guest: TinyLab, agent: Agent) -> None:
+    guest.ip(
+        "peer",
+        f"address add {GUEST_ADDRESS}/24 dev eth0",
+        f"address add {GUEST_ADDRESS6}/64 dev eth0 nodad",
+    )
+    diagnosis = Diagnosis(guest, agent)
+    assert [each["found"] for each in diagnosis.of("claimants eth0")] == [
+        f"{PEER_MAC} has {GUEST_ADDRESS} too",
+        f"{PEER_MAC} has {GUEST_ADDRESS6} too",
+    ]
+    assert diagnosis.failed() == {"claimants eth0", "conflicts"}
+    assert diagnosis.done.returncode == 1
+
+
+def test_a_kernel_that_answers_nobody(guest: TinyLab, agent: Agent) -> None:
+    guest.run("guest", ["sysctl", "-qw", "net.ipv4.conf.all.arp_ignore=8"])
+    diagnosis = Diagnosis(guest, agent, "--no-send")
+    assert diagnosis.level("sysctl eth0") == "warn"
+    assert diagnosis.done.returncode == 0
+
+
+def test_an_address_in_duplicate_address_detection(guest: TinyLab, agent: Agent) -> None:
+    """The kernel tells of those that it makes itself only when that is over."""
+    guest.run("guest", ["sysctl", "-qw", "net.ipv6.conf.default.dad_transmits=60"])
+    guest.ip(
+        "guest",
+        "link add dev eth5 type veth peer name eth6",
+        "link set eth6 addrgenmode none up",
+        "link set eth5 up",
+    )
+    guest.wait_until_up("guest")
+    until(lambda: "tentative" in guest.run("guest", ["ip", "address"]).stdout, "it begins")
+    diagnosis = Diagnosis(guest, agent, "--no-send")
+    assert diagnosis.failed() == set()
+    # It went on all the time.
+    assert "tentative" in guest.run("guest", ["ip", "address"]).stdout
+
+
+@pytest.mark.parametrize("name", [b"a\x1b[31m", b"\xff\xfe", "ü".encode()])
+def test_an_interface_that_nobody_should_name_so(guest: TinyLab, agent: Agent, name: bytes) -> None:
+    text = os.fsdecode(name)
+    for words in (
+        f"link add dev {text} type veth peer name other",
+        "link set other up",
+        f"address add 198.51.100.9/24 dev {text}",
+        f"link set dev {text} up",
+    ):
+        guest.run("guest", ["ip", *words.split()])
+    done = command(guest, "doctor", "--control-socket", str(agent.control))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "198.51.100.9" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+# -- the hint port --------------------------------------------------------------------------
+
+
+def port_finding(guest: TinyLab, folder: Path, port: str, *prefix: str) -> dict[str, Any]:
+    with Agent(guest, folder, "--hint-port", port, prefix=prefix) as agent:
+        (finding,) = Diagnosis(guest, agent, "--no-send").of("hint port")
+    return finding
+
+
+def test_a_forbidden_port(guest: TinyLab, tmp_path: Path) -> None:
+    host, device = os.openpty()
+    path = os.ttyname(device)
+    os.chown(path, 65534, 65534)
+    os.chmod(path, 0o600)
+    finding = port_finding(guest, tmp_path, path, *NO_DAC)
+    os.close(host)
+    os.close(device)
+    assert finding["level"] == "fail"
+    assert finding["found"] == (
+        f"{path}: Permission denied (crw------- uid 65534 gid 65534; the agent is uid 0)"
+    )
+
+
+def test_a_port_with_a_host(guest: TinyLab, tmp_path: Path) -> None:
+    path = tmp_path / "port"
+    with socket.socket(socket.AF_UNIX) as host:
+        host.bind(str(path))
+        host.listen()
+        finding = port_finding(guest, tmp_path, str(path))
+    assert finding["level"] == "ok"
+    assert finding["found"].startswith(f"{path} at {path}, open, host connected; no request yet")
+
+
+def test_a_busy_port(guest: TinyLab, tmp_path: Path) -> None:
+    path = tmp_path / "port"
+    with socket.socket(socket.AF_UNIX) as host, socket.socket(socket.AF_UNIX) as other:
+        host.bind(str(path))
+        host.listen(0)
+        other.connect(str(path))
+        finding = port_finding(guest, tmp_path, str(path))
+    assert finding["level"] == "fail"
+    assert finding["found"].startswith(f"{path} is held open")
+
+
+def test_a_port_that_is_something_else(guest: TinyLab, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    finding = port_finding(guest, tmp_path, str(path))
+    assert finding["level"] == "fail"
+    assert "(a file, -rw-" in finding["found"]
+
+
+def test_no_such_port(guest: TinyLab, tmp_path: Path) -> None:
+    finding = port_finding(guest, tmp_path, "org.example.nobody")
+    assert finding["level"] == "warn"
+    assert "virtio-serial" in finding["found"]

@@ -1,0 +1,239 @@
+"""``watch`` beside a running agent, on a terminal, in a pipe, into a file and out of it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import select
+import signal
+import struct
+import subprocess
+import termios
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.lab import GUEST_ADDRESS, GUEST_ADDRESS6, GUEST_MAC, PEER_MAC, TinyLab
+from tests import golden
+from tests.netns.agent import (
+    COMMAND,
+    ENVIRONMENT,
+    LIMIT,
+    QUIET,
+    Agent,
+    command,
+    forget_link_local,
+    until,
+)
+
+FORGED = bytes.fromhex(
+    "ffffffffffff 02005e005301 0806 0001 0800 06 04 000102005e005301 c000020a 000000000000 c000020a"
+)  # 192.0.2.10, announced by the peer
+
+
+@pytest.fixture
+def guest(tiny_lab6: TinyLab) -> TinyLab:
+    forget_link_local(tiny_lab6)
+    return tiny_lab6
+
+
+@pytest.fixture
+def agent(guest: TinyLab, tmp_path: Path) -> Iterator[Agent]:
+    # A conflict must not change what it announces.
+    with Agent(guest, tmp_path, config=f"{QUIET}conflict:\n  policy: warn\n") as running:
+        yield running
+
+
+class Watch:
+    """A running ``garp-agent watch``; what it prints is read as it comes."""
+
+    def __init__(self, lab: TinyLab, *options: str, terminal: bool = False, **env: str) -> None:
+        ours, theirs = os.openpty() if terminal else os.pipe()
+        if terminal:
+            fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+        self.process = lab.start(
+            "guest",
+            [*COMMAND, "watch", *options],
+            env={**ENVIRONMENT, "TZ": "UTC", "TERM": "xterm", **env},
+            stdout=theirs,
+            stderr=subprocess.PIPE,
+        )
+        os.close(theirs)
+        self._output = ours
+        self.text = ""
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        os.close(self._output)
+
+    def has_said_something(self) -> bool:
+        return bool(select.select([self._output], [], [], 0.1)[0])
+
+    def wait_for(self, pattern: str) -> str:
+        """All that was printed, once it matches."""
+        end = time.monotonic() + LIMIT
+        while not re.search(pattern, self.text, re.MULTILINE):
+            assert select.select([self._output], [], [], max(0, end - time.monotonic()))[0], (
+                f"{pattern} never came: {self.text}"
+            )
+            more = os.read(self._output, 1 << 16).decode()
+            assert more, f"it ended: {self.text}"
+            self.text += more.replace("\r", "")
+        return self.text
+
+    def end(self) -> tuple[int, str]:
+        """Its status, and what it said last."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        assert self.process.stderr
+        said = self.process.stderr.read()
+        return self.process.wait(LIMIT), said
+
+
+def rows(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_our_announcements_and_a_foreign_one(guest: TinyLab, agent: Agent) -> None:
+    # Nothing is printed before a frame is there, so a frame has to say that it listens.
+    with Watch(guest, "--json", "eth0") as watch, guest.packet_socket("peer", "eth0") as peer:
+        until(
+            lambda: peer.send(FORGED) and select.select([watch._output], [], [], 0.1)[0], "it sees"
+        )
+        agent.burst()
+        told = rows(watch.wait_for("unsolicited-na.*\n"))
+        assert watch.end()[0] == 0
+    ours = [each for each in told if each["own"]]
+    assert [(each["kind"], each["address"]) for each in ours] == [
+        ("arp-request", GUEST_ADDRESS),
+        ("unsolicited-na", GUEST_ADDRESS6),
+    ]
+    assert {each["hardware_address"] for each in ours} == {GUEST_MAC}
+    assert ours[0]["irregular"][0].startswith(f"conflict: {PEER_MAC} announced it too")
+    assert (told[0]["hardware_address"], told[0]["own"]) == (PEER_MAC, False)
+
+
+def test_a_terminal_of_eighty_columns(guest: TinyLab, agent: Agent) -> None:
+    with Watch(guest, "eth0", terminal=True) as watch:
+        watch.wait_for(r"^TIME .* ADDRESS$")
+        with guest.packet_socket("peer", "eth0") as peer:
+            peer.send(golden.read("frames/rarp"))
+            agent.burst()
+            peer.send(FORGED)
+            text = watch.wait_for("conflict.*\n")
+        status, said = watch.end()
+    assert max(len(re.sub("\x1b\\[[0-9;]*m", "", line)) for line in text.splitlines()) <= 80
+    assert f"\x1b[31m    ! conflict: {GUEST_MAC} announced it too" in text
+    assert re.search(rf" request {GUEST_MAC}      - own     {GUEST_ADDRESS}$", text, re.MULTILINE)
+    assert re.search(r" rarp    02:00:00:00:00:0a      - foreign -$", text, re.MULTILINE)
+    assert (status, said) == (
+        0,
+        "garp-agent watch: 4 announcements, 2 own, 2 foreign, 1 irregular\n",
+    )
+
+
+@pytest.mark.parametrize("setting", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_no_colour_where_none_is_wanted(guest: TinyLab, setting: dict[str, str]) -> None:
+    with Watch(guest, "eth0", terminal=True, **setting) as watch:
+        watch.wait_for(r"^TIME .* ADDRESS$")
+        with guest.packet_socket("peer", "eth0") as peer:
+            peer.send(FORGED[:20] + b"\0\3" + FORGED[22:])
+            assert "\x1b" not in watch.wait_for("! RARP opcode 3 .*\n")
+        watch.end()
+
+
+@pytest.mark.parametrize(
+    ("tags", "vlan"), [("81000064", "100"), ("88a800c881000064", "200.100"), ("81006000", None)]
+)
+@pytest.mark.parametrize("name", ["arp-announcement", "unsolicited-na", "rarp"])
+def test_tagged_announcements(guest: TinyLab, tags: str, vlan: str, name: str) -> None:
+    frame = golden.read(f"frames/{name}")
+    with Watch(guest, "--json", "--count", "1", "eth0") as watch:
+        with guest.packet_socket("peer", "eth0") as peer:
+            tagged = frame[:12] + bytes.fromhex(tags) + frame[12:]
+            until(lambda: peer.send(tagged) and watch.process.poll() is not None, "it is seen")
+        (row,) = rows(watch.wait_for("\n"))
+    assert row["vlan"] == vlan
+    assert row["irregular"] == []
+
+
+def test_ordinary_traffic_is_not_shown(guest: TinyLab) -> None:
+    with Watch(guest, "--count", "1", "--json", "eth0") as watch:
+        with guest.packet_socket("peer", "eth0") as peer:
+
+            def sent() -> bool:
+                peer.send(golden.read("frames/dad-solicitation"))
+                peer.send(golden.read("frames/arp-reply-tagged"))
+                peer.send(golden.read("frames/arp-probe"))
+                return watch.process.poll() is not None
+
+            until(sent, "it sees the probe")
+        (row,) = rows(watch.wait_for("\n"))
+    assert row["kind"] == "arp-probe"
+
+
+def test_a_capture_is_written_and_read_back(guest: TinyLab, agent: Agent, tmp_path: Path) -> None:
+    file = tmp_path / "seen.pcap"
+    with Watch(guest, "-w", str(file), terminal=True) as watch:
+        watch.wait_for("ADDRESS")
+        agent.burst()
+        watch.wait_for(f"{GUEST_ADDRESS6}\n")
+        watch.end()
+    done = command(guest, "watch", "-r", str(file), "--json")
+    told = rows(done.stdout)
+    assert [(each["kind"], each["own"]) for each in told] == [
+        ("arp-request", True),
+        ("unsolicited-na", True),
+    ]
+    # What the file holds is what others read in it.
+    other = ["tcpdump", "-nr", str(file)]
+    text = subprocess.run(other, capture_output=True, text=True, check=True).stdout
+    assert text.count(f"who-has {GUEST_ADDRESS}") == 1
+    assert text.count(f"tgt is {GUEST_ADDRESS6}") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (("nope",), 1, "nope: no such interface; there are: lo, eth0"),
+        (("-r", "/no/such/file"), 1, "/no/such/file: No such file or directory"),
+        (("-r", "/etc/hostname"), 1, "/etc/hostname: not a capture file"),
+        (("-w", "/no/such/file", "eth0"), 1, "/no/such/file: No such file or directory"),
+        (("--count", "1", "--seconds", "0.1", "eth0"), 1, "0 announcements"),
+        (("--seconds", "0.1", "eth0"), 0, "0 announcements"),
+        (("--count", "0"), 2, "--count"),
+        (("-r", "file", "eth0"), 2, "a capture file has no interfaces"),
+    ],
+)
+def test_what_it_says_when_it_ends(
+    guest: TinyLab, arguments: tuple[str, ...], status: int, said: str
+) -> None:
+    done = command(guest, "watch", *arguments)
+    assert said in done.stderr
+    assert done.returncode == status
+    assert "Traceback" not in done.stderr
+
+
+def test_without_permission(guest: TinyLab) -> None:
+    done = command(guest, "watch", "eth0", prefix=("setpriv", "--bounding-set", "-net_raw"))
+    assert done.returncode == 77
+    assert "no permission to listen" in done.stderr
+
+
+def test_a_reader_that_goes_away(guest: TinyLab, agent: Agent) -> None:
+    with Watch(guest, "--json", "eth0") as watch, guest.packet_socket("peer", "eth0") as peer:
+        until(
+            lambda: peer.send(FORGED) and select.select([watch._output], [], [], 0.1)[0],
+            "it sees",
+        )
+        read_end, watch._output = watch._output, os.open(os.devnull, os.O_RDONLY)
+        os.close(read_end)
+        until(lambda: peer.send(FORGED) and watch.process.poll() is not None, "it ends")
+    assert watch.process.stderr
+    assert (watch.process.returncode, watch.process.stderr.read()) == (0, "")

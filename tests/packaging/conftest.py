@@ -1,0 +1,40 @@
+"""Things that several of these tests build or need once."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.packaging.support import ROOT
+
+# They need a packager's tools and some minutes: `make test-packages`.
+HEAVY = [f"test_{name}.py" for name in ("booted", "cloud_init", "deb", "docs", "openrc", "rpm")]
+collect_ignore = [] if os.environ.get("GARP_AGENT_PACKAGES") else HEAVY
+
+
+def tool(name: str) -> ModuleType:
+    """A program of tools/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def build_pyz() -> ModuleType:
+    """tools/build_pyz.py"""
+    return tool("build_pyz")
+
+
+@pytest.fixture(scope="session")
+def pyz(build_pyz: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """garp-agent.pyz, built from this tree for every interpreter that there is."""
+    target = tmp_path_factory.mktemp("pyz") / "garp-agent.pyz"
+    build_pyz.build(target, build_pyz.interpreters())
+    return target
