@@ -61,7 +61,8 @@ class TestFleet:
         happenings = [(1.0, 0, LeaseGranted(90.0))]
         times = list(Fleet(STILL, [0.0]).run(120.0, happenings).all)
         assert len([when for when in times if 6.0 < when < 91.0]) <= 2
-        assert [round(when, 3) for when in times if 91.0 <= when < 91.45][:2] == [91.0, 91.1]
+        # Its rounds, between which a refresh of the interval now in force may fall.
+        assert {91.0, 91.1, 91.4} <= {round(when, 3) for when in times}
 
     def test_the_same_every_time(self) -> None:
         runs = [Fleet(Settings(), fleet.boots(20, 3.0)).run(60.0).all for _ in range(2)]

@@ -140,7 +140,7 @@ def test_more_calls_than_descriptors(short_path: Path) -> None:
 def test_out_of_descriptors_the_rest_wait(short_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     guests = Guests(short_path, [Manner.ANSWERS] * 40)
-    with guests, closing(Fanout(timeout=20.0)) as fanout:
+    with closing(Fanout(timeout=20.0)) as fanout:
         ceiling = max(map(int, os.listdir("/proc/self/fd"))) + 20
         resource.setrlimit(resource.RLIMIT_NOFILE, (ceiling, hard))
         try:
@@ -148,7 +148,8 @@ def test_out_of_descriptors_the_rest_wait(short_path: Path) -> None:
             assert results == []
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        results += until_done(fanout)
+        with guests:  # who answer from now on: in this process they were out of descriptors too
+            results += until_done(fanout)
     assert outcomes(results) == [Outcome.ANSWERED] * 40
 
 

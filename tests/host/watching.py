@@ -50,10 +50,10 @@ class Watcher:
     def ask(self, command: str = "status") -> dict[str, Any]:
         return client.ask(self.status_socket, command)
 
-    def answers(self) -> bool:
+    def is_ready(self) -> bool:
         assert self.process.poll() is None, self.process.communicate()[1]
         try:
-            return bool(self.ask())
+            return bool(self.ask()["ready"])
         except client.ClientError:
             return False
 
@@ -80,7 +80,7 @@ class Watcher:
 def watching(
     directory: Path, *options: str, prefix: tuple[str, ...] = (), **environment: str
 ) -> Iterator[Watcher]:
-    """A watcher that answers on its status socket."""
+    """A watcher that knows its links, and has looked for guests once."""
     status_socket = directory / "status.sock"
     arguments = [*COMMAND, "watch", "--status-socket", str(status_socket), *options]
     with subprocess.Popen(
@@ -91,7 +91,7 @@ def watching(
     ) as process:
         try:
             watcher = Watcher(process, status_socket)
-            eventually(watcher.answers, "it answers")
+            eventually(watcher.is_ready, "it is ready")
             yield watcher
         finally:
             process.kill()

@@ -35,7 +35,8 @@ class Agent:
         self.process = machine.spawn(*self._command)
 
     def started(self) -> Agent:
-        """Itself, once its first bursts are over."""
+        """Itself, once its first bursts are over, those of tentative addresses among them."""
+        PUMP.wait_for(self._all_have_left_tentative, "duplicate address detection", step=0.1)
         self.wait_until(lambda status: status["links"] and not self._pending(status), "its start")
         return self
 
@@ -60,6 +61,17 @@ class Agent:
         """Whether rounds of a burst are still to come: all last less than a second."""
         bursts = [link["last_burst"] for link in status["links"]]
         return any(burst and burst["seconds_ago"] < 1.0 for burst in bursts)
+
+    def _all_have_left_tentative(self) -> bool:
+        source = (
+            "def detecting(line):\n"
+            "    flags, name = line.split()[4:]\n"
+            "    try: carrier = open(f'/sys/class/net/{name}/carrier').read()\n"
+            "    except OSError: return False\n"
+            "    return carrier == '1\\n' and int(flags, 16) & 0x48 == 0x40\n"
+            "result = not any(map(detecting, open('/proc/net/if_inet6')))"
+        )
+        return bool(self.machine.python(source))
 
     def status(self) -> dict[str, Any]:
         """What ``garp-agent status`` reads."""
