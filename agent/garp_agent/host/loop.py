@@ -289,7 +289,7 @@ class Watch:
             "netlink_overruns": self._overruns,
             "netlink_undecoded": self._links.malformed,
             "pid": os.getpid(),
-            "ready": self._ready and self._next_find > -inf,  # links are known, and guests were looked for
+            "ready": self._ready and self._next_find > -inf,  # and guests were looked for
             "uptime": round(now - self._started, 1),
             "version": __version__,
         }
