@@ -7,10 +7,15 @@ the skip's reason.  An expected failure (xfail) is no skip.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 from typing import Any
 
 import pytest
+
+# A shell starts what runs in its background deaf to SIGINT, and that is inherited; tests
+# interrupt what they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 NO_SKIPS = os.environ.get("GARP_AGENT_NO_SKIPS", "") not in ("", "0")
 

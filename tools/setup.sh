@@ -20,7 +20,7 @@ prometheus:prometheus prometheus-node-exporter:prometheus-node-exporter \
 systemd-analyze:systemd man:man-db groff:groff-base \
 qemu-system-x86_64:qemu-system-x86 lz4:lz4 zstd:zstd \
 /usr/share/keyrings/debian-archive-keyring.gpg:debian-archive-keyring"
-PURE_NEEDS='pytest>=7 hypothesis>=6 click>=8.0 pyyaml>=5.3 scapy>=2.5 netifaces2>=0.0.22'
+PURE_NEEDS='pytest>=7 pytest-timeout>=2 hypothesis>=6 click>=8.0 pyyaml>=5.3 scapy>=2.5 netifaces2>=0.0.22'
 
 say() { echo "setup: $*" >&2; }
 

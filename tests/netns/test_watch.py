@@ -91,9 +91,8 @@ class Watch:
     def end(self) -> tuple[int, str]:
         """Its status, and what it said last."""
         os.killpg(self.process.pid, signal.SIGINT)
-        assert self.process.stderr
-        said = self.process.stderr.read()
-        return self.process.wait(LIMIT), said
+        _, said = self.process.communicate(timeout=LIMIT)
+        return self.process.returncode, said
 
 
 def rows(text: str) -> list[dict[str, Any]]:
