@@ -34,7 +34,7 @@ lint:
 	$(LINT)/mypy --explicit-package-bases agent/garp_agent bench tests
 
 bench:
-	@tools/setup.sh demo
+	@tools/setup.sh bench
 	@mkdir -p build
 	@$(BIN)/python -m bench.performance --json build/performance.json $(ARGS)
 

@@ -252,25 +252,6 @@ def ordinary_latency(lab: Lab, runs: int) -> Figure:
     return Figure("address added to frame", "ms", ours * 1e3, 10.0, "bound", "under 10 (median)")
 
 
-def hint_latency(lab: Lab, runs: int) -> Figure:
-    """From the host's write to the frame at the other end, over a Unix socket."""
-    waits = []
-    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
-        path = os.path.join(folder, "port")
-        listener.bind(path)
-        listener.listen()
-        with spawned(lab, [*AGENT, "--hint-port", path]), watched(lab) as wire:
-            host = listener.accept()[0]
-            for _ in range(runs):
-                time.sleep(0.6)
-                wire.drain()
-                begun = time.time()
-                host.send(b"BURST\n")
-                waits.append(wire.when() - begun)
-            host.close()
-    return Figure("hint to frame", "ms", median(waits) * 1e3, 5.0, "bound", "under 5 (median)")
-
-
 def many_links(lab: Lab) -> list[Figure]:
     """2,000 links with two addresses each: their inventory, and one address more among them."""
     pairs = MANY_LINKS // 2
@@ -360,7 +341,6 @@ def measure(quick: bool) -> Iterator[Figure]:
         resident,
         lambda lab: first_frame(lab, runs),
         lambda lab: ordinary_latency(lab, runs),
-        lambda lab: hint_latency(lab, runs),
     )
     for step in steps:
         with TinyLab() as lab:

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import agent, fanout, flood
+from bench import agent, fanout, flood, hint_latency
 from bench.agent import Figure
 from bench.lab import ROOT, TinyLab
 
@@ -70,6 +70,7 @@ def of_demo(quick: bool) -> Iterator[Figure]:
 
 def measured(quick: bool) -> Iterator[Figure]:
     yield from agent.measure(quick)
+    yield from hint_latency.measure(quick)
     yield from of_fanout(quick)
     yield from of_floods(quick)
     yield from of_demo(quick)

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Sets up what the make targets and .ci/run need, where it is missing:
 #
-#   tools/setup.sh demo|test|lint   Debian packages, .venv with this project in it
-#   tools/setup.sh packages demo|test
+#   tools/setup.sh demo|bench|test|lint   Debian packages, .venv with this project in it
+#   tools/setup.sh packages demo|bench|test
 #   tools/setup.sh pythons          "3.X PATH" of each interpreter that the tests can use
 #   tools/setup.sh pure 3.X PATH    .venv-3.X with what the pure tests need
 #
@@ -14,6 +14,7 @@ unset PYTHONPATH PYTHONHOME PYTHONSAFEPATH
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 
 DEMO_TOOLS='ip:iproute2 arping:iputils-arping'
+BENCH_TOOLS="$DEMO_TOOLS cc:gcc /usr/include/stdio.h:libc6-dev"
 TEST_TOOLS="$DEMO_TOOLS ping:iputils-ping tcpdump:tcpdump tshark:tshark busybox:busybox \
 shellcheck:shellcheck udevadm:udev keepalived:keepalived socat:socat \
 prometheus:prometheus prometheus-node-exporter:prometheus-node-exporter \
@@ -71,8 +72,11 @@ install_packages() {
 }
 
 packages() {
-    tools=$TEST_TOOLS
-    [ "$1" != demo ] || tools=$DEMO_TOOLS
+    case $1 in
+    demo) tools=$DEMO_TOOLS ;;
+    bench) tools=$BENCH_TOOLS ;;
+    *) tools=$TEST_TOOLS ;;
+    esac
     # shellcheck disable=SC2086 # a list of words
     missing=$(missing_packages $tools)
     [ -n "$missing" ] || return 0
@@ -160,7 +164,7 @@ alone() {
 }
 
 case ${1:-} in
-demo | test)
+demo | bench | test)
     alone
     packages "$1"
     main_venv .venv test
@@ -180,5 +184,5 @@ pure)
     # shellcheck disable=SC2086
     pip_install ".venv-$2" $PURE_NEEDS
     ;;
-*) fail "usage: $0 demo|test|lint|packages|pythons|pure" ;;
+*) fail "usage: $0 demo|bench|test|lint|packages|pythons|pure" ;;
 esac

@@ -269,6 +269,7 @@ def test_what_came_of_a_failover() -> None:
             "answered": 2,
             "awaited": 0,
             "frames": 2,
+            "fastest_seconds": pytest.approx(0.002),
             "slowest_seconds": pytest.approx(0.004),
             "unanswered": [],
             "unanswered_by_state": {"no-agent": 1},

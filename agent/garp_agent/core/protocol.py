@@ -143,6 +143,8 @@ class Burst(NamedTuple):
     def offsets(self, configured: tuple[float, ...]) -> tuple[float, ...]:
         """When the rounds are due, in seconds from now."""
         if self.rounds is None and self.interval is None:
+            if not self.delay:
+                return configured
             offsets = configured
         else:
             rounds = len(configured) if self.rounds is None else self.rounds
@@ -271,8 +273,9 @@ def _burst(id: Scalar, arguments: _Arguments) -> Burst:
 def _reason(arguments: _Arguments) -> str:
     """A hint is not lost over the words it comes with: they are made fit to print."""
     given = arguments.text("reason") or ""
-    cut = given[:REASON_LIMIT]
-    reason = "".join(character if character.isprintable() else "?" for character in cut)
+    reason = given[:REASON_LIMIT]
+    if not reason.isprintable():
+        reason = "".join(character if character.isprintable() else "?" for character in reason)
     if reason != given:
         arguments.adjusted.append(("reason", reason))
     return reason
@@ -348,6 +351,7 @@ def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return members
 
 
+_WHITE = " \t\n\r"
 _JSON = json.JSONDecoder(
     object_pairs_hook=_members,
     parse_int=_integer,
@@ -356,9 +360,22 @@ _JSON = json.JSONDecoder(
 )
 
 
+def _value(text: str) -> object:
+    """The same as ``_JSON.decode``, which takes regular expressions to pass over white space."""
+    value, end = _JSON.raw_decode(text, _past_white(text, 0))
+    end = _past_white(text, end)
+    if end < len(text):
+        raise json.JSONDecodeError("extra data", text, end)
+    return value
+
+
+def _past_white(text: str, start: int) -> int:
+    return len(text) - len(text[start:].lstrip(_WHITE))
+
+
 def _object(line: bytes) -> dict[str, object]:
     try:
-        value = _JSON.decode(line.decode())
+        value = _value(line.decode())
     except UnicodeDecodeError as error:
         raise ProtocolError(
             ErrorClass.INVALID_JSON, f"the line is not UTF-8 at byte {error.start}"

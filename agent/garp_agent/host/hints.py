@@ -221,6 +221,7 @@ class Watcher:
         if result.outcome in (Outcome.ANSWERED, Outcome.REFUSED):
             record.unanswered.pop(path, None)
             record.answered += 1
+            record.fastest = seconds if record.fastest is None else min(record.fastest, seconds)
             record.slowest = max(record.slowest or 0.0, seconds)
             for reply in _replies(result).values():
                 record.frames += _frames(reply.value)

@@ -76,6 +76,7 @@ class Failover:
         "answered",
         "awaited",
         "began",
+        "fastest",
         "frames",
         "guests",
         "link",
@@ -97,7 +98,8 @@ class Failover:
         self.guests = 0
         self.answered = 0
         self.frames = 0
-        self.slowest: float | None = None  # seconds until the last answer
+        self.fastest: float | None = None  # seconds until the first answer
+        self.slowest: float | None = None  # and until the last
         self.awaited: set[str] = set()  # paths
         self.unanswered: dict[str, Outcome] = {}  # by path
         self.announced: set[str] = set()  # guests for which QEMU was asked to announce
@@ -123,6 +125,7 @@ class Failover:
             "answered": self.answered,
             "awaited": len(self.awaited),
             "frames": self.frames,
+            "fastest_seconds": rounded(self.fastest),
             "slowest_seconds": rounded(self.slowest),
             "unanswered": list(lost)[:NAMES],
             "unanswered_by_state": states,

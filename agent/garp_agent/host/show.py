@@ -113,7 +113,7 @@ def _guest_row(guest: dict[str, Any]) -> Row:
 
 def history(entries: list[dict[str, Any]]) -> str:
     """What ``history`` prints, the latest last."""
-    rows: list[Row] = [("TIME", "REASON", "GUESTS", "ANSWERED", "SLOWEST", "UNANSWERED")]
+    rows: list[Row] = [("TIME", "REASON", "GUESTS", "ANSWERED", "FIRST", "LAST", "UNANSWERED")]
     for entry in entries:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry["time"]))
         states = entry["unanswered_by_state"].items()
@@ -123,6 +123,7 @@ def history(entries: list[dict[str, Any]]) -> str:
                 printable(entry["reason"]),
                 str(entry["guests"]),
                 str(entry["answered"]),
+                _milliseconds(entry["fastest_seconds"]),
                 _milliseconds(entry["slowest_seconds"]),
                 " ".join((*(f"{n} {state}" for state, n in states), *entry["unanswered"])) or "-",
             )
