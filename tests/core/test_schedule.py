@@ -249,11 +249,21 @@ def test_a_little_later_is_later() -> None:
     assert moments(run(schedule, 20.0)) == [10.01, 10.05, 10.11, 10.41]
 
 
-def test_of_bursts_asked_for_later_the_last_counts() -> None:
+def test_of_bursts_asked_for_later_the_first_to_begin_serves_all() -> None:
     schedule = schedule_of(names(1), interval=60.0)
-    schedule.burst(LINK, Cause.HINT, 10.0, offsets=(2.0, 2.5))
-    schedule.burst(LINK, Cause.HINT, 11.0, offsets=(3.0,))
-    assert moments(run(schedule, 20.0)) == [14.0]
+    schedule.burst(LINK, Cause.HINT, 10.0, offsets=(3.0,))
+    schedule.burst(LINK, Cause.HINT, 11.0, offsets=(1.0, 1.5))
+    schedule.burst(LINK, Cause.HINT, 11.5, offsets=(3.0,))
+    assert moments(run(schedule, 20.0)) == [12.0, 12.5]
+
+
+def test_hints_that_go_on_coming_do_not_put_a_later_burst_off_for_ever() -> None:
+    schedule = schedule_of(names(1), interval=250.0)
+    sent = []
+    for number in range(10):
+        schedule.burst(LINK, Cause.HINT, 10.0 + number, offsets=(2.5,))
+        sent += moments(run(schedule, 11.0 + number))
+    assert sent == [12.5, 15.5, 18.5]
 
 
 def test_a_burst_of_all_ends_those_of_single_addresses_unless_asked_for_later() -> None:
@@ -387,7 +397,7 @@ def test_a_link_that_is_announced_again_finds_its_bucket_as_it_left_it() -> None
         schedule.set_addresses(LINK, one_each(names(12)), step * 0.01 + 0.005)
         schedule.burst(LINK, Cause.LINK_UP, step * 0.01 + 0.005)
         sent += len(schedule.take(step * 0.01 + 0.005))
-    assert sent == 12 + 19  # in two seconds less 10 ms
+    assert sent == 2 * 14  # in two seconds
     assert schedule.held(LINK) > 0
 
 
@@ -401,10 +411,20 @@ def test_to_remove_what_was_never_there_is_no_error() -> None:
 
 
 def test_a_full_bucket_lets_its_depth_out_at_once_and_then_its_rate() -> None:
-    schedule = schedule_of(names(30), interval=200.0, burst=(0.0,))
+    schedule = schedule_of(names(40), interval=200.0, burst=(0.0,), bucket=Bucket(10.0, 20))
     schedule.burst(LINK, Cause.LINK_UP, 10.0)
     at = [at for at, _ in run(schedule, 50.0)]
-    assert at == [10.0] * 12 + [round(10.0 + 0.1 * n, 6) for n in range(1, 19)]
+    assert at == [10.0] * 20 + [round(10.0 + 0.1 * n, 6) for n in range(1, 21)]
+
+
+def test_no_second_holds_as_many_as_shut_a_port() -> None:
+    # What flows in after the bucket was emptied waits until the second is over.
+    schedule = schedule_of(names(30), interval=200.0, burst=(0.0,))
+    schedule.burst(LINK, Cause.LINK_UP, 10.0)
+    at = [round(at, 3) for at, _ in run(schedule, 50.0)]
+    first = [10.0] * 12 + [10.1, 10.2]
+    second = [11.0] * 8 + [11.1, 11.2, 11.3, 11.4, 11.5, 11.6]
+    assert at == [*first, *second, 12.0, 12.0]
 
 
 def test_what_is_held_back_is_counted_and_sent_in_order() -> None:
@@ -435,7 +455,7 @@ def test_an_address_of_two_frames_takes_two_tokens() -> None:
     schedule = Schedule(Settings(interval=200.0, burst=(0.0,)), halves)
     schedule.set_addresses(LINK, dict.fromkeys(names(8), 2), 0.0)
     schedule.burst(LINK, Cause.LINK_UP, 1.0)
-    assert [at for at, _ in run(schedule, 50.0)] == [1.0] * 6 + [1.2, 1.4]
+    assert [round(at, 3) for at, _ in run(schedule, 50.0)] == [1.0] * 6 + [1.2, 2.0]
 
 
 def test_an_address_of_two_frames_passes_the_least_bucket_allowed() -> None:
@@ -467,6 +487,7 @@ def test_no_window_holds_more_than_the_bucket_allows(
     schedule = schedule_of(names(count), draw.random, interval=0.5, bucket=Bucket(rate, depth))
     bucket = TokenBucket(rate, depth)
     now = 0.0
+    sent: list[float] = []
     for _ in range(60):
         now += draw.choice([0.0, 0.01, 0.3, 2.0])
         addresses = draw.choice([None, names(1)])
@@ -474,6 +495,9 @@ def test_no_window_holds_more_than_the_bucket_allows(
         for due in schedule.take(now):
             assert due.ifindex == LINK
             bucket.take(now)
+            sent.append(now)
+    if rate <= 14 and depth <= 14:
+        assert all(last - first > 1.0 for first, last in zip(sent, sent[14:]))
 
 
 # -- other settings --------------------------------------------------------------------------------

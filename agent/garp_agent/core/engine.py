@@ -170,7 +170,8 @@ class Engine:
 
     def _lease_granted(self, event: LeaseGranted, now: float) -> None:
         if event.seconds <= 0:
-            self._end_lease("taken back", now)
+            # Nothing happened to the network, and all guests of a host hear it at once: no burst.
+            self._end_lease("taken back", now, burst=False)
             return
         is_new = not self.has_lease()
         self.lease_until = now + event.seconds
@@ -251,12 +252,13 @@ class Engine:
     def _set_interval(self, now: float) -> None:
         self.schedule.configure(self.settings, self._interval(), now)
 
-    def _end_lease(self, why: str, now: float) -> None:
+    def _end_lease(self, why: str, now: float, burst: bool = True) -> None:
         if self.has_lease():
             self.lease_until = -inf
             self._note(LEVEL_NOTICE, "lease-ended", ("reason", why))
             self._set_interval(now)
-            self._raise_everywhere(Cause.RESUME)
+            if burst:
+                self._raise_everywhere(Cause.RESUME)
 
     # -- plans --------------------------------------------------------------------------
 

@@ -10,10 +10,13 @@ number of triggers.  Rounds and ticks that were missed are not caught up.
 
 The bucket is kept as the time at which it will be full again (GCRA, ITU-T I.371
 annex A): one number, and exactly the same comparison for "may I" and "when may I".
+What flows into a bucket that was just emptied comes on top of its depth, so the last
+frames' times are kept as well, to bound what any second holds.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from heapq import heappop, heappush
 from math import inf
 
@@ -32,6 +35,7 @@ else:
 _ALL, _LATER = "all", "later"
 
 ROUNDING = 1e-6  # seconds by which the bucket may be early: sums of floats are not exact
+SECOND = 1.0 + 2 * ROUNDING
 
 
 class Due(NamedTuple):
@@ -63,6 +67,7 @@ class _Line:
         "held",
         "last_burst",
         "pending",
+        "recent",
         "refresh",
     )
 
@@ -72,6 +77,7 @@ class _Line:
         self.bursts: dict[bytes | str, _Burst] = {}  # by address, or _ALL, or _LATER
         self.refresh = inf  # when the next tick comes
         self.full_at = -inf  # when the bucket is full again
+        self.recent: deque[float] = deque()  # when the frames of the last second were sent
         self.due = inf  # what the heap has for this line
         self.held = 0  # how often a frame had to wait for the bucket
         self.last_burst: tuple[float, Cause] | None = None
@@ -129,14 +135,18 @@ class Schedule:
         """Start a burst of these addresses, or of all (None), anew: the last trigger counts.
 
         ``offsets``: seconds from now of each round; () as configured.  One that is asked
-        for later and those that begin at once leave each other alone.
+        for later and those that begin at once leave each other alone; of two that are asked
+        for later the one that begins first stays.
         """
         line = self._lines[ifindex]
         burst = _Burst(now, offsets or self._settings.burst, cause)
         if addresses is not None:
             line.bursts.update(dict.fromkeys(addresses, burst))
         elif offsets and offsets[0] > 0:
-            line.bursts[_LATER] = burst
+            # The first to begin serves them all; hints that go on coming put none off.
+            asked = line.bursts.setdefault(_LATER, burst)
+            if burst.next_round < asked.next_round:
+                line.bursts[_LATER] = burst
         else:
             for single in [key for key in line.bursts if isinstance(key, bytes)]:
                 del line.bursts[single]
@@ -252,10 +262,17 @@ class Schedule:
             if now < self._ready_at(line, address) - ROUNDING:
                 line.held += 1
                 return
-            rate = self._settings.bucket.rate
-            line.full_at = max(now, line.full_at) + line.addresses[address] / rate
+            frames = line.addresses[address]
+            line.full_at = max(now, line.full_at) + frames / self._settings.bucket.rate
+            while line.recent and line.recent[0] <= now - SECOND:
+                line.recent.popleft()
+            line.recent.extend([now] * frames)
             yield address, line.pending.pop(address)
 
     def _ready_at(self, line: _Line, address: bytes) -> float:
-        bucket = self._settings.bucket
-        return line.full_at + (line.addresses[address] - bucket.depth) / bucket.rate
+        bucket, frames = self._settings.bucket, line.addresses[address]
+        ready = line.full_at + (frames - bucket.depth) / bucket.rate
+        over = len(line.recent) + frames - int(bucket.in_a_second)
+        if over <= 0:
+            return ready
+        return max(ready, line.recent[min(over, len(line.recent)) - 1] + SECOND)

@@ -51,6 +51,7 @@ BURST_ROUNDS = Bound(1, 10)
 BURST_OFFSET = Bound(0.0, 10.0)
 BUCKET_RATE = Bound(0.1, 1000.0)  # frames a second
 BUCKET_DEPTH = Bound(2, 1000)  # frames; an address may take two (arp: both)
+IN_A_SECOND = 14  # frames
 RECONCILE_INTERVAL = Bound(10.0, 86400.0)
 HOLD_OFF = Bound(1.0, 3600.0)
 
@@ -85,7 +86,17 @@ class Bucket(NamedTuple):
     """The token bucket that bounds what one link sends, whatever triggers come."""
 
     rate: float = 10.0  # frames a second
-    depth: int = 12  # frames; under the 15 a second at which a Cisco DAI port shuts
+    depth: int = 12  # frames at once
+
+    @property
+    def in_a_second(self) -> float:
+        """The most frames within any second.
+
+        A full bucket and what flows into it in a second are 22 by default, and at 15 Cisco's
+        ARP inspection shuts a port: up to 14 are allowed, unless more was asked for.
+        """
+        wanted = max(self.rate, self.depth)
+        return IN_A_SECOND if wanted <= IN_A_SECOND else self.rate + self.depth
 
 
 class Conflict(NamedTuple):
