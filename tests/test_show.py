@@ -92,6 +92,7 @@ STATUS: dict[str, Any] = {
     "overruns": 0,
     "resumes": 0,
     "conflicts": 0,
+    "dry_run": False,
     "hint_port": {
         "name": "org.garp_agent.0",
         "path": None,
@@ -116,6 +117,13 @@ def test_list() -> None:
         "eth1       physical  02:00:5e:00:00:02  -            rarp\n"
         "eth2       physical  02:00:5e:00:00:03  -            skipped: no address\n"
     )
+
+
+def test_what_was_held_back_and_a_dry_run_are_told() -> None:
+    one = {**LINKS[1], "held": 12}
+    lines = show.status({**STATUS, "dry_run": True, "links": [one, LINKS[2]]}).splitlines()
+    assert lines[0].endswith(", DRY RUN: nothing is sent")
+    assert "times that the rate limit made frames wait: eth0 12" in lines
 
 
 def test_status() -> None:

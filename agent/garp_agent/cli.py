@@ -72,25 +72,30 @@ def announce_command(
     """Announce every address once, now; on these interfaces, or on all suitable ones.
 
     Exit status 0 if every frame went out, 1 if one was dropped or there was nothing to
-    announce.
+    announce, on one of the interfaces named or at all.
     """
     from garp_agent import once
 
     settings = _settings(config)
-    log = Log(LEVEL_DEBUG if verbose or dry_run else LEVEL_WARNING, log_format == "json")
+    level = LEVEL_DEBUG if verbose or dry_run else LEVEL_WARNING
+    log = Log(level, log_format == "json", daemon.DRY_RUN if dry_run else ())
     if interfaces:
         _require_interfaces(interfaces)
         settings = once.only(settings, interfaces)
     try:
-        sent, dropped = once.announce(settings, daemon.sender(dry_run), log)
+        done = once.announce(settings, daemon.sender(dry_run), log)
     except PermissionError:
         click.echo(daemon.NO_PERMISSION, err=True)
         sys.exit(daemon.EXIT_NO_PERMISSION)
-    if not sent and not dropped:
+    silent = [each for each in done.plans if each.link.name in interfaces and not each.targets]
+    for each in silent:
+        why = each.skip.value if each.skip else "no address to announce"
+        click.echo(f"garp-agent: {each.link.name}: not announced: {why}", err=True)
+    if not done.sent and not done.dropped:
         _fail("nothing to announce; `garp-agent list` says why")
     verb = "would be sent" if dry_run else "sent"
-    click.echo(f"{sent} frames {verb}, {dropped} dropped")
-    sys.exit(1 if dropped else 0)
+    click.echo(f"{done.sent} frames {verb}, {done.dropped} dropped")
+    sys.exit(1 if done.dropped or silent else 0)
 
 
 @cli.command("list")
@@ -148,7 +153,13 @@ def status_command(control_socket: str | None, as_json: bool, prometheus: bool) 
 def burst_command(control_socket: str | None, reason: str) -> None:
     """Ask the running daemon for a burst of announcements now."""
     value = _ask(control_socket, "burst", {"reason": reason} if reason else None)
-    click.echo(f"{value['frames']} frames sent")
+    if value["frames"]:
+        click.echo(f"{value['frames']} frames sent")
+        return
+    links = _ask(control_socket, "status")["links"]
+    if all(each["skipped"] for link in links for each in link["addresses"]):
+        _fail("nothing to announce; `garp-agent list` says why")
+    click.echo("no frame sent yet: the rate limit makes them wait")
 
 
 @cli.command("doctor")

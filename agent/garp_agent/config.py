@@ -857,6 +857,13 @@ def override(settings: Settings, given: dict[str, str]) -> Settings:
             problems.append(
                 Problem("command line", 0, 0, option, shown, str(invalid), key.form.allowed)
             )
+    overridden = settings._replace(**values)
+    if not problems and overridden.interval > overridden.interval_with_lease:
+        long = write_duration(overridden.interval_with_lease)
+        wrong = f"longer than interval_with_lease, which is {long}"
+        allowed = "interval_with_lease or shorter"
+        shown = _quoted(given["interval"])
+        problems.append(Problem("command line", 0, 0, "--interval", shown, wrong, allowed))
     if problems:
         raise ConfigError(problems)
-    return settings._replace(**values)
+    return overridden

@@ -52,6 +52,7 @@ EXIT_FAILED = 1
 EXIT_NO_PERMISSION = 77  # EX_NOPERM, sysexits.h
 EXIT_CONFIG = 78  # EX_CONFIG
 
+DRY_RUN = (("dry_run", "nothing is sent"),)  # what every line of a dry run's log ends with
 NO_PERMISSION = (
     "garp-agent: no permission to send frames: CAP_NET_RAW is missing; "
     "run it as root, or give it that capability (AmbientCapabilities=CAP_NET_RAW in a unit)"
@@ -80,7 +81,7 @@ def run(options: RunOptions) -> int:
 
 def _log(options: RunOptions) -> Log:
     level = LEVEL_DEBUG if options.verbose or options.dry_run else LEVEL_INFO
-    return Log(level, options.log_format == "json")
+    return Log(level, options.log_format == "json", DRY_RUN if options.dry_run else ())
 
 
 def sender(dry_run: bool) -> Sender:
@@ -327,6 +328,7 @@ class Daemon:
 
         status = report.status(self._engine, now, self._started)
         status["configuration"] = configuration_path(self._options.config) or None
+        status["dry_run"] = self._options.dry_run
         status["hint_port"] = self._port_status(now)
         return status
 

@@ -39,10 +39,19 @@ def address_text(address: bytes) -> str:
 
 
 class Log:
-    """Standard error.  ``level``: the least urgent notices that are written."""
+    """Standard error.  ``level``: the least urgent notices that are written.
 
-    def __init__(self, level: int = LEVEL_INFO, as_json: bool = False) -> None:
+    ``marks``: fields that every line ends with.
+    """
+
+    def __init__(
+        self,
+        level: int = LEVEL_INFO,
+        as_json: bool = False,
+        marks: tuple[tuple[str, object], ...] = (),
+    ) -> None:
         self.level = level
+        self._marks = marks
         self._lost = 0  # lines, since the last that was written
         self._format = _json_line if as_json else _text_line
         # journald takes the level from a prefix and would show it to people otherwise.
@@ -58,6 +67,8 @@ class Log:
         if self._lost:
             lost, self._lost = self._lost, 0
             self.say(LEVEL_WARNING, "log-lines-lost", count=lost)
+        if self._marks:
+            notice = notice._replace(fields=notice.fields + self._marks)
         line = self._format(notice)
         if self._prefix:
             line = f"<{notice.level}>{line}"

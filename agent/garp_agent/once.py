@@ -17,12 +17,24 @@ from garp_agent.system.packet import DryRun
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import NamedTuple
+
     from garp_agent.core.policy import Plan
     from garp_agent.loop import Sender
+else:
+    from garp_agent.core.record import NamedTuple
 
 
-def announce(settings: Settings, sender: Sender, log: Log) -> tuple[int, int]:
-    """Announce everything once, as fast as the bucket allows; frames sent and frames dropped."""
+class Announced(NamedTuple):
+    """What came of announcing once."""
+
+    sent: int  # frames
+    dropped: int
+    plans: list[Plan]  # of every link
+
+
+def announce(settings: Settings, sender: Sender, log: Log) -> Announced:
+    """Announce everything once, as fast as the bucket allows."""
     quiet = settings._replace(burst=(0.0,), interval=3600.0, jitter=0.0)
     engine = Engine(quiet, lambda: 1.0, log.level)
 
@@ -34,7 +46,8 @@ def announce(settings: Settings, sender: Sender, log: Log) -> tuple[int, int]:
     loop = Loop(engine, Netlink(quiet.reconcile_interval, GUEST), sender, log, after_turn)
     loop.run()
     loop.close()
-    return engine.counters.sent, sum(engine.counters.dropped.values())
+    dropped = sum(engine.counters.dropped.values())
+    return Announced(engine.counters.sent, dropped, list(engine.plans.values()))
 
 
 def plans(settings: Settings) -> list[Plan]:

@@ -47,7 +47,8 @@ def status(values: dict[str, Any]) -> str:
     lease = f", host's promise of hints for {values['lease']:.0f} s more" if values["lease"] else ""
     causes = _counts(frames["by_cause"])
     lines = [
-        f"garp-agent {values['version']}, pid {values['pid']}, up {values['uptime']:.0f} s",
+        f"garp-agent {values['version']}, pid {values['pid']}, up {values['uptime']:.0f} s"
+        + (", DRY RUN: nothing is sent" if values["dry_run"] else ""),
         f"refresh interval {values['interval']:g} s{lease}",
         f"frames sent {frames['sent']}{f' ({causes})' if causes else ''}, "
         f"dropped {_counts(frames['dropped']) or 0}",
@@ -58,6 +59,9 @@ def status(values: dict[str, Any]) -> str:
     ]
     if values["overruns"] or values["resumes"]:
         lines.append(f"netlink overruns {values['overruns']}, resumes {values['resumes']}")
+    held = {link["interface"]: link["held"] for link in values["links"] if link["held"]}
+    if held:
+        lines.append(f"times that the rate limit made frames wait: {printable(_counts(held))}")
     conflicts = _conflicts(values["links"])
     return "\n".join(lines) + "\n" + conflicts + "\n" + table(_status_rows(values["links"]))
 

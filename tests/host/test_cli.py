@@ -131,7 +131,7 @@ def test_status_and_history(short_path: Path) -> None:
         [entry] = json.loads(run("history", *where, "--json").stdout)
         assert (entry["guests"], entry["answered"]) == (2, 1)
         line = run("history", *where).stdout.splitlines()[1]
-        assert re.search(r"  operator +2 +1 +(\d+\.\dms) +\1 +1 no-agent$", line)
+        assert re.search(r"  operator +2 +1 +(\d+\.\dms) +\1 +1 no-agent \(guest1\)$", line)
         check_metrics(run("status", *where, "--prometheus").stdout, short_path)
 
 

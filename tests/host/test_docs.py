@@ -47,7 +47,7 @@ def test_every_value_is_on_the_page() -> None:
     mind.found([channels.Channel("a", "/run/a")], 0.0)
     guests = mind.status(0.0)["guests"]
     assert isinstance(guests, list)
-    entry = Failover(1, "bond0", "r", 0.0, 0.0).values([])
+    entry = Failover(1, "bond0", "r", 0.0, 0.0).values()
     status, history = (
         PAGE.partition(start)[2].partition("\n\n")[0]
         for start in ("`garp-hint status --json` has", "`garp-hint history --json`:")

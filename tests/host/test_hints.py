@@ -271,7 +271,9 @@ def test_what_came_of_a_failover() -> None:
             "frames": 2,
             "fastest_seconds": pytest.approx(0.002),
             "slowest_seconds": pytest.approx(0.004),
+            "superseded": 0,
             "unanswered": [],
+            "unanswered_without_agent": ["c"],
             "unanswered_by_state": {"no-agent": 1},
             "announced_self": 0,
         }
@@ -286,6 +288,26 @@ def test_what_came_of_a_failover() -> None:
     assert {name: n for name, n in counts.items() if n} == {"answered": 2, "no-agent": 1}
     [notice] = mind.take_notices()
     assert notice.event == "guests-hinted"
+
+
+def test_who_did_not_answer_is_remembered_after_it_is_gone() -> None:
+    mind = greeted(A, B)
+    a, b = mind.failover("bond0", "bond0 went over", 10.0, WALL)
+    Agent().answers(mind, [a], 10.0)
+    fail(mind, [b], 11.0, Outcome.BUSY)
+    mind.found([A], 12.0)
+    [entry] = mind.past()
+    assert (entry["unanswered"], entry["unanswered_by_state"]) == (["b"], {"busy": 1})
+
+
+def test_whom_the_next_failover_overtakes_is_counted() -> None:
+    mind = greeted(A, B)
+    a, _ = mind.failover("bond0", "bond0 went over", 10.0, WALL)
+    Agent().answers(mind, [a], 10.0)
+    mind.failover("bond0", "bond0 went back", 10.1, WALL)
+    first, second = mind.past()
+    assert (first["answered"], first["superseded"], first["awaited"]) == (1, 1, 0)
+    assert (second["superseded"], second["awaited"]) == (0, 2)
 
 
 def test_who_has_an_agent_and_did_not_answer_is_hinted_again_under_the_same_number() -> None:

@@ -30,7 +30,7 @@ def run(path: str | None, control_socket: str | None, send: bool, as_json: bool)
         return 1
     from garp_agent.diagnose import gather
 
-    if send and not as_json:
+    if send:
         print(f"garp-agent doctor {SENDING}\n", file=sys.stderr)
     findings = examine(gather.facts(path, control_socket, send))
     width = shutil.get_terminal_size().columns

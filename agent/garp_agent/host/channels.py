@@ -7,6 +7,7 @@ privilege; sockets that it does not call by the port's name are found by pattern
 libvirt's paths, with the name cut after 20 characters:
   newer   /run/libvirt/qemu/channel/ID-NAME/PORT
   older   /var/lib/libvirt/qemu/channel/target/domain-ID-NAME/PORT
+  oldest  /var/lib/libvirt/qemu/channel/target/domain-NAME/PORT, .../target/NAME.PORT
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Finder:
         paths = {
             entry.path
             for entry in _sockets(_read(SOCKETS))
-            if entry.listening and os.path.basename(entry.path) == self.port_name
+            if entry.listening and self._is_channel(os.path.basename(entry.path))
         }
         self._guests = {path: self._guests.get(path) or self._guest(path) for path in paths}
         channels = [Channel(guest, path) for path, guest in self._guests.items()]
@@ -77,18 +78,25 @@ class Finder:
                 channels.append(channel)
         return sorted(channels)
 
+    def _is_channel(self, name: str) -> bool:
+        return name == self.port_name or name.endswith("." + self.port_name)
+
     def _guest(self, path: str) -> str:
-        name = guest_of(path)
+        name = guest_of(path, self.port_name)
         if len(name) < CUT_AT or not self.status_directory:
             return name
         return _name_in_status(self.status_directory, path) or name
 
 
-def guest_of(path: str) -> str:
+def guest_of(path: str, port_name: str = PORT_NAME) -> str:
     """The guest that a path of libvirt's (or one laid out like that) belongs to."""
-    directory = os.path.basename(os.path.dirname(path))
-    number, dash, name = directory[directory.startswith("domain-") and 7 :].partition("-")
-    return name if dash and name and number.isdecimal() else directory or path
+    folder, base = os.path.split(path)
+    if base.endswith("." + port_name):
+        return base[: -len(port_name) - 1]
+    directory = os.path.basename(folder)
+    rest = directory[7:] if directory.startswith("domain-") else directory
+    number, dash, name = rest.partition("-")
+    return name if dash and name and number.isdecimal() else rest or path
 
 
 def matching(patterns: Iterable[str]) -> Iterator[Channel]:

@@ -28,6 +28,8 @@ from garp_agent.host.exchange import Call, Exchange, Outcome
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+NO_CHANNEL = "garp-hint: no guest has a channel"
+LEASE_LEAST = 3.0  # seconds; a promise is renewed at a third, and at most once a second
 EXIT_FAILED = 1
 EXIT_NO_GUEST = 3
 EXIT_NO_WATCHER = 4
@@ -44,6 +46,12 @@ def _options(*wanted: Callable[[Command], Command]) -> Callable[[Command], Comma
 
 def _within(bound: Bound) -> click.FloatRange:
     return click.FloatRange(bound.least, bound.most)
+
+
+def _long_enough(context: click.Context, option: click.Parameter, value: float) -> float:
+    if 0 < value < LEASE_LEAST:
+        raise click.BadParameter(f"{value:g} is too short: 0 (none), or at least {LEASE_LEAST:g}")
+    return value
 
 
 FINDING = (
@@ -94,8 +102,8 @@ STATUS_SOCKET = click.option(
 def cli() -> None:
     """Hint this hypervisor's guests to announce their addresses when a bond fails over.
 
-    Exit status: 0 done, and every guest answered; 1 not done, or a guest did not answer;
-    2 wrong usage; 3 there is no such guest; 4 the watcher can't be asked.
+    Exit status: 0 done; 1 not done, or a guest that was to be hinted did not answer; 2 wrong
+    usage; 3 there is no such guest, or none at all; 4 the watcher can't be asked.
     """
 
 
@@ -112,9 +120,12 @@ def list_command(
     """Show the guests' channels, and who answers there.
 
     STATE is answered; no-agent (connected, no reply in time); busy (another client has the
-    channel); gone; forbidden; garbage or hung-up (something else answers); refused.
+    channel); gone; forbidden; garbage or hung-up (something else answers); refused.  Exit
+    status 0 if there is a channel, whoever answers there.
     """
     found = Finder(port, channels, libvirt_status).find()
+    if not found:
+        click.echo(NO_CHANNEL, err=True)
     guests = _converse(found, "info", {}, timeout)
     click.echo(json.dumps(guests, indent=2) if as_json else show.guest_list(guests), nl=as_json)
     sys.exit(0 if found else EXIT_NO_GUEST)
@@ -175,7 +186,9 @@ def send_command(
     type=_within(LEASE_SECONDS),
     default=hints.LEASE,
     show_default=True,
-    help="Promise guests hints for as long, and renew it: they may refresh less often. 0: don't.",
+    callback=_long_enough,
+    help="Promise guests hints for as long, and renew it: they may refresh less often. 0: don't; "
+    "else at least 3.",
 )
 @click.option(
     "--pace",
@@ -279,7 +292,7 @@ def _choose(
     chosen += [Channel(path, path) for path in sockets]
     if missing or not chosen:
         if not missing:
-            click.echo("garp-hint: no guest has a channel", err=True)
+            click.echo(NO_CHANNEL, err=True)
         sys.exit(EXIT_NO_GUEST)
     return chosen
 

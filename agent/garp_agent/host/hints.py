@@ -21,7 +21,7 @@ from garp_agent.core.model import (
 from garp_agent.core.protocol import BURST_DELAY, Reply, encode_request
 from garp_agent.host.exchange import Call, Exchange, Outcome, Result
 from garp_agent.host.qmp import announce_self
-from garp_agent.host.records import NAMES, Failover, Guest, rounded
+from garp_agent.host.records import NAMES, Failover, Guest, Unanswered, rounded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Watcher:
         self.failovers[link] = self.failovers.get(link, 0) + 1
         record = Failover(self._number, link, reason, now, wall)
         if self.history:
-            self.history[-1].superseded()
+            self.history[-1].end()
         self.history.append(record)
         # Those that answer come first: they are what the hurry is for.
         guests = sorted(self.guests.values(), key=lambda guest: not guest.answers)
@@ -138,7 +138,7 @@ class Watcher:
         if now < self._next_contact:
             return calls
         self._next_contact = inf
-        hinted = self.history[-1].awaited if self.history else set()
+        hinted = self.history[-1].awaited if self.history else {}
         for path, guest in self.guests.items():
             if guest.next_contact <= now and path not in hinted:
                 guest.next_contact = inf
@@ -173,10 +173,7 @@ class Watcher:
 
     def past(self) -> list[dict[str, object]]:
         """The history as plain values, the latest last."""
-        return [
-            record.values(guest.channel.guest for guest in self._to_repeat(record))
-            for record in self.history
-        ]
+        return [record.values() for record in self.history]
 
     def take_notices(self) -> list[Notice]:
         """What an operator may want to read, since the last call."""
@@ -186,7 +183,7 @@ class Watcher:
     # -- hints --------------------------------------------------------------------------
 
     def _hint(self, record: Failover, guests: list[Guest]) -> list[Call]:
-        record.awaited.update(guest.channel.path for guest in guests)
+        record.awaited.update((guest.channel.path, guest.channel.guest) for guest in guests)
         id = f"{self.boot}-{record.number}"
         step = self._step(len(guests))
         line = {id: self._burst(record, id, 0.0)}
@@ -216,7 +213,7 @@ class Watcher:
     def _note_hint(
         self, record: Failover, path: str, guest: Guest | None, result: Result, now: float
     ) -> list[Call]:
-        record.awaited.discard(path)
+        name = record.awaited.pop(path, path)
         seconds = now - record.began
         if result.outcome in (Outcome.ANSWERED, Outcome.REFUSED):
             record.unanswered.pop(path, None)
@@ -231,7 +228,8 @@ class Watcher:
                 guest.slowest_seconds = max(guest.slowest_seconds or 0.0, seconds)
             self._count(result.outcome)
         else:
-            record.unanswered[path] = result.outcome
+            has_agent = guest is not None and bool(guest.version)
+            record.unanswered[path] = Unanswered(name, result.outcome, has_agent)
         if not record.awaited:
             self._round_ended(record, now)
         if guest is None or path not in record.unanswered:
@@ -242,9 +240,9 @@ class Watcher:
         if record.repeats and self._to_repeat(record):
             record.repeat_at = max(now, record.began + record.repeats.pop(0))
             return
-        for outcome in record.unanswered.values():
-            self._count(outcome)
-        lost = self._to_repeat(record)
+        for entry in record.unanswered.values():
+            self._count(entry.outcome)
+        lost = record.lost()
         self._say(
             LEVEL_WARNING if lost else LEVEL_NOTICE,
             "guests-hinted",
@@ -252,7 +250,7 @@ class Watcher:
             guests=record.guests,
             answered=record.answered,
             slowest_seconds=rounded(record.slowest),
-            unanswered=",".join(guest.channel.guest for guest in lost[:NAMES]) or None,
+            unanswered=",".join(lost[:NAMES]) or None,
         )
 
     def _to_repeat(self, record: Failover) -> list[Guest]:

@@ -11,9 +11,11 @@ from garp_agent.host.exchange import Outcome
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from typing import NamedTuple
 
     from garp_agent.host.channels import Channel
+else:
+    from garp_agent.core.record import NamedTuple
 
 NAMES = 32  # guests named in one entry of the history
 REPEATS = (1.0, 3.0)  # seconds after which a hint that was not answered is sent again
@@ -68,6 +70,14 @@ class Guest:
         }
 
 
+class Unanswered(NamedTuple):
+    """A guest that did not answer a hint."""
+
+    guest: str
+    outcome: Outcome
+    has_agent: bool  # as far as is known: it has answered before
+
+
 class Failover:
     """One reason to hint, and what came of it."""
 
@@ -85,6 +95,7 @@ class Failover:
         "repeat_at",
         "repeats",
         "slowest",
+        "superseded",
         "unanswered",
         "wall",
     )
@@ -100,22 +111,29 @@ class Failover:
         self.frames = 0
         self.fastest: float | None = None  # seconds until the first answer
         self.slowest: float | None = None  # and until the last
-        self.awaited: set[str] = set()  # paths
-        self.unanswered: dict[str, Outcome] = {}  # by path
+        self.awaited: dict[str, str] = {}  # guests by path
+        self.unanswered: dict[str, Unanswered] = {}  # by path
+        self.superseded = 0  # guests not heard of when the next failover came
         self.announced: set[str] = set()  # guests for which QEMU was asked to announce
         self.repeats = list(REPEATS)
         self.repeat_at = inf
 
-    def superseded(self) -> None:
+    def end(self) -> None:
         """A newer hint serves as well: nothing of this one is waited for any more."""
+        self.superseded = len(self.awaited)
         self.awaited.clear()
         self.repeat_at = inf
 
-    def values(self, lost: Iterable[str]) -> dict[str, object]:
-        """What came of it, as plain values; ``lost``: guests with an agent that did not answer."""
+    def lost(self) -> list[str]:
+        """The guests that have an agent and did not answer."""
+        return [entry.guest for entry in self.unanswered.values() if entry.has_agent]
+
+    def values(self) -> dict[str, object]:
+        """What came of it, as plain values."""
         states: dict[str, int] = {}
-        for outcome in self.unanswered.values():
-            states[outcome.value] = states.get(outcome.value, 0) + 1
+        for entry in self.unanswered.values():
+            states[entry.outcome.value] = states.get(entry.outcome.value, 0) + 1
+        others = [entry.guest for entry in self.unanswered.values() if not entry.has_agent]
         return {
             "number": self.number,
             "time": self.wall,
@@ -127,7 +145,9 @@ class Failover:
             "frames": self.frames,
             "fastest_seconds": rounded(self.fastest),
             "slowest_seconds": rounded(self.slowest),
-            "unanswered": list(lost)[:NAMES],
+            "superseded": self.superseded,
+            "unanswered": self.lost()[:NAMES],
+            "unanswered_without_agent": others[:NAMES],
             "unanswered_by_state": states,
             "announced_self": len(self.announced),
         }

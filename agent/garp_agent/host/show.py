@@ -117,6 +117,9 @@ def history(entries: list[dict[str, Any]]) -> str:
     for entry in entries:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry["time"]))
         states = entry["unanswered_by_state"].items()
+        missing = [f"{n} {state}" for state, n in states]
+        missing += [f"{entry['superseded']} superseded"] * bool(entry["superseded"])
+        missing += entry["unanswered"] + [f"({each})" for each in entry["unanswered_without_agent"]]
         rows.append(
             (
                 when,
@@ -125,7 +128,7 @@ def history(entries: list[dict[str, Any]]) -> str:
                 str(entry["answered"]),
                 _milliseconds(entry["fastest_seconds"]),
                 _milliseconds(entry["slowest_seconds"]),
-                " ".join((*(f"{n} {state}" for state, n in states), *entry["unanswered"])) or "-",
+                " ".join(missing) or "-",
             )
         )
     return table(rows)
