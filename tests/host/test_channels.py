@@ -35,6 +35,8 @@ def listening(*paths: Path) -> Iterator[list[socket.socket]]:
         ("/run/libvirt/qemu/channel/12-a-b-3/org.garp_agent.0", "a-b-3"),
         ("/var/lib/libvirt/qemu/channel/target/domain-3-web1/org.garp_agent.0", "web1"),
         ("/var/lib/libvirt/qemu/channel/target/domain-3-domain-3/org.garp_agent.0", "domain-3"),
+        ("/var/lib/libvirt/qemu/channel/target/domain-web1/org.garp_agent.0", "web1"),
+        ("/var/lib/libvirt/qemu/channel/target/web1.org.garp_agent.0", "web1"),
         ("/srv/vms/web1/org.garp_agent.0", "web1"),
         ("/srv/vms/web-1/org.garp_agent.0", "web-1"),
         ("/srv/vms/3-/org.garp_agent.0", "3-"),
@@ -47,17 +49,22 @@ def test_the_guest_is_in_the_path(path: str, guest: str) -> None:
 
 def test_listening_sockets_called_like_the_port_are_channels(short_path: Path) -> None:
     new, old = short_path / "channel/3-web1" / PORT, short_path / "target/domain-4-two words" / PORT
+    oldest = short_path / f"target/a.b.{PORT}"
     seqpacket = short_path / "9-db" / PORT
     seqpacket.parent.mkdir()
     other, prefix = short_path / "5-db" / "org.qemu.guest_agent.0", short_path / "6-db" / f"x{PORT}"
     finder = Finder(PORT)
     with (
-        listening(new, old, other, prefix),
+        listening(new, old, oldest, other, prefix),
         socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as packets,
     ):
         packets.bind(str(seqpacket))
         packets.listen(1)
-        expected = [Channel("two words", str(old)), Channel("web1", str(new))]
+        expected = [
+            Channel("a.b", str(oldest)),
+            Channel("two words", str(old)),
+            Channel("web1", str(new)),
+        ]
         assert finder.find() == expected
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(new))

@@ -113,6 +113,8 @@ def test_dry_run_sends_nothing_and_says_what_it_would(
         line = agent.wait_for_log("frame-sent", address="192.0.2.77")
         assert line["interface"] == "eth0"
         assert line["kind"] == "arp-request"
+        assert line["dry_run"] == "nothing is sent"
+        assert agent.status()["dry_run"]
         assert agent.burst() == 3
     assert wire.announcements() == []
 

@@ -116,6 +116,9 @@ def test_options_beat_the_file(tiny_lab: TinyLab, tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == 2
     assert "--interval" in done.stderr
     assert "--control-socket" in done.stderr
+    done = command(tiny_lab, "run", "--interval", "2m")
+    assert done.returncode == 78
+    assert "longer than interval_with_lease, which is 1m" in done.stderr
 
 
 def test_wrong_usage(tiny_lab: TinyLab) -> None:
@@ -161,6 +164,25 @@ def test_nobody_in_particular_may_run_it_with_the_capability(
         assert agent.control.stat().st_uid == 65534
 
 
+# -- burst ----------------------------------------------------------------------------------
+
+
+def test_burst_says_why_no_frame_went_out(tiny_lab: TinyLab, tmp_path: Path) -> None:
+    with Agent(tiny_lab, tmp_path, config="rate_limit:\n  frames_per_second: 0.1\n") as agent:
+
+        def burst() -> tuple[int, str, str]:
+            done = command(tiny_lab, "burst", "--control-socket", str(agent.control))
+            return done.returncode, done.stdout, done.stderr
+
+        until(lambda: burst() != (0, "1 frames sent\n", ""), "the bucket is empty")
+        assert burst() == (0, "no frame sent yet: the rate limit makes them wait\n", "")
+        tiny_lab.ip("guest", "link set eth0 down")
+        agent.wait_for_log("link-withdrawn")
+        status, said, why = burst()
+        assert (status, said) == (1, "")
+        assert "nothing to announce" in why
+
+
 # -- announce -------------------------------------------------------------------------------
 
 
@@ -179,6 +201,11 @@ def test_announce_says_what_came_of_it(tiny_lab: TinyLab, wire: Capture, tmp_pat
     assert (done.returncode, done.stdout) == (1, "")
     assert "nothing to announce" in done.stderr
 
+    done = command(tiny_lab, "announce", "eth0", "lo")
+    assert (done.returncode, done.stdout) == (1, "1 frames sent, 0 dropped\n")
+    assert done.stderr == "garp-agent: lo: not announced: loopback\n"
+    assert len(wire.announcements(GUEST_ADDRESS)) == 3
+
     qdisc = "tc qdisc add dev eth0 root tbf rate 8bit burst 20 limit 20"
     tiny_lab.run("guest", qdisc.split())
     done = command(tiny_lab, "announce")
@@ -188,7 +215,7 @@ def test_announce_says_what_came_of_it(tiny_lab: TinyLab, wire: Capture, tmp_pat
 
     tiny_lab.ip("guest", "link set eth0 down")
     assert command(tiny_lab, "announce").returncode == 1
-    assert len(wire.announcements()) == 2
+    assert len(wire.announcements()) == 3
 
 
 def test_announce_is_as_fast_as_the_bucket_allows(

@@ -127,7 +127,10 @@ def list_command(
     if not found:
         click.echo(NO_CHANNEL, err=True)
     guests = _converse(found, "info", {}, timeout)
-    click.echo(json.dumps(guests, indent=2) if as_json else show.guest_list(guests), nl=as_json)
+    if as_json:
+        click.echo(json.dumps(guests, indent=2))
+    elif found:
+        click.echo(show.guest_list(guests), nl=False)
     sys.exit(0 if found else EXIT_NO_GUEST)
 
 
