@@ -975,3 +975,22 @@ def is_good(text: str) -> bool:
     except config.ConfigError:
         return False
     return True
+
+
+# -- what the command line says ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("interval", "expected"), [("2m", (120.0, 120.0)), ("30s", (30.0, 60.0))])
+def test_an_interval_of_the_command_line_takes_the_other_one_with_it(
+    interval: str, expected: tuple[float, float]
+) -> None:
+    settings = config.override(Settings(), {"interval": interval})
+    assert (settings.interval, settings.interval_with_lease) == expected
+
+
+def test_the_command_line_is_judged_as_a_file_is() -> None:
+    with pytest.raises(config.ConfigError) as refused:
+        config.override(Settings(), {"interval": "1h", "control_socket": "relative"})
+    lines = str(refused.value).splitlines()
+    assert lines[0].startswith("command line: --interval: given 1h: ")
+    assert lines[1].startswith("command line: --control-socket: given relative: ")

@@ -845,7 +845,10 @@ def dump(settings: Settings) -> str:
 
 
 def override(settings: Settings, given: dict[str, str]) -> Settings:
-    """The settings, with keys of the top level as the command line gives them."""
+    """The settings, with keys of the top level as the command line gives them.
+
+    An interval given there raises ``interval_with_lease``, which it can't give, to itself.
+    """
     problems, values = [], {}
     for name, text in given.items():
         key = _BY_NAME[name]
@@ -857,13 +860,8 @@ def override(settings: Settings, given: dict[str, str]) -> Settings:
             problems.append(
                 Problem("command line", 0, 0, option, shown, str(invalid), key.form.allowed)
             )
-    overridden = settings._replace(**values)
-    if not problems and overridden.interval > overridden.interval_with_lease:
-        long = write_duration(overridden.interval_with_lease)
-        wrong = f"longer than interval_with_lease, which is {long}"
-        allowed = "interval_with_lease or shorter"
-        shown = _quoted(given["interval"])
-        problems.append(Problem("command line", 0, 0, "--interval", shown, wrong, allowed))
     if problems:
         raise ConfigError(problems)
-    return overridden
+    overridden = settings._replace(**values)
+    with_lease = max(overridden.interval, overridden.interval_with_lease)
+    return overridden._replace(interval_with_lease=with_lease)

@@ -65,7 +65,10 @@ CONTROL_SOCKET = Option(
     ("--control-socket",), "Path of the control socket; 'none' for none.", "PATH"
 )
 INTERVAL = Option(
-    ("--interval",), "Refresh interval, as 5s or 500ms; overrides the configuration.", "DURATION"
+    ("--interval",),
+    "Refresh interval, as 5s or 500ms; overrides the configuration, and raises "
+    "interval_with_lease to itself where that is shorter.",
+    "DURATION",
 )
 HINT_PORT = Option(
     ("--hint-port",),

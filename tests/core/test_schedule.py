@@ -85,6 +85,14 @@ def test_every_interval_lies_within_the_jitter_and_uses_all_of_it(jitter: float)
     assert sum(gaps) / len(gaps) == pytest.approx(5.0, rel=0.02)
 
 
+def test_no_refresh_comes_later_than_switches_remember() -> None:
+    schedule = schedule_of(names(1), random.Random(7).random, interval=270.0, jitter=0.5)
+    at = moments(run(schedule, until=50000.0))
+    gaps = [later - earlier for earlier, later in zip(at, at[1:])]
+    assert max(gaps) == pytest.approx(290.0)
+    assert min(gaps) < 150.0
+
+
 @pytest.mark.parametrize(("draw", "gap"), [(0.0, 4.0), (0.25, 4.5), (0.75, 5.5)])
 def test_a_draw_becomes_a_gap(draw: float, gap: float) -> None:
     schedule = schedule_of(names(1), lambda: draw, interval=5.0, jitter=0.2)

@@ -116,9 +116,6 @@ def test_options_beat_the_file(tiny_lab: TinyLab, tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == 2
     assert "--interval" in done.stderr
     assert "--control-socket" in done.stderr
-    done = command(tiny_lab, "run", "--interval", "2m")
-    assert done.returncode == 78
-    assert "longer than interval_with_lease, which is 1m" in done.stderr
 
 
 def test_wrong_usage(tiny_lab: TinyLab) -> None:

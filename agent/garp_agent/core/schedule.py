@@ -21,6 +21,7 @@ from heapq import heappop, heappush
 from math import inf
 
 from garp_agent.core.model import Cause
+from garp_agent.core.settings import LONGEST
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -248,7 +249,7 @@ class Schedule:
         if line.refresh <= now:
             self._tick(line)
             swing = self._settings.jitter * (2.0 * self._uniform() - 1.0)
-            line.refresh = now + self.interval * (1.0 + swing)
+            line.refresh = now + min(LONGEST, self.interval * (1.0 + swing))
 
     def _tick(self, line: _Line) -> None:
         for _ in range(min(self._settings.addresses_per_tick, len(line.addresses))):

@@ -43,7 +43,8 @@ class Bound(NamedTuple):
     most: float
 
 
-INTERVAL = Bound(0.1, 270.0)  # well under the 300 s at which switches age entries
+INTERVAL = Bound(0.1, 270.0)
+LONGEST = 290.0  # seconds between two refreshes, whatever the jitter: switches forget after 300
 INTERVAL_WITH_LEASE = INTERVAL  # and never shorter than the interval in force
 JITTER = Bound(0.0, 0.5)  # as a fraction of the interval
 ADDRESSES_PER_TICK = Bound(1, 256)
