@@ -992,5 +992,5 @@ def test_the_command_line_is_judged_as_a_file_is() -> None:
     with pytest.raises(config.ConfigError) as refused:
         config.override(Settings(), {"interval": "1h", "control_socket": "relative"})
     lines = str(refused.value).splitlines()
-    assert lines[0].startswith("command line: --interval: given 1h: ")
-    assert lines[1].startswith("command line: --control-socket: given relative: ")
+    assert lines[0].startswith('command line: --interval: given "1h": ')
+    assert lines[1].startswith('command line: --control-socket: given "relative": ')
