@@ -5,28 +5,19 @@
 
 Both check as they go, and end with status 1 at the first thing that does not hold:
 never an address that is not ours at that moment, never more than the bucket allows,
-every address announced within its time, no growth.
+every address announced within its time, no growth.  The real hours are in soak_real.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
-import json
-import os
 import random
 import resource
-import socket
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
 from math import ceil
-from pathlib import Path
-from typing import Any
 
-from bench.lab import GUEST_ADDRESS, ROOT, TinyLab
+from bench.soak_real import BrokenError, Judge, real
 from garp_agent.core.engine import Engine
 from garp_agent.core.model import (
     IFF_LOWER_UP,
@@ -53,10 +44,6 @@ DAY = 86400.0
 UP = IFF_UP | IFF_LOWER_UP
 
 
-class BrokenError(Exception):
-    """Something did not hold."""
-
-
 # -- a simulated year ----------------------------------------------------------------------
 
 
@@ -67,7 +54,7 @@ class Witness:
         self.settings = settings
         self.owned: dict[int, set[bytes]] = {}
         self.up: set[int] = set()
-        self.tokens: dict[int, tuple[float, float]] = {}
+        self.judges: dict[int, Judge] = {}  # of each link's rate
         self.last: dict[tuple[int, bytes], float] = {}
         self.frames = 0
         self.longest_gap = 0.0
@@ -80,12 +67,7 @@ class Witness:
         where = f"{frame} at {now}"
         if frame.ifindex not in self.up or frame.address not in self.owned[frame.ifindex]:
             raise BrokenError(f"not ours: {where}")
-        bucket = self.settings.bucket
-        level, since = self.tokens.get(frame.ifindex, (float(bucket.depth), now))
-        level = min(bucket.depth, level + (now - since) * bucket.rate) - 1
-        if level < -1e-6:
-            raise BrokenError(f"more than the bucket allows: {where}")
-        self.tokens[frame.ifindex] = (level, now)
+        self.judges.setdefault(frame.ifindex, Judge(self.settings.bucket)).saw(now)
         self.last[frame.ifindex, frame.address] = now
 
     def forget_waiting(self, ifindex: int, now: float) -> None:
@@ -140,7 +122,7 @@ class World:
             del self.links[ifindex]
             self.witness.up.discard(ifindex)
             self.witness.owned.pop(ifindex, None)
-            self.witness.tokens.pop(ifindex, None)
+            self.witness.judges.pop(ifindex, None)
             self.engine.handle(LinkGone(ifindex), self.now)
 
     def flap(self) -> None:
@@ -235,123 +217,6 @@ def year(days: int, seed: int) -> None:
             )
     if len(sizes) > 2 and sizes[-1] > sizes[1] * 1.2:
         raise BrokenError(f"objects grew from {sizes[1]} to {sizes[-1]}")
-
-
-# -- real hours ----------------------------------------------------------------------------
-
-
-class Real:
-    """The daemon in a namespace, with real changes, hints and faults at random."""
-
-    def __init__(self, lab: TinyLab, folder: str, seed: int) -> None:
-        self.lab = lab
-        self.random = random.Random(seed)
-        self.control = os.path.join(folder, "control.sock")
-        port = os.path.join(folder, "port")
-        self.host = socket.socket(socket.AF_UNIX)
-        self.host.bind(port)
-        self.host.listen()
-        self.extra: set[int] = set()
-        config = Path(folder, "config.yaml")
-        config.write_text(f"control_socket: {self.control}\nhint_port: {port}\n")
-        environment = {**os.environ, "PYTHONPATH": str(ROOT / "agent")}
-        command = [sys.executable, "-m", "garp_agent", "run", "-c", str(config)]
-        self.agent = lab.start("guest", command, env=environment, stderr=subprocess.DEVNULL)
-
-    def status(self) -> dict[str, Any]:
-        from garp_agent import client
-
-        return client.ask(self.control, "status")
-
-    def change_address(self) -> None:
-        number = self.random.randint(100, 140)
-        verb = "del" if number in self.extra else "add"
-        self.extra ^= {number}
-        self.lab.ip("guest", f"address {verb} 192.0.2.{number}/24 dev eth0")
-
-    def flap(self) -> None:
-        self.lab.ip("peer", "link set eth0 down", "link set eth0 up")
-
-    def recreate(self) -> None:
-        self.lab.ip(
-            "guest",
-            "link add extra0 type veth peer name extra1",
-            "link set extra0 up",
-            "link set extra1 up",
-            "address add 198.51.100.1/24 dev extra0",
-            "link del extra0",
-        )
-
-    def hint(self) -> None:
-        self.host.settimeout(10.0)
-        with self.host.accept()[0] as connection:
-            connection.settimeout(5.0)
-            connection.sendall(self.random.choice((b"BURST\n", b'{"execute":"info"}\n', b"{]\n")))
-            connection.recv(8192)
-
-    def pause(self) -> None:
-        os.kill(self.agent.pid, 19)
-        time.sleep(0.3)
-        os.kill(self.agent.pid, 18)
-
-    def reload(self) -> None:
-        os.kill(self.agent.pid, 1)
-
-    def check(self) -> tuple[int, int]:
-        """Resident kilobytes and open files; raises BrokenError where the inventory is not true."""
-        if self.agent.poll() is not None:
-            raise BrokenError(f"the daemon ended with status {self.agent.returncode}")
-        shown = json.loads(self.lab.run("guest", ["ip", "-j", "address", "show", "eth0"]).stdout)
-        true = {each["local"] for each in shown[0]["addr_info"]}
-        for _ in range(100):
-            links = [each for each in self.status()["links"] if each["interface"] == "eth0"]
-            known = {each["address"] for each in links[0]["addresses"]}
-            if known == true:
-                break
-            time.sleep(0.05)
-        else:
-            raise BrokenError(f"the agent knows {known}, the kernel {true}")
-        statm = Path(f"/proc/{self.agent.pid}/statm").read_text().split()
-        return int(statm[1]) * 4, len(os.listdir(f"/proc/{self.agent.pid}/fd"))
-
-    def steps(self, end: float) -> Iterator[None]:
-        actions = (
-            self.change_address,
-            self.change_address,
-            self.flap,
-            self.recreate,
-            self.hint,
-            self.pause,
-            self.reload,
-        )
-        while time.monotonic() < end:
-            self.random.choice(actions)()
-            time.sleep(self.random.uniform(0.0, 0.5))
-            yield
-
-
-def real(minutes: float, seed: int) -> None:
-    with TinyLab() as lab, tempfile.TemporaryDirectory() as folder:
-        world = Real(lab, folder, seed)
-        time.sleep(2.0)
-        world.hint()
-        first = world.check()
-        begun, shown = time.monotonic(), 0.0
-        print(f"{GUEST_ADDRESS} and others; at first {first[0]} kB, {first[1]} files", flush=True)
-        for number, _ in enumerate(world.steps(begun + 60 * minutes)):
-            if number % 20 == 0:
-                size, files = world.check()
-            if time.monotonic() - shown >= 60:
-                shown = time.monotonic()
-                sent = world.status()["frames"]["sent"]
-                passed = (shown - begun) / 60
-                print(
-                    f"{passed:5.1f} min: {number} changes, {sent} frames, {size} kB, {files} files"
-                )
-        size, files = world.check()
-        print(f"at last {size} kB, {files} files, {world.status()['frames']['sent']} frames")
-        if size > first[0] * 1.15 + 512 or files > first[1] + 2:
-            raise BrokenError("it grew")
 
 
 def main() -> None:
