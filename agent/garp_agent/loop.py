@@ -58,7 +58,7 @@ class Loop:
         self._after_turn = after_turn
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[float], None]] = {}
-        self._suspended = _suspended()
+        self._suspended = _suspended(time.monotonic())
         self._stopping = False
         self.watch(netlink, self._read_kernel)
 
@@ -84,7 +84,8 @@ class Loop:
             now = time.monotonic()
             self._note_suspension(now)
             # The kernel first: nobody's request may announce what is no longer ours.
-            ready.sort(key=lambda each: each[0] != self._netlink.fileno())
+            if len(ready) > 1:
+                ready.sort(key=lambda each: each[0] != self._netlink.fileno())
             for descriptor, _ in ready:
                 handler = self._handlers.get(descriptor)
                 if handler is not None:  # an earlier handler may have closed it
@@ -124,7 +125,7 @@ class Loop:
             self.engine.handle(event, now)
 
     def _note_suspension(self, now: float) -> None:
-        gained = _suspended() - self._suspended
+        gained = _suspended(now) - self._suspended
         self._suspended += gained
         if gained >= SUSPENDED:
             self.engine.handle(Resumed(gained), now)
@@ -134,9 +135,9 @@ class Loop:
             self._log.write(notice)
 
 
-def _suspended() -> float:
+def _suspended(now: float) -> float:
     """Seconds that this machine has been suspended since it booted (clock_gettime(2))."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - now
 
 
 def _timeout(wake_at: float) -> float | None:

@@ -26,6 +26,7 @@ from enum import Enum
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Union
 
     from garp_agent.core.protocol import LineDecoder, Overlong
@@ -88,15 +89,16 @@ class Port:
             self.error = error.errno or errno.EIO if isinstance(error, OSError) else errno.EMFILE
             self.state = _closed_state(self.error)
 
-    def read(self, now: float) -> list[Line]:
-        """The lines that have arrived, a bounded batch of them."""
-        lines: list[Line] = []
+    def read(self, now: float) -> Iterator[Line]:
+        """The lines that have arrived, a bounded batch of them; to be read to its end.
+
+        Each comes before more is read: what it asks for is done first.
+        """
         for _, mask in self._epoll.poll(0, 1):
-            lines = self._drain()
+            yield from self._drain()
             if self._descriptor >= 0 and not self._is_stream:
                 self._note_host(mask)
                 self._send_kept(now)
-        return lines
 
     def reply(self, data: bytes, now: float) -> None:
         """Answer, if the host reads; a reply that does not fit is lost, never queued."""
@@ -151,27 +153,28 @@ class Port:
 
     # -- reading ------------------------------------------------------------------------
 
-    def _drain(self) -> list[Line]:
+    def _drain(self) -> Iterator[Line]:
         assert self._decoder is not None
-        lines: list[Line] = []
+        count = 0
         for _ in range(CHUNKS):
-            if len(lines) >= BATCH:
+            if count >= BATCH:
                 break
             try:
                 data = os.read(self._descriptor, CHUNK)
             except BlockingIOError:
-                return lines
+                return
             except OSError as error:  # unplugged
                 number = error.errno or errno.EIO
                 self._hang_up(_closed_state(number), number)
-                return lines
+                return
             if not data:
                 self._end_of_data()
-                return lines
-            lines += self._decoder.feed(data)
+                return
+            lines = self._decoder.feed(data)
+            count += len(lines)
+            yield from lines
         # The edge was consumed with bytes left behind it: ask for it again.
         self._epoll.modify(self._descriptor, _EDGES)
-        return lines
 
     def _end_of_data(self) -> None:
         assert self._decoder is not None
