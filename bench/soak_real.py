@@ -169,7 +169,7 @@ class Real:
         )
 
     def hint(self) -> None:
-        self.host.settimeout(10.0)
+        self.host.settimeout(30.0)  # it connects again at a tick
         with self.host.accept()[0] as connection:
             connection.settimeout(5.0)
             connection.sendall(self.random.choice((b"BURST\n", b'{"execute":"info"}\n', b"{]\n")))

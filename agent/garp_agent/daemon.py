@@ -143,6 +143,8 @@ class Daemon:
             assert self._port is not None
             self._port.attempt(now)
             self._note_port()
+            if self._control is not None:
+                self._control.attempt(now)
             self._watch_claims()
         self._notify.alive(now)
         return self._notify.deadline()

@@ -15,7 +15,7 @@ from garp_agent.core.model import Resumed, Sent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Sequence
     from typing import Protocol, Union
 
     from garp_agent.core.engine import Engine
@@ -57,12 +57,12 @@ class Loop:
         self._log = log
         self._after_turn = after_turn
         self._epoll = select.epoll()
-        self._handlers: dict[int, Callable[[float], None]] = {}
+        self._handlers: dict[int, Callable[[float], object]] = {}
         self._suspended = _suspended(time.monotonic())
         self._stopping = False
         self.watch(netlink, self._read_kernel)
 
-    def watch(self, source: Watched, handler: Callable[[float], None]) -> None:
+    def watch(self, source: Watched, handler: Callable[[float], object]) -> None:
         """Call ``handler`` with the time whenever ``source`` can be read."""
         self._handlers[source.fileno()] = handler
         self._epoll.register(source.fileno(), select.EPOLLIN)
@@ -80,7 +80,8 @@ class Loop:
         """Turn until stopped."""
         wake_at = -inf
         while not self._stopping:
-            ready = self._epoll.poll(_timeout(wake_at))
+            # A process that was stopped and goes on (EINTR) may be told of a time-out only: look.
+            ready = self._epoll.poll(_timeout(wake_at)) or self._epoll.poll(0)
             now = time.monotonic()
             self._note_suspension(now)
             # The kernel first: nobody's request may announce what is no longer ours.
@@ -92,19 +93,28 @@ class Loop:
                     handler(now)
             if now >= self._netlink.deadline():
                 self._hand_over(self._netlink.reconcile(now), now)
-            self.send_due(now)
+            self.send_due()
             wake_at = min(self._after_turn(now), self.engine.deadline(), self._netlink.deadline())
             self._write_notices()
 
     def act(self, event: Event, now: float) -> int:
         """Let the engine act on one event at once; the number of frames that went out."""
         self.engine.handle(event, now)
-        return self.send_due(now)
+        return self.send_due()
 
-    def send_due(self, now: float) -> int:
-        """Send what is due; the number of frames that went out."""
+    def send_due(self) -> int:
+        """Send what is due; the number of frames that went out.
+
+        What the kernel has said by then is heard before each frame: a turn may be long.
+        """
+        now = time.monotonic()
+        if self.engine.deadline() > now:
+            return 0
+        self._read_kernel(now)
         before = self.engine.counters.sent
-        for frame in self.engine.advance(now):
+        for index, frame in enumerate(self.engine.advance(now)):
+            if index and self._read_kernel(now) and not self.engine.holds(frame, now):
+                continue
             name = self.engine.inventory.links[frame.ifindex].name
             outcome, number = self._sender.send(frame.ifindex, name, encode(frame))
             self.engine.handle(Sent(frame, outcome, number), now)
@@ -117,12 +127,14 @@ class Loop:
         self._netlink.close()
         self._sender.close()
 
-    def _read_kernel(self, now: float) -> None:
-        self._hand_over(self._netlink.read(now), now)
+    def _read_kernel(self, now: float) -> bool:
+        """Whether the kernel said anything."""
+        return self._hand_over(self._netlink.read(now), now)
 
-    def _hand_over(self, events: Iterable[Event], now: float) -> None:
+    def _hand_over(self, events: Sequence[Event], now: float) -> bool:
         for event in events:
             self.engine.handle(event, now)
+        return bool(events)
 
     def _note_suspension(self, now: float) -> None:
         gained = _suspended(now) - self._suspended

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from garp_agent.core.engine import Engine
-from garp_agent.core.frames import encode
+from garp_agent.core.frames import Claim, decode, encode
 from garp_agent.core.model import (
     IFF_LOWER_UP,
     IFF_UP,
@@ -70,13 +70,14 @@ def test_a_claimed_address_is_only_probed_and_the_others_go_on() -> None:
     assert [frame.kind for frame in frames[MINE6.address]] == [Kind.UNSOLICITED_NA]
 
 
-def test_a_claimed_ipv6_address_becomes_a_frame_that_names_no_address() -> None:
+def test_a_claimed_ipv6_address_becomes_frames_that_claim_nothing() -> None:
     engine = started(ConflictPolicy.YIELD)
     claim(engine, 10.0, MINE6.address)
     frames = burst(engine, 11.0)
-    (frame,) = frames[MINE6.address]  # it is counted for the address, and does not name it
-    assert (frame.kind, frame.hardware_address) == (Kind.RARP, MAC)
-    assert MINE6.address not in encode(frame)
+    rarp, probe = frames[MINE6.address]  # counted for the address, which the first does not name
+    assert (rarp.kind, rarp.hardware_address) == (Kind.RARP, MAC)
+    assert MINE6.address not in encode(rarp)
+    assert decode(encode(probe)) == Claim(MAC, MINE6.address, probe=True)
 
 
 def test_the_hold_off_runs_from_the_last_claim_and_ends_with_an_announcement() -> None:
@@ -94,11 +95,33 @@ def test_the_hold_off_runs_from_the_last_claim_and_ends_with_an_announcement() -
 
 def test_each_rival_is_news_once() -> None:
     engine = started(ConflictPolicy.YIELD)
-    for now, mac in ((10.0, RIVAL), (11.0, RIVAL), (12.0, b"\2" + RIVAL[1:5] + b"\7")):
+    another = b"\2" + RIVAL[1:5] + b"\7"
+    for now, mac in ((10.0, RIVAL), (11.0, RIVAL), (21.0, another)):
         claim(engine, now, mac=mac)
-    notices = [n for n in engine.take_notices() if n.event == "address-conflict"]
-    assert [dict(n.fields)["claimed_by"] for n in notices] == [RIVAL, b"\2" + RIVAL[1:5] + b"\7"]
+    assert news(engine) == [RIVAL, another]
     assert engine.conflicts.claims == 3
+
+
+def test_rivals_without_end_are_news_now_and_then() -> None:
+    engine = started(ConflictPolicy.YIELD)
+    for number in range(1000):
+        claim(engine, 10.0 + number / 40, mac=b"\2" + number.to_bytes(5, "big"))
+    assert len(news(engine)) == 3  # in 25 s
+    assert engine.conflicts.claims == 1000
+
+
+def news(engine: Engine) -> list[object]:
+    notices = [n for n in engine.take_notices() if n.event == "address-conflict"]
+    return [dict(n.fields)["claimed_by"] for n in notices]
+
+
+def test_other_settings_give_no_withheld_address_back() -> None:
+    engine = started(ConflictPolicy.YIELD)
+    claim(engine, 10.0)
+    engine.reconfigure(engine.settings._replace(interval=7.0), 11.0)
+    assert [f.kind for f in burst(engine, 12.0)[MINE.address]] == [Kind.ARP_PROBE]
+    engine.reconfigure(engine.settings._replace(conflict=Conflict(ConflictPolicy.WARN)), 13.0)
+    assert [f.kind for f in burst(engine, 14.0)[MINE.address]] == [Kind.ARP_REQUEST]
 
 
 def test_warn_goes_on_announcing() -> None:

@@ -5,12 +5,20 @@ from __future__ import annotations
 import ipaddress
 import struct
 from contextlib import suppress
+from socket import AF_INET6, inet_ntop
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6NDOptDstLLAddr, IPv6, in6_chksum
+from scapy.layers.inet6 import (
+    ICMPv6ND_NA,
+    ICMPv6ND_NS,
+    ICMPv6NDOptDstLLAddr,
+    IPv6,
+    in6_chksum,
+)
 from scapy.layers.l2 import ARP, Dot1Q, Ether
+from scapy.utils6 import in6_getnsma, in6_getnsmac
 
 from garp_agent.core.frames import Claim, FrameError, decode, encode
 from garp_agent.core.model import Announcement, Cause, Kind
@@ -71,6 +79,7 @@ GOLDEN = {
         Claim(OURS, V6, override=False),
     ),
     "rarp": (announcement(Kind.RARP, OURS, b""), None),
+    "dad-probe": (announcement(Kind.DAD_PROBE, OURS, V6), Claim(OURS, V6, probe=True)),
     "dad-solicitation": (None, Claim(OURS, V6, probe=True)),
     "arp-unpadded-iputils": (None, Claim(OURS, V4)),
     "arp-reply-tagged": (None, Claim(THEIRS, V4)),
@@ -171,12 +180,24 @@ def test_arp_target(kind: Kind, hardware_address: bytes, address: bytes) -> None
 def test_no_frame_is_shorter_than_ethernet_allows_and_the_rest_is_zero(
     kind: Kind, hardware_address: bytes, v4: bytes, v6: bytes
 ) -> None:
-    address = {Kind.UNSOLICITED_NA: v6, Kind.RARP: b""}.get(kind, v4)
+    address = {Kind.UNSOLICITED_NA: v6, Kind.DAD_PROBE: v6, Kind.RARP: b""}.get(kind, v4)
     frame = encode(announcement(kind, hardware_address, address))
-    length = 86 if kind is Kind.UNSOLICITED_NA else 60
+    length = {Kind.UNSOLICITED_NA: 86, Kind.DAD_PROBE: 78}.get(kind, 60)
     assert len(frame) == length
     if length == 60:
         assert frame[42:] == bytes(18)
+
+
+@no_deadline
+@given(hardware_addresses, v6_addresses)
+def test_a_dad_probe_is_what_scapy_makes_of_it(hardware_address: bytes, address: bytes) -> None:
+    group = inet_ntop(AF_INET6, in6_getnsma(address))
+    made = (
+        Ether(src=mac(hardware_address), dst=in6_getnsmac(in6_getnsma(address)))
+        / IPv6(src="::", dst=group, hlim=255)
+        / ICMPv6ND_NS(tgt=ip(address))
+    )
+    assert encode(announcement(Kind.DAD_PROBE, hardware_address, address)) == bytes(made)
 
 
 @no_deadline
@@ -533,7 +554,7 @@ def test_any_bytes_are_a_claim_or_a_frame_error(frame: bytes) -> None:
 @pytest.mark.parametrize("name", [name for name, (_, claim) in GOLDEN.items() if claim])
 def test_a_frame_cut_short_claims_nothing_else(name: str) -> None:
     frame = golden.read(f"frames/{name}")
-    needed = 42 + (4 if name == "arp-reply-tagged" else 0) if "arp" in name else 86
+    needed = {"arp-reply-tagged": 46, "dad-probe": 78}.get(name, 42 if "arp" in name else 86)
     for length in range(len(frame) + 1):
         expected = GOLDEN[name][1] if length >= needed else None
         assert claim_or_none(frame[:length]) == expected, f"cut to {length} bytes"

@@ -361,8 +361,42 @@ any_event = st.one_of(
 )
 
 
+def without_stale(events: list[Any]) -> list[Any]:
+    kept: list[Any] = []
+    told_live: set[object] | None = None  # since the dump's start
+    left: set[int] = set()  # links that are not there any more, since then
+    for event in events:
+        if isinstance(event, (DumpStarted, DumpComplete)):
+            told_live = set() if isinstance(event, DumpStarted) else None
+            left.clear()
+        elif told_live is not None and not isinstance(event, ForwardingSeen):
+            subject: Any = (
+                event.ifindex
+                if isinstance(event, LinkGone)
+                else event.link.ifindex
+                if isinstance(event, LinkSeen)
+                else event.address
+            )
+            if getattr(event, "dumped", False):
+                of_a_link_that_left = isinstance(event, AddressSeen) and subject.ifindex in left
+                if subject in told_live or of_a_link_that_left:
+                    continue
+            else:
+                told_live.add(subject)
+            if isinstance(event, LinkGone):
+                left.add(subject)
+            elif isinstance(event, LinkSeen):
+                left.discard(subject)
+        kept.append(event)
+    return kept
+
+
 def naive(events: list[Any]) -> tuple[dict[int, Link], set[InterfaceAddress]]:
-    """What is owned after ``events``; a dump's end looks back at all that was said in it."""
+    """What is owned after ``events``; a dump's end looks back at all that was said in it.
+
+    What a dump says of something that was told live since its start is left out beforehand.
+    """
+    events = without_stale(events)
     links: dict[int, Link] = {}
     items: set[InterfaceAddress] = set()
     start: int | None = None
@@ -389,6 +423,38 @@ def naive(events: list[Any]) -> tuple[dict[int, Link], set[InterfaceAddress]]:
             drop(set(links) - {each.link.ifindex for each in said if isinstance(each, LinkSeen)})
             items &= {each.address for each in said if isinstance(each, AddressSeen)}
     return links, {item for item in items if item.ifindex in links}
+
+
+def test_a_dump_brings_nothing_back_that_was_removed_since_it_began() -> None:
+    one, other = address("10.0.0.1/24", 2), address("10.0.0.2/24", 3)
+    inventory = told(DumpStarted(), LinkSeen(link(2)), AddressSeen(one), DumpComplete())
+    for event in (
+        DumpStarted(),
+        LinkSeen(link(2), dumped=True),
+        LinkSeen(link(3)),
+        AddressGone(one),
+        AddressSeen(one, dumped=True),
+        LinkGone(3),
+        LinkSeen(link(3), dumped=True),
+        AddressSeen(other, dumped=True),
+        DumpComplete(),
+    ):
+        inventory.apply(event)
+    assert set(inventory.links) == {2}
+    assert list(inventory.addresses(2)) == list(inventory.addresses(3)) == []
+
+
+def test_what_is_added_anew_while_a_dump_is_under_way_stays() -> None:
+    one = address("10.0.0.1/24", 2)
+    inventory = told(
+        DumpStarted(),
+        LinkSeen(link(2), dumped=True),
+        AddressGone(one),
+        AddressSeen(one),
+        AddressSeen(one, dumped=True),
+        DumpComplete(),
+    )
+    assert list(inventory.addresses(2)) == [one]
 
 
 @property_settings(300)

@@ -355,7 +355,7 @@ def test_an_address_in_conflict_is_only_announced_in_forms_that_claim_nothing() 
     assert {a: (t.kinds, t.withheld) for a, t in made.targets.items()} == {
         ip("10.0.0.1"): ((Kind.ARP_PROBE,), True),
         ip("10.0.0.2"): ((Kind.ARP_REQUEST,), False),
-        ip("fd00::1"): ((Kind.RARP,), True),
+        ip("fd00::1"): ((Kind.RARP, Kind.DAD_PROBE), True),
     }
 
 

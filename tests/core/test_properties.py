@@ -102,11 +102,12 @@ items = st.one_of(
         peer=st.sampled_from([b"", bytes(15) + b"\7", bytes(15) + b"\x08"]),
     ),
 )
+NOT_DUMPED = st.just(False)
 kernel_events = st.one_of(
-    st.builds(LinkSeen, links, st.sampled_from([False, False, True])),
-    st.builds(LinkSeen, links),
-    st.builds(AddressSeen, items),
-    st.builds(AddressSeen, items),
+    st.builds(LinkSeen, links, st.sampled_from([False, False, True]), NOT_DUMPED),
+    st.builds(LinkSeen, links, st.just(False), NOT_DUMPED),
+    st.builds(AddressSeen, items, NOT_DUMPED),
+    st.builds(AddressSeen, items, NOT_DUMPED),
     st.builds(AddressGone, items),
     st.builds(LinkGone, INDEXES),
     st.builds(ForwardingSeen, INDEXES, st.booleans()),
@@ -350,7 +351,9 @@ class Guest(RuleBasedStateMachine):
         assert sent.hardware_address == self.owned.links[sent.ifindex].hardware_address
         assert which in allowed, "announced what is not owned"
         if frame.at < self.yielded.get(which, 0.0):
-            assert sent.kind in (Kind.ARP_PROBE, Kind.RARP), "claimed what another claims"
+            assert sent.kind in (Kind.ARP_PROBE, Kind.RARP, Kind.DAD_PROBE), (
+                "claimed what another claims"
+            )
         if sent.kind is Kind.UNSOLICITED_NA:
             assert sent.override == allowed[which]
             assert sent.router == (sent.ifindex in self.owned.routers)
@@ -508,13 +511,15 @@ class Kernel(RuleBasedStateMachine):
         next(self.dump, None)
 
     def _dump(self) -> Iterator[None]:
-        for one in list(self.links.values()):  # a datagram is filled at one moment
-            self.queue.append(LinkSeen(one))
+        # A datagram is filled at one moment, and what happens before it is queued comes first.
+        told: list[Any] = [LinkSeen(one, dumped=True) for one in self.links.values()]
         yield
+        self.queue += told
         rows = sorted(self.items, key=repr)
         for half in (rows[::2], rows[1::2]):
-            self.queue += [AddressSeen(self.items[row]) for row in half if row in self.items]
+            there = [self.items[row] for row in half if row in self.items]
             yield
+            self.queue += [AddressSeen(item, dumped=True) for item in there]
         if self.lost:
             self.dump = None  # the end of a dump with a loss in it is not passed on
         else:

@@ -129,7 +129,8 @@ GOLDEN: dict[str, list[Message]] = {
                 flags=0x11043,
                 operational_state=6,
                 kind="veth",
-            )
+            ),
+            dumped=True,
         )
     ],
     "link-veth-elsewhere": [
@@ -142,7 +143,8 @@ GOLDEN: dict[str, list[Message]] = {
                 flags=0x1002,
                 operational_state=2,
                 kind="veth",
-            )
+            ),
+            dumped=True,
         )
     ],
     "link-odd-name": [
@@ -155,7 +157,8 @@ GOLDEN: dict[str, list[Message]] = {
                 flags=0x82,
                 operational_state=2,
                 kind="dummy",
-            )
+            ),
+            dumped=True,
         )
     ],
     "link-bridge-port": [],

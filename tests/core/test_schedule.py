@@ -366,7 +366,7 @@ def test_a_link_that_goes_is_not_announced_again() -> None:
     schedule = schedule_of(names(30), interval=60.0)
     schedule.burst(LINK, Cause.LINK_UP, 10.0)
     schedule.take(10.0)
-    schedule.remove(LINK)
+    schedule.remove(LINK, 10.0)
     assert schedule.deadline() == inf
     assert run(schedule, 100.0) == []
 
@@ -411,7 +411,7 @@ def test_a_link_that_is_announced_again_finds_its_bucket_as_it_left_it() -> None
 
 def test_to_remove_what_was_never_there_is_no_error() -> None:
     schedule = Schedule(Settings(), halves)
-    schedule.remove(LINK)
+    schedule.remove(LINK, 10.0)
     assert (schedule.next_refresh(LINK), schedule.held(LINK)) == (None, 0)
 
 
@@ -577,6 +577,6 @@ def test_links_that_come_and_go_leave_nothing_behind() -> None:
     for ifindex in range(5000):
         schedule.set_addresses(ifindex, one_each(names(2)), float(ifindex))
         schedule.burst(ifindex, Cause.LINK_UP, float(ifindex))
-        schedule.remove(ifindex)
+        schedule.remove(ifindex, float(ifindex))
     assert not schedule._lines
     assert len(schedule._heap) <= 100

@@ -90,7 +90,8 @@ def dump(*things: Any, overrun: bool = False) -> list[Any]:
     """A whole dump of links, addresses and ForwardingSeen."""
     forwarding = [thing for thing in things if isinstance(thing, ForwardingSeen)]
     others = [thing for thing in things if not isinstance(thing, ForwardingSeen)]
-    return [DumpStarted(overrun), *forwarding, *seen(*others), DumpComplete()]
+    told = [event._replace(dumped=True) for event in seen(*others)]
+    return [DumpStarted(overrun), *forwarding, *told, DumpComplete()]
 
 
 class Frame(NamedTuple):

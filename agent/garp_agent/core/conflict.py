@@ -25,6 +25,7 @@ else:
     from garp_agent.core.record import NamedTuple
 
 DEFEND_INTERVAL = 10.0  # seconds, RFC 5227 section 1.1
+NEWS_INTERVAL = 10.0  # seconds between two rivals for one address of which the log tells
 
 
 class Rival(NamedTuple):
@@ -35,6 +36,7 @@ class Rival(NamedTuple):
     last_claim: float  # seconds, monotonic
     last_defence: float  # seconds, monotonic; -inf: never
     withheld: bool  # we yield to it now
+    last_news: float = -inf  # seconds, monotonic; when an operator was last told
 
 
 class Conflicts:
@@ -48,22 +50,36 @@ class Conflicts:
         self.rivals: dict[tuple[int, bytes], Rival] = {}  # by ifindex and address
 
     def configure(self, settings: Conflict) -> None:
-        """Put other settings into force; what is withheld comes back with the next claim."""
+        """Put other settings into force; to yield no more, or on again with the next claim."""
         self._settings = settings
+        yields = settings.policy is ConflictPolicy.YIELD
         for key, rival in self.rivals.items():
-            self.rivals[key] = rival._replace(withheld=False)
+            self.rivals[key] = rival._replace(withheld=rival.withheld and yields)
 
     def claim(self, ifindex: int, address: bytes, hardware_address: bytes, now: float) -> bool:
-        """Note a claim; whether it is news: a new rival, or one that was over."""
+        """Note a claim; whether it is news: a new rival, or one that was over.
+
+        Of rivals that take turns only one is news in a while: anybody can invent more of them.
+        """
         key = (ifindex, address)
         before = self.rivals.get(key, Rival(b"", 0, -inf, -inf, False))
         self.claims += 1
         yields = self._settings.policy is ConflictPolicy.YIELD
-        self.rivals[key] = Rival(
-            hardware_address, before.claims + 1, now, before.last_defence, yields
+        another = before.hardware_address != hardware_address
+        news = (
+            now - before.last_claim > self._settings.hold_off
+            or before.withheld != yields
+            or (another and now - before.last_news > NEWS_INTERVAL)
         )
-        quiet = now - before.last_claim > self._settings.hold_off
-        return quiet or before.hardware_address != hardware_address or before.withheld != yields
+        self.rivals[key] = Rival(
+            hardware_address,
+            before.claims + 1,
+            now,
+            before.last_defence,
+            yields,
+            now if news else before.last_news,
+        )
+        return news
 
     def may_defend(self, ifindex: int, address: bytes, now: float) -> bool:
         """Whether to answer a claim with an announcement of our own; noted as done."""

@@ -117,6 +117,18 @@ class Engine:
         self._settle(now)
         return [frame for due in self.schedule.take(now) for frame in self._frames(due)]
 
+    def holds(self, frame: Announcement, now: float) -> bool:
+        """Whether a frame of :meth:`advance` is still right, after events that came since."""
+        self._settle(now)
+        plan = self.plans.get(frame.ifindex)
+        target = plan.targets.get(frame.address) if plan else None
+        return (
+            plan is not None
+            and target is not None
+            and frame.kind in target.kinds
+            and frame.hardware_address == plan.link.hardware_address
+        )
+
     def deadline(self) -> float:
         """When to call :meth:`advance` at the latest; ``math.inf`` if only events matter."""
         if not self.inventory.complete:
@@ -283,7 +295,7 @@ class Engine:
         if link is None:
             self.plans.pop(ifindex, None)
             self._withdraw(before, "gone", now)
-            self.schedule.remove(ifindex)
+            self.schedule.remove(ifindex, now)
             self.conflicts.keep(ifindex, ())
             return
         self.conflicts.keep(ifindex, {each.address for each in self.inventory.addresses(ifindex)})

@@ -12,6 +12,7 @@ RFC 4862 section 5.4.3, RFC 4861 section 7.1.1.  Checksum: RFC 4443 section 2.3.
 Deviations: ARP and RARP frames are padded to 60 bytes here, because some drivers
 reject shorter ones, and a reply that nobody asked for names the sender itself as its
 target, because a Linux neighbour honours no other within its ``locktime``.
+A DAD probe (RFC 4862 section 5.4.2) is sent for an address that we have and withhold.
 Neighbour messages behind IPv6 extension headers are not read.
 """
 
@@ -54,6 +55,10 @@ _ALL_NODES_ETHERNET = bytes.fromhex("3333 0000 0001")
 _NA_HEADER = bytes.fromhex("86dd 60000000 0020 3a ff")  # 32 bytes of ICMPv6, hop limit 255
 _NA_TYPE_AND_CODE = bytes.fromhex("8800")
 _TARGET_LINK_LAYER = bytes.fromhex("0201")  # length in units of 8 bytes
+# A solicitation for duplicate address detection: from ::, without an option.
+_PROBE_FRAME = Struct("!2s4s6s10s16s13s3s2sH4x16s")
+_PROBE_HEADER = bytes.fromhex("86dd 60000000 0018 3a ff")  # 24 bytes of ICMPv6, hop limit 255
+_PROBE_TYPE_AND_CODE = bytes.fromhex("8700")
 _ROUTER = 0x80
 _SOLICITED = 0x40
 _OVERRIDE = 0x20
@@ -99,6 +104,9 @@ def encode(announcement: Announcement) -> bytes:
     if kind is Kind.UNSOLICITED_NA:
         _require_length(kind, address, 16)
         return _advertisement(announcement)
+    if kind is Kind.DAD_PROBE:
+        _require_length(kind, address, 16)
+        return _dad_probe(hardware_address, address)
     if kind is Kind.RARP:
         return _ARP_FRAME.pack(
             _BROADCAST,
@@ -153,12 +161,30 @@ def _advertisement(announcement: Announcement) -> bytes:
     )
 
 
+def _dad_probe(hardware_address: bytes, address: bytes) -> bytes:
+    group = address[-3:]
+    total = _PROBE_CONSTANT_SUM + _sum(b"\0" + group) + int.from_bytes(address, "big")
+    return _PROBE_FRAME.pack(
+        b"\x33\x33",
+        b"\xff" + group,
+        hardware_address,
+        _PROBE_HEADER,
+        _UNSPECIFIED,
+        _SOLICITED_NODE_PREFIX,
+        group,
+        _PROBE_TYPE_AND_CODE,
+        -total % 0xFFFF,
+        address,
+    )
+
+
 def _sum(*parts: bytes) -> int:
     """Congruent to the one's complement sum, since 65536 is 1 modulo 65535.  Even lengths only."""
     return sum(int.from_bytes(part, "big") for part in parts)
 
 
 _NA_CONSTANT_SUM = _sum(_ALL_NODES, _NA_TYPE_AND_CODE, _TARGET_LINK_LAYER) + 32 + _ICMPV6
+_PROBE_CONSTANT_SUM = _sum(_SOLICITED_NODE_PREFIX + bytes(3), _PROBE_TYPE_AND_CODE) + 24 + _ICMPV6
 
 
 # -- decoding ---------------------------------------------------------------------------

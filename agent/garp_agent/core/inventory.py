@@ -2,9 +2,11 @@
 
 Folds kernel events; never decides what any of it is good for.
 
-A dump and the live events arrive on one netlink socket, in order.  Everything seen
-is applied at once and marked; :class:`DumpComplete` removes what was not marked since
-:class:`DumpStarted`.  A dump that is never completed therefore removes nothing.
+A dump and the live events arrive on one netlink socket.  Everything seen is applied at
+once and marked; :class:`DumpComplete` removes what was not marked since
+:class:`DumpStarted`.  A dump that is never completed therefore removes nothing.  Recent
+kernels dump without holding changes up, so a dump may name what a live event has already
+taken away: of what was told live since its start, a dump has nothing to say.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ def _key(address: InterfaceAddress) -> AddressKey:
 class Inventory:
     """The fold of all kernel events so far."""
 
-    __slots__ = ("_addresses", "_forwarding", "_marks", "complete", "links")
+    __slots__ = ("_addresses", "_forwarding", "_live", "_marks", "complete", "links")
 
     def __init__(self) -> None:
         self.complete = False  # a whole dump has been seen at least once
@@ -47,6 +49,7 @@ class Inventory:
         self._addresses: dict[int, dict[AddressKey, InterfaceAddress]] = {}
         self._forwarding: set[int] = set()
         self._marks: set[object] | None = None  # None: no dump under way
+        self._live: set[object] = set()  # told by live events during the dump under way
 
     def addresses(self, ifindex: int) -> Iterable[InterfaceAddress]:
         """The addresses of one link, in the order in which the kernel named them."""
@@ -71,17 +74,21 @@ class Inventory:
     def apply(self, event: KernelEvent) -> Iterable[int]:
         """Fold one event in; the result names the links whose picture changed."""
         if isinstance(event, LinkSeen):
-            return self._see_link(event.link)
+            return self._see_link(event.link, event.dumped)
         if isinstance(event, AddressSeen):
-            return self._see_address(event.address)
+            return self._see_address(event.address, event.dumped)
         if isinstance(event, LinkGone):
+            self._is_stale(event.ifindex, False)
             return self._forget_link(event.ifindex)
         if isinstance(event, AddressGone):
-            return self._forget_address(event.address.ifindex, _key(event.address))
+            ifindex, key = event.address.ifindex, _key(event.address)
+            self._is_stale((ifindex, key), False)
+            return self._forget_address(ifindex, key)
         if isinstance(event, ForwardingSeen):
             return self._see_forwarding(event)
         if isinstance(event, DumpStarted):
             self._marks = set()
+            self._live.clear()
             return ()
         assert isinstance(event, DumpComplete)
         return self._sweep()
@@ -90,21 +97,36 @@ class Inventory:
         if self._marks is not None:
             self._marks.add(key)
 
-    def _see_link(self, link: Link) -> Iterable[int]:
+    def _is_stale(self, key: object, dumped: bool) -> bool:
+        """Whether a dump says it after a live event said otherwise."""
+        if self._marks is None:
+            return False
+        if dumped:
+            return key in self._live
+        self._live.add(key)
+        return False
+
+    def _see_link(self, link: Link, dumped: bool) -> Iterable[int]:
+        if self._is_stale(link.ifindex, dumped):
+            return ()
         self._mark(link.ifindex)
         if self.links.get(link.ifindex) == link:
             return ()
         self.links[link.ifindex] = link
         return (link.ifindex,)
 
-    def _see_address(self, address: InterfaceAddress) -> Iterable[int]:
+    def _see_address(self, address: InterfaceAddress, dumped: bool) -> Iterable[int]:
         key = _key(address)
-        self._mark((address.ifindex, key))
-        known = self._addresses.setdefault(address.ifindex, {})
+        ifindex = address.ifindex
+        left = dumped and ifindex in self._live and ifindex not in self.links
+        if left or self._is_stale((ifindex, key), dumped):
+            return ()
+        self._mark((ifindex, key))
+        known = self._addresses.setdefault(ifindex, {})
         if known.get(key) == address:
             return ()
         known[key] = address
-        return (address.ifindex,)
+        return (ifindex,)
 
     def _see_forwarding(self, event: ForwardingSeen) -> Iterable[int]:
         if event.forwarding == (event.ifindex in self._forwarding):
@@ -131,6 +153,7 @@ class Inventory:
         if self._marks is None:
             return set()
         marks, self._marks = self._marks, None
+        self._live.clear()
         gone = [ifindex for ifindex in self.links if ifindex not in marks]
         changed = {ifindex for each in gone for ifindex in self._forget_link(each)}
         stale = [

@@ -49,6 +49,7 @@ class Kind(Enum):
     ARP_PROBE = "arp-probe"
     UNSOLICITED_NA = "unsolicited-na"
     RARP = "rarp"
+    DAD_PROBE = "dad-probe"  # a solicitation as in duplicate address detection; claims nothing
 
 
 class Cause(Enum):
@@ -132,6 +133,7 @@ class LinkSeen(NamedTuple):
 
     link: Link
     notify_peers: bool = False  # IFLA_EVENT was NOTIFY_PEERS: announce yourself
+    dumped: bool = False  # a dump says so: older than what was told meanwhile
 
 
 class LinkGone(NamedTuple):
@@ -144,6 +146,7 @@ class AddressSeen(NamedTuple):
     """An address exists and looks like this now."""
 
     address: InterfaceAddress
+    dumped: bool = False  # as in :class:`LinkSeen`
 
 
 class AddressGone(NamedTuple):

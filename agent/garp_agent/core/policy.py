@@ -127,7 +127,9 @@ def _target(item: InterfaceAddress, forwards: bool, settings: Settings, held: bo
     if len(item.address) == 4:
         kinds = (Kind.ARP_PROBE,) if held else _ARP_KINDS[settings.arp]
         return Target(item.address, kinds, withheld=held)
-    kinds = (Kind.RARP,) if held else (Kind.UNSOLICITED_NA,)
+    # RARP teaches the switches; the probe draws an answer from whoever has the address, which
+    # prolongs the hold-off, as an ARP probe does both.
+    kinds = (Kind.RARP, Kind.DAD_PROBE) if held else (Kind.UNSOLICITED_NA,)
     override = not item.flags & IFA_F_OPTIMISTIC
     return Target(item.address, kinds, forwards, override, held)
 

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from typing import Callable, NamedTuple, TypeVar, Union
 
     Event = TypeVar("Event")
-    # Given the datagram and where the body of one message starts and ends: what it says, if it
-    # says anything.
-    Reader = Callable[[bytes, int, int], tuple[Event, ...]]
+    # Given the datagram, where the body of one message starts and ends, and whether it is part
+    # of a dump: what it says, if it says anything.
+    Reader = Callable[[bytes, int, int, bool], tuple[Event, ...]]
 else:
     from garp_agent.core.record import NamedTuple
 
@@ -74,6 +74,7 @@ IFLA_EVENT_NOTIFY_PEERS = 4
 _NLMSG_ERROR = 2
 _NLMSG_DONE = 3
 _NLM_F_REQUEST = 0x001
+_NLM_F_MULTI = 0x002
 _NLM_F_DUMP_INTR = 0x010
 _NLM_F_DUMP = 0x300
 _NLA_TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
@@ -182,7 +183,7 @@ def decode_with(readers: Mapping[int, Reader[Event]], datagram: bytes) -> list[E
         reader = readers.get(message_type)
         try:
             if reader:
-                found += reader(datagram, body, stop)
+                found += reader(datagram, body, stop, bool(flags & _NLM_F_MULTI))
             else:
                 found += _control(message_type, sequence, datagram, body, stop)
         except DecodeError as error:
@@ -285,7 +286,7 @@ def _fixed(layout: Struct, data: bytes, start: int, end: int) -> tuple[int, ...]
 # -- links ------------------------------------------------------------------------------
 
 
-def _link_seen(data: bytes, start: int, end: int) -> tuple[LinkSeen, ...]:
+def _link_seen(data: bytes, start: int, end: int, dumped: bool) -> tuple[LinkSeen, ...]:
     family, hardware_type, ifindex, flags, found = link_header(data, start, end)
     if is_partial(family, found):
         return ()
@@ -303,7 +304,7 @@ def _link_seen(data: bytes, start: int, end: int) -> tuple[LinkSeen, ...]:
         text(info, IFLA_INFO_SLAVE_KIND),
         _parent(ifindex, kind, found),
     )
-    return (LinkSeen(link, u32(found, IFLA_EVENT) == IFLA_EVENT_NOTIFY_PEERS),)
+    return (LinkSeen(link, u32(found, IFLA_EVENT) == IFLA_EVENT_NOTIFY_PEERS, dumped),)
 
 
 def is_partial(family: int, found: Mapping[int, bytes]) -> bool:
@@ -319,7 +320,7 @@ def _parent(ifindex: int, kind: str, found: Mapping[int, bytes]) -> int:
     return 0 if parent == ifindex else parent
 
 
-def link_gone(data: bytes, start: int, end: int) -> tuple[LinkGone, ...]:
+def link_gone(data: bytes, start: int, end: int, dumped: bool) -> tuple[LinkGone, ...]:
     """RTM_DELLINK; of another family it only tells that a port left its bridge."""
     family, _hardware_type, ifindex, _flags, _change = _fixed(_LINK, data, start, end)
     return (LinkGone(ifindex),) if family == _AF_UNSPEC else ()
@@ -350,17 +351,17 @@ def _address(data: bytes, start: int, end: int) -> InterfaceAddress | None:
     return InterfaceAddress(ifindex, address, prefix_length, scope, flags, peer)
 
 
-def _address_seen(data: bytes, start: int, end: int) -> tuple[AddressSeen, ...]:
+def _address_seen(data: bytes, start: int, end: int, dumped: bool) -> tuple[AddressSeen, ...]:
     address = _address(data, start, end)
-    return (AddressSeen(address),) if address else ()
+    return (AddressSeen(address, dumped),) if address else ()
 
 
-def _address_gone(data: bytes, start: int, end: int) -> tuple[AddressGone, ...]:
+def _address_gone(data: bytes, start: int, end: int, dumped: bool) -> tuple[AddressGone, ...]:
     address = _address(data, start, end)
     return (AddressGone(address),) if address else ()
 
 
-def _forwarding(data: bytes, start: int, end: int) -> tuple[ForwardingSeen, ...]:
+def _forwarding(data: bytes, start: int, end: int, dumped: bool) -> tuple[ForwardingSeen, ...]:
     (family,) = _fixed(_NETCONF, data, start, end)
     if family != _AF_INET6:
         return ()

@@ -87,12 +87,13 @@ class _Line:
 class Schedule:
     """The moments of all links.  ``uniform`` draws from [0, 1)."""
 
-    __slots__ = ("_heap", "_lines", "_settings", "_uniform", "interval")
+    __slots__ = ("_heap", "_left", "_lines", "_settings", "_uniform", "interval")
 
     def __init__(self, settings: Settings, uniform: Callable[[], float]) -> None:
         self._settings = settings
         self._uniform = uniform
         self._lines: dict[int, _Line] = {}
+        self._left: dict[int, _Line] = {}  # of links that are gone, until their buckets are full
         self._heap: list[tuple[float, int]] = []
         self.interval = settings.interval  # seconds between refreshes, before jitter
 
@@ -106,7 +107,10 @@ class Schedule:
         address gone it waits for nothing, but its bucket is as empty as it was: a carrier
         that flaps gets no tokens for it.
         """
-        line = self._lines.setdefault(ifindex, _Line())
+        line = self._lines.get(ifindex)
+        if line is None:
+            line = self._left.pop(ifindex) if ifindex in self._left else _Line()
+            self._lines[ifindex] = line
         begins_or_ends = bool(line.addresses) != bool(addresses)
         for known in (line.addresses, line.pending):
             for address in [a for a in known if a not in addresses]:
@@ -119,9 +123,16 @@ class Schedule:
             line.bursts.clear()
         self._plan(ifindex, line)
 
-    def remove(self, ifindex: int) -> None:
-        """Forget a link that is gone: nothing pending there is ever sent."""
-        self._lines.pop(ifindex, None)
+    def remove(self, ifindex: int, now: float) -> None:
+        """Forget a link that is gone: nothing pending there is ever sent.
+
+        It may come back under its index: as long as its bucket is not full, that is kept.
+        """
+        if ifindex in self._lines:
+            self.set_addresses(ifindex, {}, now)
+            self._left[ifindex] = self._lines.pop(ifindex)
+        for each in [i for i, line in self._left.items() if line.full_at <= now - SECOND]:
+            del self._left[each]
 
     # -- triggers -------------------------------------------------------------------
 

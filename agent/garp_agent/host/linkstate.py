@@ -93,7 +93,7 @@ def decode(datagram: bytes) -> list[Message]:
     return rtnetlink.decode_with(_READERS, datagram)
 
 
-def _snapshot(data: bytes, start: int, end: int) -> tuple[LinkSnapshot, ...]:
+def _snapshot(data: bytes, start: int, end: int, dumped: bool) -> tuple[LinkSnapshot, ...]:
     family, _hardware_type, ifindex, flags, found = rtnetlink.link_header(data, start, end)
     if rtnetlink.is_partial(family, found):
         return ()

@@ -148,6 +148,8 @@ class Watch:
             handler = self._handlers.get(descriptor)
             if handler is not None:
                 handler(now)
+        if self._control is not None:
+            self._control.attempt(now)
         self._finish(self._fanout.advance(now), now)
         if self._stop_at == inf:
             if self._ready and now >= self._next_find:

@@ -83,16 +83,20 @@ def _attach_most(
     sock: socket.socket, build: Callable[[list[bytes]], bytes], addresses: list[bytes]
 ) -> None:
     """Watch as many as the kernel has memory for (net.core.optmem_max): 300 on older ones."""
-    _attach(sock, build([]))  # what the last filter took is free for this one
-    while addresses:
+    # An empty one first: what the last filter took is free for the new one then.
+    for count in (0, *_halves(len(addresses))):
         try:
-            _attach(sock, build(addresses))
+            _attach(sock, build(addresses[:count]))
         except OSError as error:
             if error.errno != errno.ENOMEM:
                 raise
-            addresses = addresses[: len(addresses) // 2]
         else:
-            return
+            if count:
+                return
+
+
+def _halves(count: int) -> list[int]:
+    return [count >> shift for shift in range(count.bit_length())]
 
 
 def _attach(sock: socket.socket, instructions: bytes) -> None:

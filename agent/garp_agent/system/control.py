@@ -13,6 +13,7 @@ import os
 import select
 import socket
 import stat
+from math import inf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ MODE = 0o660
 CLIENTS = 32  # at once; a newer one takes the place of the one that was silent longest
 BACKLOG = 1024  # connections that may wait for their turn
 CHUNK = 4096  # bytes read from one client before the next has its turn
+DEAF = 1.0  # seconds for which nobody is accepted where there is not even a descriptor to refuse
 
 
 class AlreadyRunningError(OSError):
@@ -58,10 +60,22 @@ class Control:
         self._identity = _identity(path)
         self._epoll.register(self._listener.fileno(), select.EPOLLIN)
         self._clients: dict[int, _Client] = {}  # by descriptor, the longest silent first
+        self._deaf_until = -inf
+        self._is_deaf = False
 
     def fileno(self) -> int:
         """The descriptor to wait on, for reading."""
         return self._epoll.fileno()
+
+    def attempt(self, now: float) -> None:
+        """Accept again, if that was given up a while ago."""
+        if not self._is_deaf:
+            return
+        if self._deaf_until == -inf:
+            self._deaf_until = now + DEAF
+        elif now >= self._deaf_until:
+            self._is_deaf, self._deaf_until = False, -inf
+            self._epoll.register(self._listener.fileno(), select.EPOLLIN)
 
     def read(self) -> list[Line]:
         """Lines that clients sent, at most one of each, with the client to reply to."""
@@ -123,8 +137,11 @@ class Control:
         try:
             self._listener.accept()[0].close()
             self._spare = _spare_descriptor()
-        except OSError:
+        except BlockingIOError:
             pass
+        except OSError:
+            self._epoll.unregister(self._listener.fileno())
+            self._is_deaf = True
 
     def _receive(self, descriptor: int, client: _Client) -> None:
         try:

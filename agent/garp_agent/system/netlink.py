@@ -85,7 +85,7 @@ class Netlink(Generic[Event]):
         if now < self._next_dump:
             return self.read(now) if self._must_start() else []
         self._next_dump = now + self.reconcile_interval
-        return self._start()
+        return self._start(now)
 
     def read(self, now: float) -> Events[Event]:
         """The events that have arrived, a bounded batch of them."""
@@ -96,11 +96,9 @@ class Netlink(Generic[Event]):
             except BlockingIOError:
                 if not self._must_start():
                     break
-                events += self._start()
+                events += self._start(now)
                 continue
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
+            except OSError:  # ENOBUFS, or no memory for a copy: something was lost
                 self._overrun = self._again = True
                 continue
             if sender[0] == 0:  # from the kernel, not from another process
@@ -124,7 +122,7 @@ class Netlink(Generic[Event]):
             if message.errno:  # it ended early: what it did not name may well be there
                 failure = rtnetlink.RequestFailed(message.sequence, message.errno)
                 return self._step_failed(failure, now)
-            return self._step_done(message.sequence)
+            return self._step_done(message.sequence, now)
         if isinstance(message, rtnetlink.DumpInterrupted):
             self._again = True
             return []
@@ -141,31 +139,38 @@ class Netlink(Generic[Event]):
         """
         return self._again and self._step is None
 
-    def _start(self) -> Events[Event]:
+    def _start(self, now: float) -> Events[Event]:
         started = DumpStarted(self._overrun)
         self._again = self._overrun = False
-        self._ask(0)
+        self._ask(0, now)
         return [started]
 
-    def _ask(self, step: int) -> None:
+    def _ask(self, step: int, now: float) -> None:
         self._step = step
         self._sequence = self._sequence % 0xFFFFFFFF + 1
-        self._socket.send(self._subject.steps[step](self._sequence))
+        try:
+            self._socket.send(self._subject.steps[step](self._sequence))
+        except OSError:  # ENOBUFS, ENOMEM: it may be asked for again
+            self._give_up(now)
 
-    def _step_done(self, sequence: int) -> Events[Event]:
+    def _step_done(self, sequence: int, now: float) -> Events[Event]:
         if self._step is None or sequence != self._sequence:
             return []
         if self._step + 1 < len(self._subject.steps):
-            self._ask(self._step + 1)
+            self._ask(self._step + 1, now)
             return []
         self._step = None
         return [] if self._again else [DumpComplete()]
 
     def _step_failed(self, failure: rtnetlink.RequestFailed, now: float) -> Events[Event]:
         if failure.errno in (errno.EOPNOTSUPP, errno.EAFNOSUPPORT):
-            return self._step_done(failure.sequence)  # no IPv6 in this kernel
+            return self._step_done(failure.sequence, now)  # no IPv6 in this kernel
         if self._step is not None and failure.sequence == self._sequence:
-            self._step = None
-            self._again = False
-            self._next_dump = min(self._next_dump, now + RETRY)
+            self._give_up(now)
         return []
+
+    def _give_up(self, now: float) -> None:
+        """This dump comes to nothing; another one shortly."""
+        self._step = None
+        self._again = False
+        self._next_dump = min(self._next_dump, now + RETRY)
