@@ -10,9 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6NDOptDstLLAddr, IPv6
+from scapy.layers.l2 import ARP, Ether
+from scapy.packet import Packet
 
-from bench.lab import GUEST_ADDRESS, GUEST_ADDRESS6, PEER_MAC, TinyLab
-from tests.netns.agent import QUIET, Agent, command, forget_link_local, until
+from bench.lab import (
+    GUEST_ADDRESS,
+    GUEST_ADDRESS6,
+    GUEST_MAC,
+    PEER_ADDRESS,
+    PEER_ADDRESS6,
+    PEER_MAC,
+    TinyLab,
+)
+from garp_agent.diagnose import gather
+from tests.netns.agent import QUIET, Agent, Capture, command, forget_link_local, until
 
 NO_DAC = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search")
 NO_RAW = ("setpriv", "--bounding-set", "-net_raw")
@@ -156,6 +168,97 @@ def test_a_kernel_that_answers_nobody(guest: TinyLab, agent: Agent) -> None:
     diagnosis = Diagnosis(guest, agent, "--no-send")
     assert diagnosis.level("sysctl eth0") == "warn"
     assert diagnosis.done.returncode == 0
+
+
+# -- sysctls: an interface's own, and those of all; the kernel is asked what it makes of them -
+
+
+def set_sysctl(guest: TinyLab, family: str, scope: str, key: str, value: int = 1) -> None:
+    guest.run("guest", ["sysctl", "-qw", f"net.{family}.conf.{scope}.{key}={value}"])
+
+
+def sysctl_seen(guest: TinyLab, key: str) -> int:
+    with guest.entered("guest"):
+        return gather.look_at_interfaces()["eth0"].sysctls[key]
+
+
+@pytest.mark.parametrize("scopes", [("all",), ("eth0", "eth1"), ("eth1",)])
+@pytest.mark.parametrize("key", ["arp_filter", "arp_ignore"])
+def test_two_links_in_one_network(
+    guest: TinyLab, agent: Agent, key: str, scopes: tuple[str, ...]
+) -> None:
+    guest.ip(
+        "guest",
+        "link add dev eth1 type veth peer name eth2",
+        "link set eth1 addrgenmode none up",
+        "link set eth2 addrgenmode none up",
+        "address add 192.0.2.11/24 dev eth1",
+    )
+    until(lambda: "192.0.2.11" in agent.announced("eth1"), "the agent knows it")
+    for scope in scopes:
+        set_sysctl(guest, "ipv4", scope, key)
+    found = [each["found"] for each in Diagnosis(guest, agent, "--no-send").of("sysctl eth0, eth1")]
+    if scopes == ("eth1",):
+        assert found == ["all are in 192.0.2.0/24, and eth0 would answer ARP for the others"]
+    else:
+        assert found == []
+
+
+@pytest.mark.parametrize("scope", ["all", "eth0"])
+@pytest.mark.parametrize(
+    ("family", "key", "address"),
+    [("ipv4", "arp_notify", GUEST_ADDRESS), ("ipv6", "ndisc_notify", GUEST_ADDRESS6)],
+)
+def test_a_kernel_that_announces_by_itself(
+    guest: TinyLab, family: str, key: str, address: str, scope: str
+) -> None:
+    assert sysctl_seen(guest, f"{family}/{key}") == 0
+    set_sysctl(guest, family, scope, key)
+    mac = "02:00:5e:00:53:77"
+    with Capture(guest) as wire:
+        guest.ip("guest", f"link set eth0 address {mac}")
+        wire.wait_for(address, mac)
+    assert sysctl_seen(guest, f"{family}/{key}") == 1
+
+
+def announcement(address: str) -> Packet:
+    if ":" not in address:
+        return Ether(src=PEER_MAC, dst="ff:ff:ff:ff:ff:ff") / ARP(
+            op=1, hwsrc=PEER_MAC, psrc=address, hwdst="00:00:00:00:00:00", pdst=address
+        )
+    return (
+        Ether(src=PEER_MAC, dst="33:33:00:00:00:01")
+        / IPv6(src=address, dst="ff02::1", hlim=255)
+        / ICMPv6ND_NA(R=0, S=0, O=1, tgt=address)
+        / ICMPv6NDOptDstLLAddr(lladdr=PEER_MAC)
+    )
+
+
+@pytest.mark.parametrize("scope", ["all", "eth0"])
+@pytest.mark.parametrize(
+    ("family", "key", "address"),
+    [
+        ("ipv4", "drop_gratuitous_arp", PEER_ADDRESS),
+        ("ipv6", "drop_unsolicited_na", PEER_ADDRESS6),
+    ],
+)
+def test_a_kernel_that_ignores_announcements(
+    guest: TinyLab, family: str, key: str, address: str, scope: str
+) -> None:
+    set_sysctl(guest, family, scope, key)
+    old = "02:00:5e:00:53:77"
+    guest.ip("guest", f"neigh replace {address} lladdr {old} dev eth0 nud stale")
+    question = Ether(src=PEER_MAC, dst=GUEST_MAC) / ARP(
+        op=1, hwsrc=PEER_MAC, psrc="192.0.2.78", pdst=GUEST_ADDRESS
+    )
+    with Capture(guest) as wire:
+        wire.socket.send(bytes(announcement(address)))
+        wire.socket.send(bytes(question))  # its answer comes after what the kernel made of that
+        until(lambda: any(frame[20:22] == b"\0\2" for frame in wire.read()), "an answer")
+    ignored = guest.neighbours("guest")[address].mac == old
+    assert sysctl_seen(guest, f"{family}/{key}") == ignored
+    # Of advertisements the interface's own value alone decides.
+    assert ignored == (scope == "eth0" or family == "ipv4")
 
 
 def test_an_address_in_duplicate_address_detection(guest: TinyLab, agent: Agent) -> None:

@@ -623,7 +623,8 @@ def _shared_networks(interfaces: dict[str, Interface]) -> Iterator[Finding]:
             yield warn(
                 f"sysctl {', '.join(names)}",
                 f"all are in {network}, and {', '.join(lax)} would answer ARP for the others",
-                "peers may learn the wrong hardware address: arp_ignore=1 or arp_filter=1 on each",
+                "peers may learn the wrong hardware address: arp_ignore=1 on each or on all; or "
+                "arp_filter=1, with a route for each source address",
             )
         strict = [name for name in names if interfaces[name].sysctls.get("ipv4/rp_filter") == 1]
         if strict:

@@ -51,6 +51,12 @@ SYSCTLS = {
     ),
     "ipv6": ("ndisc_notify", "disable_ipv6", "drop_unsolicited_na", "forwarding"),
 }
+# Of these the kernel uses the larger of the interface's and that of `all`, or either
+# (<linux/inetdevice.h>; net/ipv6/ndisc.c).  Of the others an interface's own alone counts.
+ALL_COUNTS = {
+    "ipv4": ("arp_notify", "arp_ignore", "arp_filter", "rp_filter", "drop_gratuitous_arp"),
+    "ipv6": ("ndisc_notify",),
+}
 VIRTIO_BUS = Path("/sys/bus/virtio/devices")
 VIRTIO_CONSOLE = 3  # virtio 1.2, section 5
 VIRTIO_PORTS = Path("/sys/class/virtio-ports")
@@ -206,11 +212,11 @@ def _sysctls(interface: str) -> dict[str, int]:
             with contextlib.suppress(OSError, ValueError):
                 file = Path("/proc/sys/net", family, "conf", interface, key)
                 values[f"{family}/{key}"] = int(file.read_text())
-    # The kernel uses the larger one, or either (Documentation/networking/ip-sysctl.rst).
-    for key in ("arp_notify", "arp_ignore", "rp_filter", "drop_gratuitous_arp"):
-        with contextlib.suppress(OSError, ValueError):
-            everywhere = int(Path("/proc/sys/net/ipv4/conf/all", key).read_text())
-            values[f"ipv4/{key}"] = max(everywhere, values.get(f"ipv4/{key}", 0))
+    for family, keys in ALL_COUNTS.items():
+        for key in keys:
+            with contextlib.suppress(OSError, ValueError):
+                everywhere = int(Path("/proc/sys/net", family, "conf/all", key).read_text())
+                values[f"{family}/{key}"] = max(everywhere, values.get(f"{family}/{key}", 0))
     return values
 
 
