@@ -63,6 +63,7 @@ class TestDaemon:
             ("wire", Level.SKIP),
             ("hint port", Level.SKIP),
         ]
+        assert rest[1].found == f"not checked: {gone.error}"
 
     def test_its_policy_says_what_would_be_announced(self) -> None:
         gone = Daemon("/run/c.sock", error="not there")

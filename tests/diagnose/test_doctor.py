@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
-from garp_agent.diagnose import doctor
+from garp_agent.diagnose import doctor, gather
 from garp_agent.diagnose.checks import fail, ok, skip, warn
+from garp_agent.diagnose.facts import Daemon
+from tests.diagnose.world import address, facts, link
 
 FINDINGS = [
     ok("daemon", "garp-agent 1.0, pid 7"),
@@ -57,3 +60,24 @@ def test_json_has_everything() -> None:
 
 def test_warnings_are_no_failure() -> None:
     assert json.loads(doctor.as_json_text(FINDINGS[:2]))["good"] is True
+
+
+RUNS, GONE = facts().daemon, Daemon("/run/c.sock", error="no garp-agent answers there")
+BOTH = facts().links
+RARP = [link("eth0", address("", "rarp"))]
+QUIET = [link("eth0", address("192.0.2.10", skipped="down"))]
+
+
+@pytest.mark.parametrize(
+    ("asked", "links", "unasked", "said"),
+    [
+        (RUNS, BOTH, "", f"sends: {doctor.BURST}, then {doctor.PROBES}; --no-send sends nothing"),
+        (GONE, BOTH, "", f"sends: {doctor.PROBES}; --no-send sends nothing"),
+        (RUNS, RARP, "", f"sends: {doctor.BURST}; --no-send sends nothing"),
+        (RUNS, QUIET, "", "sends nothing: no address is announced"),
+        (GONE, RARP, "", "sends nothing: no address is announced"),
+        (RUNS, BOTH, "needs root", "sends nothing: needs root"),
+    ],
+)
+def test_it_says_what_it_sends(asked: Daemon, links: list[Any], unasked: str, said: str) -> None:
+    assert doctor.sends(gather.plan(asked, links, unasked)) == said

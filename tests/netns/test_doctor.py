@@ -33,9 +33,16 @@ NO_RAW = ("setpriv", "--bounding-set", "-net_raw")
 class Diagnosis:
     """What one run of doctor said."""
 
-    def __init__(self, lab: TinyLab, agent: Agent, *options: str, role: str = "guest") -> None:
+    def __init__(
+        self,
+        lab: TinyLab,
+        agent: Agent,
+        *options: str,
+        role: str = "guest",
+        prefix: tuple[str, ...] = (),
+    ) -> None:
         files = ("--control-socket", str(agent.control), "-c", str(agent.config))
-        self.done = command(lab, "doctor", "--json", *files, *options, role=role)
+        self.done = command(lab, "doctor", "--json", *files, *options, role=role, prefix=prefix)
         self.findings: list[dict[str, Any]] = json.loads(self.done.stdout)["findings"]
 
     def of(self, check: str) -> list[dict[str, Any]]:
@@ -111,10 +118,37 @@ def test_no_send_sends_nothing(tiny_lab: TinyLab, tmp_path: Path) -> None:
     assert diagnosis.done.stderr == ""
 
 
+def test_without_the_capability_it_sends_nothing_and_says_so(
+    tiny_lab: TinyLab, tmp_path: Path
+) -> None:
+    with Agent(tiny_lab, tmp_path) as agent:
+        before = tiny_lab.sent_frames("guest", "eth0")
+        diagnosis = Diagnosis(tiny_lab, agent, prefix=NO_RAW)
+        assert tiny_lab.sent_frames("guest", "eth0") == before
+    assert diagnosis.done.stderr == (
+        "garp-agent doctor sends nothing: needs root, or CAP_NET_RAW\n\n"
+    )
+    for check in ("wire", "claimants"):
+        (finding,) = diagnosis.of(check)
+        assert finding["found"] == "not checked: needs root, or CAP_NET_RAW"
+
+
+def test_a_control_socket_that_is_forbidden(guest: TinyLab, agent: Agent) -> None:
+    agent.control.chmod(0)
+    diagnosis = Diagnosis(guest, agent, prefix=NO_DAC)
+    said = f"{agent.control}: permission denied; run as root or as its group"
+    assert [each["found"] for each in diagnosis.of("daemon")] == [said]
+    for check in ("wire", "hint port"):
+        assert [each["found"] for each in diagnosis.of(check)] == [f"not checked: {said}"]
+    assert diagnosis.done.stderr.startswith("garp-agent doctor sends: questions for other")
+    assert diagnosis.level("claimants") == "ok"
+
+
 def test_no_agent_runs(guest: TinyLab, agent: Agent) -> None:
     assert agent.stop() == 0
     diagnosis = Diagnosis(guest, agent)
     assert diagnosis.failed() == {"daemon"}
+    assert "burst" not in diagnosis.done.stderr
     assert diagnosis.done.returncode == 1
     assert diagnosis.level("wire") == "skip"
     assert f"to be announced: {GUEST_ADDRESS}" in diagnosis.of("addresses eth0")[0]["found"]

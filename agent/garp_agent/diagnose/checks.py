@@ -464,7 +464,7 @@ def claimants(facts: Facts) -> Iterator[Finding]:
 def hint_port(facts: Facts) -> Iterator[Finding]:
     """Driver, port, name, permission, busy, host connected, last hint: where does it end?"""
     if facts.daemon.status is None:
-        yield skip("hint port", "no agent is running that would open it")
+        yield skip("hint port", facts.daemon.error)
         return
     seen = (facts.later.status or facts.daemon.status)["hint_port"]
     if seen["state"] == "off":

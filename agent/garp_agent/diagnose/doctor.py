@@ -14,13 +14,12 @@ import textwrap
 from garp_agent import __version__
 from garp_agent.diagnose import missing
 from garp_agent.diagnose.checks import Finding, Level, examine, failed
+from garp_agent.diagnose.facts import Plan
 from garp_agent.show import printable
 
 WIDTH_LEAST = 40
-SENDING = (
-    "sends: one burst of the running agent, then questions for other claimants (ARP probes, "
-    "duplicate address detection); --no-send sends nothing"
-)
+BURST = "one burst of the running agent"
+PROBES = "questions for other claimants (ARP probes, duplicate address detection)"
 
 
 def run(path: str | None, control_socket: str | None, send: bool, as_json: bool) -> int:
@@ -30,12 +29,24 @@ def run(path: str | None, control_socket: str | None, send: bool, as_json: bool)
         return 1
     from garp_agent.diagnose import gather
 
-    if send:
-        print(f"garp-agent doctor {SENDING}\n", file=sys.stderr)
-    findings = examine(gather.facts(path, control_socket, send))
+    def tell(plan: Plan) -> None:
+        if send:
+            print(f"garp-agent doctor {sends(plan)}\n", file=sys.stderr)
+
+    findings = examine(gather.facts(path, control_socket, send, tell))
     width = shutil.get_terminal_size().columns
     print(as_json_text(findings) if as_json else as_text(findings, width))
     return 1 if failed(findings) else 0
+
+
+def sends(plan: Plan) -> str:
+    """What goes out from now on, in words."""
+    wanted = ", then ".join(
+        what for what, why_not in ((BURST, plan.burst), (PROBES, plan.probes)) if not why_not
+    )
+    if not wanted:
+        return f"sends nothing: {plan.unasked or plan.probes}"
+    return f"sends: {wanted}; --no-send sends nothing"
 
 
 def as_json_text(findings: list[Finding]) -> str:

@@ -70,6 +70,14 @@ class Port(NamedTuple):
     holders: tuple[str, ...] = ()  # other processes that have it open
 
 
+class Plan(NamedTuple):
+    """What is about to be sent."""
+
+    unasked: str = ""  # why nothing may be; "": it may
+    burst: str = ""  # why the daemon is asked for none; "": it is
+    probes: str = ""  # why nobody is asked for other claimants; "": the links are
+
+
 class Promise(NamedTuple):
     """One frame that the agent says it sends."""
 

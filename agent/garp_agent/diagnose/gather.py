@@ -12,7 +12,7 @@ import platform
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +27,20 @@ from garp_agent.diagnose.facts import (
     Facts,
     Interface,
     Kernel,
+    Plan,
     Port,
     Process,
     Promise,
     Wire,
 )
 from garp_agent.diagnose.sighting import Sighting, dissect
-from garp_agent.diagnose.tap import Tap, TapError, claimant, send_probes
+from garp_agent.diagnose.tap import Tap, TapError, claimant, configured, send_probes
 
 PATIENCE = 2.0  # seconds beyond what a burst takes by itself
 WIRE_MOST = 20.0  # seconds that a burst is looked at
 ANSWERS_WITHIN = 0.5  # seconds after each of the probes; on a segment, an answer takes some ms
 PROBES = 2
+NOT_WANTED = "--no-send was given"
 SAME = 3  # attempts to see the daemon and the kernel at one moment
 SYSCTLS = {
     "ipv4": (
@@ -62,8 +64,10 @@ VIRTIO_CONSOLE = 3  # virtio 1.2, section 5
 VIRTIO_PORTS = Path("/sys/class/virtio-ports")
 
 
-def facts(path: str | None, control_socket: str | None, send: bool) -> Facts:
-    """Everything there is to know; nothing is sent unless ``send``."""
+def facts(
+    path: str | None, control_socket: str | None, send: bool, tell: Callable[[Plan], None]
+) -> Facts:
+    """Everything there is to know; nothing is sent unless ``send``, nor before it is told."""
     configuration, settings = read_configuration(path)
     control = control_socket or settings.control_socket
     for _ in range(SAME):  # an address may come or go between the two looks
@@ -74,8 +78,10 @@ def facts(path: str | None, control_socket: str | None, send: bool) -> Facts:
             break
     kernel = look_at_kernel()
     wanted = asked.status["hint_port"] if asked.status else {"name": settings.hint_port}
-    seen = wire(asked, links, configuration, kernel, send)
-    answers = claimants(links, interfaces, kernel, send)
+    planned = plan(asked, links, _why_not(kernel) if send else NOT_WANTED)
+    tell(planned)
+    seen = wire(asked, links, configuration, planned)
+    answers = claimants(links, interfaces, planned)
     return Facts(
         asked,
         ask(control) if asked.status else asked,
@@ -292,24 +298,38 @@ def promises(links: list[dict[str, Any]]) -> tuple[Promise, ...]:
     )
 
 
-def _why_not(kernel: Kernel, send: bool) -> str:
-    if not send:
-        return "--no-send was given"
-    return "" if kernel.may_listen else "needs root, or CAP_NET_RAW"
+def plan(asked: Daemon, links: list[dict[str, Any]], unasked: str) -> Plan:
+    """What to send; ``unasked``: why nothing."""
+    promised = promises(links)
+    nothing = "" if promised else "no address is announced"
+    nobody = "" if any(each.address for each in promised) else "no address is announced"
+    return Plan(
+        unasked,
+        unasked or ("" if asked.status else asked.error) or nothing,
+        unasked or nobody,
+    )
+
+
+def _why_not(kernel: Kernel) -> str:
+    if not kernel.may_listen:
+        return "needs root, or CAP_NET_RAW"
+    try:
+        configured()
+    except TapError as error:
+        return str(error)
+    return ""
 
 
 def wire(
     asked: Daemon,
     links: list[dict[str, Any]],
     configuration: Configuration,
-    kernel: Kernel,
-    send: bool,
+    planned: Plan,
 ) -> Wire:
     """Listen on the announced links while the daemon sends a burst."""
+    if planned.burst:
+        return Wire(skipped=planned.burst)
     promised = promises(links)
-    reason = _why_not(kernel, send) or ("" if asked.status else "no agent is running")
-    if reason or not promised:
-        return Wire(skipped=reason or "no address is announced")
     needs = configuration.span + _busiest(promised) / configuration.pace
     began = time.monotonic()
     try:
@@ -318,8 +338,6 @@ def wire(
             promised = tuple(each for each in promised if each.interface not in tap.deaf)
             client.ask(asked.path, "burst", {"reason": "doctor"})
             seen = _listen(tap, promised, min(needs + PATIENCE, WIRE_MOST))
-    except TapError as error:
-        return Wire(skipped=str(error))
     except (client.ClientError, OSError) as error:
         return Wire(error=str(error))
     waited = time.monotonic() - began
@@ -345,9 +363,11 @@ def _listen(tap: Tap, promised: tuple[Promise, ...], seconds: float) -> list[tup
 
 
 def claimants(
-    links: list[dict[str, Any]], interfaces: dict[str, Interface], kernel: Kernel, send: bool
+    links: list[dict[str, Any]], interfaces: dict[str, Interface], planned: Plan
 ) -> Claimants:
     """Ask every announced link who else has its addresses."""
+    if planned.probes:
+        return Claimants(skipped=planned.probes)
     wanted = {
         link["interface"]: (
             link["hardware_address"],
@@ -356,9 +376,6 @@ def claimants(
         for link in links
         if any(each["announced_as"] and each["address"] for each in link["addresses"])
     }
-    reason = _why_not(kernel, send)
-    if reason or not wanted:
-        return Claimants(skipped=reason or "no address is announced")
     ours = {each.hardware_address for each in interfaces.values()}
     ours |= {link["hardware_address"] for link in links}
     answers: dict[tuple[str, str, str], None] = {}
@@ -375,8 +392,6 @@ def claimants(
                     said = claimant(frame.data)
                     if said and said[1] not in ours and said[0] in wanted[frame.interface][1]:
                         answers[(frame.interface, *said)] = None
-    except TapError as error:
-        return Claimants(skipped=str(error))
     except OSError as error:
         errors.append(str(error))
     asked = tuple(
