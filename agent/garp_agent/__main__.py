@@ -15,9 +15,9 @@ def main() -> None:
             from garp_agent.daemon import run
 
             sys.exit(run(chosen))
-    from garp_agent.cli import cli
+    from garp_agent import cli
 
-    cli(prog_name="garp-agent")
+    cli.main()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,10 @@ Decides what is printed where, and the exit status: 0 done, 1 not done, 2 wrong 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
 import sys
 from typing import Any, Callable, TypeVar
 
@@ -18,6 +21,28 @@ from garp_agent.core.settings import Settings
 from garp_agent.log import Log
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+# What only a write to a file or a pipe fails with: not the sockets that commands use.
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EPIPE)
+
+
+def main() -> None:
+    """Run a command, and exit with its status; or say that its output could not be written."""
+    try:
+        try:
+            cli(prog_name="garp-agent")
+        finally:
+            if sys.stdout:  # None where it is closed
+                sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        # The interpreter would try once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno != errno.EPIPE:  # nobody reads any more: nothing to say
+            with contextlib.suppress(OSError):
+                _fail(f"the output could not be written: {error.strerror}")
+        sys.exit(daemon.EXIT_FAILED)
 
 
 def _option(option: options.Option) -> Callable[[Command], Command]:

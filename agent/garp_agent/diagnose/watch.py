@@ -55,9 +55,8 @@ def run(wanted: Wanted) -> int:
     try:
         with contextlib.suppress(KeyboardInterrupt):
             _watch(wanted, observer)
-    except BrokenPipeError:
-        # Nobody reads any more; neither may the interpreter try once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # nobody reads any more
+        _let_go_of_output()
         return 0
     except OSError as error:
         if not isinstance(error, PermissionError) or error.filename:
@@ -74,6 +73,21 @@ def run(wanted: Wanted) -> int:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+def _let_go_of_output() -> None:
+    """Neither may the interpreter try once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _let_go_of_output()
+        raise WatchError(f"the output could not be written: {error.strerror}") from None
 
 
 def _fail(text: str) -> int:
@@ -109,13 +123,13 @@ def _watch(wanted: Wanted, observer: Observer) -> None:
 
 def _show(wanted: Wanted, interfaces: list[str]) -> Callable[[Observation], None]:
     if wanted.as_json:
-        return lambda seen: print(as_json(seen), flush=True)
+        return lambda seen: _print(as_json(seen))
     terminal = sys.stdout.isatty()
     colour = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     width = shutil.get_terminal_size().columns if terminal else 0
     table = Table(interfaces, width, colour)
-    print(table.header(), flush=True)
-    return lambda seen: print(table.row(seen), flush=True)
+    _print(table.header())
+    return lambda seen: _print(table.row(seen))
 
 
 # -- where frames come from, and where they go --------------------------------------------
@@ -164,16 +178,26 @@ def _read(path: str) -> Iterator[Frame]:
         raise WatchError(f"{path}: not a capture file: {error}") from None
 
 
+def _unwritten(path: str, error: OSError) -> WatchError:
+    return WatchError(f"{path}: could not be written: {error.strerror}")
+
+
 def _writer(path: str, open_files: contextlib.ExitStack) -> Callable[[Frame], None]:
     configured()
     from scapy.utils import PcapWriter
 
     writer = open_files.enter_context(PcapWriter(path, linktype=ETHERNET, sync=True))
-    writer.write_header(None)  # at once: without a frame it is a capture file too
+    try:
+        writer.write_header(None)  # at once: without a frame it is a capture file too
+    except OSError as error:
+        raise _unwritten(path, error) from None
 
     def write(frame: Frame) -> None:
         seconds = int(frame.when)
         microseconds = int((frame.when - seconds) * 1_000_000)
-        writer.write_packet(frame.data, sec=seconds, usec=microseconds)
+        try:
+            writer.write_packet(frame.data, sec=seconds, usec=microseconds)
+        except OSError as error:
+            raise _unwritten(path, error) from None
 
     return write
