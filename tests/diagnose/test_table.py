@@ -48,10 +48,38 @@ def test_what_does_not_fit_goes_below() -> None:
     assert first.endswith("own")
 
 
+def tagged(vlan: str) -> Observation:
+    return seen(sighting=REQUEST._replace(vlan=vlan))
+
+
+def test_a_stacked_tag_makes_room_for_itself_and_the_rows_below() -> None:
+    table = Table(["eth0"], 80)
+    lines = [table.row(tagged("100")), table.row(tagged("200.100")), table.row(tagged("100"))]
+    assert "\n".join(lines).splitlines() == [
+        "23:59:59.123 eth0 100  request 02:00:5e:00:53:10  5.01s own     192.0.2.10",
+        "TIME         IF   VLAN      KIND    MAC                  GAP WHOSE   ADDRESS",
+        "23:59:59.123 eth0 200.100   request 02:00:5e:00:53:10  5.01s own     192.0.2.10",
+        "23:59:59.123 eth0 100       request 02:00:5e:00:53:10  5.01s own     192.0.2.10",
+    ]
+
+
+@pytest.mark.parametrize("width", [0, 120])
+def test_where_there_is_room_stacked_tags_have_it_from_the_start(width: int) -> None:
+    table = Table(["eth0"], width)
+    before = table.header()
+    assert table.row(tagged("4094.4094")).count("4094.4094 request") == 1
+    assert table.header() == before
+
+
+def test_a_deeper_stack_keeps_to_its_column() -> None:
+    assert " 4094.40.. request " in Table(["eth0"], 0).row(tagged("4094.4093.4092"))
+
+
 @pytest.mark.parametrize("interface", ["eth0", "enx0123456789ab"])
 @pytest.mark.parametrize("address", ["192.168.100.100", LONG])
-def test_nothing_is_wider_than_the_terminal(interface: str, address: str) -> None:
-    sighting = REQUEST._replace(address=address, kind="arp-opcode-65535", vlan="4094")
+@pytest.mark.parametrize("vlan", ["4094", "4094.4094.4094.4094"])
+def test_nothing_is_wider_than_the_terminal(interface: str, address: str, vlan: str) -> None:
+    sighting = REQUEST._replace(address=address, kind="arp-opcode-65535", vlan=vlan)
     marks = ("a very long remark " * 10, "short")
     row = Table([interface], 80).row(
         seen(interface=interface, sighting=sighting, gap=1e9, marks=marks, own=False)

@@ -190,6 +190,13 @@ def test_a_capture_is_written_and_read_back(guest: TinyLab, agent: Agent, tmp_pa
         ("arp-request", True),
         ("unsolicited-na", True),
     ]
+    # Nor does reading it destroy it, whatever it is called.
+    other_name = tmp_path / "other.pcap"
+    other_name.symlink_to(file)
+    for name in (file, other_name):
+        done = command(guest, "watch", "-r", str(file), "-w", str(name))
+        assert done.returncode == 1
+        assert f"{name}: is what --read reads: write another file" in done.stderr
     # What the file holds is what others read in it.
     other = ["tcpdump", "-nr", str(file)]
     text = subprocess.run(other, capture_output=True, text=True, check=True).stdout

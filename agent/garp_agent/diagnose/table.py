@@ -20,6 +20,8 @@ KINDS = {
 }
 HEADINGS = ("TIME", "IF", "VLAN", "KIND", "MAC", "GAP", "WHOSE", "ADDRESS")
 INTERFACE_LEAST = 4
+VLAN, VLAN_STACKED = 4, 9  # columns: "4094", "4094.4094"
+ADDRESS_MOST = 15  # of IPv4
 RED, PLAIN = "\x1b[31m", "\x1b[0m"
 
 
@@ -28,28 +30,40 @@ class Table:
 
     def __init__(self, interfaces: list[str], width: int, colour: bool = False) -> None:
         names = [len(printable(name)) for name in interfaces]
-        self._widths = (12, max([INTERFACE_LEAST, *names]), 4, 7, 17, 6, 7)
+        self._widths = [12, max([INTERFACE_LEAST, *names]), VLAN_STACKED, 7, 17, 6, 7]
         self._width = width
         self._colour = colour
+        if width and sum(self._widths) + len(self._widths) + ADDRESS_MOST > width:
+            self._widths[2] = VLAN  # until there is a stacked tag
 
     def header(self) -> str:
         """The headings."""
         return self._row(HEADINGS)
 
     def row(self, seen: Observation) -> str:
-        """One announcement; more lines below it where it needs them."""
+        """One announcement; more lines below it where it needs them.
+
+        The first stacked tag may widen its column: then the headings stand above once more.
+        """
         sighting = seen.sighting
+        vlan = sighting.vlan or "-"
+        if len(vlan) > VLAN_STACKED:
+            vlan = vlan[: VLAN_STACKED - 2] + ".."
+        headings = ""
+        if len(vlan) > self._widths[2]:
+            self._widths[2] = VLAN_STACKED
+            headings = self.header() + "\n"
         cells = (
             clock(seen.when),
             printable(seen.interface),
-            sighting.vlan or "-",
+            vlan,
             KINDS.get(sighting.kind, sighting.kind.replace("arp-opcode-", "op ")),
             sighting.hardware_address,
             "-" if seen.gap is None else gap(seen.gap),
             "own" if seen.own else "foreign",
             sighting.address or "-",
         )
-        return self._row(cells) + self._marks(seen.marks)
+        return headings + self._row(cells) + self._marks(seen.marks)
 
     def _row(self, cells: tuple[str, ...]) -> str:
         *columns, last = cells

@@ -99,6 +99,8 @@ def _watch(wanted: Wanted, observer: Observer) -> None:
     def enough() -> bool:
         return wanted.most is not None and observer.seen >= wanted.most
 
+    if wanted.read and wanted.write and _are_one(wanted.read, wanted.write):
+        raise WatchError(f"{wanted.write}: is what --read reads: write another file")
     with contextlib.ExitStack() as open_files:
         interfaces = [FILE] if wanted.read else _interfaces(wanted.interfaces)
         if wanted.read:
@@ -161,6 +163,12 @@ def _interfaces(named: tuple[str, ...]) -> list[str]:
     if not suitable:
         raise WatchError("no interface to watch; `garp-agent list` says why; or name one")
     return suitable
+
+
+def _are_one(read: str, write: str) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samefile(read, write)
+    return False
 
 
 def _read(path: str) -> Iterator[Frame]:
