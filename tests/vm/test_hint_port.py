@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -10,10 +11,10 @@ from typing import Any
 import pytest
 
 from tests.vm import guest_lib
-from tests.vm.agent import Agent
+from tests.vm.agent import CONTROL_SOCKET, Agent
 from tests.vm.conftest import CARD, MAC
 from tests.vm.lines import LineSocket
-from tests.vm.machine import HINT_PORT, Machine
+from tests.vm.machine import CONTROL_PORT, HINT_PORT, Machine
 from tests.vm.pump import PUMP
 from tests.vm.wire import Told
 
@@ -77,12 +78,49 @@ def assert_idle(agent: Agent) -> None:
     raise AssertionError(f"never idle: {agent.effort()} after {before} within a second")
 
 
+# What doctor makes of the port; of its parts those that need neither scapy nor netifaces.
+DOCTOR = """
+from garp_agent.diagnose import checks, facts, gather
+
+asked = gather.ask(path)
+pid = asked.status["pid"]
+kernel, port = gather.look_at_kernel(), gather.port(asked.status["hint_port"], pid)
+process, configuration = gather.process(pid), facts.Configuration("")
+(finding,) = checks.hint_port(
+    facts.Facts(asked, asked, [], process, configuration, kernel, {}, port)
+)
+result = finding.level.value, finding.found
+"""
+
+
+def doctor_says(guest: Machine) -> tuple[str, str]:
+    """Level and finding."""
+    level, found = guest.python(DOCTOR, path=CONTROL_SOCKET)
+    return level, found
+
+
 class TestHostsThatComeAndGo:
     """One agent, which keeps its port open through all of it."""
 
     def test_no_host_ever_connected(self, agent: Agent) -> None:
         assert agent.status()["hint_port"]["state"] == AWAY
         assert_idle(agent)
+
+    def test_what_doctor_says(self, guest: Machine, agent: Agent) -> None:
+        before = agent.status()["hint_port"]
+        device = before["path"]
+        level, found = doctor_says(guest)
+        assert (level, found) == (
+            "ok",
+            f"{HINT_PORT} at {device}, {AWAY}; no request yet, the agent is up for a short time",
+        )
+        host = guest.hint()
+        ask(host, ONE_ROUND)
+        level, found = doctor_says(guest)
+        host.close()
+        assert level == "ok"
+        said = rf"{HINT_PORT} at {device}, {CONNECTED}; 1 requests, last \d\.\d s ago"
+        assert re.fullmatch(said, found)
 
     def test_a_host_that_connects_costs_no_frames(self, agent: Agent, host: LineSocket) -> None:
         before = frames_sent(agent)
@@ -207,6 +245,8 @@ def test_no_port_at_all(guest: Machine) -> None:
     guest.unplug_port()
     agent = Agent(guest).ready()
     assert agent.status()["hint_port"]["state"] == "absent"
+    said = f"there is no virtio-serial port {HINT_PORT}; there are: {CONTROL_PORT}"
+    assert doctor_says(guest) == ("warn", said)
     assert_idle(agent)
     agent.stop()
     guest.plug_port()
@@ -220,5 +260,18 @@ def test_a_port_that_somebody_else_holds(guest: Machine) -> None:
     agent = Agent(guest, interval="1s").ready()
     assert agent.status()["hint_port"]["state"] == "busy"
     guest.python("os.close(port)")
+    agent.wait_for_port(AWAY)
+    agent.stop()
+
+
+def test_doctor_names_who_holds_the_port(guest: Machine) -> None:
+    agent = Agent(guest, interval="1s").ready()
+    device = agent.status()["hint_port"]["path"]
+    agent.stop()
+    holder = guest.spawn("sh", "-c", f"exec sleep 600 <>{device}")
+    agent = Agent(guest, interval="1s").ready()
+    said = f"{device} is held open by sleep (pid {holder.pid})"
+    assert doctor_says(guest) == ("fail", said)
+    holder.kill()
     agent.wait_for_port(AWAY)
     agent.stop()

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from garp_agent import client, config, once, report
+from garp_agent import client, once, report
 from garp_agent.configuration import configuration_path
 from garp_agent.core.model import IFA_F_DADFAILED, IFA_F_TENTATIVE
 from garp_agent.core.settings import Settings
@@ -113,6 +113,8 @@ def _agree(links: list[dict[str, Any]], interfaces: dict[str, Interface]) -> boo
 
 def read_configuration(path: str | None) -> tuple[Configuration, Settings]:
     """The file in force, or what is wrong with it; then the defaults stand in."""
+    from garp_agent import config  # the rest of this works without yaml too
+
     file = configuration_path(path)
     problems: tuple[str, ...] = ()
     settings = Settings()
