@@ -11,8 +11,10 @@ import json
 import os
 import re
 import signal
+import socketserver
 import subprocess
 import sys
+import threading
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,13 +33,34 @@ pytestmark = pytest.mark.netns
 TEXTFILE = CONTRIB / "garp-agent-textfile"
 HINT = (sys.executable, "-m", "garp_agent.host.cli")
 EXPORTER, SERVER = "127.0.0.1:9100", "127.0.0.1:9090"
-# Of a guest that is well, and of a hypervisor without guests and bonds.
-EMPTY = re.compile(r"frames_dropped_total|garp_hint_(guest|link)|garp_agent_up\{.*\} == 0\)$")
+# Of a guest that is well.
+EMPTY = re.compile(r"frames_dropped_total|garp_agent_up\{.*\} == 0\)$")
 VARIABLES = {"$instance": ".*", "$__rate_interval": "1m"}
 
 
+class Answering(socketserver.StreamRequestHandler):
+    """Says yes to everything, as an agent does to a hint."""
+
+    def handle(self) -> None:
+        for line in self.rfile:
+            reply = {"return": {}, "id": json.loads(line.lstrip(b"\xff"))["id"]}
+            self.wfile.write(json.dumps(reply).encode() + b"\n")
+
+
+@contextlib.contextmanager
+def answering(path: Path) -> Iterator[None]:
+    """A guest's channel, with somebody behind it."""
+    with socketserver.ThreadingUnixStreamServer(str(path), Answering) as server:
+        server.daemon_threads = True  # none is waited for
+        threading.Thread(target=server.serve_forever, args=(0.05,)).start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+
+
 class Monitoring:
-    """The chain, in the guest's namespace."""
+    """The chain, in the guest's namespace, which is a hypervisor's too: a bridge, a guest."""
 
     def __init__(self, where: TinyLab, agent: Agent, folder: Path) -> None:
         self.lab, self.agent = where, agent
@@ -45,8 +68,16 @@ class Monitoring:
         self.metrics.mkdir()
         self.folder = folder
         self.status = folder / "status.sock"
-        self.watcher = self._start([*HINT, "watch", "--status-socket", str(self.status)])
-        until(lambda: "is it running" not in self.collect_hint(), "garp-hint answers")
+        where.ip(
+            "guest",
+            "link add dev virbr0 type bridge",
+            "link add dev eth1 type veth peer name eth2",
+            "link set eth1 master virbr0",
+            *(f"link set {name} up" for name in ("eth1", "eth2", "virbr0")),
+        )
+        found = ("--bond", "virbr0", "--port", "none", "--channel", f"{folder}/*.hint")
+        self.watcher = self._start([*HINT, "watch", "--status-socket", str(self.status), *found])
+        until(self._has_found, "garp-hint finds its guest")
         self.watcher.send_signal(signal.SIGUSR1)
         until(self._has_hinted, "garp-hint hints")
         self.collect()
@@ -90,9 +121,15 @@ class Monitoring:
         """The same, for the hypervisor's end."""
         return self._collect("--status-socket", str(self.status), agent=HINT, name="garp_hint")
 
+    def _has_found(self) -> bool:
+        self.collect_hint()
+        text = (self.metrics / "garp-hint.prom").read_text()
+        return "garp_hint_guest_lease_seconds{" in text and "garp_hint_link_carrier{" in text
+
     def _has_hinted(self) -> bool:
         self.collect_hint()
-        return "garp_hint_failovers_total{" in (self.metrics / "garp-hint.prom").read_text()
+        text = (self.metrics / "garp-hint.prom").read_text()
+        return "garp_hint_failovers_total{" in text and "garp_hint_guest_hint_seconds{" in text
 
     def _collect(self, *options: str, agent: tuple[str, ...], name: str = "garp_agent") -> str:
         done = self.lab.run(
@@ -137,7 +174,7 @@ def monitoring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitoring]
     if reason:
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("monitoring")
-    with TinyLab() as where:
+    with TinyLab() as where, answering(folder / "vm1.hint"):
         forget_link_local(where)
         with Agent(where, folder, config="") as agent:
             running = Monitoring(where, agent, folder)
@@ -169,6 +206,14 @@ def test_the_figures_are_those_of_the_agent(monitoring: Monitoring) -> None:
     assert 0 < int(sample["value"][1]) <= monitoring.agent.sent()
     (sample,) = monitoring.query("garp_agent_refresh_interval_seconds")
     assert sample["value"][1] == "5"
+
+
+def test_the_figures_are_those_of_the_watcher(monitoring: Monitoring) -> None:
+    (sample,) = monitoring.query("garp_hint_guest_hints_answered_total")
+    assert sample["metric"]["guest"] == "vm1"
+    assert sample["value"][1] == "1"
+    (sample,) = monitoring.query("garp_hint_link_carrier")
+    assert (sample["metric"]["link"], sample["value"][1]) == ("virbr0", "1")
 
 
 @pytest.mark.parametrize("expression", list(expressions(dashboard()["panels"])))
@@ -204,3 +249,11 @@ def test_an_agent_that_is_gone_leaves_no_old_figures_and_an_alert(monitoring: Mo
     ] == "garp_agent_up 0"
     until(lambda: "GarpAgentDown" in monitoring.alerts(), "the alert")
     until(lambda: not monitoring.query("garp_agent_uptime_seconds"), "the old figures go")
+
+
+def test_a_watcher_that_is_gone_leaves_an_alert(monitoring: Monitoring) -> None:
+    """As the one before, of the hypervisor's end."""
+    monitoring.lab.stop(monitoring.watcher)
+    monitoring.collect_hint()
+    until(lambda: "GarpHintDown" in monitoring.alerts(), "the alert")
+    until(lambda: not monitoring.query("garp_hint_uptime_seconds"), "the old figures go")

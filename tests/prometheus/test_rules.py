@@ -67,6 +67,14 @@ def test_a_panel_is_about_metrics_that_there_are(expression: str) -> None:
     assert named <= known_metrics() | BY_OTHERS
 
 
+def test_the_manual_that_the_unit_names_is_there() -> None:
+    unit = (CONTRIB / "garp-agent-textfile.service").read_text()
+    named = re.findall(r"^Documentation=man:([a-z.-]+)\((\d)\)$", unit, re.MULTILINE)
+    assert named
+    assert unit.count("Documentation=") == len(named)
+    assert all((ROOT / "docs" / "man" / f"{name}.{part}.md").exists() for name, part in named)
+
+
 def test_panels_do_not_overlap_and_have_numbers_of_their_own() -> None:
     panels = dashboard()["panels"]
     taken: set[tuple[int, int]] = set()
