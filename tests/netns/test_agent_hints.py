@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import signal
 import socket
+import subprocess
 import termios
 import threading
 import time
@@ -375,3 +377,54 @@ def test_a_reload_changes_the_port(tiny_lab: TinyLab, tmp_path: Path) -> None:
             for line in lines:
                 assert os.read(line.descriptor, 1) == b""  # hung up on
                 line.close()
+
+
+# -- from shells ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def socat() -> str:
+    found = shutil.which("socat")
+    if not found:
+        pytest.skip("needs `socat` (Debian package socat)")
+    return found
+
+
+def test_socat_asks_over_the_control_socket(tiny_lab: TinyLab, tmp_path: Path, socat: str) -> None:
+    requests = b'{"execute": "status", "id": 1}\n\xffBURST\nnonsense\n'
+    with Agent(tiny_lab, tmp_path) as agent:
+        done = subprocess.run(
+            # It shuts down its half after the last line, and the agent the other then.
+            [socat, "-t", str(LIMIT), "-", f"UNIX-CONNECT:{agent.control}"],
+            input=requests,
+            stdout=subprocess.PIPE,
+            timeout=LIMIT,
+            check=True,
+        )
+        status, burst, refused = map(json.loads, done.stdout.splitlines())
+        assert agent.sent_by("operator") == 1
+    assert (status["id"], status["return"]["pid"]) == (1, agent.pid)
+    assert burst["return"]["frames"] == 1
+    assert refused["error"]["class"] == "InvalidJSON"
+
+
+def test_socat_listens_at_the_hint_port(tiny_lab: TinyLab, tmp_path: Path, socat: str) -> None:
+    path = tmp_path / "hint"
+    with (
+        subprocess.Popen(
+            [socat, "-", f"UNIX-LISTEN:{path}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as shell,
+        closing(Line(os.dup(shell.stdout.fileno()))) as line,  # type: ignore[union-attr]
+    ):
+        until(path.exists, "it listens")
+        with Agent(tiny_lab, tmp_path, "--hint-port", str(path)) as agent:
+            assert shell.stdin
+            for text in (b"BURST\n", b'{"execute": "info", "id": "a"}\n'):
+                shell.stdin.write(text)
+                shell.stdin.flush()
+            burst, info = line.reply(), line.reply()
+            assert agent.sent_by("hint") == 1
+        # The agent has gone, and so has socat.
+        assert shell.wait(LIMIT) == 0
+    assert burst["return"]["frames"] == 1
+    assert info["return"]["links"][0]["addresses"] == [GUEST_ADDRESS]
