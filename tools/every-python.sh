@@ -1,34 +1,57 @@
 #!/bin/sh
-# Runs the tests that need no lab and no package of the machine on every Python from 3.9 to
-# 3.13 that is here, except the one of .venv, which runs all tests anyway.  Says which are not
-# here; fails if one of them fails.
+# Runs the tests that need no package of the machine, some with a running agent among them, on
+# every Python from 3.9 to 3.13 that is here, except the one of .venv, which runs all tests
+# anyway.  Two at a time; says how each ended, and which are not here; fails if one failed.
 set -eu
 cd "$(dirname "$0")/.."
 unset PYTHONPATH PYTHONHOME PYTHONSAFEPATH
 
+TESTS='tests/core tests/host tests/bench tests/system tests/netns/test_agent_announcements.py'
+
+if [ "${1:-}" = one ]; then # VERSION; as started below
+    log=.cache/python-$2.log
+    # shellcheck disable=SC2086 # a list of words
+    if timeout --foreground 900 ".venv-$2/bin/python" -m pytest -q -p no:cacheprovider \
+        -o faulthandler_timeout=120 $TESTS tests/test_*.py >"$log" 2>&1; then
+        echo good >"$log.ended"
+    fi
+    exit
+fi
+
 here=$(.venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 found=$(tools/setup.sh pythons)
-failed=''
-
+mkdir -p .cache
+rm -f .cache/python-*
+ready=''
 for version in 3.9 3.10 3.11 3.12 3.13; do
     path=$(echo "$found" | sed -n "s/^$version //p")
     if [ "$version" = "$here" ]; then
         continue
     elif [ -z "$path" ]; then
-        echo "Python $version: pure tests skipped, there is no such interpreter here"
-        continue
+        echo 'skipped, there is no such interpreter here' >".cache/python-$version.skipped"
     elif ! tools/setup.sh pure "$version" "$path"; then
-        echo "Python $version: pure tests skipped, see the line above"
-        continue
-    fi
-    log=.cache/pure-$version.log
-    if timeout --foreground 900 ".venv-$version/bin/python" -m pytest -q -p no:cacheprovider \
-        -o faulthandler_timeout=120 tests/core tests/host tests/bench tests/test_*.py >"$log" 2>&1; then
-        echo "Python $version: pure tests: $(tail -n 1 "$log")"
+        echo 'skipped, see its line above' >".cache/python-$version.skipped"
     else
-        cat "$log"
-        echo "Python $version: pure tests FAILED"
+        ready="$ready $version"
+    fi
+done
+
+# Once and for all: two that start together must not clean up at the same time.
+.venv/bin/python -c 'from bench import lab; lab.why_not() or lab.remove_leftovers()'
+# shellcheck disable=SC2086
+[ -z "$ready" ] || printf '%s\n' $ready | xargs -n 1 -P 2 tools/every-python.sh one
+
+failed=''
+for version in 3.9 3.10 3.11 3.12 3.13; do
+    log=.cache/python-$version.log
+    if [ -e ".cache/python-$version.skipped" ]; then
+        echo "Python $version: tests $(cat ".cache/python-$version.skipped")"
+    elif [ -e "$log.ended" ]; then
+        echo "Python $version: $(tail -n 1 "$log")"
+    elif [ "$version" != "$here" ]; then
+        cat "$log" || true
+        echo "Python $version: tests FAILED"
         failed="$failed $version"
     fi
 done
-[ -z "$failed" ] || exit 1
+[ -z "$failed" ]
