@@ -225,11 +225,14 @@ class Daemon:
             )
             return
         self._loop.watch(self._claims, self._read_claims)
+        self._loop.hear_before_sending(self._read_claims)
 
-    def _read_claims(self, now: float) -> None:
+    def _read_claims(self, now: float) -> bool:
         assert self._claims is not None
-        for claim in self._claims.read():
+        claims = self._claims.read()
+        for claim in claims:
             self._engine.handle(claim, now)
+        return bool(claims)
 
     def _watch_claims(self) -> None:
         if self._claims is not None and self._watched != self._engine.revision:

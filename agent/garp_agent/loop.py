@@ -58,9 +58,15 @@ class Loop:
         self._after_turn = after_turn
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[float], object]] = {}
+        self._decisive: list[Callable[[float], bool]] = []  # heard before each frame
         self._suspended = _suspended(time.monotonic())
         self._stopping = False
         self.watch(netlink, self._read_kernel)
+        self.hear_before_sending(self._read_kernel)
+
+    def hear_before_sending(self, reader: Callable[[float], bool]) -> None:
+        """Call ``reader`` with the time before each frame; whether it heard anything."""
+        self._decisive.append(reader)
 
     def watch(self, source: Watched, handler: Callable[[float], object]) -> None:
         """Call ``handler`` with the time whenever ``source`` can be read."""
@@ -105,15 +111,16 @@ class Loop:
     def send_due(self) -> int:
         """Send what is due; the number of frames that went out.
 
-        What the kernel has said by then is heard before each frame: a turn may be long.
+        What the kernel and other claimants have said by then is heard before each frame: a
+        turn may be long, or interrupted for as long as somebody likes.
         """
         now = time.monotonic()
         if self.engine.deadline() > now:
             return 0
-        self._read_kernel(now)
+        self._hear(now)
         before = self.engine.counters.sent
         for index, frame in enumerate(self.engine.advance(now)):
-            if index and self._read_kernel(now) and not self.engine.holds(frame, now):
+            if index and self._hear(now) and not self.engine.holds(frame, now):
                 continue
             name = self.engine.inventory.links[frame.ifindex].name
             outcome, number = self._sender.send(frame.ifindex, name, encode(frame))
@@ -126,6 +133,12 @@ class Loop:
         self._epoll.close()
         self._netlink.close()
         self._sender.close()
+
+    def _hear(self, now: float) -> bool:
+        heard = False
+        for reader in self._decisive:
+            heard |= reader(now)
+        return heard
 
     def _read_kernel(self, now: float) -> bool:
         """Whether the kernel said anything."""

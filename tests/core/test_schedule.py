@@ -409,6 +409,17 @@ def test_a_link_that_is_announced_again_finds_its_bucket_as_it_left_it() -> None
     assert schedule.held(LINK) > 0
 
 
+def test_a_link_that_comes_back_under_its_index_finds_its_bucket_as_it_left_it() -> None:
+    schedule = schedule_of(names(12), interval=60.0, burst=(0.0,))
+    sent = 0
+    for step in range(200):
+        schedule.remove(LINK, step * 0.01)
+        schedule.set_addresses(LINK, one_each(names(12)), step * 0.01 + 0.005)
+        schedule.burst(LINK, Cause.LINK_UP, step * 0.01 + 0.005)
+        sent += len(schedule.take(step * 0.01 + 0.005))
+    assert sent == 2 * 14  # in two seconds
+
+
 def test_to_remove_what_was_never_there_is_no_error() -> None:
     schedule = Schedule(Settings(), halves)
     schedule.remove(LINK, 10.0)
@@ -579,4 +590,5 @@ def test_links_that_come_and_go_leave_nothing_behind() -> None:
         schedule.burst(ifindex, Cause.LINK_UP, float(ifindex))
         schedule.remove(ifindex, float(ifindex))
     assert not schedule._lines
+    assert len(schedule._left) <= 2  # those whose buckets are not full yet
     assert len(schedule._heap) <= 100

@@ -270,6 +270,45 @@ def test_stopped_and_continued_it_bursts_once(
         assert len(agent.log("resumed")) == 2
 
 
+def test_what_is_removed_while_it_is_stopped_is_not_announced(
+    tiny_lab: TinyLab, wire: Capture, tmp_path: Path
+) -> None:
+    """Refreshes fall due meanwhile: what happened is heard before they are made up for."""
+    config = "interval: 100ms\njitter: 0%\nburst: [0s]\n" + NO_BUCKET
+    with Agent(tiny_lab, tmp_path, config=config) as agent:
+        for turn in range(3):
+            gone = f"192.0.2.{100 + turn}"
+            tiny_lab.ip("guest", f"address add {gone}/24 dev eth0")
+            wire.wait_for(gone)
+            with agent.stopped():
+                tiny_lab.ip("guest", f"address del {gone}/24 dev eth0")
+                wire.clear()
+                began = time.monotonic()
+                until(lambda b=began: time.monotonic() > b + 0.4, "ticks are missed")
+            wire.wait_for(GUEST_ADDRESS, count=5)
+            assert wire.announcements(gone) == []
+
+
+def test_no_memory_for_a_filter(tiny_lab: TinyLab, wire: Capture, tmp_path: Path) -> None:
+    with Agent(tiny_lab, tmp_path) as agent:
+        tiny_lab.run("guest", ["sh", "-c", "echo 64 >/proc/sys/net/core/optmem_max"])
+        tiny_lab.ip("guest", "address add 192.0.2.77/24 dev eth0")
+        wire.wait_for("192.0.2.77")
+        assert agent.burst() == 2
+
+
+def test_not_even_a_descriptor_to_refuse_with(tiny_lab: TinyLab, tmp_path: Path) -> None:
+    """Nobody can be accepted or hung up on: it waits, rather than try without end."""
+    with Agent(tiny_lab, tmp_path, config="interval: 200ms\n") as agent:
+        resource.prlimit(agent.pid, resource.RLIMIT_NOFILE, (4, HARD_LIMIT))
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(agent.control))
+            asleep = [until(agent.is_asleep, "it sleeps") for _ in range(100)]
+            assert len(asleep) == 100
+        resource.prlimit(agent.pid, resource.RLIMIT_NOFILE, (HARD_LIMIT, HARD_LIMIT))
+        agent.wait_until_ready()
+
+
 def descriptors_left(agent: Agent, count: int) -> None:
     """Let it open so many more, and no further."""
     used = {int(name) for name in os.listdir(f"/proc/{agent.pid}/fd")}
@@ -537,11 +576,11 @@ def resident(agent: Agent) -> int:
     return int(text.partition("\nVmRSS:")[2].split()[0])
 
 
-def test_reloaded_two_hundred_times(tiny_lab: TinyLab, tmp_path: Path) -> None:
+def test_reloaded_a_thousand_times(tiny_lab: TinyLab, tmp_path: Path) -> None:
     with Agent(tiny_lab, tmp_path) as agent:
         agent.wait_for_log("hint-port")
         sizes, files = [], set()
-        for turn in range(1, 101):
+        for turn in range(1, 501):
             agent.reload("interval: soon\nnonsense: 1\n")
             until(lambda n=2 * turn: len(agent.log("configuration-refused")) == n, "it refuses")
             agent.reload(QUIET)

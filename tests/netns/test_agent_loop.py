@@ -8,8 +8,9 @@ from math import inf
 import pytest
 
 from bench.lab import GUEST_ADDRESS, TinyLab
+from garp_agent import loop as loop_module
 from garp_agent.core.engine import Engine
-from garp_agent.core.model import LEVEL_ERROR, BurstRequested, Cause
+from garp_agent.core.model import LEVEL_ERROR, BurstRequested, Cause, SendOutcome
 from garp_agent.core.settings import Settings
 from garp_agent.log import Log
 from garp_agent.loop import Loop
@@ -68,3 +69,57 @@ def test_the_kernel_is_heard_before_anybody_who_asks(tiny_lab: TinyLab, capture:
     assert frames == [1, 0]
     assert len(capture.announcements(GUEST_ADDRESS)) == 2  # at the start, and the first asked for
     capture.socket.close()
+
+
+def test_what_is_removed_between_two_frames_is_not_announced(
+    tiny_lab: TinyLab, capture: Capture
+) -> None:
+    """Two addresses are due at once; the second goes while the first one's frame is sent."""
+    second = "192.0.2.11"
+    tiny_lab.ip("guest", f"address add {second}/24 dev eth0")
+
+    class Remover(PacketSender):
+        def send(self, ifindex: int, name: str, frame: bytes) -> tuple[SendOutcome, int]:
+            sent = super().send(ifindex, name, frame)
+            tiny_lab.ip("guest", f"address del {second}/24 dev eth0")
+            return sent
+
+    def after_turn(now: float) -> float:
+        if engine.inventory.complete:
+            loop.stop()
+        return inf
+
+    engine = Engine(QUIET, lambda: 0.999)
+    with tiny_lab.entered("guest"):
+        loop = Loop(engine, Netlink(300.0, GUEST), Remover(), Log(LEVEL_ERROR), after_turn)
+        loop.run()
+        loop.close()
+    assert engine.counters.sent == 1
+    assert len(capture.announcements()) == 1
+    assert capture.announcements(second) == []
+    capture.socket.close()
+
+
+def test_a_suspension_is_noticed_by_the_boot_time_clock(
+    tiny_lab: TinyLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing here can suspend the machine, so the clocks' difference is made up."""
+    suspended = [0.0]
+    monkeypatch.setattr(loop_module, "_suspended", lambda now: suspended[0])
+    resumes: list[int] = []
+
+    def after_turn(now: float) -> float:
+        if engine.inventory.complete:
+            resumes.append(engine.resumes)
+            suspended[0] = 60.0
+        if len(resumes) == 3:
+            loop.stop()
+        return 0.0
+
+    engine = Engine(QUIET, lambda: 0.999)
+    with tiny_lab.entered("guest"):
+        loop = Loop(engine, Netlink(300.0, GUEST), PacketSender(), Log(LEVEL_ERROR), after_turn)
+        loop.run()
+        loop.close()
+    assert resumes == [0, 1, 1]
+    assert engine.counters.sent_by_cause[Cause.RESUME] == 1

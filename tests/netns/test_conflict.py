@@ -72,6 +72,53 @@ def test_the_new_owner_keeps_its_traffic(trio: Trio, tmp_path: Path, arping: str
         # But they did teach the switch where the guest is.
         assert trio.fdb("switch")[lab.GUEST_MAC] == "guest"
         assert agent.addresses()[lab.GUEST_ADDRESS]["conflict"]["withheld"]
+        # Nor does a reload give the address back.
+        agent.reload(FREQUENT.replace("200ms", "210ms"))
+        agent.wait_for_log("configuration-loaded")
+        sent = agent.sent()
+        until(lambda: agent.sent() >= sent + 10, "the agent goes on")
+        assert trio.owner() == RIVAL_MAC
+
+
+def test_a_claim_while_it_is_stopped_is_heard_before_it_goes_on(
+    trio: Trio, tmp_path: Path, arping: str
+) -> None:
+    with Agent(trio, tmp_path, config=FREQUENT) as agent:
+        with agent.stopped():
+            take_over(trio, arping)  # which takes a second, and ticks fall due
+            until(lambda: trio.owner() == RIVAL_MAC, "the peer has heard")
+        agent.wait_for_log("address-conflict")
+        sent = agent.sent()
+        until(lambda: agent.sent() >= sent + 5, "the agent goes on")
+        assert trio.owner() == RIVAL_MAC
+
+
+def test_of_two_clones_the_later_has_the_address(trio: Trio, tmp_path: Path, arping: str) -> None:
+    """The same address and the same agent in both: they do not take turns."""
+    (tmp_path / "clone").mkdir()
+    with Agent(trio, tmp_path, config=FREQUENT) as agent:
+        trio.ip("rival", f"address add {lab.GUEST_ADDRESS}/24 dev eth0")
+        with Agent(trio, tmp_path / "clone", config=FREQUENT, role="rival") as clone:
+            agent.wait_for_log("address-conflict", claimed_by=RIVAL_MAC)
+            sent, cloned = agent.sent(), clone.sent()
+            until(lambda: agent.sent() >= sent + 10, "the first goes on")
+            until(lambda: clone.sent() >= cloned + 10, "the clone goes on")
+            assert trio.owner() == RIVAL_MAC
+            assert agent.status()["conflicts"] > 0
+            assert clone.status()["conflicts"] == 0  # probes claim nothing
+
+
+def test_a_clone_does_not_take_what_is_defended(trio: Trio, tmp_path: Path) -> None:
+    (tmp_path / "clone").mkdir()
+    with Agent(trio, tmp_path, config=FREQUENT + "conflict: {policy: defend}\n") as agent:
+        trio.ip("rival", f"address add {lab.GUEST_ADDRESS}/24 dev eth0")
+        with Agent(trio, tmp_path / "clone", config=FREQUENT, role="rival") as clone:
+            clone.wait_for_log("address-conflict", claimed_by=lab.GUEST_MAC, policy="yield")
+            until(lambda: trio.owner() == lab.GUEST_MAC, "the first keeps its traffic")
+            sent = clone.sent()
+            until(lambda: clone.sent() >= sent + 10, "the clone goes on")
+            assert trio.owner() == lab.GUEST_MAC
+            assert agent.addresses()[lab.GUEST_ADDRESS]["conflict"]["claims"] >= 1
 
 
 def test_warn_is_what_everybody_else_does(trio: Trio, tmp_path: Path, arping: str) -> None:
@@ -128,13 +175,48 @@ def test_an_advertisement_of_another_is_a_claim(tiny_lab6: lab.TinyLab, tmp_path
         assert agent.status()["conflicts"] == 1
 
 
-def advertisement(address: str, override: int) -> bytes:
+def advertisement(
+    address: str, override: int, mac: str = lab.PEER_MAC, source: str = lab.PEER_ADDRESS6
+) -> bytes:
     return bytes(
-        Ether(dst="33:33:00:00:00:01", src=lab.PEER_MAC)
-        / IPv6(src=lab.PEER_ADDRESS6, dst="ff02::1", hlim=255)
+        Ether(dst="33:33:00:00:00:01", src=mac)
+        / IPv6(src=source, dst="ff02::1", hlim=255)
         / ICMPv6ND_NA(tgt=address, R=0, S=0, O=override)
-        / ICMPv6NDOptDstLLAddr(lladdr=lab.PEER_MAC)
+        / ICMPv6NDOptDstLLAddr(lladdr=mac)
     )
+
+
+def test_an_ipv6_address_stays_its_new_owners_after_the_hold_off(
+    labs: None, tmp_path: Path
+) -> None:
+    """It says so once, as keepalived does; from then on only probes ask whether it is there."""
+    config = FREQUENT + "conflict: {hold_off: 1s}\n"
+    with Trio(ipv6=True) as trio:
+        trio.ip("guest", f"address add {lab.GUEST_ADDRESS6}/64 dev eth0 nodad")
+        trio.ip("peer", f"address add {lab.PEER_ADDRESS6}/64 dev eth0 nodad")
+        stale = f"{lab.GUEST_ADDRESS6} lladdr {lab.GUEST_MAC} dev eth0 nud stale"
+        trio.ip("peer", f"neighbour replace {stale}")
+
+        def owner() -> str | None:
+            known = trio.neighbours("peer").get(lab.GUEST_ADDRESS6)
+            return known.mac if known else None
+
+        with Agent(trio, tmp_path, config=config) as agent:
+            until(lambda: lab.GUEST_ADDRESS6 in agent.announced(), "it is announced")
+            trio.ip("rival", f"address add {lab.GUEST_ADDRESS6}/64 dev eth0 nodad")
+            wire = trio.packet_socket("rival", "eth0")
+            wire.send(advertisement(lab.GUEST_ADDRESS6, 1, RIVAL_MAC, lab.GUEST_ADDRESS6))
+            wire.close()
+            agent.wait_for_log("address-conflict", address=lab.GUEST_ADDRESS6)
+            until(lambda: owner() == RIVAL_MAC, "the peer believes it")
+            began = agent.status()["uptime"]
+            until(lambda: agent.status()["uptime"] > began + 3.0, "three hold-offs have passed")
+            assert owner() == RIVAL_MAC
+            assert agent.addresses()[lab.GUEST_ADDRESS6]["conflict"]["withheld"]
+            assert trio.fdb("switch")[lab.GUEST_MAC] == "guest"
+            trio.ip("rival", f"address del {lab.GUEST_ADDRESS6}/64 dev eth0")
+            agent.wait_for_log("address-conflict-over", address=lab.GUEST_ADDRESS6)
+            until(lambda: owner() == lab.GUEST_MAC, "the guest is believed again")
 
 
 KEEPALIVED = """\

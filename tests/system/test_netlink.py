@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -207,3 +208,34 @@ def test_forwarding_is_told_as_it_changes(tiny_lab6: TinyLab) -> None:
         fold(netlink.read(1.0), inventory)
         assert inventory.forwards(eth0) == bool(value)
     netlink.close()
+
+
+class Failing:
+    """A socket on which the kernel has no memory for the next call of one kind."""
+
+    def __init__(self, real: socket.socket, call: str) -> None:
+        self._real = real
+        self._fails = [call]
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._fails:
+            self._fails.remove(name)
+
+            def fail(*_arguments: object) -> None:
+                raise OSError(errno.ENOMEM, "no memory")
+
+            return fail
+        return getattr(self._real, name)
+
+
+@pytest.mark.parametrize("call", ["send", "recvfrom"])
+def test_what_the_kernel_has_no_memory_for_is_asked_for_again(netlink: Events, call: str) -> None:
+    """Which the kernel here never lacks."""
+    everything(netlink)
+    netlink._socket = Failing(netlink._socket, call)  # type: ignore[assignment]
+    events = everything(netlink, INTERVAL)
+    events += everything(netlink, INTERVAL + RETRY)
+    inventory = fold(events, Inventory())
+    assert inventory.complete
+    assert GUEST_ADDRESS in addresses(inventory)
+    assert netlink.deadline() == 2 * INTERVAL + (RETRY if call == "send" else 0.0)
