@@ -7,9 +7,9 @@ The file is a shell script followed by a zip archive:
     cpython-3XX/    the same, compiled by and for that interpreter
 
 The script part finds an interpreter and starts it with -I (a root daemon must not read
-PYTHONPATH), for `run` also with -S: nothing outside the archive is imported then, and
-looking through site-packages would cost more than all else.  What `run` imports is stored
-uncompressed.  `python3 garp-agent.pyz` works as well, more slowly.
+PYTHONPATH), for the daemons (`run`, garp-hint's `watch`) also with -S: nothing outside the
+archive is imported then, and looking through site-packages would cost more than all else.
+What `run` imports is stored uncompressed.  `python3 garp-agent.pyz` works as well, more slowly.
 
 The same tree and the same interpreters give the same bytes.
 """
@@ -39,8 +39,9 @@ START = r"""#!/bin/sh
 # garp-agent @VERSION@: one file for Python 3.9 or newer; nothing else is needed.
 # A shell script that finds an interpreter, and a zip archive behind it.  tools/build_pyz.py
 # Called by a name that begins with garp-hint it is the hypervisor's end.
-case ${1:-} in
-run | watch) flags=-IS ;;
+# Only the two daemons do without site-packages: `garp-agent watch` and `doctor` need scapy.
+case ${0##*/}:${1:-} in
+*:run | garp-hint*:watch) flags=-IS ;;
 *) flags=-I ;;
 esac
 for python in ${GARP_PYTHON:-python3 @NAMES@}; do

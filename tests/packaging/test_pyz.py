@@ -15,7 +15,7 @@ import pytest
 from bench import lab as labs
 from bench.lab import GUEST_ADDRESS, TinyLab
 from tests.packaging.conftest import tool
-from tests.packaging.support import ROOT
+from tests.packaging.support import ROOT, run
 
 INTERPRETERS = dict(tool("build_pyz").interpreters())
 PATIENCE = 30.0
@@ -123,6 +123,38 @@ def test_the_hypervisors_end_by_its_name(pyz: Path, tmp_path: Path) -> None:
     hint.symlink_to(pyz)
     done = start(hint, "--help", GARP_PYTHON=sys.executable)
     assert done.stdout.startswith("Usage: garp-hint")
+
+
+@pytest.fixture
+def with_scapy(tmp_path: Path) -> Path:
+    """An interpreter with scapy and netifaces in its site-packages; they say what asks for them."""
+    run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv")
+    (site_packages,) = tmp_path.glob("venv/lib/python*/site-packages")
+    (site_packages / "sitecustomize.py").write_text('print("site-packages looked through")\n')
+    for name in ("scapy", "netifaces"):
+        (site_packages / f"{name}.py").write_text(f'raise SystemExit("{name} found")\n')
+    return tmp_path / "venv" / "bin" / "python"
+
+
+def test_what_diagnoses_finds_scapy_in_site_packages(
+    pyz: Path, with_scapy: Path, tmp_path: Path
+) -> None:
+    capture = tmp_path / "capture"
+    capture.touch()
+    for command in (["watch", "--read", str(capture)], ["doctor", "--no-send"]):
+        done = start(pyz, *command, GARP_PYTHON=str(with_scapy))
+        assert done.stdout.startswith("site-packages looked through\n")
+        assert done.stderr in ("scapy found\n", "netifaces found\n")
+
+
+def test_the_daemons_do_not_look_through_site_packages(
+    pyz: Path, with_scapy: Path, tmp_path: Path
+) -> None:
+    hint = tmp_path / "garp-hint"
+    hint.symlink_to(pyz)
+    for program, command in ((pyz, "run"), (hint, "watch")):
+        done = start(program, command, "--help", GARP_PYTHON=str(with_scapy))
+        assert done.stdout.startswith("Usage: garp-")
 
 
 @pytest.mark.netns
