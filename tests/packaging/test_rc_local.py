@@ -461,6 +461,36 @@ def test_what_a_crash_leaves_behind_is_no_obstacle(guest: Guest, shell: tuple[st
     assert len(guest.processes("garp-start supervise")) == 1
 
 
+def test_a_lock_whose_number_another_program_has_got_is_no_obstacle(
+    guest: Guest, shell: tuple[str, ...]
+) -> None:
+    guest.shell = shell
+    (guest.run_folder / "garp-start.lock").symlink_to(f"{os.getpid()}")
+    assert "started" in guest.starter("start")
+    assert "garp-start.lock" not in [each.name for each in guest.run_folder.iterdir()]
+
+
+def test_a_lock_that_a_start_holds_is_waited_for(guest: Guest, shell: tuple[str, ...]) -> None:
+    guest.shell = shell
+    holder = guest.lab.start("guest", ["sh", "-c", "read -r _", "garp-start", "start"], stdin=-1)
+    (guest.run_folder / "garp-start.lock").symlink_to(str(holder.pid))
+    said = guest.starter("start", status=1)
+    assert f"has been held by process {holder.pid} for 30 s" in said
+
+
+def test_a_process_that_ends_while_it_is_looked_at(guest: Guest, shell: tuple[str, ...]) -> None:
+    guest.shell = shell
+    pid_file = guest.run_folder / "garp-start.pid"
+    # Gone before its command line is opened: here `kill -0` still finds it.
+    pid_file.write_text(run("sh", "-c", "echo $$"))
+    guest.program("kill", "exit 0")
+    assert guest.starter("status", status=3) == "garp-start: not running\n"
+    # Gone before it is read.
+    pid_file.write_text(f"{os.getpid()}\n")
+    guest.program("tr", 'echo "tr: read error: No such process" >&2; exit 1')
+    assert guest.starter("status", status=3) == "garp-start: not running\n"
+
+
 def test_a_loop_that_is_killed_comes_back(guest: Guest, shell: tuple[str, ...]) -> None:
     guest.shell = shell
     guest.starter("start")
