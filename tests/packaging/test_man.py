@@ -9,12 +9,14 @@ from pathlib import Path
 import click
 import pytest
 
-from garp_agent.cli import cli
+from garp_agent.cli import cli as agent
 from garp_agent.core import settings
+from garp_agent.host.commands import cli as hint
 from tests.packaging.conftest import tool
 from tests.packaging.support import need, run
 
 build_man = tool("build_man")
+PROGRAMS: dict[str, click.Group] = {"garp-agent": agent, "garp-hint": hint}
 PAGES = {source.name[:-3]: source for source in build_man.pages()}
 
 
@@ -41,13 +43,18 @@ def test_groff_has_nothing_to_complain_about(name: str, tmp_path: Path) -> None:
         assert left_over not in text
 
 
-def test_every_command_and_option_is_in_the_page(tmp_path: Path) -> None:
-    text = shown("garp-agent.8", tmp_path)
-    for name, command in cli.commands.items():
-        assert f"garp-agent {name}" in text
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_command_and_option_is_in_the_page(program: str, tmp_path: Path) -> None:
+    lines = [line.strip() for line in shown(f"{program}.8", tmp_path).splitlines()]
+    assert ":" not in {line[:1] for line in lines}
+    for name, command in PROGRAMS[program].commands.items():
+        at = next(n for n, line in enumerate(lines) if line.startswith(f"{program} {name} "))
         for option in command.params:
             if isinstance(option, click.Option):
-                assert option.opts[0] in text
+                names, words = option.get_help_record(click.Context(command)) or ("", "")
+                assert option.help, f"{program} {name} {names} has no help"
+                at = lines.index(names, at)
+                assert lines[at + 1].startswith(words[:60])
 
 
 def test_every_key_is_in_the_page(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from garp_agent.core.protocol import (
     BURST_COUNT,
     BURST_DELAY,
     BURST_INTERVAL,
+    BURST_INTERVAL_DEFAULT,
     LEASE_SECONDS,
     encode_request,
 )
@@ -139,9 +140,21 @@ def list_command(
 @click.option("--guest", "names", metavar="NAME", multiple=True, help="To this guest.")
 @click.option("--socket", "sockets", metavar="PATH", multiple=True, help="To this socket.")
 @click.option("--reason", metavar="TEXT", default="operator", help="Words for the guest's log.")
-@click.option("--count", type=click.IntRange(int(BURST_COUNT.least), int(BURST_COUNT.most)))
-@click.option("--interval", metavar="SECONDS", type=_within(BURST_INTERVAL))
-@click.option("--delay", metavar="SECONDS", type=_within(BURST_DELAY))
+@click.option(
+    "--count",
+    metavar="N",
+    type=click.IntRange(int(BURST_COUNT.least), int(BURST_COUNT.most)),
+    help="Rounds of the burst; without this and --interval as the guest is configured.",
+)
+@click.option(
+    "--interval",
+    metavar="SECONDS",
+    type=_within(BURST_INTERVAL),
+    help=f"Time between rounds; {BURST_INTERVAL_DEFAULT:g} where only --count is given.",
+)
+@click.option(
+    "--delay", metavar="SECONDS", type=_within(BURST_DELAY), help="Time before the first round."
+)
 @_options(*FINDING)
 @AS_JSON
 def send_command(
@@ -232,7 +245,12 @@ def send_command(
 @_options(*FINDING)
 @STATUS_SOCKET
 @click.option("--verbose", "-v", is_flag=True, help="Log more.")
-@click.option("--log-format", type=click.Choice(["text", "json"]), default="text")
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="How log lines on standard error look.",
+)
 def watch_command(**given: Any) -> dict[str, Any]:
     """Be the daemon: hint all guests whenever a bond fails over.
 
