@@ -22,6 +22,11 @@ from garp_agent.log import Log
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+# What completion offers.  Not as the options' types: click would look at the files, and word
+# the errors.
+FILES = click.Path().shell_complete
+DIRECTORIES = click.Path(file_okay=False).shell_complete
+
 # What only a write to a file or a pipe fails with: not the sockets that commands use.
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EPIPE)
 
@@ -50,8 +55,14 @@ def _option(option: options.Option) -> Callable[[Command], Command]:
         return click.option(*option.names, is_flag=True, help=option.help)
     choice = click.Choice(option.choices) if option.choices else None
     default = option.choices[0] if option.choices else None
+    is_path = {"FILE", "PATH"} & {*option.metavar.split("|")}
     return click.option(
-        *option.names, metavar=option.metavar, type=choice, default=default, help=option.help
+        *option.names,
+        metavar=option.metavar,
+        type=choice,
+        default=default,
+        help=option.help,
+        shell_complete=FILES if is_path else None,
     )
 
 
@@ -138,7 +149,7 @@ def list_command(config: str | None, as_json: bool) -> None:
 
 
 @cli.command("check")
-@click.argument("file", required=False)
+@click.argument("file", required=False, shell_complete=FILES)
 def check_command(file: str | None) -> None:
     """Check a configuration FILE: all errors at once; exit status 78 if there are any."""
     settings = _settings(file)
@@ -206,10 +217,17 @@ def doctor_command(
 
 
 @cli.command("install")
-@click.option("--root", metavar="DIRECTORY", default="/", help="The tree to install into.")
+@click.option(
+    "--root",
+    metavar="DIRECTORY",
+    default="/",
+    shell_complete=DIRECTORIES,
+    help="The tree to install into.",
+)
 @click.option(
     "--program",
     metavar="PATH",
+    shell_complete=FILES,
     help="The program as the unit is to start it; without it this one, and a single-file "
     "program copies itself to /usr/local/sbin.",
 )
@@ -229,7 +247,13 @@ def install_command(root: str, program: str | None) -> None:
 
 
 @cli.command("uninstall")
-@click.option("--root", metavar="DIRECTORY", default="/", help="The tree to remove from.")
+@click.option(
+    "--root",
+    metavar="DIRECTORY",
+    default="/",
+    shell_complete=DIRECTORIES,
+    help="The tree to remove from.",
+)
 def uninstall_command(root: str) -> None:
     """Take away what `install` put into place; an edited configuration is kept."""
     from garp_agent import install
@@ -244,8 +268,16 @@ def uninstall_command(root: str) -> None:
 @cli.command("watch")
 @click.argument("interfaces", metavar="[INTERFACE]...", nargs=-1)
 @AS_JSON
-@click.option("-r", "--read", metavar="FILE", help="Read a capture file instead.")
-@click.option("-w", "--write", metavar="FILE", help="Keep the announcements in a capture file.")
+@click.option(
+    "-r", "--read", metavar="FILE", shell_complete=FILES, help="Read a capture file instead."
+)
+@click.option(
+    "-w",
+    "--write",
+    metavar="FILE",
+    shell_complete=FILES,
+    help="Keep the announcements in a capture file.",
+)
 @click.option("--count", type=click.IntRange(1), metavar="N", help="End after N announcements.")
 @click.option(
     "--seconds", type=click.FloatRange(0, min_open=True), metavar="N", help="End after N seconds."

@@ -34,6 +34,9 @@ LEASE_LEAST = 3.0  # seconds; a promise is renewed at a third, and at most once 
 EXIT_FAILED = 1
 EXIT_NO_GUEST = 3
 EXIT_NO_WATCHER = 4
+# What completion offers; not as the options' types: click would look at the files.
+FILES = click.Path().shell_complete
+DIRECTORIES = click.Path(file_okay=False).shell_complete
 
 
 def _options(*wanted: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -68,12 +71,14 @@ FINDING = (
         "channels",
         metavar="GLOB",
         multiple=True,
+        shell_complete=FILES,
         help="More channels, by their sockets' paths; what the first * stands for is the guest. "
         "Quote it. May be given more than once.",
     ),
     click.option(
         "--libvirt-status",
         metavar="DIRECTORY",
+        shell_complete=DIRECTORIES,
         default=channels.STATUS_DIRECTORY,
         show_default=True,
         help="Where libvirt keeps its guests' status: names longer than 20 characters are "
@@ -92,6 +97,7 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 STATUS_SOCKET = click.option(
     "--status-socket",
     metavar="PATH",
+    shell_complete=FILES,
     default=loop.STATUS_SOCKET,
     show_default=True,
     help="The watcher's socket.",
@@ -138,7 +144,14 @@ def list_command(
 @cli.command("send")
 @click.option("--all", "to_all", is_flag=True, help="To all guests.")
 @click.option("--guest", "names", metavar="NAME", multiple=True, help="To this guest.")
-@click.option("--socket", "sockets", metavar="PATH", multiple=True, help="To this socket.")
+@click.option(
+    "--socket",
+    "sockets",
+    metavar="PATH",
+    multiple=True,
+    shell_complete=FILES,
+    help="To this socket.",
+)
 @click.option("--reason", metavar="TEXT", default="operator", help="Words for the guest's log.")
 @click.option(
     "--count",
@@ -240,6 +253,7 @@ def send_command(
     "monitors",
     metavar="GLOB",
     multiple=True,
+    shell_complete=FILES,
     help="QMP sockets for --announce-self; what the first * stands for is the guest.",
 )
 @_options(*FINDING)
