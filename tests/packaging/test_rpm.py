@@ -68,9 +68,31 @@ def test_what_is_in_them(rpms: dict[str, Path]) -> None:
     assert not set(agent) & set(hint) - {"/usr/share/licenses"}
 
 
+def unpack(package: Path, to: Path) -> None:
+    archive = subprocess.run(["rpm2cpio", package], capture_output=True, check=True)
+    subprocess.run(["cpio", "-id", "--quiet"], input=archive.stdout, cwd=to, check=True)
+
+
+@pytest.mark.parametrize("name", ["garp-agent", "garp-hint"])
+def test_what_they_need(rpms: dict[str, Path], name: str) -> None:
+    needed = run("rpm", "-qRp", rpms[name]).splitlines()
+    version = run("/usr/bin/python3", "-c", "import sys; print(*sys.version_info[:2], sep='.')")
+    assert f"python(abi) = {version.strip()}" in needed
+    assert "python3-click" in needed
+    assert ("shadow-utils" in needed) == (name == "garp-agent")  # for its group
+
+
+@pytest.mark.parametrize("name", ["garp-agent", "garp-hint"])
+def test_completion_in_them(rpms: dict[str, Path], name: str, tmp_path: Path) -> None:
+    unpack(rpms[name], tmp_path)
+    variable = f"_{name.upper().replace('-', '_')}_COMPLETE"
+    for path in ("bash-completion/completions/{}", "zsh/site-functions/_{}"):
+        assert variable in (tmp_path / "usr/share" / path.format(name)).read_text()
+    assert variable in (tmp_path / f"usr/share/fish/vendor_completions.d/{name}.fish").read_text()
+
+
 def test_the_program_in_it_runs(rpms: dict[str, Path], tmp_path: Path) -> None:
-    archive = subprocess.run(["rpm2cpio", rpms["garp-agent"]], capture_output=True, check=True)
-    subprocess.run(["cpio", "-id", "--quiet"], input=archive.stdout, cwd=tmp_path, check=True)
+    unpack(rpms["garp-agent"], tmp_path)
     launcher = tmp_path / "usr/sbin/garp-agent"
     text = launcher.read_text()
     launcher.write_text(text.replace('"/usr/share', f'"{tmp_path}/usr/share'))
