@@ -9,10 +9,15 @@ unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH
 
 help:
 	@echo 'make demo    the outage after a failover with nothing, the arping loop, the agent (1 min)'
-	@echo 'make test    all tests; what this machine cannot run is skipped with its reason'
+	@echo 'make test    all tests but those of test-packages; what this machine cannot run is'
+	@echo '             skipped with its reason'
+	@echo 'make test-packages   the ways in: packages, chroots, booted systems (20 min)'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make bench   what the agent costs and how fast it is, beside its peers'
 	@echo 'make bench-failover  outages behind a real bond, in virtual machines (10 min)'
+	@echo 'make pyz     dist/garp-agent.pyz: one file for a bare Python 3.9 or newer'
+	@echo 'make deb     dist/*.deb, with debhelper, dh-python, python3-click and python3-yaml'
+	@echo 'make man     build/man: the man pages'
 	@echo 'make clean   remove what these made'
 	@echo
 	@echo 'ARGS="..." is handed on: make demo ARGS=--quick, make test ARGS=tests/core'
@@ -57,6 +62,7 @@ deb:
 	python3 tools/build_deb.py
 
 man:
+	@tools/setup.sh python
 	$(BIN)/python tools/build_man.py
 
 # What takes a packager's tools and some minutes: packages, cloud-init, RPM, OpenRC in chroots,

@@ -2,6 +2,7 @@
 # Sets up what the make targets and .ci/run need, where it is missing:
 #
 #   tools/setup.sh demo|bench|test|lint   Debian packages, .venv with this project in it
+#   tools/setup.sh python           the .venv only
 #   tools/setup.sh packages demo|bench|test
 #   tools/setup.sh pythons          "3.X PATH" of each interpreter that the tests can use
 #   tools/setup.sh pure 3.X PATH    .venv-3.X with what the pure tests need
@@ -169,6 +170,10 @@ demo | bench | test)
     packages "$1"
     main_venv .venv test
     ;;
+python)
+    alone
+    main_venv .venv test
+    ;;
 lint)
     alone
     main_venv .venv-lint test,lint
@@ -184,5 +189,5 @@ pure)
     # shellcheck disable=SC2086
     pip_install ".venv-$2" $PURE_NEEDS
     ;;
-*) fail "usage: $0 demo|bench|test|lint|packages|pythons|pure" ;;
+*) fail "usage: $0 demo|bench|test|python|lint|packages|pythons|pure" ;;
 esac
