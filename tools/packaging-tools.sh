@@ -3,7 +3,7 @@
 # when we are root and there is an apt-get, otherwise named.
 set -eu
 packages='debhelper dh-python python3-click python3-yaml fakeroot lintian mmdebstrap cloud-init
-rpm cpio man-db groff shellcheck make e2fsprogs'
+rpm cpio man-db groff shellcheck make e2fsprogs python3-pip python3-venv pipx'
 missing=
 for package in $packages; do
     dpkg-query -Wf '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' ||

@@ -1,12 +1,14 @@
-"""The OpenRC script, under OpenRC in a chroot.  `make test-packages`"""
+"""The OpenRC script, by its page's commands, under OpenRC in a chroot.  `make test-packages`"""
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
 from tests.packaging.rootfs import Chroot
 from tests.packaging.support import CONTRIB
+from tests.packaging.test_docs import blocks, page
 
 # What a booted OpenRC has noted down about itself.
 BOOTED = """
@@ -18,14 +20,17 @@ touch /run/openrc/softlevel
 
 
 def test_openrc_starts_supervises_and_stops_it(pyz: Path) -> None:
+    put_there, take_away = blocks(page("rc-local"), "sh openrc")
     with Chroot("openrc") as system:
         (system.top / "usr/sbin/policy-rc.d").unlink()
-        shutil.copy(CONTRIB / "openrc" / "garp-agent", system.top / "etc/init.d/garp-agent")
-        shutil.copy(pyz, system.top / "usr/sbin/garp-agent")
+        shutil.copytree(CONTRIB, system.top / "root/contrib")
+        shutil.copy(pyz, system.top / "root/garp-agent.pyz")
         with (system.top / "etc/rc.conf").open("a") as settings:
             settings.write('\nrc_sys="docker"\n')  # a container: no hardware to look after
         printed = system.shell(
-            BOOTED
+            "cd /root\n"
+            + put_there
+            + BOOTED
             + """
             alone="rc-service --nodeps garp-agent"
             agent() { for each in /proc/[0-9]*; do
@@ -47,9 +52,13 @@ def test_openrc_starts_supervises_and_stops_it(pyz: Path) -> None:
             echo 'interval: never' >/tmp/bad.yaml
             mkdir -p /etc/garp-agent; cp /tmp/bad.yaml /etc/garp-agent/config.yaml
             if $alone start; then exit 1; fi
+            rm -r /etc/garp-agent
             echo refused
             """
+            + take_away
         )
+        assert [*(system.top / "etc").rglob("*garp-agent*")] == []
+    assert re.search(r"^ +garp-agent \| +default", printed, re.MULTILINE)
     assert "status: started" in printed
     assert "frames sent" in printed
     assert "came back" in printed
