@@ -18,10 +18,12 @@ SLOW = ["doctor --no-send", "doctor --no-send --json"]  # they send nothing on t
 FULL = "the output could not be written: No space left on device\n"
 
 
-def run(*arguments: str, stdout: int, python: tuple[str, ...] = ()) -> tuple[int, str]:
+def run(
+    *arguments: str, stdout: int, python: tuple[str, ...] = (), module: str = "garp_agent"
+) -> tuple[int, str]:
     """The exit status, and what stderr says."""
     done = subprocess.run(
-        [sys.executable, *python, "-m", "garp_agent", *arguments],
+        [sys.executable, *python, "-m", module, *arguments],
         env=ENVIRONMENT,
         stdin=subprocess.DEVNULL,
         stdout=stdout,
@@ -65,6 +67,15 @@ def test_a_full_disk(command: str, python: tuple[str, ...], full: int) -> None:
 @pytest.mark.parametrize("command", [*COMMANDS, *SLOW])
 def test_a_reader_that_is_gone(command: str, closed_pipe: int) -> None:
     assert run(*command.split(), stdout=closed_pipe) == (1, "")
+
+
+@pytest.mark.parametrize("command", ["--help", "list --json --port org.garp_agent.none"])
+def test_the_hypervisors_end(command: str, full: int, closed_pipe: int) -> None:
+    module = "garp_agent.host.cli"
+    status, said = run(*command.split(), stdout=full, module=module)
+    assert (status, said.splitlines()[-1]) == (1, f"garp-hint: {FULL}".rstrip())
+    assert "Traceback" not in said
+    assert run(*command.split(), stdout=closed_pipe, module=module)[0] == 1
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)])

@@ -6,10 +6,7 @@ Decides what is printed where, and the exit status: 0 done, 1 not done, 2 wrong 
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
-import os
 import sys
 from typing import Any, Callable, TypeVar
 
@@ -19,6 +16,7 @@ from garp_agent import __version__, configuration, daemon, options
 from garp_agent.core.model import LEVEL_DEBUG, LEVEL_WARNING
 from garp_agent.core.settings import Settings
 from garp_agent.log import Log
+from garp_agent.output import guarded
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -27,27 +25,10 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 FILES = click.Path().shell_complete
 DIRECTORIES = click.Path(file_okay=False).shell_complete
 
-# What only a write to a file or a pipe fails with: not the sockets that commands use.
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EPIPE)
-
 
 def main() -> None:
-    """Run a command, and exit with its status; or say that its output could not be written."""
-    try:
-        try:
-            cli(prog_name="garp-agent")
-        finally:
-            if sys.stdout:  # None where it is closed
-                sys.stdout.flush()
-    except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
-        # The interpreter would try once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if error.errno != errno.EPIPE:  # nobody reads any more: nothing to say
-            with contextlib.suppress(OSError):
-                _fail(f"the output could not be written: {error.strerror}")
-        sys.exit(daemon.EXIT_FAILED)
+    """Run a command, and exit with its status."""
+    guarded(lambda: cli(prog_name="garp-agent"), "garp-agent")
 
 
 def _option(option: options.Option) -> Callable[[Command], Command]:

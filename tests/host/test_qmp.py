@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,10 +31,16 @@ def monitor(path: Path) -> Iterator[None]:
     arguments += ["-qmp", f"unix:{path},server=on,wait=off"]
     with subprocess.Popen(arguments) as process:
         try:
-            eventually(lambda: path.exists() or process.poll() is not None, "QEMU listens")
+            eventually(lambda: is_listening(path) or process.poll() is not None, "QEMU listens")
             yield
         finally:
             process.kill()
+
+
+def is_listening(path: Path) -> bool:
+    """Between the path and this is a moment in which a connection is refused."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
 
 
 def test_a_real_qemu_takes_it_again_and_again(short_path: Path) -> None:

@@ -21,8 +21,9 @@ def main() -> None:
     """Run the command that the arguments name, and exit with its status."""
     if sys.argv[1:2] != ["watch"]:
         from garp_agent.host.commands import cli
+        from garp_agent.output import guarded
 
-        cli(prog_name="garp-hint")
+        guarded(lambda: cli(prog_name="garp-hint"), "garp-hint")
     given = _read_options(sys.argv[1:])
     sys.exit(given if isinstance(given, int) else _watch(given))
 
