@@ -41,6 +41,7 @@ from garp_agent.core.model import (
 from garp_agent.core.settings import Settings
 
 DAY = 86400.0
+DRIFT = 0.01  # of a day's ticks: with 17,280 of them, jitter makes a tenth of that
 UP = IFF_UP | IFF_LOWER_UP
 
 
@@ -58,6 +59,7 @@ class Witness:
         self.last: dict[tuple[int, bytes], float] = {}
         self.frames = 0
         self.longest_gap = 0.0
+        self.ticks: dict[int, list[float]] = {}  # of the links that are looked at
 
     def may_speak(self, ifindex: int) -> bool:
         return ifindex in self.up and bool(self.owned.get(ifindex))
@@ -69,6 +71,9 @@ class Witness:
             raise BrokenError(f"not ours: {where}")
         self.judges.setdefault(frame.ifindex, Judge(self.settings.bucket)).saw(now)
         self.last[frame.ifindex, frame.address] = now
+        ticks = self.ticks.get(frame.ifindex)
+        if ticks is not None and frame.cause is Cause.REFRESH and ticks[-1:] != [now]:
+            ticks.append(now)
 
     def forget_waiting(self, ifindex: int, now: float) -> None:
         """What the link has now has its time from now on."""
@@ -200,6 +205,20 @@ class World:
             self.send()
         self.witness.check_gaps(self.now, self.settings.interval_with_lease)
 
+    def check_drift(self) -> None:
+        """A day in which nothing happens: as many ticks on every link as it has intervals."""
+        self.engine.handle(LeaseGranted(0.0), self.now)
+        self.witness.ticks = {
+            ifindex: [] for ifindex in self.links if self.witness.may_speak(ifindex)
+        }
+        self.run(self.now + DAY, churn=1000 * DAY)
+        wanted = DAY / self.settings.interval
+        for ifindex, ticks in self.witness.ticks.items():
+            if abs(len(ticks) / wanted - 1) > DRIFT:
+                raise BrokenError(
+                    f"{len(ticks)} ticks in a day on link {ifindex}, not {wanted:.0f}"
+                )
+
 
 def year(days: int, seed: int) -> None:
     world = World(seed)
@@ -215,6 +234,7 @@ def year(days: int, seed: int) -> None:
                 f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MB",
                 flush=True,
             )
+    world.check_drift()
     if len(sizes) > 2 and sizes[-1] > sizes[1] * 1.2:
         raise BrokenError(f"objects grew from {sizes[1]} to {sizes[-1]}")
 
