@@ -26,6 +26,7 @@ from typing import Any
 from bench.agent import ETH_P_ARP, SO_TIMESTAMPNS
 from bench.lab import GUEST_ADDRESS, GUEST_MAC, ROOT, TinyLab
 from garp_agent import client
+from garp_agent.core.schedule import ROUNDING
 from garp_agent.core.settings import Bucket, Settings
 
 IN_FLIGHT = 0.1  # seconds for which a frame may be under way when its address is removed
@@ -53,8 +54,8 @@ class Judge:
         rate, depth = self._bucket
         self._level = min(depth, self._level + (now - self._since) * rate) - 1
         self._since = now
-        if self._level < -1e-6 - self._slack * rate:
-            raise BrokenError(f"more than the bucket allows at {now:.3f}")
+        if self._level < -(self._slack + 2 * ROUNDING) * rate:
+            raise BrokenError(f"{-self._level:.6f} more than the bucket allows at {now:.3f}")
         self._recent.append(now)
         while self._recent[0] < now - 1.0 + self._slack:
             self._recent.popleft()

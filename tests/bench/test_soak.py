@@ -44,7 +44,7 @@ def test_a_schedule_that_drifts_is_seen() -> None:
 @pytest.mark.parametrize(
     ("times", "why"),
     [
-        ([0.0] * 13, "more than the bucket"),
+        ([0.0] * 13, "1.000000 more than the bucket"),
         ([0.0] * 12 + [0.2, 0.3, 0.4], "15 frames within a second"),
     ],
 )
