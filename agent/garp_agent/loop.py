@@ -135,6 +135,8 @@ class Loop:
         self._sender.close()
 
     def _hear(self, now: float) -> bool:
+        if not self._epoll.poll(0):
+            return False
         heard = False
         for reader in self._decisive:
             heard |= reader(now)
