@@ -75,7 +75,7 @@ def test_man_sets_up_what_it_needs(clone: Path) -> None:
     assert "main_venv" in (clone / "tools" / "setup.sh").read_text()
     venv = f'mkdir -p .venv/bin; ln -s {sys.executable} .venv/bin/python; echo "setup $*"'
     replace(clone / "tools" / "setup.sh", venv)
-    said = run(make, "man", cwd=clone, env={"MAKEFLAGS": ""})
+    said = run(make, "--no-print-directory", "man", cwd=clone, env={"MAKEFLAGS": ""})
     assert said.startswith("setup python\n")
     assert (clone / "build" / "man" / "garp-agent.8").read_text().startswith('.TH "GARP-AGENT"')
 
@@ -83,6 +83,6 @@ def test_man_sets_up_what_it_needs(clone: Path) -> None:
 def test_help_names_every_target() -> None:
     make = need("make", "make")
     targets = re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    said = run(make, "help", cwd=ROOT, env={"MAKEFLAGS": ""})
+    said = run(make, "--no-print-directory", "help", cwd=ROOT, env={"MAKEFLAGS": ""})
     named = re.findall(r"^make ([a-z-]+)  ", said, re.MULTILINE)
     assert sorted(named) == sorted(set(targets) - {"help"})
