@@ -25,6 +25,7 @@ from typing import NamedTuple
 from bench.lab import GUEST_ADDRESS, ROOT, Lab, TinyLab
 
 SO_TIMESTAMPNS = 35  # <asm-generic/socket.h>
+SO_RCVBUFFORCE = 33
 ETH_P_ARP = 0x0806
 MANY_LINKS = 2000
 ENVIRONMENT = {
@@ -84,6 +85,7 @@ class Wire:
     def __init__(self, lab: Lab, role: str, link: str) -> None:
         self._socket = lab.packet_socket(role, link, ETH_P_ARP)
         self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 24)  # all of a long run
 
     def drain(self) -> int:
         """Forget what has arrived since the last call; how many frames that were."""

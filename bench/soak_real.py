@@ -23,7 +23,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from bench.agent import ETH_P_ARP, SO_TIMESTAMPNS
+from bench.agent import ETH_P_ARP, SO_RCVBUFFORCE, SO_TIMESTAMPNS
 from bench.lab import GUEST_ADDRESS, GUEST_MAC, ROOT, TinyLab
 from garp_agent import client
 from garp_agent.core.schedule import ROUNDING
@@ -69,6 +69,7 @@ class Witness:
     def __init__(self, lab: TinyLab, settings: Settings) -> None:
         self._socket = lab.packet_socket("peer", "eth0", ETH_P_ARP)
         self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 24)
         self._socket.setblocking(False)
         self._settings = settings
         self._judge = Judge(settings.bucket, CLOCKS)

@@ -225,7 +225,7 @@ class Daemon:
             )
             return
         self._loop.watch(self._claims, self._read_claims)
-        self._loop.hear_before_sending(self._read_claims)
+        self._loop.hear_before_sending(self._claims, self._read_claims)
 
     def _read_claims(self, now: float) -> bool:
         assert self._claims is not None

@@ -58,15 +58,15 @@ class Loop:
         self._after_turn = after_turn
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[float], object]] = {}
-        self._decisive: list[Callable[[float], bool]] = []  # heard before each frame
+        self._decisive: dict[int, Callable[[float], bool]] = {}  # heard before each frame
         self._suspended = _suspended(time.monotonic())
         self._stopping = False
         self.watch(netlink, self._read_kernel)
-        self.hear_before_sending(self._read_kernel)
+        self.hear_before_sending(netlink, self._read_kernel)
 
-    def hear_before_sending(self, reader: Callable[[float], bool]) -> None:
-        """Call ``reader`` with the time before each frame; whether it heard anything."""
-        self._decisive.append(reader)
+    def hear_before_sending(self, source: Watched, reader: Callable[[float], bool]) -> None:
+        """Call ``reader`` before a frame, too, if ``source`` can be read; did it hear anything?"""
+        self._decisive[source.fileno()] = reader
 
     def watch(self, source: Watched, handler: Callable[[float], object]) -> None:
         """Call ``handler`` with the time whenever ``source`` can be read."""
@@ -135,11 +135,10 @@ class Loop:
         self._sender.close()
 
     def _hear(self, now: float) -> bool:
-        if not self._epoll.poll(0):
-            return False
         heard = False
-        for reader in self._decisive:
-            heard |= reader(now)
+        for descriptor, _ in self._epoll.poll(0):
+            if descriptor in self._decisive:
+                heard |= self._decisive[descriptor](now)
         return heard
 
     def _read_kernel(self, now: float) -> bool:
