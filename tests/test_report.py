@@ -128,7 +128,7 @@ def test_status_of_a_link_and_its_addresses() -> None:
     agent.tell(BurstRequested(Cause.HINT, (0.0,)))
     agent.wait(0.25)
     found = link_status(agent)
-    assert found["last_burst"] == {"cause": "hint", "seconds_ago": 0.25}
+    assert found["last_burst"] == {"cause": "hint", "seconds_ago": 0.25, "over": True}
     assert 0 < found["next_refresh"] <= 10.0
     assert found["held"] == 0
     assert found["addresses"][0] == {
@@ -147,6 +147,14 @@ def test_status_of_a_link_and_its_addresses() -> None:
 def test_a_link_that_is_not_announced_has_no_next_refresh_and_no_burst() -> None:
     found = link_status(guest(*THINGS), "br0")
     assert (found["next_refresh"], found["last_burst"], found["held"]) == (None, None, 0)
+
+
+def test_a_burst_is_over_with_its_last_round() -> None:
+    agent = guest(*THINGS)
+    agent.tell(BurstRequested(Cause.HINT, (0.0, 0.1)))
+    assert link_status(agent)["last_burst"]["over"] is False
+    agent.wait(0.1)
+    assert link_status(agent)["last_burst"]["over"] is True
 
 
 def test_an_address_never_sent_says_so() -> None:

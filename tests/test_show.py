@@ -37,7 +37,7 @@ LINKS: list[dict[str, Any]] = [
         "hardware_address": "02:00:5e:00:00:01",
         "skipped": None,
         "next_refresh": 2.25,
-        "last_burst": {"cause": "hint", "seconds_ago": 12.3},
+        "last_burst": {"cause": "hint", "seconds_ago": 12.3, "over": True},
         "held": 0,
         "addresses": [
             row(

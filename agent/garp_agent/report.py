@@ -78,7 +78,13 @@ def _with_counters(engine: Engine, plan: Plan, now: float) -> dict[str, object]:
     refresh, burst = schedule.next_refresh(ifindex), schedule.last_burst(ifindex)
     row["next_refresh"] = None if refresh is None else _until(refresh, now)
     row["last_burst"] = (
-        {"cause": burst[1].value, "seconds_ago": round(now - burst[0], 3)} if burst else None
+        {
+            "cause": burst[1].value,
+            "seconds_ago": round(now - burst[0], 3),
+            "over": not schedule.is_bursting(ifindex),
+        }
+        if burst
+        else None
     )
     row["held"] = schedule.held(ifindex)
     addresses = row["addresses"]

@@ -149,6 +149,9 @@ class Agent:
         return int(text.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
 
     def open_files(self) -> int:
+        """How many it holds, once it has closed its ends of what others have."""
+        # A hang-up makes it runnable at once: when it sleeps next, it has seen it.
+        until(self.is_asleep, "it sleeps")
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
     def has_open(self, path: Path) -> bool:

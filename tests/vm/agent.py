@@ -58,9 +58,9 @@ class Agent:
         return any(refresh is not None and refresh < FAR for refresh in refreshes)
 
     def _pending(self, status: dict[str, Any]) -> bool:
-        """Whether rounds of a burst are still to come: all last less than a second."""
+        """Whether rounds of a burst are still to come."""
         bursts = [link["last_burst"] for link in status["links"]]
-        return any(burst and burst["seconds_ago"] < 1.0 for burst in bursts)
+        return any(burst and not burst["over"] for burst in bursts)
 
     def _all_have_left_tentative(self) -> bool:
         source = (

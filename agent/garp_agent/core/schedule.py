@@ -207,7 +207,7 @@ class Schedule:
 
     def is_idle(self) -> bool:
         """Whether no burst is under way and nothing waits for its bucket."""
-        return not any(line.pending or line.bursts for line in self._lines.values())
+        return not any(map(self.is_bursting, self._lines))
 
     # -- for status -----------------------------------------------------------------
 
@@ -220,6 +220,11 @@ class Schedule:
         """When the link's latest burst was started, and why."""
         line = self._lines.get(ifindex)
         return line.last_burst if line else None
+
+    def is_bursting(self, ifindex: int) -> bool:
+        """Whether a round of a burst is to come, or a frame waits for the link's bucket."""
+        line = self._lines.get(ifindex)
+        return bool(line and (line.pending or line.bursts))
 
     def held(self, ifindex: int) -> int:
         """How often a frame of this link had to wait for the token bucket."""
