@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-# A shell starts what runs in its background deaf to SIGINT, and that is inherited; tests
-# interrupt what they start.
+# A shell starts what runs in its background deaf to SIGINT, nohup to SIGHUP, and that is
+# inherited; tests send both to what they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 NO_SKIPS = os.environ.get("GARP_AGENT_NO_SKIPS", "") not in ("", "0")
 

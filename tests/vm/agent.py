@@ -36,9 +36,14 @@ class Agent:
 
     def started(self) -> Agent:
         """Itself, once its first bursts are over, those of tentative addresses among them."""
-        PUMP.wait_for(self._all_have_left_tentative, "duplicate address detection", step=0.1)
-        self.wait_until(lambda status: status["links"] and not self._pending(status), "its start")
+        self.settled()
         return self
+
+    def settled(self) -> dict[str, Any]:
+        """The status once no burst is under way, nor an address tentative."""
+        return self.wait_until(
+            lambda status: status["links"] and not self._pending(status), "the end of its bursts"
+        )
 
     def ready(self) -> Agent:
         """Itself, once its first bursts are over and, with NEVER, no refresh is near.
@@ -58,20 +63,12 @@ class Agent:
         return any(refresh is not None and refresh < FAR for refresh in refreshes)
 
     def _pending(self, status: dict[str, Any]) -> bool:
-        """Whether rounds of a burst are still to come."""
-        bursts = [link["last_burst"] for link in status["links"]]
-        return any(burst and not burst["over"] for burst in bursts)
-
-    def _all_have_left_tentative(self) -> bool:
-        source = (
-            "def detecting(line):\n"
-            "    flags, name = line.split()[4:]\n"
-            "    try: carrier = open(f'/sys/class/net/{name}/carrier').read()\n"
-            "    except OSError: return False\n"
-            "    return carrier == '1\\n' and int(flags, 16) & 0x48 == 0x40\n"
-            "result = not any(map(detecting, open('/proc/net/if_inet6')))"
+        """Whether rounds of a burst are still to come, or an address that will start one."""
+        links = [link for link in status["links"] if link["skipped"] is None]
+        addresses = [address for link in links for address in link["addresses"]]
+        return any(link["last_burst"] and not link["last_burst"]["over"] for link in links) or any(
+            address["skipped"] == "tentative" for address in addresses
         )
-        return bool(self.machine.python(source))
 
     def status(self) -> dict[str, Any]:
         """What ``garp-agent status`` reads."""

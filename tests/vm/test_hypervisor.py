@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from tests.vm import fabric
 from tests.vm.agent import Agent
 from tests.vm.hypervisor import MONITOR, Site, Watcher
+from tests.vm.pump import PUMP
 
 pytestmark = pytest.mark.netns
 
@@ -87,20 +89,29 @@ def watcher(site: Site, agent: Agent) -> Iterator[Watcher]:
     agent.wait_until(lambda status: status["lease"] is None, "the promise taken back")
 
 
-def hints(agent: Agent) -> int:
+def hints(status: dict[str, Any]) -> int:
     """How many frames the agent has sent because of hints."""
-    frames: int = agent.status()["frames"]["by_cause"].get("hint", 0)
+    frames: int = status["frames"]["by_cause"].get("hint", 0)
     return frames
+
+
+def wait_for_a_hint(agent: Agent, before: int) -> None:
+    """Returns when it has sent more than so many frames because of hints."""
+    agent.wait_until(lambda status: hints(status) > before, "a hint")
 
 
 def test_a_hint_repairs_it(site: Site, agent: Agent, watcher: Watcher) -> None:
     for _ in range(2):  # and on the way back
-        before = hints(agent)
+        before = hints(agent.settled())
         now = site.fail_over()
         site.wait_until_reached()
-        assert hints(agent) > before
+        wait_for_a_hint(agent, before)
         site.mend("ab".replace(now, ""))
-    assert [entry["answered"] for entry in watcher.history()] == [1, 1]
+    PUMP.wait_for(
+        lambda: [entry["answered"] for entry in watcher.history()] == [1, 1],
+        "two answers",
+        step=0.1,
+    )
 
 
 def test_a_hint_comes_when_the_first_uplink_is_back(
@@ -112,10 +123,10 @@ def test_a_hint_comes_when_the_first_uplink_is_back(
     site.cut("b")
     site.wait_for_carrier(up=False)
     lost = [site.ping() for _ in range(3)]
-    before = hints(agent)
+    before = hints(agent.settled())
     site.mend(other)  # whose switch has the guest behind the other one
     site.wait_until_reached()
-    assert hints(agent) > before
+    wait_for_a_hint(agent, before)
     assert site.lost(lost) == lost
 
 
@@ -131,6 +142,6 @@ def test_list_and_send_reach_the_guest(site: Site, agent: Agent) -> None:
     listed = site.hypervisor.check("python3", "-m", "garp_agent.host.cli", "list")
     assert "guest" in listed
     assert "answered" in listed
-    before = hints(agent)
+    before = hints(agent.settled())
     site.hypervisor.check("python3", "-m", "garp_agent.host.cli", "send", "--guest", "guest")
-    assert hints(agent) > before
+    assert hints(agent.status()) > before  # the frames come before the reply
