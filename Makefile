@@ -26,11 +26,12 @@ demo:
 	@tools/setup.sh demo
 	@$(BIN)/python -m bench.demo $(ARGS)
 
+# Two workers with a file at a time each: a file's tests share machines, and many of them wait.
 # The other interpreters come first, so that the last line is the summary of all tests.
 test:
 	@tools/setup.sh test
 	@others=0; [ -n '$(ARGS)' ] || tools/every-python.sh || others=1; \
-	$(BIN)/python -m pytest $(ARGS) && exit $$others
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS) && exit $$others
 
 lint:
 	@tools/setup.sh lint

@@ -1,4 +1,5 @@
-"""For all tests: where everything can run, nothing may be skipped.
+"""For all tests: nothing is there that an earlier, killed run left, and where everything can
+run, nothing may be skipped.
 
 GARP_AGENT_NO_SKIPS=1 (set by .ci/run) turns every skip into a failure that gives
 the skip's reason.  An expected failure (xfail) is no skip.
@@ -13,12 +14,20 @@ from typing import Any
 
 import pytest
 
+from bench import lab
+
 # A shell starts what runs in its background deaf to SIGINT, nohup to SIGHUP, and that is
 # inherited; tests send both to what they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 NO_SKIPS = os.environ.get("GARP_AGENT_NO_SKIPS", "") not in ("", "0")
+
+
+def pytest_sessionstart() -> None:
+    """Once for all workers: what one of them leaves is another's to find."""
+    if "PYTEST_XDIST_WORKER" not in os.environ and not lab.why_not():
+        lab.remove_leftovers()
 
 
 def _refuse_skip(report: Any) -> None:

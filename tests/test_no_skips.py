@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+ROOT = Path(__file__).resolve().parents[1]
 CONFTEST = Path(__file__).with_name("conftest.py")
 SKIPS = {
     "mark": "import pytest\n@pytest.mark.skip(reason='because')\ndef test(): pass\n",
@@ -28,7 +29,7 @@ def run(folder: Path, no_skips: str) -> str:
         (folder / f"test_{name}.py").write_text(test)
     command = [sys.executable, "-m", "pytest", "-ra", "-p", "no:cacheprovider"]
     command += ["--continue-on-collection-errors", str(folder)]
-    environment = {**os.environ, "GARP_AGENT_NO_SKIPS": no_skips}
+    environment = {**os.environ, "GARP_AGENT_NO_SKIPS": no_skips, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=False
     )

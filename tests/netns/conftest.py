@@ -21,11 +21,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def labs() -> None:
-    """Namespaces can be made here, and there is nothing that an earlier, killed run left."""
+    """Namespaces can be made here."""
     reason = lab.why_not()
     if reason:
         pytest.skip(reason)
-    lab.remove_leftovers()
 
 
 @pytest.fixture

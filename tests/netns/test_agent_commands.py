@@ -34,6 +34,14 @@ def bad_file(tmp_path: Path) -> Path:
     return file
 
 
+def open_to_all(directory: Path) -> None:
+    """Let everybody write there; pytest's folders are its user's alone."""
+    directory.chmod(0o777)
+    for parent in directory.parents:
+        if not (mode := parent.stat().st_mode) & 0o001:
+            parent.chmod(mode | 0o011)
+
+
 def bad_lines(file: Path) -> list[str]:
     """How each of the errors in BAD begins."""
     return [f"{file}:1: interval: ", f"{file}:2: burst: ", f"{file}:3: nonsense: "]
@@ -149,8 +157,7 @@ def test_what_needs_no_capability(tiny_lab: TinyLab, wire: Capture, tmp_path: Pa
 def test_nobody_in_particular_may_run_it_with_the_capability(
     tiny_lab: TinyLab, wire: Capture, tmp_path: Path
 ) -> None:
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(0o777)
+    open_to_all(tmp_path)
     caps = ("--inh-caps=+net_raw", "--ambient-caps=+net_raw", "--bounding-set=-all,+net_raw")
     nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *caps)
     with Agent(tiny_lab, tmp_path, prefix=nobody) as agent:
@@ -279,8 +286,7 @@ def test_status_and_burst(tiny_lab: TinyLab, wire: Capture, tmp_path: Path) -> N
 
 
 def test_only_root_and_the_group_may_ask(tiny_lab: TinyLab, tmp_path: Path) -> None:
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(0o755)
+    open_to_all(tmp_path)
     nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
     with Agent(tiny_lab, tmp_path) as agent:
         done = command(tiny_lab, "status", "--control-socket", str(agent.control), prefix=nobody)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from bench import lab
+from tests.netns.test_lab import maker
 
 ROOT = Path(__file__).resolve().parents[2]
 # Only a broken demo ever takes that long.
@@ -67,6 +69,19 @@ def test_sigint_counts_even_where_a_shell_had_it_ignored(
     running_demo.communicate(timeout=LIMIT)
     assert lab.namespaces_of(running_demo.pid) == []
     assert running_demo.returncode == 130
+
+
+# Here, because a demo removes what it finds: two at once would each miss what the other took.
+def test_what_a_killed_maker_left_is_found_and_removed(labs: None) -> None:
+    with maker("time.sleep(1000)") as (process, watch):
+        process.kill()
+        process.wait(LIMIT)
+        left = lab.namespaces_of(process.pid)
+        assert len(left) == 6
+        assert not select.select([watch], [], [], 0)[0]
+        assert set(left) <= set(lab.leftovers())
+        assert set(left) <= set(lab.remove_leftovers())
+        assert lab.namespaces_of(process.pid) == []
 
 
 @pytest.mark.parametrize("running_demo", [[*DEMO, "--quick"]], indirect=True)

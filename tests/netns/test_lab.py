@@ -281,15 +281,3 @@ def test_however_the_maker_ends_its_lab_is_gone(labs: None, then: str) -> None:
     with maker(then) as (process, _):
         process.wait(LIMIT)
         assert lab.namespaces_of(process.pid) == []
-
-
-def test_what_a_killed_maker_left_is_found_and_removed(labs: None) -> None:
-    with maker("time.sleep(1000)") as (process, watch):
-        process.kill()
-        process.wait(LIMIT)
-        left = lab.namespaces_of(process.pid)
-        assert len(left) == 6
-        assert not select.select([watch], [], [], 0)[0]
-        assert set(left) <= set(lab.leftovers())
-        assert set(left) <= set(lab.remove_leftovers())
-        assert lab.namespaces_of(process.pid) == []

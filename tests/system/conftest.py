@@ -14,7 +14,6 @@ def labs() -> None:
     reason = lab.why_not()
     if reason:
         pytest.skip(reason)
-    lab.remove_leftovers()
 
 
 @pytest.fixture
