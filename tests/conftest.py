@@ -21,6 +21,7 @@ from bench import lab
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+LEFT_OUT = pytest.StashKey[str]()
 NO_SKIPS = os.environ.get("GARP_AGENT_NO_SKIPS", "") not in ("", "0")
 
 
@@ -28,6 +29,24 @@ def pytest_sessionstart() -> None:
     """Once for all workers: what one of them leaves is another's to find."""
     if "PYTEST_XDIST_WORKER" not in os.environ and not lab.why_not():
         lab.remove_leftovers()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker tells the one who writes the summary what it left out."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left out"] = session.config.stash.get(LEFT_OUT, "")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """The end of a worker; all have collected the same."""
+    node.config.stash[LEFT_OUT] = getattr(node, "workeroutput", {}).get("left out", "")
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say which tests were left out, and how to run them."""
+    if left_out := config.stash.get(LEFT_OUT, ""):
+        terminalreporter.write_line(f"left out: {left_out}")
 
 
 def _refuse_skip(report: Any) -> None:

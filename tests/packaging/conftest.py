@@ -6,17 +6,16 @@ import importlib.util
 import os
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 
+from tests.conftest import LEFT_OUT
 from tests.packaging.support import ROOT
 
 HERE = Path(__file__).parent
 HEAVY = {f"test_{name}.py" for name in ("booted", "cloud_init", "deb", "docs", "openrc", "rpm")}
 WHY_NOT = "take a packager's tools and a quarter of an hour: make test-packages"
 WANTED = os.environ.get("GARP_AGENT_PACKAGES", "") not in ("", "0")
-LEFT_OUT = pytest.StashKey[int]()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -25,13 +24,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if heavy and not WANTED:
         items[:] = [item for item in items if item not in heavy]
         config.hook.pytest_deselected(items=heavy)
-        config.stash[LEFT_OUT] = len(heavy)
-
-
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Say that they were, and how to run them."""
-    if count := config.stash.get(LEFT_OUT, 0):
-        terminalreporter.write_line(f"left out: {count} tests of packages, which {WHY_NOT}")
+        config.stash[LEFT_OUT] = f"{len(heavy)} tests of packages, which {WHY_NOT}"
 
 
 def tool(name: str) -> ModuleType:
