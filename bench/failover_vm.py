@@ -116,6 +116,7 @@ def agent_with_hints(site: Site) -> Iterator[None]:
     """The agent, and `garp-hint watch` in the hypervisor."""
     started = Agent(site.guest, interval="5s").ready()
     watcher = Watcher(site.hypervisor)
+    watcher.wait_for_guest()
     started.wait_until(lambda status: status["lease"], "the promise of hints")
     yield
     watcher.stop()

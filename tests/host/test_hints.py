@@ -76,10 +76,16 @@ def fail(mind: Watcher, calls: list[Call], now: float, outcome: Outcome) -> list
     return [call for each in calls for call in mind.finished(Result(each, outcome, 1.0), now)]
 
 
+def meet(mind: Watcher, now: float, agent: Agent | None = None) -> None:
+    """An agent answers whatever it is asked at that moment: who it is, then a lease."""
+    while calls := mind.advance(now):
+        (agent or Agent()).answers(mind, calls, now)
+
+
 def greeted(*channels: Channel, options: Options | None = None) -> Watcher:
     """One whose guests have answered already."""
     mind = watcher(options, *channels)
-    Agent().answers(mind, mind.advance(0.0), 0.0)
+    meet(mind, 0.0)
     mind.take_notices()
     return mind
 
@@ -93,16 +99,35 @@ def state(mind: Watcher, now: float = 0.0) -> dict[str, dict[str, object]]:
 # -- contacts and leases ----------------------------------------------------------------
 
 
-def test_a_guest_found_is_given_a_lease_and_asked_who_it_is() -> None:
+def test_a_guest_found_is_asked_who_it_is_and_given_a_lease() -> None:
     mind = watcher(None, A, B)
     assert mind.deadline() == 0.0
     calls = mind.advance(0.0)
     assert [call.kind for call in calls] == [CONTACT, CONTACT]
-    both = [Lease(None, 90.0), Info()]
-    assert asked(calls) == {"/run/a": both, "/run/b": both}
-    assert len({request.id for call in calls for request in requests(call)}) == 4
+    assert asked(calls) == {"/run/a": [Info()], "/run/b": [Info()]}
+    assert len({request.id for call in calls for request in requests(call)}) == 2
     assert mind.deadline() == inf
     assert mind.advance(0.0) == []
+    assert Agent().answers(mind, calls, 0.5) == []
+    assert mind.deadline() == 0.5
+    calls = mind.advance(0.5)
+    assert asked(calls) == {"/run/a": [Lease(None, 90.0)], "/run/b": [Lease(None, 90.0)]}
+    assert mind.deadline() == inf
+
+
+def test_nothing_is_promised_to_who_does_not_answer() -> None:
+    """It would wait in the channel, and an agent that comes later would take it for new."""
+    mind, now = watcher(None, A), 0.0
+    for _ in range(3):
+        calls = mind.advance(now)
+        assert asked(calls) == {"/run/a": [Info()]}
+        fail(mind, calls, now, Outcome.NO_AGENT)
+        now = mind.deadline()
+    meet(mind, now)
+    now = mind.deadline()
+    fail(mind, mind.advance(now), now, Outcome.NO_AGENT)  # it has ended
+    now = mind.deadline()
+    assert asked(mind.advance(now)) == {"/run/a": [Info()]}
 
 
 def test_a_lease_is_renewed_at_a_third() -> None:
@@ -118,7 +143,7 @@ def test_renewals_are_spread() -> None:
     mind = Watcher(Options(), "boot", lambda: 0.0)
     mind.promise(True, 0.0)
     mind.found([A], 0.0)
-    Agent().answers(mind, mind.advance(0.0), 0.0)
+    meet(mind, 0.0)
     assert mind.deadline() == pytest.approx(24.0)
 
 
@@ -137,7 +162,7 @@ def test_renewals_are_spread() -> None:
 )
 def test_what_a_guest_makes_of_a_lease(given: object, lease: float, next_contact: float) -> None:
     mind = watcher(None, A)
-    Agent(seconds=given).answers(mind, mind.advance(0.0), 0.0)
+    meet(mind, 0.0, Agent(seconds=given))
     assert state(mind)["a"]["lease"] == lease
     assert mind.deadline() == next_contact
 
@@ -154,11 +179,11 @@ def test_a_version_is_text(given: object, version: str) -> None:
 
 def test_an_agent_that_refuses_a_lease_is_still_an_agent() -> None:
     mind = watcher(None, A)
+    Agent(version="0.0.1").answers(mind, mind.advance(0.0), 0.0)
     [call] = mind.advance(0.0)
-    lease, info = requests(call)
+    [lease] = requests(call)
     error = protocol.ProtocolError(protocol.ErrorClass.COMMAND_NOT_FOUND, "no", lease.id)
-    call.conversation.received(protocol.encode_error(error))
-    outcome = call.conversation.received(protocol.encode_return(info.id, {"version": "0.0.1"}))
+    outcome = call.conversation.received(protocol.encode_error(error))
     assert outcome is Outcome.REFUSED
     assert mind.finished(Result(call, outcome, 0.001), 0.0) == []
     assert state(mind)["a"]["lease"] == 0
@@ -197,7 +222,7 @@ def test_who_does_not_answer_is_tried_less_and_less() -> None:
         waits.append(mind.deadline() - now)
         now = mind.deadline()
     assert waits == [2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0, 60.0]
-    Agent().answers(mind, mind.advance(now), now)
+    meet(mind, now)
     assert mind.deadline() - now == 30.0
     now = mind.deadline()
     fail(mind, mind.advance(now), now, Outcome.BUSY)

@@ -83,6 +83,7 @@ def agent(site: Site) -> Iterator[Agent]:
 def watcher(site: Site, agent: Agent) -> Iterator[Watcher]:
     """``garp-hint watch``, which has found the guest and given it its promise."""
     started = Watcher(site.hypervisor)
+    started.wait_for_guest()
     agent.wait_until(lambda status: status["lease"], "the promise of hints")
     yield started
     started.stop()
@@ -136,6 +137,19 @@ def test_a_guest_without_agent_is_announced_by_qemu(site: Site) -> None:
     site.fail_over()
     site.wait_until_reached()
     watcher.stop()
+
+
+def test_no_promise_waits_for_an_agent_that_comes_later(site: Site) -> None:
+    watcher = Watcher(site.hypervisor, "--timeout", "0.2")
+    watcher.wait_for_guest()
+    PUMP.wait_for(
+        lambda: watcher.status()["guests"][0]["state"] == "no-agent", "its silence", step=0.1
+    )
+    watcher.stop()
+    agent = Agent(site.guest).started()
+    status = agent.wait_until(lambda status: status["hint_port"]["requests"], "what has waited")
+    assert status["lease"] is None
+    agent.stop()
 
 
 def test_list_and_send_reach_the_guest(site: Site, agent: Agent) -> None:

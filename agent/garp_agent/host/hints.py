@@ -167,7 +167,7 @@ class Watcher:
             "failovers": dict(self.failovers),
             "guests": [guest.values(now) for guest in self.guests.values()],
             "hints": {outcome.value: self.outcomes.get(outcome, 0) for outcome in Outcome},
-            "lease": self.options.lease if self._promising else 0,
+            "lease": self._promised(),
             "monitors": len(self._monitors),
         }
 
@@ -291,9 +291,11 @@ class Watcher:
 
     def _contact(self, guest: Guest, now: float) -> Exchange:
         self._contacts += 1
-        seconds = self.options.lease if self._promising else 0.0
+        seconds = self._promised()
         requests = {}
-        if seconds or guest.leased_until > now:
+        # To somebody who answers only: in a channel without an agent a promise would wait, and
+        # be taken for a new one by an agent that comes when we may be gone.
+        if guest.answers and (seconds or guest.leased_until > now):
             id = f"lease-{self.boot}-{self._contacts}"
             requests[id] = encode_request("lease", {"seconds": seconds}, id)
         if not requests or not guest.version:
@@ -301,21 +303,28 @@ class Watcher:
             requests[id] = encode_request("info", None, id, delimited=not requests)
         return Exchange(requests)
 
+    def _promised(self) -> float:
+        """Seconds for which we promise hints now."""
+        return self.options.lease if self._promising else 0.0
+
     def _note_contact(self, guest: Guest, result: Result, now: float) -> None:
         if not guest.answers:
             guest.failures += 1
             delay = min(RETRY_MOST, 2.0 ** min(guest.failures, 10))
             self._contact_at(guest, now + delay * (0.5 + self._random() / 2))
             return
+        replies = _replies(result)
         delay = CHECK_INTERVAL
-        for id, reply in _replies(result).items():
+        if self._promised() and not any(id.startswith("lease-") for id in replies):
+            delay = 0.0  # it was only asked who it is
+        for id, reply in replies.items():
             if id.startswith("info-"):
                 guest.version = _version(reply.value)
             elif not reply.error_class:
                 seconds = min(_seconds(reply.value), self.options.lease)
                 guest.leased_until = now + seconds if seconds else -inf
-                delay = seconds / 3 if seconds else CHECK_INTERVAL
-        self._contact_at(guest, now + max(1.0, delay) * (0.8 + self._random() / 5))
+                delay = max(1.0, seconds / 3) if seconds else CHECK_INTERVAL
+        self._contact_at(guest, now + delay * (0.8 + self._random() / 5))
 
     def _contact_at(self, guest: Guest, when: float) -> None:
         guest.next_contact = when
