@@ -31,7 +31,7 @@ demo:
 test:
 	@tools/setup.sh test
 	@others=0; [ -n '$(ARGS)' ] || tools/every-python.sh || others=1; \
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS) && exit $$others
+	tools/again.sh $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS) && exit $$others
 
 lint:
 	@tools/setup.sh lint

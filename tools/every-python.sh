@@ -11,8 +11,9 @@ TESTS='tests/core tests/host tests/bench tests/system tests/netns/test_agent_ann
 if [ "${1:-}" = one ]; then # VERSION; as started below
     log=.cache/python-$2.log
     # shellcheck disable=SC2086 # a list of words
-    if timeout --foreground 900 ".venv-$2/bin/python" -m pytest -q -p no:cacheprovider \
-        -o faulthandler_timeout=120 $TESTS tests/test_*.py >"$log" 2>&1; then
+    if tools/again.sh timeout --foreground 900 ".venv-$2/bin/python" -m pytest -q \
+        -o "cache_dir=.cache/pytest-$2" -o faulthandler_timeout=120 $TESTS tests/test_*.py \
+        >"$log" 2>&1; then
         echo good >"$log.ended"
     fi
     exit
@@ -47,7 +48,9 @@ for version in 3.9 3.10 3.11 3.12 3.13; do
     if [ -e ".cache/python-$version.skipped" ]; then
         echo "Python $version: tests $(cat ".cache/python-$version.skipped")"
     elif [ -e "$log.ended" ]; then
-        echo "Python $version: $(tail -n 1 "$log")"
+        again=''
+        ! grep -q '^FAILED, see above' "$log" || again="$(grep '^FAILED tests' "$log"); once more: "
+        echo "Python $version: $again$(tail -n 1 "$log")"
     elif [ "$version" != "$here" ]; then
         cat "$log" || true
         echo "Python $version: tests FAILED"
