@@ -15,7 +15,7 @@ from xml.sax.saxutils import escape
 WIDTH, HEIGHT = 800, 470
 LEFT, RIGHT, TOP, BOTTOM = 62, 18, 44, 58
 LEGEND_LINE = 19
-DASHES = ("", "9 4", "2 3", "12 3 2 3", "6 2 2 2 2 2", "1 5", "16 5")
+DASHES = ("", "9 4", "2 3", "12 3 2 3", "6 2 2 2 2 2", "5 2 1 2", "16 5")
 INK = "#111"
 
 
@@ -113,6 +113,7 @@ def _marker(x: float, y: float, number: int) -> str:
         f"M{x - 4.5} {y}a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0z",
         f"M{x} {y + 5}l5 -9h-10z",
         f"M{x - 5} {y - 2}h10v4h-10z",
+        f"M{x - 5.5} {y - 1.5}h4v-4h3v4h4v3h-4v4h-3v-4h-4z",
     )
     fill = "#fff" if number % 2 else INK
     shape = shapes[number % len(shapes)]
