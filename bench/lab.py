@@ -200,9 +200,10 @@ def remove_leftovers() -> list[str]:
 
 def _remove(namespaces: Sequence[str], inhabited: Sequence[str]) -> None:
     for namespace in inhabited:
-        for process in _run_ip(["netns", "pids", namespace]).split():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(process), signal.SIGKILL)
+        with contextlib.suppress(LabError):  # another process was faster
+            for process in _run_ip(["netns", "pids", namespace]).split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(process), signal.SIGKILL)
     if namespaces:
         with contextlib.suppress(LabError):
             _run_ip(["-force", "-batch", "-"], [f"netns del {name}" for name in namespaces])

@@ -16,10 +16,9 @@ import pytest
 
 from bench import lab
 
-# A shell starts what runs in its background deaf to SIGINT, nohup to SIGHUP, and that is
-# inherited; tests send both to what they start.
+# A shell starts what runs in its background deaf to SIGINT, and that is inherited; tests
+# interrupt what they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 LEFT_OUT = pytest.StashKey[str]()
 NO_SKIPS = os.environ.get("GARP_AGENT_NO_SKIPS", "") not in ("", "0")

@@ -17,6 +17,7 @@ The same tree and the same interpreters give the same bytes.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import re
 import shutil
@@ -135,9 +136,8 @@ def _is(program: Path, tag: str) -> bool:
     return done.stdout.strip() == tag
 
 
-def vendored(to: Path) -> None:
-    """Unpack click and yaml without its compiled part; kept in .cache for the next time."""
-    wheels = ROOT / ".cache" / "pyz"
+def download(wheels: Path) -> None:
+    """What is vendored into a folder, unless it is there."""
     wanted = len(re.findall("^[a-z]", VENDORED.read_text(), re.MULTILINE))
     if len(list(wheels.glob("*.whl"))) != wanted:
         shutil.rmtree(wheels, ignore_errors=True)
@@ -145,6 +145,15 @@ def vendored(to: Path) -> None:
         platform = ["--python-version", "3.11", "--platform", "manylinux2014_x86_64"]
         only = ["--only-binary", ":all:", "--no-deps", "--require-hashes"]
         run(*pip, *platform, *only, "-r", VENDORED, "-d", wheels)
+
+
+def vendored(to: Path) -> None:
+    """Unpack click and yaml without its compiled part; kept in .cache for the next time."""
+    wheels = ROOT / ".cache" / "pyz"
+    wheels.parent.mkdir(exist_ok=True)
+    with open(wheels.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # somebody else may be about it
+        download(wheels)
     for wheel in sorted(wheels.glob("*.whl")):
         with zipfile.ZipFile(wheel) as archive:
             for name in archive.namelist():

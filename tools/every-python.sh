@@ -49,7 +49,7 @@ for version in 3.9 3.10 3.11 3.12 3.13; do
         echo "Python $version: tests $(cat ".cache/python-$version.skipped")"
     elif [ -e "$log.ended" ]; then
         again=''
-        ! grep -q '^FAILED, see above' "$log" || again="$(grep '^FAILED tests' "$log"); once more: "
+        ! grep -q '^FAILED, see above' "$log" || again="$(grep -E '^(FAILED|ERROR) tests' "$log" || true); once more: "
         echo "Python $version: $again$(tail -n 1 "$log")"
     elif [ "$version" != "$here" ]; then
         cat "$log" || true

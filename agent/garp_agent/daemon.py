@@ -28,6 +28,7 @@ from garp_agent.core.model import (
     BurstRequested,
     Cause,
     Errno,
+    HintPortClosed,
 )
 from garp_agent.core.settings import Settings
 from garp_agent.log import Log
@@ -143,6 +144,8 @@ class Daemon:
             assert self._port is not None
             self._port.attempt(now)
             self._note_port()
+            if self._engine.has_lease() and not self._port.is_open():
+                self._engine.handle(HintPortClosed(), now)
             if self._control is not None:
                 self._control.attempt(now)
             self._watch_claims()

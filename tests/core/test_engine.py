@@ -26,6 +26,7 @@ from garp_agent.core.model import (
     DumpComplete,
     DumpStarted,
     ForwardingSeen,
+    HintPortClosed,
     Kind,
     LeaseGranted,
     LinkGone,
@@ -590,6 +591,7 @@ def test_a_promise_taken_back_brings_the_normal_interval_and_no_burst() -> None:
         pytest.param(Resumed(5.0), id="resumed"),
         pytest.param(LeaseGranted(0.0), id="taken back"),
         pytest.param(LeaseGranted(-1.0), id="taken back, badly"),
+        pytest.param(HintPortClosed(), id="out of its reach"),
     ],
 )
 def test_what_voids_a_promise(event: Any) -> None:

@@ -38,6 +38,7 @@ from garp_agent.core.model import (
     DumpComplete,
     DumpStarted,
     ForwardingSeen,
+    HintPortClosed,
     InterfaceAddress,
     Kind,
     LeaseGranted,
@@ -118,6 +119,7 @@ offsets = st.sampled_from([(), (0.0,), (0.0, 0.0, 0.05), (0.7, 0.8), (30.0,)])
 requests = st.one_of(
     st.builds(BurstRequested, st.sampled_from([Cause.HINT, Cause.OPERATOR]), offsets),
     st.builds(LeaseGranted, st.sampled_from([0.0, 0.3, 7.0, 3600.0])),
+    st.builds(HintPortClosed),
     st.builds(Resumed, st.sampled_from([0.5, 3600.0])),
 )
 claims = st.builds(

@@ -331,6 +331,17 @@ def test_the_last_burst_is_remembered() -> None:
     assert schedule.last_burst(OTHER) is None
 
 
+def test_a_refresh_that_waits_for_the_bucket_is_no_burst() -> None:
+    schedule = schedule_of(names(20), interval=60.0, burst=(0.0,), addresses_per_tick=20)
+    schedule.take(schedule.deadline())
+    assert not schedule.is_idle()
+    assert not schedule.is_bursting(LINK)
+    schedule.burst(LINK, Cause.HINT, 100.0)
+    schedule.take(100.0)
+    assert schedule.is_bursting(LINK)
+    assert not schedule.is_bursting(OTHER)
+
+
 def test_it_is_idle_when_no_burst_is_under_way_and_nothing_waits() -> None:
     schedule = schedule_of(names(20), interval=60.0, burst=(0.0,))
     assert schedule.is_idle()

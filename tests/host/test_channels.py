@@ -12,7 +12,7 @@ import pytest
 
 from garp_agent.host.channels import Channel, Finder, guest_of, matching, queued_paths
 
-PORT = "org.garp_agent.test"  # no other test's
+PORT = f"org.garp_agent.test{os.getpid()}"  # no other test's
 
 
 @contextlib.contextmanager

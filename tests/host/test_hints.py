@@ -126,8 +126,28 @@ def test_nothing_is_promised_to_who_does_not_answer() -> None:
     meet(mind, now)
     now = mind.deadline()
     fail(mind, mind.advance(now), now, Outcome.NO_AGENT)  # it has ended
+    # Its renewal may wait now: what comes later begins with the end of it.
+    assert asked(mind.farewell(now + 1.0)) == {"/run/a": [Lease(None, 0.0)]}
     now = mind.deadline()
-    assert asked(mind.advance(now)) == {"/run/a": [Info()]}
+    calls = mind.advance(now)
+    assert asked(calls) == {"/run/a": [Lease(None, 0.0)]}
+    Agent().answers(mind, calls, now)
+    assert state(mind, now)["a"]["lease"] == 0
+    assert asked(mind.farewell(now)) == {}
+    assert asked(mind.advance(now)) == {"/run/a": [Lease(None, 90.0)]}
+    # Not answered yet, and yet given.
+    assert asked(mind.farewell(now)) == {"/run/a": [Lease(None, 0.0)]}
+
+
+def test_a_promise_that_was_not_answered_is_taken_back_at_once() -> None:
+    mind = greeted(A)
+    fail(mind, mind.advance(30.0), 31.0, Outcome.BUSY)
+    mind.promise(False, 31.5)
+    calls = mind.advance(31.5)
+    assert asked(calls) == {"/run/a": [Lease(None, 0.0)]}
+    Agent().answers(mind, calls, 31.5)
+    assert state(mind, 31.5)["a"]["lease"] == 0
+    assert asked(mind.advance(mind.deadline())) == {"/run/a": [Info()]}
 
 
 def test_a_lease_is_renewed_at_a_third() -> None:

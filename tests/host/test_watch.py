@@ -166,7 +166,9 @@ def test_the_service_manager_is_told(short_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(path)
         manager.settimeout(PATIENCE)
-        with watching(short_path, NOTIFY_SOCKET=path, WATCHDOG_USEC="200000") as watcher:
+        with watching(
+            short_path, *only(short_path), NOTIFY_SOCKET=path, WATCHDOG_USEC="200000"
+        ) as watcher:
             said = {manager.recv(100) for _ in range(4)}
             assert {b"READY=1", b"WATCHDOG=1"} <= said
             watcher.stop()
@@ -195,7 +197,7 @@ def test_any_bytes_on_the_status_socket(short_path: Path) -> None:
 
 
 def test_one_watcher_is_enough(short_path: Path) -> None:
-    with watching(short_path) as watcher:
+    with watching(short_path, *only(short_path)) as watcher:
         second = run("watch", "--status-socket", watcher.status_socket)
         assert (second.returncode, second.stdout) == (1, "")
         assert second.stderr == f"garp-hint: {watcher.status_socket}: another one watches\n"
@@ -219,7 +221,7 @@ def test_it_can_do_without_a_status_socket(short_path: Path) -> None:
 
 
 def test_the_daemon_does_not_load_click(short_path: Path) -> None:
-    with watching(short_path) as watcher:
+    with watching(short_path, *only(short_path)) as watcher:
         maps = Path(f"/proc/{watcher.process.pid}/maps").read_text()
         assert "_ssl" not in maps
         assert "_hashlib" not in maps

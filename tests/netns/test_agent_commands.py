@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,12 +35,12 @@ def bad_file(tmp_path: Path) -> Path:
     return file
 
 
-def open_to_all(directory: Path) -> None:
-    """Let everybody write there; pytest's folders are its user's alone."""
-    directory.chmod(0o777)
-    for parent in directory.parents:
-        if not (mode := parent.stat().st_mode) & 0o001:
-            parent.chmod(mode | 0o011)
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A directory where everybody may write: pytest's own are their user's alone."""
+    with tempfile.TemporaryDirectory(prefix="garp-agent-") as directory:
+        Path(directory).chmod(0o777)
+        yield Path(directory)
 
 
 def bad_lines(file: Path) -> list[str]:
@@ -155,12 +156,11 @@ def test_what_needs_no_capability(tiny_lab: TinyLab, wire: Capture, tmp_path: Pa
 
 
 def test_nobody_in_particular_may_run_it_with_the_capability(
-    tiny_lab: TinyLab, wire: Capture, tmp_path: Path
+    tiny_lab: TinyLab, wire: Capture, public: Path
 ) -> None:
-    open_to_all(tmp_path)
     caps = ("--inh-caps=+net_raw", "--ambient-caps=+net_raw", "--bounding-set=-all,+net_raw")
     nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *caps)
-    with Agent(tiny_lab, tmp_path, prefix=nobody) as agent:
+    with Agent(tiny_lab, public, prefix=nobody) as agent:
         wire.wait_for(GUEST_ADDRESS)
         agent.reload("interval: 30s\n")
         until(lambda: agent.status()["interval"] == 30.0, "it reloads")
@@ -285,10 +285,9 @@ def test_status_and_burst(tiny_lab: TinyLab, wire: Capture, tmp_path: Path) -> N
         )
 
 
-def test_only_root_and_the_group_may_ask(tiny_lab: TinyLab, tmp_path: Path) -> None:
-    open_to_all(tmp_path)
+def test_only_root_and_the_group_may_ask(tiny_lab: TinyLab, public: Path) -> None:
     nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
-    with Agent(tiny_lab, tmp_path) as agent:
+    with Agent(tiny_lab, public) as agent:
         done = command(tiny_lab, "status", "--control-socket", str(agent.control), prefix=nobody)
         assert (done.returncode, done.stdout) == (1, "")
         assert "permission denied" in done.stderr

@@ -329,6 +329,20 @@ def test_a_host_that_hangs_up_and_comes_back(ticking: tuple[Agent, Line], host: 
     line.close()
 
 
+def test_no_promise_outlives_the_port(ticking: tuple[Agent, Line], host: Any) -> None:
+    """It would be looked for once a minute only, and nothing be announced until then."""
+    agent, line = ticking
+    line.ask(b'{"execute": "lease", "arguments": {"seconds": 600}}')
+    assert agent.status()["interval"] == 60.0
+    line.close()
+    until(lambda: agent.status()["lease"] is None, "the promise is void")
+    assert agent.status()["interval"] == 0.2
+    assert agent.log("lease-ended", reason="the hint port is closed")
+    line = host.connected()
+    assert line.ask(b"BURST")[0]["return"]["frames"] == 1
+    line.close()
+
+
 def test_a_port_that_is_there_later(tiny_lab: TinyLab, tmp_path: Path) -> None:
     path = tmp_path / "hint"
     with Agent(tiny_lab, tmp_path, "--hint-port", str(path), config=TICKING) as agent:

@@ -252,7 +252,8 @@ with lab.prober():
 @contextlib.contextmanager
 def maker(then: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A process that has made a lab and then does something, and a watch on the lab's process."""
-    command = [sys.executable, "-c", MAKER.format(then=then)]
+    # We may have been started by nohup.
+    command = ["env", "--default-signal=HUP", sys.executable, "-c", MAKER.format(then=then)]
     with subprocess.Popen(
         command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:

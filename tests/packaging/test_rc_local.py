@@ -178,8 +178,9 @@ def habets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if reason := images.missing_tool():
         pytest.skip(reason)
     place = tmp_path_factory.mktemp("habets")
-    archive = images.Archive("bookworm")
-    archive.unpack(["arping", "libnet1", "libpcap0.8", "libdbus-1-3"], place, with_needs=False)
+    packages = ["arping", "libnet1", "libpcap0.8", "libdbus-1-3"]
+    with images.locked():
+        images.Archive("bookworm").unpack(packages, place, with_needs=False)
     return place
 
 

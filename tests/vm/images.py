@@ -238,7 +238,8 @@ def copy_libvirt_root(to: Path) -> None:
 
 
 @contextmanager
-def _locked() -> Iterator[None]:
+def locked() -> Iterator[None]:
+    """Alone with the cache, among all processes."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -254,7 +255,7 @@ def _built(
     place = CACHE / f"{name}-{digest}"
     if place.exists():
         return place
-    with _locked():
+    with locked():
         if not place.exists():
             earlier = sorted(CACHE.glob(f"{name}-" + "?" * 16), key=os.path.getmtime)
             for old in earlier[: len(earlier) - keep]:

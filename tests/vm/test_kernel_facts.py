@@ -88,6 +88,7 @@ def test_states_of_a_port(guest: Machine) -> None:
 
 
 def test_a_port_that_is_unplugged(guest: Machine) -> None:
+    guest.python("if 'port' not in globals(): port = open_port(name)", name=HINT_PORT)
     guest.unplug_port()
     wait_for_bits(guest, "HUP")
     assert look(guest) == [["HUP"], "No such device", "No such device"]

@@ -28,6 +28,7 @@ from garp_agent.core.model import (
     ClaimSeen,
     DumpStarted,
     Errno,
+    HintPortClosed,
     LeaseGranted,
     LinkSeen,
     Notice,
@@ -82,6 +83,8 @@ class Engine:
             self._burst_requested(event, now)
         elif isinstance(event, LeaseGranted):
             self._lease_granted(event, now)
+        elif isinstance(event, HintPortClosed):
+            self._end_lease("the hint port is closed", now, burst=False)
         elif isinstance(event, Resumed):
             self._resumed(event, now)
         elif isinstance(event, ClaimSeen):

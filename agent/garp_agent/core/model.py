@@ -195,6 +195,10 @@ class LeaseGranted(NamedTuple):
     seconds: float
 
 
+class HintPortClosed(NamedTuple):
+    """No hint can reach us any more, whatever was promised."""
+
+
 class ClaimSeen(NamedTuple):
     """Another station announced that an address is its own (ARP, neighbour advertisement)."""
 
@@ -215,7 +219,9 @@ if TYPE_CHECKING:
     KernelEvent = Union[
         LinkSeen, LinkGone, AddressSeen, AddressGone, ForwardingSeen, DumpStarted, DumpComplete
     ]
-    Event = Union[KernelEvent, Resumed, BurstRequested, LeaseGranted, ClaimSeen, Sent]
+    Event = Union[
+        KernelEvent, Resumed, BurstRequested, LeaseGranted, HintPortClosed, ClaimSeen, Sent
+    ]
 
 
 class Errno(int):

@@ -207,7 +207,7 @@ class Schedule:
 
     def is_idle(self) -> bool:
         """Whether no burst is under way and nothing waits for its bucket."""
-        return not any(map(self.is_bursting, self._lines))
+        return not any(line.pending or line.bursts for line in self._lines.values())
 
     # -- for status -----------------------------------------------------------------
 
@@ -222,9 +222,11 @@ class Schedule:
         return line.last_burst if line else None
 
     def is_bursting(self, ifindex: int) -> bool:
-        """Whether a round of a burst is to come, or a frame waits for the link's bucket."""
+        """Whether a round of a burst is to come, or a frame of one waits for the bucket."""
         line = self._lines.get(ifindex)
-        return bool(line and (line.pending or line.bursts))
+        if line is None:
+            return False
+        return bool(line.bursts) or any(each is not Cause.REFRESH for each in line.pending.values())
 
     def held(self, ifindex: int) -> int:
         """How often a frame of this link had to wait for the token bucket."""

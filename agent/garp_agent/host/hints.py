@@ -158,7 +158,7 @@ class Watcher:
         return [
             Call(path, Exchange(request), FAREWELL)
             for path, guest in self.guests.items()
-            if guest.leased_until > now
+            if guest.open_promise or guest.leased_until > now
         ]
 
     def status(self, now: float) -> dict[str, object]:
@@ -293,11 +293,15 @@ class Watcher:
         self._contacts += 1
         seconds = self._promised()
         requests = {}
-        # To somebody who answers only: in a channel without an agent a promise would wait, and
-        # be taken for a new one by an agent that comes when we may be gone.
-        if guest.answers and (seconds or guest.leased_until > now):
+        # In a channel without an agent a promise would wait, and be taken for a new one by an
+        # agent that comes when we may be gone: only to who answers, else what waits is undone.
+        if guest.answers and seconds:
             id = f"lease-{self.boot}-{self._contacts}"
             requests[id] = encode_request("lease", {"seconds": seconds}, id)
+            guest.open_promise = True
+        elif guest.open_promise or (not seconds and guest.leased_until > now):
+            id = f"bye-{self.boot}-{self._contacts}"
+            requests[id] = encode_request("lease", {"seconds": 0}, id)
         if not requests or not guest.version:
             id = f"info-{self.boot}-{self._contacts}"
             requests[id] = encode_request("info", None, id, delimited=not requests)
@@ -315,15 +319,17 @@ class Watcher:
             return
         replies = _replies(result)
         delay = CHECK_INTERVAL
-        if self._promised() and not any(id.startswith("lease-") for id in replies):
-            delay = 0.0  # it was only asked who it is
         for id, reply in replies.items():
             if id.startswith("info-"):
                 guest.version = _version(reply.value)
-            elif not reply.error_class:
+                continue
+            guest.open_promise = False
+            if not reply.error_class:
                 seconds = min(_seconds(reply.value), self.options.lease)
                 guest.leased_until = now + seconds if seconds else -inf
                 delay = max(1.0, seconds / 3) if seconds else CHECK_INTERVAL
+        if self._promised() and not any(id.startswith("lease-") for id in replies):
+            delay = 0.0  # it answers, and nothing was promised yet
         self._contact_at(guest, now + delay * (0.8 + self._random() / 5))
 
     def _contact_at(self, guest: Guest, when: float) -> None:

@@ -32,6 +32,7 @@ class Guest:
         "last_seconds",
         "leased_until",
         "next_contact",
+        "open_promise",
         "outcome",
         "slowest_seconds",
         "version",
@@ -42,6 +43,7 @@ class Guest:
         self.outcome: Outcome | None = None  # of the last call
         self.version = ""
         self.leased_until = -inf
+        self.open_promise = False  # a lease was sent, and what became of it is not known
         self.next_contact = now  # inf: under way
         self.failures = 0  # in a row
         self.hints = 0  # sent, repeats not counted

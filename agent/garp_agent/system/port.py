@@ -77,6 +77,10 @@ class Port:
         """The descriptor to wait on, for reading."""
         return self._epoll.fileno()
 
+    def is_open(self) -> bool:
+        """Whether a hint can come in."""
+        return self._descriptor >= 0
+
     def attempt(self, now: float) -> None:
         """Open the port if it is closed and was not tried lately."""
         if self._descriptor >= 0 or not self.name or now < self._next_attempt:
