@@ -270,6 +270,26 @@ def test_stopped_and_continued_it_bursts_once(
         assert len(agent.log("resumed")) == 2
 
 
+def test_stopped_for_half_a_minute_as_it_is_installed(
+    tiny_lab: TinyLab, wire: Capture, tmp_path: Path
+) -> None:
+    """Six refreshes are missed: one burst follows, and only of what is still there."""
+    gone = "192.0.2.100"
+    tiny_lab.ip("guest", f"address add {gone}/24 dev eth0")
+    with Agent(tiny_lab, tmp_path, config="") as agent:
+        wire.wait_for(gone)
+        before = agent.status()["frames"]["by_cause"].get("refresh", 0)
+        with agent.stopped():
+            tiny_lab.ip("guest", f"address del {gone}/24 dev eth0")
+            wire.clear()
+            time.sleep(30.0)
+        until(lambda: agent.sent_by("resume") == 3, "three rounds")
+        assert agent.status()["resumes"] == 1
+        assert agent.sent_by("refresh") - before <= 2  # one before it was stopped, one since
+        assert wire.announcements(gone) == []
+        assert agent.announced() == {GUEST_ADDRESS}
+
+
 def test_what_is_removed_while_it_is_stopped_is_not_announced(
     tiny_lab: TinyLab, wire: Capture, tmp_path: Path
 ) -> None:
