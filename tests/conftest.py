@@ -38,8 +38,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """The end of a worker; all have collected the same."""
-    node.config.stash[LEFT_OUT] = getattr(node, "workeroutput", {}).get("left out", "")
+    """The end of a worker; all have collected the same, and one that crashed says nothing."""
+    if left_out := getattr(node, "workeroutput", {}).get("left out", ""):
+        node.config.stash[LEFT_OUT] = left_out
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
