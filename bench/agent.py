@@ -325,8 +325,8 @@ def many_links(lab: Lab) -> list[Figure]:
 NETIFACES_NAMES = 100
 INVENTORY = """
 import select, time
-from garp_agent.core.inventory import Inventory
-from garp_agent.system.netlink import GUEST, Netlink
+from garp_agent.guest.core.inventory import Inventory
+from garp_agent.runtime.netlink import GUEST, Netlink
 netlink, inventory = Netlink(3600.0, GUEST), Inventory()
 begun = time.monotonic()
 events = netlink.reconcile(begun)

@@ -25,7 +25,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from garp_agent import client
+from garp_agent.runtime import client
 
 ROOT = Path(__file__).resolve().parent.parent
 PORT = "org.garp_agent.bench"  # no real guest's
@@ -157,7 +157,7 @@ def measure(guests: int, failovers: int) -> dict[str, float]:
             assert peers.stdout is not None
             peers.stdout.readline()
             options = ("--port", PORT, "--status-socket", status_socket)
-            with running("garp_agent.host.cli", "watch", *options) as watcher:
+            with running("garp_agent.cli.hint_main", "watch", *options) as watcher:
                 _wait(lambda: _greeted(status_socket, guests))
                 began = hinted(status_socket, guests, failovers)
                 megabytes = resident(watcher.pid)

@@ -27,9 +27,12 @@ from bench.plot import Curve, Plot
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "agent"))
 
-from garp_agent.core import protocol  # noqa: E402
-from garp_agent.core.engine import Engine  # noqa: E402
-from garp_agent.core.model import (  # noqa: E402
+from garp_agent.config.settings import Settings  # noqa: E402
+from garp_agent.guest.core.engine import Engine  # noqa: E402
+from garp_agent.hypervisor.core.watcher import Options, Watcher  # noqa: E402
+from garp_agent.hypervisor.io.channels import Channel  # noqa: E402
+from garp_agent.wire import protocol  # noqa: E402
+from garp_agent.wire.model import (  # noqa: E402
     ARPHRD_ETHER,
     IFF_LOWER_UP,
     IFF_UP,
@@ -44,12 +47,9 @@ from garp_agent.core.model import (  # noqa: E402
     Link,
     LinkSeen,
 )
-from garp_agent.core.settings import Settings  # noqa: E402
-from garp_agent.host.channels import Channel  # noqa: E402
-from garp_agent.host.hints import Options, Watcher  # noqa: E402
 
 if TYPE_CHECKING:
-    from garp_agent.core.model import Event
+    from garp_agent.wire.model import Event
 
 DOCS = ROOT / "docs"
 SEED = 6

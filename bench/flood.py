@@ -18,8 +18,8 @@ from statistics import median
 
 from bench.agent import Figure, configured, spawned, status_field, watched
 from bench.lab import Lab
-from garp_agent import client
-from garp_agent.core.settings import Bucket
+from garp_agent.config.settings import Bucket
+from garp_agent.runtime import client
 
 LINES = (b"BURST\n", b'{"execute": "burst", "arguments": {"reason": "flood", "count": 10}}\n')
 CHUNK = 500  # lines written at once

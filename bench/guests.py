@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from garp_agent.core import protocol
+from garp_agent.wire import protocol
 
 PORT = f"org.garp_agent.test.{os.getpid()}"  # no real guest's, nor another test run's
 BABBLE = b"\x00\xfe{[" * 1000 + b"\n"

@@ -23,9 +23,9 @@ from statistics import median, quantiles
 
 from bench.agent import AGENT, Figure, Wire, row, spawned, watched
 from bench.lab import GUEST_ADDRESS, GUEST_MAC, Lab, TinyLab
-from garp_agent.core.frames import encode
-from garp_agent.core.model import Announcement, Cause, Kind
-from garp_agent.core.protocol import encode_request
+from garp_agent.guest.core.frames import encode
+from garp_agent.wire.model import Announcement, Cause, Kind
+from garp_agent.wire.protocol import encode_request
 
 SOURCE = Path(__file__).with_name("hint_peer.c")
 PEER_SAYS, FLOOR_SAYS = "192.0.2.99", "192.0.2.98"  # what the others announce

@@ -18,8 +18,9 @@ import sys
 from math import ceil
 
 from bench.soak_real import BrokenError, Judge, real
-from garp_agent.core.engine import Engine
-from garp_agent.core.model import (
+from garp_agent.config.settings import Settings
+from garp_agent.guest.core.engine import Engine
+from garp_agent.wire.model import (
     IFF_LOWER_UP,
     IFF_UP,
     AddressGone,
@@ -38,7 +39,6 @@ from garp_agent.core.model import (
     SendOutcome,
     Sent,
 )
-from garp_agent.core.settings import Settings
 
 DAY = 86400.0
 DRIFT = 0.01  # of a day's ticks: with 17,280 of them, jitter makes a tenth of that

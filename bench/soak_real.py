@@ -25,9 +25,9 @@ from typing import Any
 
 from bench.agent import ETH_P_ARP, SO_RCVBUFFORCE, SO_TIMESTAMPNS
 from bench.lab import GUEST_ADDRESS, GUEST_MAC, ROOT, TinyLab
-from garp_agent import client
-from garp_agent.core.schedule import ROUNDING
-from garp_agent.core.settings import Bucket, Settings
+from garp_agent.config.settings import Bucket, Settings
+from garp_agent.guest.core.schedule import ROUNDING
+from garp_agent.runtime import client
 
 IN_FLIGHT = 0.1  # seconds for which a frame may be under way when its address is removed
 CLOCKS = 0.02  # seconds by which two frames' time stamps may be closer than their sending

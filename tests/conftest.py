@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Generator
+import tempfile
+from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,3 +68,32 @@ def pytest_runtest_makereport() -> Generator[None, Any, None]:
 def pytest_make_collect_report() -> Generator[None, Any, None]:
     outcome = yield
     _refuse_skip(outcome.get_result())
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """An empty folder whose name leaves room for a socket's 107 bytes (unix(7))."""
+    with tempfile.TemporaryDirectory(prefix="gh-") as directory:
+        yield Path(directory)
+
+
+@pytest.fixture(scope="session")
+def labs() -> None:
+    """Skip with the reason where no network namespace can be made."""
+    reason = lab.why_not()
+    if reason:
+        pytest.skip(reason)
+
+
+@pytest.fixture
+def tiny_lab(labs: None) -> Iterator[lab.TinyLab]:
+    """guest eth0 -- eth0 peer"""
+    with lab.TinyLab() as tiny:
+        yield tiny
+
+
+@pytest.fixture
+def tiny_lab6(labs: None) -> Iterator[lab.TinyLab]:
+    """guest eth0 -- eth0 peer, with IPv6"""
+    with lab.TinyLab(ipv6=True) as tiny:
+        yield tiny

@@ -1,4 +1,4 @@
-"""The rooms and who may enter them: every import of the source, read as a tree, never run.
+"""Which folder may import which: every import of the source, read as a tree, never run.
 
 Imports under ``if TYPE_CHECKING:`` cost nothing and bind nothing at run time; they do not
 count.  Imports inside functions do.
@@ -21,7 +21,7 @@ PACKAGE = "garp_agent"
 class Import(NamedTuple):
     """One module imported by another at run time."""
 
-    by: str  # without "garp_agent.": "core.engine"
+    by: str  # without "garp_agent.": "guest.core.engine"
     what: str  # ours without "garp_agent.", others as they are
     ours: bool
     lazy: bool  # inside a function
@@ -92,8 +92,13 @@ def imports_of(name: str) -> list[Import]:
 IMPORTS = [each for name in MODULES for each in imports_of(name)]
 
 
-def room_of(name: str) -> str:
+def folder_of(name: str) -> str:
     return name.split(".")[0]
+
+
+def is_core(name: str) -> bool:
+    """Whether a module must be pure."""
+    return folder_of(name) == "wire" or name.split(".")[1:2] == ["core"]
 
 
 def violations(found: list[Import]) -> str:
@@ -103,10 +108,12 @@ def violations(found: list[Import]) -> str:
 # -- the reader of imports itself -------------------------------------------------------
 
 
-def test_the_source_was_found() -> None:
-    assert {"core.engine", "loop", "system.packet", "host.bond", "cli"} <= set(MODULES)
-    assert any(each.by == "loop" and each.what == "time" for each in IMPORTS)
-    assert any(each.by == "daemon" and each.what == "core.engine" for each in IMPORTS)
+def test_modules_of_every_folder_are_found() -> None:
+    assert {"guest.core.engine", "guest.loop", "hypervisor.core.bonds", "wire.rtnetlink"} <= set(
+        MODULES
+    )
+    assert any(each.by == "guest.loop" and each.what == "time" for each in IMPORTS)
+    assert any(each.by == "guest.daemon" and each.what == "guest.core.engine" for each in IMPORTS)
 
 
 def test_imports_for_type_checkers_do_not_count_and_those_in_functions_do() -> None:
@@ -115,11 +122,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NamedTuple
 else:
-    from garp_agent.core.record import NamedTuple
+    from garp_agent.wire.record import NamedTuple
 def f():
     import re
 from garp_agent import __version__
-from garp_agent.core import protocol
+from garp_agent.wire import protocol
 """
     MODULES["example"] = ast.parse(source)
     try:
@@ -127,142 +134,42 @@ from garp_agent.core import protocol
     finally:
         del MODULES["example"]
     assert found == [
-        ("core.record", False),
+        ("wire.record", False),
         ("re", True),
         ("__init__", False),
-        ("core.protocol", False),
+        ("wire.protocol", False),
     ]
 
 
-# -- the core is pure -------------------------------------------------------------------------
+# -- imports point down -----------------------------------------------------------------
 
-PURE = {"__future__", "collections", "enum", "heapq", "itertools", "math", "struct"}
-# json: what the protocol is made of.  fnmatch loads re: only where names are selected.
-PURE_EXCEPTIONS = {("core.protocol", "json", False), ("core.policy", "fnmatch", True)}
-IMPURE_CALLS = {"open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint"}
-
-
-def test_the_core_imports_nothing_that_touches_the_world() -> None:
-    wrong = [
-        each
-        for each in IMPORTS
-        if room_of(each.by) == "core"
-        and not each.ours
-        and each.what not in PURE
-        and (each.by, each.what, each.lazy) not in PURE_EXCEPTIONS
-    ]
-    assert not wrong, violations(wrong)
-
-
-def test_the_core_calls_nothing_that_touches_the_world() -> None:
-    wrong = [
-        f"{name}, line {node.lineno}: {node.func.id}"
-        for name, tree in MODULES.items()
-        if room_of(name) == "core"
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and node.func.id in IMPURE_CALLS
-    ]
-    assert not wrong, "\n".join(wrong)
-
-
-def test_the_core_imports_the_core_only() -> None:
-    wrong = [
-        each
-        for each in IMPORTS
-        if room_of(each.by) == "core" and each.ours and room_of(each.what) != "core"
-    ]
-    assert not wrong, violations(wrong)
-
-
-# In the core everything stands on values; what a module needs beyond them is said here.
-VALUES = {"core", "core.record", "core.model", "core.settings"}
-STANDS_ON = {
-    "core.record": set(),
-    "core.model": {"core.record"},
-    "core.settings": {"core.record"},
-    "core.engine": {
-        "core.conflict",
-        "core.counters",
-        "core.inventory",
-        "core.policy",
-        "core.schedule",
-    },
+# What each folder may import, besides itself.
+BELOW = {
+    "wire": set(),
+    "render": set(),
+    "runtime": {"wire"},
+    "config": {"runtime", "wire"},
+    "guest": {"config", "runtime", "wire", "render"},
+    "hypervisor": {"config", "runtime", "wire", "render"},
+    "diagnosis": {"guest", "hypervisor", "config", "runtime", "wire", "render"},
+    "cli": {"diagnosis", "guest", "hypervisor", "config", "runtime", "wire", "render"},
+    "__main__": {"cli", "guest", "hypervisor", "config", "runtime", "wire"},
+    "__init__": set(),
 }
 
 
-def test_in_the_core_imports_point_down() -> None:
+def test_every_module_is_in_a_folder() -> None:
+    assert {folder_of(name) for name in MODULES} == set(BELOW)
+
+
+def test_imports_point_down_and_guest_and_hypervisor_do_not_import_each_other() -> None:
     wrong = [
         each
         for each in IMPORTS
-        if room_of(each.by) == "core"
-        and each.ours
-        and each.what not in STANDS_ON.get(each.by, set())
-        and (each.what not in VALUES or each.by in VALUES)
+        if each.ours
+        and each.what != "__init__"
+        and folder_of(each.what) not in BELOW[folder_of(each.by)] | {folder_of(each.by)}
     ]
-    assert not wrong, violations(wrong)
-
-
-# -- the rooms ------------------------------------------------------------------------------------
-
-CODECS_AND_VALUES = VALUES | {"core.frames", "core.filters", "core.protocol", "core.rtnetlink"}
-DECISIONS = {
-    "core.conflict",
-    "core.counters",
-    "core.engine",
-    "core.inventory",
-    "core.policy",
-    "core.schedule",
-}
-ENTRANCES = {"__main__", "cli", "host.cli", "host.commands"}
-
-
-def test_system_uses_codecs_and_values_only() -> None:
-    wrong = [
-        each
-        for each in IMPORTS
-        if room_of(each.by) == "system" and each.ours and each.what not in CODECS_AND_VALUES
-    ]
-    assert not wrong, violations(wrong)
-
-
-def test_the_host_knows_nothing_of_what_a_guest_decides() -> None:
-    guest = DECISIONS | {"cli", "config", "configuration", "daemon", "loop", "once", "answers"}
-    wrong = [
-        each
-        for each in IMPORTS
-        if room_of(each.by) == "host"
-        and each.ours
-        and (each.what in guest or room_of(each.what) == "diagnose")
-    ]
-    assert not wrong, violations(wrong)
-
-
-def test_the_guest_knows_nothing_of_the_host() -> None:
-    wrong = [
-        each
-        for each in IMPORTS
-        if each.ours and room_of(each.what) == "host" and room_of(each.by) != "host"
-    ]
-    assert not wrong, violations(wrong)
-
-
-@pytest.mark.parametrize(
-    ("what", "by"),
-    [
-        ("cli", {"__main__"}),
-        ("daemon", {"__main__", "cli"}),
-        ("once", {"cli", "diagnose.gather", "diagnose.watch"}),
-        ("loop", {"daemon", "once"}),
-        ("config", {"cli", "configuration", "diagnose.gather"}),
-        ("core.engine", {"daemon", "once"}),
-        ("host.cli", set()),
-        ("host.commands", {"host.cli"}),
-    ],
-)
-def test_who_may_import_what_stands_above(what: str, by: set[str]) -> None:
-    wrong = [each for each in IMPORTS if each.what == what and each.by not in by]
     assert not wrong, violations(wrong)
 
 
@@ -279,23 +186,79 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     assert set(MODULES) - settled == set(), "in a circle, or above one"
 
 
-# -- what each may load ---------------------------------------------------------------------------
+# -- cores are pure ---------------------------------------------------------------------
+
+PURE = {"__future__", "collections", "enum", "heapq", "itertools", "math", "struct"}
+# json: what the protocol is made of.  fnmatch loads re: only where names are selected.
+PURE_EXCEPTIONS = {("wire.protocol", "json", False), ("guest.core.policy", "fnmatch", True)}
+IMPURE_CALLS = {"open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint"}
+
+
+def test_cores_import_nothing_that_does_input_or_output() -> None:
+    wrong = [
+        each
+        for each in IMPORTS
+        if is_core(each.by)
+        and not each.ours
+        and each.what not in PURE
+        and (each.by, each.what, each.lazy) not in PURE_EXCEPTIONS
+    ]
+    assert not wrong, violations(wrong)
+
+
+def test_cores_import_their_own_core_wire_and_settings_only() -> None:
+    wrong = [
+        each
+        for each in IMPORTS
+        if is_core(each.by)
+        and each.ours
+        and each.what != "config.settings"  # pure values
+        and folder_of(each.what) != "wire"
+        and each.what.split(".")[:2] != each.by.split(".")[:2]
+    ]
+    assert not wrong, violations(wrong)
+
+
+def test_cores_call_nothing_that_does_input_or_output() -> None:
+    wrong = [
+        f"{name}, line {node.lineno}: {node.func.id}"
+        for name, tree in MODULES.items()
+        if is_core(name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in IMPURE_CALLS
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+# -- what each may load -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("library", "allowed"),
     [
-        ("click", {"cli", "host.commands"}),
-        ("yaml", {"config"}),
-        ("scapy", {"diagnose."}),
-        ("netifaces", {"diagnose."}),
-        ("logging", {"diagnose."}),  # to silence scapy's
+        ("click", {"cli."}),
+        ("yaml", {"config."}),
+        ("scapy", {"diagnosis."}),
+        ("netifaces", {"diagnosis."}),
+        ("logging", {"diagnosis."}),  # to silence scapy's
         ("asyncio", set()),
-        ("dataclasses", {"config", "diagnose."}),
-        ("socket", {"client", "log", "cli", "system.", "host.", "diagnose."}),
-        ("select", {"log", "loop", "system.", "host.fanout", "host.loop", "diagnose."}),
-        ("time", {"loop", "daemon", "host.loop", "host.show", "diagnose."}),
-        ("subprocess", {"diagnose."}),
+        ("dataclasses", {"config.", "diagnosis."}),
+        ("socket", {"cli.", "runtime.", "guest.io.", "hypervisor.io.", "diagnosis."}),
+        ("select", {"runtime.", "guest.", "hypervisor.", "diagnosis."}),
+        (
+            "time",
+            {
+                "guest.loop",
+                "guest.daemon",
+                "runtime.",
+                "hypervisor.daemon",
+                "render.",
+                "diagnosis.",
+            },
+        ),
+        ("subprocess", {"diagnosis."}),
     ],
 )
 def test_which_modules_may_load_a_library(library: str, allowed: set[str]) -> None:
@@ -324,13 +287,13 @@ def test_scapy_and_netifaces_are_loaded_in_functions_only() -> None:
 
 HEAVY = ("re", "typing", "json", "logging", "dataclasses", "click", "yaml", "scapy", "netifaces")
 
-IMPORTED = "import garp_agent.daemon"
+IMPORTED = "import garp_agent.guest.daemon"
 AT_WORK = """
-import garp_agent.daemon
-from garp_agent.core.engine import Engine
-from garp_agent.core.frames import encode
-from garp_agent.core.model import *
-from garp_agent.core.settings import Settings
+import garp_agent.guest.daemon
+from garp_agent.guest.core.engine import Engine
+from garp_agent.guest.core.frames import encode
+from garp_agent.wire.model import *
+from garp_agent.config.settings import Settings
 engine = Engine(Settings(), lambda: 0.5)
 link = Link(2, "eth0", b"\\2\\0\\0\\0\\0\\1", ARPHRD_ETHER, IFF_UP | IFF_LOWER_UP)
 items = [InterfaceAddress(2, b"\\x0a\\0\\0\\1", 24), InterfaceAddress(2, bytes(15) + b"\\1", 64)]

@@ -65,9 +65,9 @@ def _commands(program: str) -> str:
 def _click_group(program: str) -> Any:
     sys.path.insert(0, str(ROOT / "agent"))
     if program == "garp-agent":
-        from garp_agent.cli import cli
+        from garp_agent.cli.garp_agent import cli
     else:
-        from garp_agent.host.commands import cli
+        from garp_agent.cli.garp_hint import cli
     return cli
 
 

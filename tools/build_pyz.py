@@ -32,8 +32,8 @@ ROOT = Path(__file__).resolve().parents[1]
 VENDORED = Path(__file__).with_name("pyz-vendored.txt")
 LEAST = (3, 9)
 MOST = (3, 20)
-STORED = re.compile(r"[^/]+/garp_agent/(core/|system/|[a-z_]+\.pyc$)")
-NOT_BY_RUN = ("cli", "config", "client", "install", "prometheus", "report", "show")
+STORED = re.compile(r"[^/]+/garp_agent/((guest|config|runtime|wire)/|[a-z_]+\.pyc$)")
+NOT_BY_RUN = ("read", "client", "once", "requests", "status")
 DATA = ("systemd", "udev", "garp-agent.yaml")  # what `garp-agent install` installs, from contrib
 
 START = r"""#!/bin/sh
@@ -70,7 +70,7 @@ def main():
     sys.path[:1] = [archive + "/" + sys.implementation.cache_tag, archive + "/source"]
     sys.argv[:2] = [archive]
     if archive.rpartition("/")[2].startswith("garp-hint"):
-        from garp_agent.host.cli import main
+        from garp_agent.cli.hint_main import main
     else:
         from garp_agent.__main__ import main
     main()

@@ -6,7 +6,7 @@ set -eu
 cd "$(dirname "$0")/.."
 unset PYTHONPATH PYTHONHOME PYTHONSAFEPATH
 
-TESTS='tests/core tests/host tests/bench tests/system tests/netns/test_agent_announcements.py'
+TESTS='tests/wire tests/guest tests/hypervisor tests/config tests/runtime tests/render tests/cli tests/bench tests/netns/test_agent_announcements.py'
 
 if [ "${1:-}" = one ]; then # VERSION; as started below
     log=.cache/python-$2.log

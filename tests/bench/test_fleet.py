@@ -11,8 +11,8 @@ import pytest
 from bench import fleet
 from bench.fleet import Fleet, Times
 from bench.plot import Curve, Plot
-from garp_agent.core.model import BurstRequested, LeaseGranted
-from garp_agent.core.settings import Settings
+from garp_agent.config.settings import Settings
+from garp_agent.wire.model import BurstRequested, LeaseGranted
 
 STILL = Settings(jitter=0.0)
 

@@ -7,16 +7,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from garp_agent import config
-from garp_agent.answers import Answers
-from garp_agent.core import frames, protocol, rtnetlink
-from garp_agent.core.engine import Engine
-from garp_agent.core.model import Cause, ClaimSeen, DumpComplete, DumpStarted
-from garp_agent.core.settings import Settings
-from garp_agent.host import linkstate
+from garp_agent.config import read as config
+from garp_agent.config.settings import Settings
+from garp_agent.guest.core import frames
+from garp_agent.guest.core.engine import Engine
+from garp_agent.guest.requests import Answers
+from garp_agent.hypervisor.core import linkstate
+from garp_agent.wire import protocol, rtnetlink
+from garp_agent.wire.model import Cause, ClaimSeen, DumpComplete, DumpStarted
 
 if TYPE_CHECKING:
-    from garp_agent.core.model import Event
+    from garp_agent.wire.model import Event
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -24,8 +24,8 @@ from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet
 
 from bench import lab
-from garp_agent import client
-from garp_agent.core import protocol
+from garp_agent.runtime import client
+from garp_agent.wire import protocol
 
 LIMIT = 30.0
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(lab.ROOT / "agent")}

@@ -19,28 +19,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.netns)
 
 
-@pytest.fixture(scope="session")
-def labs() -> None:
-    """Namespaces can be made here."""
-    reason = lab.why_not()
-    if reason:
-        pytest.skip(reason)
-
-
-@pytest.fixture
-def tiny_lab(labs: None) -> Iterator[lab.TinyLab]:
-    """guest eth0 -- eth0 peer"""
-    with lab.TinyLab() as tiny:
-        yield tiny
-
-
-@pytest.fixture
-def tiny_lab6(labs: None) -> Iterator[lab.TinyLab]:
-    """guest eth0 -- eth0 peer, with IPv6"""
-    with lab.TinyLab(ipv6=True) as tiny:
-        yield tiny
-
-
 @pytest.fixture
 def bridged_lab(labs: None) -> Iterator[lab.TinyLab]:
     """guest eth0 -- switch -- eth0 peer"""

@@ -21,8 +21,8 @@ import pytest
 
 from bench.lab import TinyLab
 from bench.soak_real import Judge
-from garp_agent import client
-from garp_agent.core.settings import Settings
+from garp_agent.config.settings import Settings
+from garp_agent.runtime import client
 from tests.fuzz import targets
 from tests.netns.agent import LIMIT, QUIET, Agent, until
 from tests.netns.test_agent_hints import SocketHost, TerminalHost

@@ -8,14 +8,14 @@ from math import inf
 import pytest
 
 from bench.lab import GUEST_ADDRESS, TinyLab
-from garp_agent import loop as loop_module
-from garp_agent.core.engine import Engine
-from garp_agent.core.model import LEVEL_ERROR, BurstRequested, Cause, SendOutcome
-from garp_agent.core.settings import Settings
-from garp_agent.log import Log
-from garp_agent.loop import Loop
-from garp_agent.system.netlink import GUEST, Netlink
-from garp_agent.system.packet import PacketSender
+from garp_agent.config.settings import Settings
+from garp_agent.guest import loop as loop_module
+from garp_agent.guest.core.engine import Engine
+from garp_agent.guest.io.packet import PacketSender
+from garp_agent.guest.loop import Loop
+from garp_agent.runtime.log import Log
+from garp_agent.runtime.netlink import GUEST, Netlink
+from garp_agent.wire.model import LEVEL_ERROR, BurstRequested, Cause, SendOutcome
 from tests.netns.agent import Capture
 
 

@@ -23,7 +23,7 @@ from bench.lab import (
     PEER_MAC,
     TinyLab,
 )
-from garp_agent.diagnose import gather
+from garp_agent.diagnosis.doctor import gather
 from tests.netns.agent import QUIET, Agent, Capture, command, forget_link_local, until
 
 NO_DAC = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search")

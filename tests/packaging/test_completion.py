@@ -6,8 +6,8 @@ import click
 import pytest
 from click.shell_completion import ShellComplete
 
-from garp_agent.cli import cli as agent
-from garp_agent.host.commands import cli as hint
+from garp_agent.cli.garp_agent import cli as agent
+from garp_agent.cli.garp_hint import cli as hint
 
 PROGRAMS: dict[str, click.Group] = {"garp-agent": agent, "garp-hint": hint}
 # By the word that stands for the value in the help; the shell does the looking.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from garp_agent import install
+from garp_agent.cli import install
 from tests.packaging.support import CONTRIB, need, run
 
 PROGRAM = "/opt/garp/bin/garp-agent"

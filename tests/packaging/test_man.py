@@ -9,9 +9,9 @@ from pathlib import Path
 import click
 import pytest
 
-from garp_agent.cli import cli as agent
-from garp_agent.core import settings
-from garp_agent.host.commands import cli as hint
+from garp_agent.cli.garp_agent import cli as agent
+from garp_agent.cli.garp_hint import cli as hint
+from garp_agent.config import settings
 from tests.packaging.conftest import tool
 from tests.packaging.support import need, run
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from garp_agent import daemon
-from garp_agent.core.settings import Settings
+from garp_agent.config.settings import Settings
+from garp_agent.guest import daemon
 from tests.packaging.support import CONTRIB, need, run
 
 SYSTEMD = CONTRIB / "systemd"

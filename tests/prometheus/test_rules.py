@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from bench.lab import ROOT
-from garp_agent import prometheus as agents_metrics
-from garp_agent.host import show as hosts_show
+from garp_agent.render import hypervisor as hosts_show
+from garp_agent.render import prometheus as agents_metrics
 
 CONTRIB = ROOT / "contrib" / "prometheus"
 RULES = CONTRIB / "garp-agent.rules.yml"

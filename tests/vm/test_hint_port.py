@@ -80,7 +80,7 @@ def assert_idle(agent: Agent) -> None:
 
 # What doctor makes of the port; of its parts those that need neither scapy nor netifaces.
 DOCTOR = """
-from garp_agent.diagnose import checks, facts, gather
+from garp_agent.diagnosis.doctor import checks, facts, gather
 
 asked = gather.ask(path)
 pid = asked.status["pid"]

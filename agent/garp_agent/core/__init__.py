@@ -1,1 +1,0 @@
-"""The pure core: values in, values out.  No sockets, clocks, files or randomness of its own."""

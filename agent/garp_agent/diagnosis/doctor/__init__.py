@@ -1,0 +1,1 @@
+"""``garp-agent doctor``: checks the whole chain."""

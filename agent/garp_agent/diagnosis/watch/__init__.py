@@ -1,0 +1,1 @@
+"""``garp-agent watch``: shows announcements on the wire."""

@@ -1,0 +1,211 @@
+"""``garp-agent watch``: the announcements on the wire, or in a capture file, as they come.
+
+Decides where frames come from, where they go, and when it is enough.  Sends nothing.
+Exit status: 0; 1 when ``--count`` was not reached, or a file or a link can't be used; 77
+without permission to listen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
+
+from garp_agent.diagnosis import missing
+from garp_agent.diagnosis.capture import Frame, Tap, TapError, configured
+from garp_agent.diagnosis.sighting import dissect
+from garp_agent.diagnosis.watch.observe import Observation, Observer
+from garp_agent.diagnosis.watch.table import Table, as_json, summary
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+EXIT_FAILED = 1
+EXIT_NO_PERMISSION = 77  # EX_NOPERM, sysexits.h
+ETHERNET = 1  # DLT_EN10MB
+FILE = "file"  # stands where an interface's name would
+
+
+class Wanted(NamedTuple):
+    """What the command line asked for."""
+
+    interfaces: tuple[str, ...] = ()
+    read: str | None = None
+    write: str | None = None
+    as_json: bool = False
+    most: int | None = None  # announcements
+    seconds: float | None = None
+
+
+class WatchError(Exception):
+    """Nothing can be watched; the text says why."""
+
+
+def run(wanted: Wanted) -> int:
+    """Watch until it is enough; the exit status."""
+    if missing():
+        return _fail(missing())
+    observer = Observer(own_hardware_addresses())
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            _watch(wanted, observer)
+    except BrokenPipeError:  # nobody reads any more
+        _let_go_of_output()
+        return 0
+    except OSError as error:
+        if not isinstance(error, PermissionError) or error.filename:
+            return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        _fail("no permission to listen: run it as root, or give it CAP_NET_RAW")
+        return EXIT_NO_PERMISSION
+    except (WatchError, TapError) as error:
+        return _fail(str(error))
+    if not wanted.as_json:
+        text = summary(observer.seen, observer.own, observer.irregular)
+        print(f"garp-agent watch: {text}", file=sys.stderr)
+    return int(wanted.most is not None and observer.seen < wanted.most)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _let_go_of_output() -> None:
+    """Neither may the interpreter try once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _let_go_of_output()
+        raise WatchError(f"the output could not be written: {error.strerror}") from None
+
+
+def _fail(text: str) -> int:
+    print(f"garp-agent watch: {text}", file=sys.stderr)
+    return EXIT_FAILED
+
+
+def _watch(wanted: Wanted, observer: Observer) -> None:
+    def enough() -> bool:
+        return wanted.most is not None and observer.seen >= wanted.most
+
+    if wanted.read and wanted.write and _are_one(wanted.read, wanted.write):
+        raise WatchError(f"{wanted.write}: is what --read reads: write another file")
+    with contextlib.ExitStack() as open_files:
+        interfaces = [FILE] if wanted.read else _interfaces(wanted.interfaces)
+        if wanted.read:
+            frames: Iterable[Frame] = _read(wanted.read)
+        else:
+            tap = open_files.enter_context(Tap(interfaces, promiscuous=True))
+            if tap.deaf:
+                raise WatchError("; ".join(f"{one}: {why}" for one, why in tap.deaf.items()))
+            frames = tap.frames(wanted.seconds, enough)
+        keep = _writer(wanted.write, open_files) if wanted.write else None
+        show = _show(wanted, interfaces)
+        for frame in frames:
+            sighting = dissect(frame.data)
+            if sighting is None:
+                continue
+            if keep:  # first: what is shown is in the file, even if Ctrl-C comes now
+                keep(frame)
+            show(observer.see(frame.interface, sighting, frame.when))
+            if enough():
+                return
+
+
+def _show(wanted: Wanted, interfaces: list[str]) -> Callable[[Observation], None]:
+    if wanted.as_json:
+        return lambda seen: _print(as_json(seen))
+    terminal = sys.stdout.isatty()
+    colour = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    width = shutil.get_terminal_size().columns if terminal else 0
+    table = Table(interfaces, width, colour)
+    _print(table.header())
+    return lambda seen: _print(table.row(seen))
+
+
+# -- where frames come from, and where they go --------------------------------------------
+
+
+def own_hardware_addresses() -> set[str]:
+    """Of this machine's interfaces."""
+    import netifaces
+
+    found = set()
+    for name in netifaces.interfaces():
+        families: Any = netifaces.ifaddresses(name)
+        for family in (netifaces.AF_PACKET, netifaces.AF_LINK):
+            found |= {entry["addr"] for entry in families.get(family, ())}
+    return found - {"00:00:00:00:00:00"}
+
+
+def _interfaces(named: tuple[str, ...]) -> list[str]:
+    there = [name for _, name in socket.if_nameindex()]
+    unknown = [name for name in named if name not in there]
+    if unknown:
+        raise WatchError(f"{', '.join(unknown)}: no such interface; there are: {', '.join(there)}")
+    if named:
+        return list(named)
+    from garp_agent.config.settings import Settings
+    from garp_agent.guest import once
+
+    suitable = [plan.link.name for plan in once.plans(Settings()) if plan.skip is None]
+    if not suitable:
+        raise WatchError("no interface to watch; `garp-agent list` says why; or name one")
+    return suitable
+
+
+def _are_one(read: str, write: str) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samefile(read, write)
+    return False
+
+
+def _read(path: str) -> Iterator[Frame]:
+    configured()
+    from scapy.error import Scapy_Exception
+    from scapy.utils import PcapReader
+
+    try:
+        with PcapReader(path) as reader:
+            if getattr(reader, "linktype", ETHERNET) != ETHERNET:
+                raise WatchError(f"{path}: not a capture of Ethernet frames")
+            for packet in reader:
+                yield Frame(FILE, float(packet.time), packet.original)
+    except (Scapy_Exception, EOFError) as error:
+        raise WatchError(f"{path}: not a capture file: {error}") from None
+
+
+def _unwritten(path: str, error: OSError) -> WatchError:
+    return WatchError(f"{path}: could not be written: {error.strerror}")
+
+
+def _writer(path: str, open_files: contextlib.ExitStack) -> Callable[[Frame], None]:
+    configured()
+    from scapy.utils import PcapWriter
+
+    writer = open_files.enter_context(PcapWriter(path, linktype=ETHERNET, sync=True))
+    try:
+        writer.write_header(None)  # at once: without a frame it is a capture file too
+    except OSError as error:
+        raise _unwritten(path, error) from None
+
+    def write(frame: Frame) -> None:
+        seconds = int(frame.when)
+        microseconds = int((frame.when - seconds) * 1_000_000)
+        try:
+            writer.write_packet(frame.data, sec=seconds, usec=microseconds)
+        except OSError as error:
+            raise _unwritten(path, error) from None
+
+    return write

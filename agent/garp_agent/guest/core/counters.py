@@ -1,0 +1,70 @@
+"""What became of the frames, address by address.
+
+Counts; never decides.  Bounded by the number of addresses that are announced now:
+when an address is no longer ours its counters go, the totals stay.
+"""
+
+from __future__ import annotations
+
+from garp_agent.wire.model import Announcement, Cause, SendOutcome, Sent
+
+
+class AddressCounters:
+    """The frames of one address on one link."""
+
+    __slots__ = ("dropped", "last_cause", "last_errno", "last_sent", "sent")
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.dropped: dict[int, int] = {}  # by errno
+        self.last_cause: Cause | None = None
+        self.last_errno = 0  # 0: the last frame went out
+        self.last_sent: float | None = None  # seconds, monotonic
+
+
+class Counters:
+    """All frames since the start, and those of the addresses announced now."""
+
+    __slots__ = ("_addresses", "dropped", "sent", "sent_by_cause")
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.sent_by_cause: dict[Cause, int] = {}
+        self.dropped: dict[int, int] = {}  # by errno
+        self._addresses: dict[int, dict[bytes, AddressCounters]] = {}
+
+    def record(self, event: Sent, now: float) -> bool:
+        """Count one frame; whether the address fares otherwise than with the frame before."""
+        mine = self.of(event.announcement)
+        news = mine.last_errno != event.errno
+        mine.last_errno = event.errno
+        if event.outcome is not SendOutcome.SENT:
+            for dropped in (self.dropped, mine.dropped):
+                dropped[event.errno] = dropped.get(event.errno, 0) + 1
+            return news
+        cause = event.announcement.cause
+        self.sent += 1
+        self.sent_by_cause[cause] = self.sent_by_cause.get(cause, 0) + 1
+        mine.sent += 1
+        mine.last_cause = cause
+        mine.last_sent = now
+        return news
+
+    def of(self, announcement: Announcement) -> AddressCounters:
+        """The counters of the address that is announced."""
+        return self.address(announcement.ifindex, announcement.address)
+
+    def address(self, ifindex: int, address: bytes) -> AddressCounters:
+        """The counters of one address, zero where nothing was sent yet."""
+        known = self._addresses.setdefault(ifindex, {})
+        if address not in known:
+            known[address] = AddressCounters()
+        return known[address]
+
+    def keep(self, ifindex: int, addresses: object) -> None:
+        """Forget the link's addresses that are not among ``addresses``, a container of bytes."""
+        known = self._addresses.get(ifindex, {})
+        for address in [a for a in known if a not in addresses]:  # type: ignore[operator]
+            del known[address]
+        if not known:
+            self._addresses.pop(ifindex, None)

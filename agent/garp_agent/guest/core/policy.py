@@ -1,0 +1,231 @@
+"""What may be announced: a link and its addresses become targets, or reasons.
+
+Decides what is announced and in which form; never when, and sends nothing.
+
+RFC 5227 (ARP announcements), RFC 4861 sections 4.4 and 7.2.6 (unsolicited neighbour
+advertisements), RFC 4429 (optimistic addresses never override).
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from garp_agent.config.settings import ArpForm
+from garp_agent.wire.model import (
+    ARPHRD_ETHER,
+    IFA_F_DADFAILED,
+    IFA_F_DEPRECATED,
+    IFA_F_OPTIMISTIC,
+    IFA_F_TENTATIVE,
+    IFF_LOOPBACK,
+    IFF_LOWER_UP,
+    IFF_NOARP,
+    IFF_POINTOPOINT,
+    IFF_UP,
+    RT_SCOPE_HOST,
+    InterfaceAddress,
+    Kind,
+    Link,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import NamedTuple
+
+    from garp_agent.config.settings import (
+        AddressSelection,
+        InterfaceSelection,
+        Network,
+        Settings,
+    )
+else:
+    from garp_agent.wire.record import NamedTuple
+
+_ARP_KINDS = {
+    ArpForm.REQUEST: (Kind.ARP_REQUEST,),
+    ArpForm.REPLY: (Kind.ARP_REPLY,),
+    ArpForm.BOTH: (Kind.ARP_REQUEST, Kind.ARP_REPLY),
+    ArpForm.PROBE: (Kind.ARP_PROBE,),
+}
+_IPV4_LINK_LOCAL = b"\xa9\xfe"  # 169.254.0.0/16, RFC 3927
+_UNSPECIFIED = (bytes(4), bytes(16))
+_BROADCAST = b"\xff\xff\xff\xff"
+
+
+class Skip(Enum):
+    """Why a link or an address is not announced; the value is for the operator to read."""
+
+    LOOPBACK = "loopback"
+    NOARP = "no ARP on this link (NOARP)"
+    POINT_TO_POINT = "point-to-point"
+    NOT_ETHERNET = "not Ethernet"
+    NO_HARDWARE_ADDRESS = "no usable hardware address"
+    PORT = "port of a bridge, bond or team"
+    NAME_NOT_INCLUDED = "name not in interfaces.include"
+    NAME_EXCLUDED = "name in interfaces.exclude"
+    KIND_NOT_INCLUDED = "kind not in interfaces.include_kinds"
+    KIND_EXCLUDED = "kind in interfaces.exclude_kinds"
+    DOWN = "down"
+    NO_CARRIER = "no carrier"
+    DORMANT = "dormant"
+    UNSPECIFIED = "unspecified address"
+    NOT_UNICAST = "not a unicast address"
+    HOST_SCOPE = "scope host"
+    IPV4_LINK_LOCAL = "link-local IPv4"
+    DADFAILED = "duplicate address detection failed"
+    TENTATIVE = "tentative"
+    DEPRECATED = "deprecated"
+    FAMILY_OFF = "address family off in the configuration"
+    NETWORK_NOT_INCLUDED = "not in addresses.include"
+    NETWORK_EXCLUDED = "in addresses.exclude"
+
+
+class Target(NamedTuple):
+    """One address to announce (``b""``: the hardware address alone) and the frames that do it."""
+
+    address: bytes
+    kinds: tuple[Kind, ...]
+    router: bool = False
+    override: bool = True
+    withheld: bool = False  # in conflict: only frames that claim nothing
+
+
+class Plan(NamedTuple):
+    """What policy makes of one link."""
+
+    link: Link
+    skip: Skip | None  # why nothing at all is announced here
+    targets: dict[bytes, Target]  # by address
+    skipped: tuple[tuple[InterfaceAddress, Skip], ...]  # and why, address by address
+
+
+def plan(
+    link: Link,
+    addresses: Iterable[InterfaceAddress],
+    forwards: bool,
+    settings: Settings,
+    withheld: Callable[[int, bytes], bool] = lambda ifindex, address: False,
+) -> Plan:
+    """Decide what to announce on ``link``; ``withheld`` names addresses that are in conflict."""
+    skip = link_skip(link, settings.interfaces)
+    targets: dict[bytes, Target] = {}
+    skipped = []
+    for item in addresses:
+        reason = skip or address_skip(item, settings.addresses)
+        if reason is not None:
+            skipped.append((item, reason))
+        else:
+            held = withheld(item.ifindex, item.address)
+            targets[item.address] = _target(item, forwards, settings, held)
+    if skip is None and not targets and settings.mac_only:
+        targets[b""] = Target(b"", (Kind.RARP,))
+    return Plan(link, skip, targets, tuple(skipped))
+
+
+def _target(item: InterfaceAddress, forwards: bool, settings: Settings, held: bool) -> Target:
+    if len(item.address) == 4:
+        kinds = (Kind.ARP_PROBE,) if held else _ARP_KINDS[settings.arp]
+        return Target(item.address, kinds, withheld=held)
+    # RARP teaches the switches; the probe draws an answer from whoever has the address, which
+    # prolongs the hold-off, as an ARP probe does both.
+    kinds = (Kind.RARP, Kind.DAD_PROBE) if held else (Kind.UNSOLICITED_NA,)
+    override = not item.flags & IFA_F_OPTIMISTIC
+    return Target(item.address, kinds, forwards, override, held)
+
+
+def link_skip(link: Link, selection: InterfaceSelection) -> Skip | None:
+    """Why nothing is announced on a link; None when it is suitable.  Lasting reasons come first."""
+    return _nature_skip(link) or _selection_skip(link, selection) or _state_skip(link)
+
+
+def _nature_skip(link: Link) -> Skip | None:
+    if link.flags & IFF_LOOPBACK:
+        return Skip.LOOPBACK
+    if link.flags & IFF_POINTOPOINT:
+        return Skip.POINT_TO_POINT
+    if link.flags & IFF_NOARP:
+        return Skip.NOARP
+    if link.hardware_type != ARPHRD_ETHER:
+        return Skip.NOT_ETHERNET
+    mac = link.hardware_address
+    if len(mac) != 6 or mac[0] & 1 or mac == bytes(6):
+        return Skip.NO_HARDWARE_ADDRESS
+    if link.master_ifindex and link.port_kind != "vrf":
+        return Skip.PORT
+    return None
+
+
+def _selection_skip(link: Link, selection: InterfaceSelection) -> Skip | None:
+    kind = link.kind or "physical"
+    if _matches(link.name, selection.exclude):
+        return Skip.NAME_EXCLUDED
+    if selection.include and not _matches(link.name, selection.include):
+        return Skip.NAME_NOT_INCLUDED
+    if kind in selection.exclude_kinds:
+        return Skip.KIND_EXCLUDED
+    if selection.include_kinds and kind not in selection.include_kinds:
+        return Skip.KIND_NOT_INCLUDED
+    return None
+
+
+def _state_skip(link: Link) -> Skip | None:
+    if not link.flags & IFF_UP:
+        return Skip.DOWN
+    if not link.flags & IFF_LOWER_UP:
+        return Skip.NO_CARRIER
+    if link.is_dormant:
+        return Skip.DORMANT
+    return None
+
+
+def address_skip(item: InterfaceAddress, selection: AddressSelection) -> Skip | None:
+    """Why an address is not announced; None when it is suitable."""
+    return _address_state_skip(item, selection) or _address_selection_skip(item, selection)
+
+
+def _address_state_skip(item: InterfaceAddress, selection: AddressSelection) -> Skip | None:
+    if item.address in _UNSPECIFIED:
+        return Skip.UNSPECIFIED
+    if _is_multicast(item.address) or item.address == _BROADCAST:
+        return Skip.NOT_UNICAST
+    if item.scope == RT_SCOPE_HOST:
+        return Skip.HOST_SCOPE
+    if len(item.address) == 4:
+        return Skip.IPV4_LINK_LOCAL if item.address[:2] == _IPV4_LINK_LOCAL else None
+    if item.flags & IFA_F_DADFAILED:
+        return Skip.DADFAILED
+    if item.flags & (IFA_F_TENTATIVE | IFA_F_OPTIMISTIC) == IFA_F_TENTATIVE:
+        return Skip.TENTATIVE
+    if item.flags & IFA_F_DEPRECATED and not selection.deprecated:
+        return Skip.DEPRECATED
+    return None
+
+
+def _address_selection_skip(item: InterfaceAddress, selection: AddressSelection) -> Skip | None:
+    if not (selection.ipv4 if len(item.address) == 4 else selection.ipv6):
+        return Skip.FAMILY_OFF
+    if any(_contains(network, item.address) for network in selection.exclude):
+        return Skip.NETWORK_EXCLUDED
+    if selection.include and not any(_contains(n, item.address) for n in selection.include):
+        return Skip.NETWORK_NOT_INCLUDED
+    return None
+
+
+def _is_multicast(address: bytes) -> bool:
+    return address[0] >> 4 == 14 if len(address) == 4 else address[0] == 0xFF
+
+
+def _contains(network: Network, address: bytes) -> bool:
+    if len(network.address) != len(address):
+        return False
+    differing = int.from_bytes(network.address, "big") ^ int.from_bytes(address, "big")
+    return differing >> 8 * len(address) - network.prefix_length == 0
+
+
+def _matches(name: str, globs: tuple[str, ...]) -> bool:
+    if not globs:
+        return False
+    from fnmatch import fnmatchcase  # loads re: not worth 1 MB to a guest that selects nothing
+
+    return any(fnmatchcase(name, glob) for glob in globs)

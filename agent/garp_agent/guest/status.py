@@ -1,0 +1,123 @@
+"""What the agent knows, as plain values for JSON: for ``status`` and for ``list``.
+
+Decides nothing.  Loaded only when somebody asks.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from garp_agent import __version__
+from garp_agent.runtime.log import address_text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from garp_agent.guest.core.conflicts import Rival
+    from garp_agent.guest.core.engine import Engine
+    from garp_agent.guest.core.policy import Plan
+
+
+def links(plans: Iterable[Plan]) -> list[dict[str, object]]:
+    """Every link and address: announced how, or skipped and why."""
+    return [
+        {
+            "interface": plan.link.name,
+            "ifindex": plan.link.ifindex,
+            "kind": plan.link.kind or "physical",
+            "hardware_address": address_text(plan.link.hardware_address),
+            "skipped": plan.skip.value if plan.skip else None,
+            "addresses": list(_addresses(plan)),
+        }
+        for plan in plans
+    ]
+
+
+def _addresses(plan: Plan) -> Iterator[dict[str, object]]:
+    for address, target in plan.targets.items():
+        yield {
+            "address": address_text(address) or None,
+            "announced_as": [kind.value for kind in target.kinds],
+            "skipped": None,
+        }
+    for item, reason in plan.skipped:
+        yield {
+            "address": address_text(item.address),
+            "announced_as": [],
+            "skipped": reason.value,
+        }
+
+
+def status(engine: Engine, now: float, started: float) -> dict[str, object]:
+    """The running daemon's state; times in seconds."""
+    counters = engine.counters
+    return {
+        "version": __version__,
+        "pid": os.getpid(),
+        "uptime": round(now - started, 3),
+        "interval": engine.schedule.interval,
+        "lease": _until(engine.lease_until, now) if engine.has_lease() else None,
+        "frames": {
+            "sent": counters.sent,
+            "dropped": _by_name(counters.dropped),
+            "by_cause": {cause.value: n for cause, n in counters.sent_by_cause.items()},
+        },
+        "overruns": engine.overruns,
+        "conflicts": engine.conflicts.claims,
+        "resumes": engine.resumes,
+        "links": [_with_counters(engine, plan, now) for plan in list(engine.plans.values())],
+    }
+
+
+def _with_counters(engine: Engine, plan: Plan, now: float) -> dict[str, object]:
+    ifindex = plan.link.ifindex
+    (row,) = links((plan,))
+    schedule = engine.schedule
+    refresh, burst = schedule.next_refresh(ifindex), schedule.last_burst(ifindex)
+    row["next_refresh"] = None if refresh is None else _until(refresh, now)
+    row["last_burst"] = (
+        {
+            "cause": burst[1].value,
+            "seconds_ago": round(now - burst[0], 3),
+            "over": not schedule.is_bursting(ifindex),
+        }
+        if burst
+        else None
+    )
+    row["held"] = schedule.held(ifindex)
+    addresses = row["addresses"]
+    assert isinstance(addresses, list)
+    for address, entry in zip(plan.targets, addresses):
+        entry.update(_counted(engine, ifindex, address, now))
+    return row
+
+
+def _counted(engine: Engine, ifindex: int, address: bytes, now: float) -> dict[str, object]:
+    mine = engine.counters.address(ifindex, address)
+    rival = engine.conflicts.rivals.get((ifindex, address))
+    return {
+        "conflict": _rival(rival, now) if rival else None,
+        "sent": mine.sent,
+        "dropped": _by_name(mine.dropped),
+        "last_cause": mine.last_cause.value if mine.last_cause else None,
+        "seconds_since_last": None if mine.last_sent is None else round(now - mine.last_sent, 3),
+    }
+
+
+def _until(moment: float, now: float) -> float:
+    return max(0.0, round(moment - now, 3))  # what is due now is done after the answer
+
+
+def _rival(rival: Rival, now: float) -> dict[str, object]:
+    return {
+        "claimed_by": address_text(rival.hardware_address),
+        "claims": rival.claims,
+        "seconds_ago": round(now - rival.last_claim, 3),
+        "withheld": rival.withheld,
+    }
+
+
+def _by_name(dropped: dict[int, int]) -> dict[str, int]:
+    return {errno.errorcode.get(number, str(number)): n for number, n in dropped.items()}

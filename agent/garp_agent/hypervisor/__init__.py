@@ -1,0 +1,1 @@
+"""The watcher: what runs on a hypervisor."""

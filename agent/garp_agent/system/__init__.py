@@ -1,1 +1,0 @@
-"""Input and output only, without policy: one owner of one file descriptor per module."""

@@ -1,0 +1,19 @@
+"""The bounds of numbers that both the configuration and the protocol know."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NamedTuple
+else:
+    from garp_agent.wire.record import NamedTuple
+
+
+class Bound(NamedTuple):
+    """The closed range that a number may lie in; durations in seconds."""
+
+    least: float
+    most: float
+
+
+BURST_ROUNDS = Bound(1, 10)

@@ -1,0 +1,84 @@
+"""How findings look: eighty columns, narrow terminals, JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from garp_agent.diagnosis.doctor import gather
+from garp_agent.diagnosis.doctor import run as doctor
+from garp_agent.diagnosis.doctor.checks import fail, ok, skip, warn
+from garp_agent.diagnosis.doctor.facts import Daemon
+from tests.diagnosis.world import address, facts, link
+
+FINDINGS = [
+    ok("daemon", "garp-agent 1.0, pid 7"),
+    warn("hint port", "no request has ever come " * 4, "look at the hypervisor " * 4),
+    fail("wire eth0", "not seen", "look at tc"),
+    skip("claimants", "--no-send was given"),
+]
+
+
+def test_a_line_for_each_with_what_to_do_below() -> None:
+    assert doctor.as_text(FINDINGS, 60) == "\n".join(
+        [
+            "ok    daemon     garp-agent 1.0, pid 7",
+            "warn  hint port  no request has ever come no request has",
+            "                 ever come no request has ever come no",
+            "                 request has ever come",
+            "                 -> look at the hypervisor look at the",
+            "                    hypervisor look at the hypervisor look",
+            "                    at the hypervisor",
+            "fail  wire eth0  not seen",
+            "                 -> look at tc",
+            "skip  claimants  not checked: --no-send was given",
+            "",
+            "1 good, 1 to look at, 1 broken, 1 not checked",
+        ]
+    )
+
+
+@pytest.mark.parametrize("width", [1, 40, 80, 200])
+def test_no_line_is_longer_than_the_terminal(width: int) -> None:
+    findings = [*FINDINGS, ok("addresses enx0123456789ab", "announced")]
+    lines = doctor.as_text(findings, width).splitlines()[:-2]
+    assert max(map(len, lines)) <= max(width, doctor.WIDTH_LEAST)
+
+
+def test_json_has_everything() -> None:
+    told = json.loads(doctor.as_json_text(FINDINGS))
+    assert told["good"] is False
+    assert told["findings"][2] == {
+        "check": "wire eth0",
+        "level": "fail",
+        "found": "not seen",
+        "advice": "look at tc",
+    }
+    assert [each["level"] for each in told["findings"]] == ["ok", "warn", "fail", "skip"]
+
+
+def test_warnings_are_no_failure() -> None:
+    assert json.loads(doctor.as_json_text(FINDINGS[:2]))["good"] is True
+
+
+RUNS, GONE = facts().daemon, Daemon("/run/c.sock", error="no garp-agent answers there")
+BOTH = facts().links
+RARP = [link("eth0", address("", "rarp"))]
+QUIET = [link("eth0", address("192.0.2.10", skipped="down"))]
+
+
+@pytest.mark.parametrize(
+    ("asked", "links", "unasked", "said"),
+    [
+        (RUNS, BOTH, "", f"sends: {doctor.BURST}, then {doctor.PROBES}; --no-send sends nothing"),
+        (GONE, BOTH, "", f"sends: {doctor.PROBES}; --no-send sends nothing"),
+        (RUNS, RARP, "", f"sends: {doctor.BURST}; --no-send sends nothing"),
+        (RUNS, QUIET, "", "sends nothing: no address is announced"),
+        (GONE, RARP, "", "sends nothing: no address is announced"),
+        (RUNS, BOTH, "needs root", "sends nothing: needs root"),
+    ],
+)
+def test_it_says_what_it_sends(asked: Daemon, links: list[Any], unasked: str, said: str) -> None:
+    assert doctor.sends(gather.plan(asked, links, unasked)) == said

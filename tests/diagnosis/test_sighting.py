@@ -1,0 +1,191 @@
+"""Which frames are announcements, and what is odd about them; bytes by hand or from captures."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from garp_agent.diagnosis.sighting import BROADCAST, Sighting, dissect
+from tests import golden
+
+A = "02:00:00:00:00:0a"
+MAC = bytes.fromhex("02000000000a")
+ADDRESS = bytes([192, 0, 2, 1])
+OTHER = bytes([192, 0, 2, 2])
+ALL = b"\xff" * 6
+
+
+def arp(
+    opcode: int = 1,
+    sender: bytes = ADDRESS,
+    target: bytes = ADDRESS,
+    *,
+    ethertype: bytes = b"\x08\x06",
+    destination: bytes = ALL,
+    source: bytes = MAC,
+    hardware_address: bytes = MAC,
+) -> bytes:
+    header = struct.pack("!HHBBH", 1, 0x0800, 6, 4, opcode)
+    return destination + source + ethertype + header + hardware_address + sender + bytes(6) + target
+
+
+def seen(frame: bytes) -> Sighting:
+    sighting = dissect(frame)
+    assert sighting is not None
+    return sighting
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "address"),
+    [
+        ("arp-announcement", "arp-request", "192.0.2.1"),
+        ("arp-probe", "arp-probe", "192.0.2.77"),
+        ("arp-reply", "arp-reply", "192.0.2.1"),
+        ("arp-unpadded-iputils", "arp-request", "192.0.2.1"),
+        ("rarp", "rarp", ""),
+        ("unsolicited-na", "unsolicited-na", "2001:db8::1"),
+        ("unsolicited-na-optimistic", "unsolicited-na", "2001:db8::1"),
+        ("unsolicited-na-router", "unsolicited-na", "2001:db8::2"),
+    ],
+)
+def test_captured_announcements(name: str, kind: str, address: str) -> None:
+    sighting = seen(golden.read(f"frames/{name}"))
+    assert (sighting.kind, sighting.address, sighting.hardware_address) == (kind, address, A)
+    assert (sighting.vlan, sighting.faults) == ("", ())
+
+
+@pytest.mark.parametrize("name", ["arp-reply-tagged", "dad-solicitation"])
+def test_other_neighbour_traffic_is_no_announcement(name: str) -> None:
+    assert dissect(golden.read(f"frames/{name}")) is None
+
+
+def test_flags_of_advertisements() -> None:
+    plain = seen(golden.read("frames/unsolicited-na"))
+    assert (plain.override, plain.router) == (True, False)
+    assert not seen(golden.read("frames/unsolicited-na-optimistic")).override
+    assert seen(golden.read("frames/unsolicited-na-router")).router
+
+
+@pytest.mark.parametrize(
+    ("tags", "vlan"),
+    [
+        ("8100 0064", "100"),
+        ("8100 e064", "100"),
+        ("88a8 00c8 8100 0064", "200.100"),
+        ("8100 2000", ""),
+    ],
+)
+def test_tags(tags: str, vlan: str) -> None:
+    frame = arp()
+    sighting = seen(frame[:12] + bytes.fromhex(tags) + frame[12:])
+    assert (sighting.kind, sighting.vlan) == ("arp-request", vlan)
+
+
+class TestArp:
+    def test_a_question_is_no_announcement(self) -> None:
+        assert dissect(arp(1, ADDRESS, OTHER)) is None
+
+    def test_an_answer_is_no_announcement(self) -> None:
+        assert dissect(arp(2, ADDRESS, OTHER, destination=b"\x02" + bytes(5))) is None
+
+    @pytest.mark.parametrize(
+        ("frame", "kind", "fault"),
+        [
+            (arp(2, ADDRESS, OTHER), "arp-reply", "broadcast reply to 192.0.2.2"),
+            (arp(1, bytes(4), bytes(4)), "arp-request", "announces 0.0.0.0"),
+            (arp(3), "rarp", "RARP opcode 3 in an ARP frame: peers ignore it"),
+            (arp(9), "arp-opcode-9", "opcode 9: peers ignore it"),
+            (
+                arp(1, ethertype=b"\x80\x35"),
+                "rarp",
+                "opcode 1 in a RARP frame, 3 is expected",
+            ),
+            (
+                arp(source=bytes.fromhex("02000000000b")),
+                "arp-request",
+                f"sent by 02:00:00:00:00:0b, announces {A}",
+            ),
+            (
+                arp(source=ALL, hardware_address=ALL),
+                "arp-request",
+                "announces a group's hardware address",
+            ),
+            (
+                arp(source=bytes(6), hardware_address=bytes(6)),
+                "arp-request",
+                "announces no hardware address",
+            ),
+        ],
+    )
+    def test_irregular_ones(self, frame: bytes, kind: str, fault: str) -> None:
+        sighting = seen(frame)
+        assert (sighting.kind, sighting.faults) == (kind, (fault,))
+
+    def test_who_it_is_for(self) -> None:
+        assert seen(arp()).destination == BROADCAST
+        assert seen(arp()).target_hardware_address == "00:00:00:00:00:00"
+        assert seen(arp()).length == 42
+
+
+GOOD_NA = golden.read("frames/unsolicited-na")
+
+
+def spoilt(offset: int, *values: int) -> bytes:
+    frame = bytearray(GOOD_NA)
+    frame[offset : offset + len(values)] = values
+    return bytes(frame)
+
+
+class TestAdvertisements:
+    """Offsets are those of the annotated golden frame."""
+
+    @pytest.mark.parametrize(
+        ("frame", "faults"),
+        [
+            (spoilt(21, 64), ("hop limit 64, must be 255",)),
+            (spoilt(56, 0xF9, 0x22), ("wrong checksum",)),
+            # The flag is part of the sum.
+            (spoilt(56, 0xB9, 0x21, 0x60), ("solicited flag in an advertisement to all",)),
+            (spoilt(55, 1, 0xF9, 0x20), ("ICMPv6 code 1, must be 0",)),
+            (
+                spoilt(6, 2, 0, 0, 0, 0, 0x0B),
+                (f"sent by 02:00:00:00:00:0b, announces {A}",),
+            ),
+        ],
+    )
+    def test_irregular_ones(self, frame: bytes, faults: tuple[str, ...]) -> None:
+        assert seen(frame).faults == faults
+
+    def test_one_without_a_hardware_address(self) -> None:
+        frame = bytearray(GOOD_NA[:78])
+        frame[18:20] = (0, 24)
+        assert "no target link-layer address: peers ignore it" in seen(bytes(frame)).faults
+
+    def test_the_answer_to_a_question_is_none(self) -> None:
+        assert (
+            dissect(spoilt(38, *bytes.fromhex("fe80" + 13 * "00" + "01" + "8800f921" + "60")))
+            is None
+        )
+
+    def test_what_follows_the_packet_does_not_count(self) -> None:
+        assert seen(GOOD_NA + b"\x17" * 5).faults == ()
+
+
+@given(st.binary(max_size=120))
+def test_noise(frame: bytes) -> None:
+    dissect(frame)
+
+
+@given(st.sampled_from(golden.names("frames")), st.integers(0, 90), st.binary(max_size=6))
+def test_announcements_with_noise_in_them(name: str, offset: int, noise: bytes) -> None:
+    frame = golden.read(name)
+    sighting = dissect(frame[:offset] + noise + frame[offset + len(noise) :])
+    assert sighting is None or sighting.kind
+
+
+@given(st.sampled_from(golden.names("frames")), st.integers(0, 90))
+def test_announcements_cut_short(name: str, length: int) -> None:
+    dissect(golden.read(name)[:length])

@@ -1,0 +1,210 @@
+"""report: what list and status know, as plain values."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from typing import Any
+
+from garp_agent import __version__
+from garp_agent.config.settings import ArpForm, Settings
+from garp_agent.guest import status as report
+from garp_agent.wire.model import (
+    IFA_F_TENTATIVE,
+    IFF_LOOPBACK,
+    BurstRequested,
+    Cause,
+    ClaimSeen,
+    DumpStarted,
+    LeaseGranted,
+    Resumed,
+    SendOutcome,
+)
+from tests.world import NO_CARRIER, RUNNING, Agent, address, dump, link, mac
+
+LO = link(1, "lo", flags=RUNNING | IFF_LOOPBACK, hardware_type=772, hardware_address=bytes(6))
+THINGS = (
+    LO,
+    link(2, "eth0"),
+    link(3, "br0", kind="bridge", flags=NO_CARRIER),
+    address("127.0.0.1/8", ifindex=1, scope=254),
+    address("10.0.0.1/24"),
+    address("fd00::1/64", flags=IFA_F_TENTATIVE),
+    address("169.254.1.1/16"),
+)
+
+
+def guest(*things: Any, **settings: Any) -> Agent:
+    agent = Agent(Settings(interval=10.0, jitter=0.0, **settings))
+    agent.tell(*dump(*things))
+    agent.wait(1.0)
+    return agent
+
+
+def status(agent: Agent) -> dict[str, Any]:
+    found = report.status(agent.engine, agent.now, started=900.0)
+    assert json.loads(json.dumps(found)) == found  # plain values only
+    return found
+
+
+def link_status(agent: Agent, name: str = "eth0") -> dict[str, Any]:
+    (found,) = (each for each in status(agent)["links"] if each["interface"] == name)
+    assert isinstance(found, dict)
+    return found
+
+
+def test_every_link_and_address_is_listed_with_how_or_why_not() -> None:
+    plans = guest(*THINGS, arp=ArpForm.BOTH).engine.plans.values()
+    listed = report.links(plans)
+    assert json.loads(json.dumps(listed)) == listed
+    assert listed == [
+        {
+            "interface": "lo",
+            "ifindex": 1,
+            "kind": "physical",
+            "hardware_address": "00:00:00:00:00:00",
+            "skipped": "loopback",
+            "addresses": [{"address": "127.0.0.1", "announced_as": [], "skipped": "loopback"}],
+        },
+        {
+            "interface": "eth0",
+            "ifindex": 2,
+            "kind": "physical",
+            "hardware_address": "02:00:00:00:00:02",
+            "skipped": None,
+            "addresses": [
+                {
+                    "address": "10.0.0.1",
+                    "announced_as": ["arp-request", "arp-reply"],
+                    "skipped": None,
+                },
+                {"address": "fd00::1", "announced_as": [], "skipped": "tentative"},
+                {"address": "169.254.1.1", "announced_as": [], "skipped": "link-local IPv4"},
+            ],
+        },
+        {
+            "interface": "br0",
+            "ifindex": 3,
+            "kind": "bridge",
+            "hardware_address": "02:00:00:00:00:03",
+            "skipped": "no carrier",
+            "addresses": [],
+        },
+    ]
+
+
+def test_the_hardware_address_alone_has_no_address() -> None:
+    (found,) = report.links(guest(link(2), mac_only=True).engine.plans.values())
+    assert found["addresses"] == [{"address": None, "announced_as": ["rarp"], "skipped": None}]
+
+
+def test_status_of_the_whole() -> None:
+    agent = guest(*THINGS)
+    agent.tell(BurstRequested(Cause.HINT, (0.0,)), DumpStarted(True), Resumed(9.0))
+    agent.outcome = (SendOutcome.DROPPED, errno.ENOBUFS)
+    agent.wait(0.45)
+    found = status(agent)
+    del found["links"]
+    assert found == {
+        "version": __version__,
+        "pid": os.getpid(),
+        "uptime": 101.45,
+        "interval": 10.0,
+        "lease": None,
+        "frames": {
+            "sent": 4,
+            "dropped": {"ENOBUFS": 2},
+            "by_cause": {"start": 3, "resume": 1},
+        },
+        "overruns": 1,
+        "resumes": 1,
+        "conflicts": 0,
+    }
+
+
+def test_status_of_a_link_and_its_addresses() -> None:
+    agent = guest(*THINGS)
+    agent.outcome = (SendOutcome.DROPPED, errno.ENETDOWN)
+    agent.tell(BurstRequested(Cause.HINT, (0.0,)))
+    agent.wait(0.25)
+    found = link_status(agent)
+    assert found["last_burst"] == {"cause": "hint", "seconds_ago": 0.25, "over": True}
+    assert 0 < found["next_refresh"] <= 10.0
+    assert found["held"] == 0
+    assert found["addresses"][0] == {
+        "address": "10.0.0.1",
+        "announced_as": ["arp-request"],
+        "skipped": None,
+        "conflict": None,
+        "sent": 3,
+        "dropped": {"ENETDOWN": 1},
+        "last_cause": "start",
+        "seconds_since_last": 0.85,
+    }
+    assert set(found["addresses"][1]) == {"address", "announced_as", "skipped"}
+
+
+def test_a_link_that_is_not_announced_has_no_next_refresh_and_no_burst() -> None:
+    found = link_status(guest(*THINGS), "br0")
+    assert (found["next_refresh"], found["last_burst"], found["held"]) == (None, None, 0)
+
+
+def test_a_burst_is_over_with_its_last_round() -> None:
+    agent = guest(*THINGS)
+    agent.tell(BurstRequested(Cause.HINT, (0.0, 0.1)))
+    assert link_status(agent)["last_burst"]["over"] is False
+    agent.wait(0.1)
+    assert link_status(agent)["last_burst"]["over"] is True
+
+
+def test_an_address_never_sent_says_so() -> None:
+    agent = Agent(Settings())
+    agent.outcome = (SendOutcome.DROPPED, 9999)
+    agent.tell(*dump(link(2, "eth0"), address("10.0.0.1/24")))
+    (entry,) = link_status(agent)["addresses"]
+    assert (entry["sent"], entry["last_cause"], entry["seconds_since_last"]) == (0, None, None)
+    assert entry["dropped"] == {"9999": 1}
+
+
+def test_frames_held_back_are_counted() -> None:
+    agent = guest(link(2, "eth0"), *[address(f"10.0.0.{n}/24") for n in range(1, 20)])
+    assert link_status(agent)["held"] > 0
+
+
+def test_a_rival_is_named() -> None:
+    agent = guest(*THINGS)
+    agent.tell(ClaimSeen("eth0", address("10.0.0.1/24").address, mac("02:00:00:00:00:66")))
+    agent.wait(2.5)
+    assert link_status(agent)["addresses"][0]["conflict"] == {
+        "claimed_by": "02:00:00:00:00:66",
+        "claims": 1,
+        "seconds_ago": 2.5,
+        "withheld": True,
+    }
+    assert status(agent)["conflicts"] == 1
+
+
+def test_the_hosts_promise() -> None:
+    agent = guest(*THINGS)
+    agent.tell(LeaseGranted(30.0))
+    agent.wait(5.0)
+    assert (status(agent)["lease"], status(agent)["interval"]) == (25.0, 60.0)
+
+
+def test_asking_changes_nothing() -> None:
+    agent, other = guest(*THINGS), guest(*THINGS)
+    for _ in range(5):
+        status(agent)
+    assert agent.wait(100.0) == other.wait(100.0)
+
+
+def test_what_is_due_at_this_moment_is_not_in_the_past() -> None:
+    # A request is answered before the turn in which it came sends what is due.
+    agent = guest(*THINGS)
+    agent.tell(LeaseGranted(30.0))
+    late = report.status(agent.engine, agent.now + 30.5, started=900.0)
+    assert late["lease"] == 0.0
+    links = late["links"]
+    assert isinstance(links, list)
+    assert [each["next_refresh"] for each in links] == [None, 0.0, None]

@@ -1,0 +1,672 @@
+"""rtnetlink: what real kernels sent, what they might send, any bytes, and the running kernel."""
+
+from __future__ import annotations
+
+import fcntl
+import ipaddress
+import os
+import re
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from garp_agent.wire import rtnetlink
+from garp_agent.wire.model import (
+    IFA_F_TENTATIVE,
+    RT_SCOPE_HOST,
+    AddressGone,
+    AddressSeen,
+    ForwardingSeen,
+    InterfaceAddress,
+    Link,
+    LinkGone,
+    LinkSeen,
+)
+from garp_agent.wire.rtnetlink import (
+    GROUPS,
+    DecodeError,
+    DumpDone,
+    DumpInterrupted,
+    RequestFailed,
+    decode,
+)
+from tests import golden
+
+if TYPE_CHECKING:
+    from garp_agent.wire.rtnetlink import Message
+
+pytestmark = pytest.mark.skipif(
+    sys.byteorder == "big", reason="the golden datagrams are little-endian"
+)
+
+HEADERS = Path("/usr/include/linux")
+
+
+def mac(value: str) -> bytes:
+    return bytes.fromhex(value.replace(":", ""))
+
+
+def ip(value: str) -> bytes:
+    return ipaddress.ip_address(value).packed
+
+
+# -- golden datagrams -------------------------------------------------------------------
+
+BOND0 = Link(
+    ifindex=6,
+    name="bond0",
+    hardware_address=mac("02:00:00:00:01:00"),
+    hardware_type=1,
+    flags=0x11443,
+    operational_state=6,
+    master_ifindex=7,
+    kind="bond",
+    port_kind="bridge",
+)
+UP1 = Link(
+    ifindex=5,
+    name="up1",
+    hardware_address=mac("02:00:00:00:01:00"),
+    hardware_type=1,
+    flags=0x11843,
+    operational_state=6,
+    master_ifindex=6,
+    kind="veth",
+    port_kind="bond",
+)
+
+GOLDEN: dict[str, list[Message]] = {
+    "link-bond-failover": [LinkSeen(BOND0)],
+    "link-bond-notify-peers": [LinkSeen(BOND0, notify_peers=True)],
+    "link-bond-port": [LinkSeen(UP1)],
+    "link-bond-port-lost": [
+        LinkSeen(UP1._replace(ifindex=3, name="up0", flags=0x1803, operational_state=3))
+    ],
+    "link-vlan": [
+        LinkSeen(
+            Link(
+                ifindex=8,
+                name="bond0.5",
+                hardware_address=mac("02:00:00:00:01:00"),
+                hardware_type=1,
+                flags=0x1002,
+                operational_state=2,
+                kind="vlan",
+                parent_ifindex=6,
+            )
+        )
+    ],
+    "link-vrf-port": [
+        LinkSeen(
+            Link(
+                ifindex=11,
+                name="dum0",
+                hardware_address=mac("7a:3c:9d:db:09:66"),
+                hardware_type=1,
+                flags=0x82,
+                operational_state=2,
+                master_ifindex=10,
+                kind="dummy",
+                port_kind="vrf",
+            )
+        )
+    ],
+    "link-veth": [
+        LinkSeen(
+            Link(
+                ifindex=4,
+                name="far1",
+                hardware_address=mac("02:00:00:00:02:01"),
+                hardware_type=1,
+                flags=0x11043,
+                operational_state=6,
+                kind="veth",
+            ),
+            dumped=True,
+        )
+    ],
+    "link-veth-elsewhere": [
+        LinkSeen(
+            Link(
+                ifindex=17,
+                name="here0",
+                hardware_address=mac("4a:8b:fb:f4:10:26"),
+                hardware_type=1,
+                flags=0x1002,
+                operational_state=2,
+                kind="veth",
+            ),
+            dumped=True,
+        )
+    ],
+    "link-odd-name": [
+        LinkSeen(
+            Link(
+                ifindex=19,
+                name="w\udcffx",
+                hardware_address=mac("ea:b8:78:7b:fb:7d"),
+                hardware_type=1,
+                flags=0x82,
+                operational_state=2,
+                kind="dummy",
+            ),
+            dumped=True,
+        )
+    ],
+    "link-bridge-port": [],
+    "link-bridge-port-left": [],
+    "link-gone": [LinkGone(13)],
+    "address-ipv4": [AddressSeen(InterfaceAddress(11, ip("192.0.2.1"), 24, 0, 0x80))],
+    "address-ipv4-peer": [
+        AddressSeen(InterfaceAddress(11, ip("192.0.2.10"), 32, 0, 0x80, ip("192.0.2.11")))
+    ],
+    "address-ipv4-noprefixroute": [
+        AddressSeen(InterfaceAddress(11, ip("192.0.2.3"), 24, 0, 0x281))
+    ],
+    "address-ipv4-gone": [AddressGone(InterfaceAddress(11, ip("192.0.2.2"), 24, 0, 0x81))],
+    "address-ipv6-tentative": [
+        AddressSeen(InterfaceAddress(6, ip("2001:db8::1"), 64, 0, 0x80 | IFA_F_TENTATIVE))
+    ],
+    "address-ipv6": [AddressSeen(InterfaceAddress(6, ip("2001:db8::1"), 64, 0, 0x80))],
+    "address-ipv6-peer": [
+        AddressSeen(InterfaceAddress(11, ip("2001:db8::10"), 128, 0, 0x80, ip("2001:db8::11")))
+    ],
+    "forwarding": [ForwardingSeen(11, True)],
+    "forwarding-of-all": [],
+    "forwarding-of-default": [],
+    "forwarding-of-ipv4": [],
+    "forwarding-gone": [],
+    "dump-done": [DumpDone(7)],
+    "request-failed": [RequestFailed(12, 19)],
+}
+
+
+def test_every_golden_datagram_is_used() -> None:
+    used = sorted(f"rtnetlink/{name}" for name in [*GOLDEN, "dump-interrupted"])
+    assert used == golden.names("rtnetlink")
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_the_golden_datagram_says_what_was_done(name: str) -> None:
+    assert decode(golden.read(f"rtnetlink/{name}")) == GOLDEN[name]
+
+
+def test_messages_of_one_datagram_come_in_its_order() -> None:
+    names = ["link-veth", "link-bridge-port", "address-ipv4", "link-gone", "dump-done"]
+    datagram = b"".join(golden.read(f"rtnetlink/{name}") for name in names)
+    assert decode(datagram) == [message for name in names for message in GOLDEN[name]]
+
+
+def test_an_interrupted_dump_is_told_once_and_before_what_it_spoils() -> None:
+    one = golden.read("rtnetlink/dump-interrupted")
+    [told, seen] = decode(one)
+    assert told == DumpInterrupted(13)
+    assert isinstance(seen, LinkSeen)
+    assert seen.link.kind == "dummy"
+    assert decode(one + one) == [told, seen, seen]
+
+
+def test_other_flags_do_not_tell_of_an_interrupted_dump() -> None:
+    done = message(3, struct.pack("=i", 0), flags=0xFFEF, sequence=9)
+    assert decode(done) == [DumpDone(9)]
+
+
+def test_an_interrupted_dump_of_nothing_is_told_before_its_end() -> None:
+    done = message(3, struct.pack("=i", 0), flags=0x12, sequence=9)
+    assert decode(done) == [DumpInterrupted(9), DumpDone(9)]
+
+
+@pytest.mark.parametrize(
+    ("name", "request_", "sequence"),
+    [
+        ("dump-links", rtnetlink.dump_links, 7),
+        ("dump-addresses", rtnetlink.dump_addresses, 0xFFFFFFFF),
+        ("dump-forwarding", rtnetlink.dump_forwarding, 1),
+    ],
+)
+def test_a_request_is_the_golden_one(
+    name: str, request_: Callable[[int], bytes], sequence: int
+) -> None:
+    assert request_(sequence).hex(" ") == golden.read(f"requests/{name}").hex(" ")
+
+
+# -- what kernels might send ------------------------------------------------------------
+
+
+def attribute(attribute_type: int, value: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(value), attribute_type) + value + bytes(-len(value) % 4)
+
+
+def u32(attribute_type: int, value: int) -> bytes:
+    return attribute(attribute_type, struct.pack("=I", value))
+
+
+def message(message_type: int, body: bytes, *, flags: int = 0, sequence: int = 0) -> bytes:
+    return struct.pack("=IHHII", 16 + len(body), message_type, flags, sequence, 0) + body
+
+
+def new_link(*attributes: bytes, family: int = 0, message_type: int = 16) -> bytes:
+    body = struct.pack("=BxHiII", family, 1, 2, 0x11043, 0)
+    return message(message_type, body + attribute(3, b"eth0\0") + b"".join(attributes))
+
+
+def new_address(*attributes: bytes, family: int = 2, flags: int = 0x80) -> bytes:
+    return message(20, struct.pack("=BBBBI", family, 24, flags, 0, 2) + b"".join(attributes))
+
+
+def new_netconf(*attributes: bytes, family: int = 10) -> bytes:
+    return message(80, struct.pack("=B3x", family) + b"".join(attributes))
+
+
+def link_info(kind: str, port_kind: str = "") -> bytes:
+    value = attribute(1, kind.encode() + b"\0")
+    if port_kind:
+        value += attribute(4, port_kind.encode() + b"\0")
+    return attribute(18, value)
+
+
+ETH0 = Link(2, "eth0", b"", 1, 0x11043)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "changes"),
+    [
+        ((), {}),
+        ((attribute(1, bytes(20)),), {"hardware_address": bytes(20)}),
+        ((attribute(16, b"\x06"),), {"operational_state": 6}),
+        ((u32(10, 9),), {"master_ifindex": 9}),
+        ((link_info("vlan"), u32(5, 3)), {"kind": "vlan", "parent_ifindex": 3}),
+        ((link_info("macvlan"), u32(5, 3)), {"kind": "macvlan", "parent_ifindex": 3}),
+        ((u32(5, 2),), {}),  # itself
+        ((u32(5, 0),), {}),
+        ((link_info("vlan"), u32(5, 3), u32(37, 0)), {"kind": "vlan"}),  # of another namespace
+        ((u32(37, 0), link_info("ipvlan"), u32(5, 3)), {"kind": "ipvlan"}),
+        ((link_info("veth"), u32(5, 3)), {"kind": "veth"}),
+        ((link_info("netkit"), u32(5, 3)), {"kind": "netkit"}),
+        ((link_info("vxcan"), u32(5, 3)), {"kind": "vxcan"}),
+        ((link_info("", "bridge"), u32(10, 9)), {"port_kind": "bridge", "master_ifindex": 9}),
+        ((u32(10 | 0x4000, 9),), {"master_ifindex": 9}),  # flagged as in network byte order
+        ((u32(500, 9), attribute(999, b"")), {}),  # of a newer kernel
+        ((u32(10, 9), u32(10, 8)), {"master_ifindex": 8}),  # the last counts
+        ((attribute(10, struct.pack("=II", 9, 1)),), {"master_ifindex": 9}),  # grown
+        ((attribute(18, b""),), {}),
+    ],
+)
+def test_attributes_of_a_link(attributes: tuple[bytes, ...], changes: dict[str, object]) -> None:
+    expected = LinkSeen(ETH0._replace(**changes))  # type: ignore[arg-type]
+    assert decode(new_link(*attributes)) == [expected]
+
+
+def test_a_nested_attribute_may_be_flagged_as_such() -> None:
+    flagged = attribute(18 | 0x8000, attribute(1, b"bridge\0"))
+    assert decode(new_link(flagged)) == [LinkSeen(ETH0._replace(kind="bridge"))]
+
+
+@pytest.mark.parametrize("event", range(8))
+def test_only_notify_peers_asks_for_an_announcement(event: int) -> None:
+    assert decode(new_link(u32(44, event))) == [LinkSeen(ETH0, notify_peers=event == 4)]
+
+
+@pytest.mark.parametrize("family", [7, 10, 28])
+@pytest.mark.parametrize("message_type", [16, 17])
+def test_another_family_tells_of_one_aspect_of_a_link_only(family: int, message_type: int) -> None:
+    assert decode(new_link(family=family, message_type=message_type)) == []
+
+
+def test_a_wireless_event_describes_no_link() -> None:
+    assert decode(new_link(attribute(11, b"\x01\x02\x03\x04"))) == []
+
+
+V4 = attribute(1, ip("192.0.2.1"))
+V4_LOCAL = attribute(2, ip("192.0.2.9"))
+V6 = attribute(1, ip("2001:db8::1"))
+V6_LOCAL = attribute(2, ip("2001:db8::9"))
+
+
+@pytest.mark.parametrize(
+    ("datagram", "expected"),
+    [
+        (
+            new_address(V4, V4_LOCAL),
+            InterfaceAddress(2, ip("192.0.2.9"), 24, 0, 0x80, ip("192.0.2.1")),
+        ),
+        (new_address(V4_LOCAL), InterfaceAddress(2, ip("192.0.2.9"), 24, 0, 0x80)),
+        (new_address(V4), None),  # 0.0.0.0; the address is the peer's
+        (new_address(), None),
+        (new_address(V6, family=10), InterfaceAddress(2, ip("2001:db8::1"), 24, 0, 0x80)),
+        (
+            new_address(V6, V6_LOCAL, family=10),
+            InterfaceAddress(2, ip("2001:db8::9"), 24, 0, 0x80, ip("2001:db8::1")),
+        ),
+        (new_address(attribute(7, ip("ff02::1")), family=10), None),  # IFA_MULTICAST
+        (new_address(attribute(5, ip("2001:db8::")), family=10), None),  # IFA_ANYCAST
+        (new_address(V4, V4_LOCAL, family=45), None),  # AF_MCTP
+        (
+            new_address(V4_LOCAL, u32(8, 0x10081), flags=0x40),
+            InterfaceAddress(2, ip("192.0.2.9"), 24, 0, 0x10081),
+        ),
+        (
+            new_address(V4_LOCAL, u32(8, 0), flags=0x40),
+            InterfaceAddress(2, ip("192.0.2.9"), 24, 0, 0),
+        ),
+    ],
+)
+def test_the_address_that_is_ours(datagram: bytes, expected: InterfaceAddress | None) -> None:
+    assert decode(datagram) == ([AddressSeen(expected)] if expected else [])
+
+
+@pytest.mark.parametrize(
+    ("datagram", "expected"),
+    [
+        (new_netconf(u32(1, 1), u32(2, 1)), [ForwardingSeen(1, True)]),
+        (new_netconf(u32(1, 3), u32(2, 0)), [ForwardingSeen(3, False)]),
+        (new_netconf(u32(1, 3), u32(2, 2)), [ForwardingSeen(3, True)]),  # the sysctl takes any
+        (new_netconf(u32(1, 3), u32(4, 1)), []),  # about something else
+        (new_netconf(u32(2, 1)), []),
+        (new_netconf(u32(1, 0), u32(2, 1)), []),
+        (new_netconf(u32(1, 3), u32(2, 1), family=2), []),
+        (message(81, struct.pack("=B3x", 10) + u32(1, 3)), []),
+    ],
+)
+def test_forwarding(datagram: bytes, expected: list[Message]) -> None:
+    assert decode(datagram) == expected
+
+
+@pytest.mark.parametrize(
+    ("datagram", "expected"),
+    [
+        (message(2, struct.pack("=i", 0) + bytes(16), sequence=5), []),  # an acknowledgement
+        (message(2, struct.pack("=i", -16) + bytes(16), sequence=5), [RequestFailed(5, 16)]),
+        (message(3, struct.pack("=i", -4), sequence=5), [DumpDone(5, 4)]),
+        (message(1, b""), []),  # NLMSG_NOOP
+        (message(4, b""), []),  # NLMSG_OVERRUN
+        (message(24, b"\xff" * 12), []),  # RTM_NEWROUTE: not looked into
+        (message(9999, b"\xff"), []),
+        (b"", []),
+    ],
+)
+def test_control_messages_and_those_of_no_interest(
+    datagram: bytes, expected: list[Message]
+) -> None:
+    assert decode(datagram) == expected
+
+
+# -- what no kernel sends ---------------------------------------------------------------
+
+MALFORMED = {
+    "header cut short": (b"\x10" + bytes(9), "message header at byte 0 is cut short after 10"),
+    "second header cut short": (
+        new_link() + b"\x10\0\0\0",
+        "message header at byte 44 is cut short after 4 bytes",
+    ),
+    "length of nothing": (bytes(16), "message at byte 0 gives its length as 0 of 16 bytes"),
+    "length beyond the end": (
+        new_link()[:-4],
+        "message at byte 0 gives its length as 44 of 40 bytes",
+    ),
+    "no link header": (
+        message(16, bytes(12)),
+        "message of type 16 at byte 0 of 28: body has 12 bytes; must have at least 16",
+    ),
+    "no link header when gone": (
+        message(17, b""),
+        "message of type 17 at byte 0 of 16: body has 0 bytes; must have at least 16",
+    ),
+    "no address header": (
+        message(21, bytes(4)),
+        "message of type 21 at byte 0 of 20: body has 4 bytes; must have at least 8",
+    ),
+    "no netconf header": (
+        message(80, b"\x0a"),
+        "message of type 80 at byte 0 of 17: body has 1 bytes; must have at least 4",
+    ),
+    "no error number": (
+        message(2, b""),
+        "message of type 2 at byte 0 of 16: body has 0 bytes; must have at least 4",
+    ),
+    "attribute cut short": (
+        new_link(b"\x08\0"),
+        "message of type 16 at byte 0 of 46: attribute at byte 44 is cut short by the end at 46",
+    ),
+    "attribute of nothing": (
+        new_link(b"\x03\0\x0a\0"),
+        "message of type 16 at byte 0 of 48: "
+        "attribute 10 at byte 44 gives its length as 3 of 4 bytes",
+    ),
+    "attribute beyond the end": (
+        golden.read("rtnetlink/dump-done") + new_link(u32(10, 9)[:-1]),
+        "message of type 16 at byte 20 of 71: "
+        "attribute 10 at byte 64 gives its length as 8 of 7 bytes",
+    ),
+    "nested attribute beyond the end": (
+        new_link(attribute(18, b"\x09\0\x01\0bond")),
+        "attribute 1 at byte 0 gives its length as 9 of 8 bytes",
+    ),
+    "short master": (
+        new_link(attribute(10, b"\x09\0")),
+        "message of type 16 at byte 0 of 52: attribute 10 has 2 bytes; must have 4",
+    ),
+    "empty operational state": (
+        new_link(attribute(16, b"")),
+        "message of type 16 at byte 0 of 48: attribute 16 is empty; must have 1 byte",
+    ),
+    "short IPv4 address": (
+        new_address(attribute(2, b"\x01\x02\x03")),
+        "message of type 20 at byte 0 of 32: "
+        "address of family 2 has 3 bytes, its peer 0; must have 4",
+    ),
+    "IPv4 address in IPv6": (
+        new_address(V4, family=10),
+        "address of family 10 has 4 bytes, its peer 0; must have 16",
+    ),
+    "long peer": (
+        new_address(V6, V4_LOCAL),
+        "address of family 2 has 4 bytes, its peer 16; must have 4",
+    ),
+    "short flags": (
+        new_address(V4_LOCAL, attribute(8, b"\x80")),
+        "attribute 8 has 1 bytes; must have 4",
+    ),
+    "short index": (
+        new_netconf(attribute(1, b"\x03\0"), u32(2, 1)),
+        "attribute 1 has 2 bytes; must have 4",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_what_does_not_add_up_is_refused_with_its_place(name: str) -> None:
+    datagram, text = MALFORMED[name]
+    with pytest.raises(DecodeError) as caught:
+        decode(datagram)
+    assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [name for name in GOLDEN if not name.startswith("forwarding-")])
+def test_a_datagram_cut_short_is_refused(name: str) -> None:
+    datagram = golden.read(f"rtnetlink/{name}")
+    for length in range(1, len(datagram)):
+        with pytest.raises(DecodeError):
+            decode(datagram[:length])
+
+
+@st.composite
+def attribute_lists(draw: st.DrawFn, depth: int = 2) -> bytes:
+    """Well-formed attributes with odd values, and sometimes a wrong length."""
+    result = b""
+    for _ in range(draw(st.integers(0, 4))):
+        attribute_type = draw(st.one_of(st.integers(0, 50), st.integers(0, 0xFFFF)))
+        value = draw(st.binary(max_size=20))
+        if depth and draw(st.booleans()):
+            value = draw(attribute_lists(depth - 1))
+        length = 4 + len(value) + draw(st.sampled_from([0, 0, 0, 0, 0, 0, 1, -1]))
+        result += struct.pack("=HH", length, attribute_type) + value + bytes(-len(value) % 4)
+    return result
+
+
+@st.composite
+def datagrams(draw: st.DrawFn) -> bytes:
+    """Messages of the types that are read, odd in what they carry."""
+    result = b""
+    for _ in range(draw(st.integers(1, 3))):
+        message_type = draw(st.sampled_from([2, 3, 16, 17, 20, 21, 80, 81]))
+        family = draw(st.sampled_from([0, 2, 7, 10]))
+        size = {16: 16, 17: 16, 20: 8, 21: 8}.get(message_type, 4)
+        header = bytes([family]) + draw(st.binary(min_size=size - 1, max_size=size - 1))
+        body = header + draw(attribute_lists())
+        result += message(message_type, body, flags=draw(st.sampled_from([0, 2, 0x12])))
+    return result
+
+
+@st.composite
+def spoiled_datagrams(draw: st.DrawFn) -> bytes:
+    """A golden datagram with some bytes replaced."""
+    datagram = bytearray(golden.read(draw(st.sampled_from(golden.names("rtnetlink")))))
+    for _ in range(draw(st.integers(1, 4))):
+        datagram[draw(st.integers(0, len(datagram) - 1))] = draw(st.integers(0, 255))
+    return bytes(datagram)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.one_of(st.binary(max_size=200), datagrams(), spoiled_datagrams()))
+@example(new_link(attribute(3, b"")))
+@example(new_link(attribute(3, b"\xff\xfe\x80 no end")))
+def test_any_bytes_are_messages_or_a_decode_error(datagram: bytes) -> None:
+    with suppress(DecodeError):
+        for found in decode(datagram):
+            if isinstance(found, (AddressSeen, AddressGone)):
+                assert len(found.address.address) in (4, 16)
+                assert len(found.address.peer) in (0, len(found.address.address))
+
+
+@settings(deadline=None)
+@given(st.binary(min_size=1, max_size=15).filter(lambda name: 0 not in name))
+def test_any_name_survives(name: bytes) -> None:
+    [seen] = decode(new_link(attribute(3, name + b"\0")))
+    assert isinstance(seen, LinkSeen)
+    assert seen.link.name.encode("utf-8", "surrogateescape") == name
+
+
+# -- the kernel's headers, and the kernel itself ----------------------------------------
+
+
+def enumerated(header: str, first: str) -> dict[str, int]:
+    """The names of one enum of a kernel header, and their values."""
+    text = re.sub(r"/\*.*?\*/|^#.*?$", "", (HEADERS / header).read_text(), flags=re.S | re.M)
+    body = re.search(r"enum\s*\w*\s*\{\s*(" + first + r"\b.*?)\}", text, re.S)
+    assert body, f"{header} has no enum that starts with {first}"
+    values: dict[str, int] = {}
+    value = -1
+    for item in filter(None, (part.strip() for part in body[1].split(","))):
+        name, _, given_value = item.partition("=")
+        given_value = given_value.strip()
+        value = values.get(given_value, -1) if given_value in values else value + 1
+        if given_value.isdigit():
+            value = int(given_value)
+        values[name.strip()] = value
+    return values
+
+
+@pytest.mark.skipif(not HEADERS.exists(), reason=f"{HEADERS} is not installed")
+@pytest.mark.parametrize(
+    ("header", "first", "prefix"),
+    [
+        ("if_link.h", "IFLA_UNSPEC", "IFLA_"),
+        ("if_link.h", "IFLA_INFO_UNSPEC", "IFLA_INFO_"),
+        ("if_link.h", "IFLA_EVENT_NONE", "IFLA_EVENT_"),
+        ("if_addr.h", "IFA_UNSPEC", "_IFA_"),
+        ("netconf.h", "NETCONFA_UNSPEC", "_NETCONFA_"),
+        ("rtnetlink.h", "RTM_BASE", "RTM_"),
+        ("rtnetlink.h", "RTNLGRP_NONE", "RTNLGRP_"),
+    ],
+)
+def test_numbers_are_those_of_the_kernel(header: str, first: str, prefix: str) -> None:
+    theirs = enumerated(header, first)
+    ours = {
+        name.lstrip("_"): value
+        for name, value in vars(rtnetlink).items()
+        if name.startswith(prefix) and name.lstrip("_") in theirs
+    }
+    assert ours
+    assert ours == {name: theirs[name] for name in ours}
+
+
+def test_the_groups_are_named_numbers() -> None:
+    assert GROUPS == (1, 5, 9, 25)
+
+
+def ask(request: bytes) -> list[Message]:
+    """What the running kernel answers; needs no privilege."""
+    messages: list[Message] = []
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
+        kernel.settimeout(10)
+        kernel.bind((0, 0))
+        kernel.send(request)
+        while not any(isinstance(found, (DumpDone, RequestFailed)) for found in messages):
+            messages += decode(kernel.recv(1 << 17))
+    return messages
+
+
+def steady(request: bytes) -> tuple[list[Message], dict[int, str]]:
+    """An answer, and the names of the links, which did not change meanwhile."""
+    for _ in range(100):
+        before = socket.if_nameindex()
+        messages = ask(request)
+        if before == socket.if_nameindex():
+            return messages, dict(before)
+    raise AssertionError("links come and go all the time")
+
+
+def hardware_type_and_address(name: str) -> tuple[int, bytes]:
+    """What ioctl(SIOCGIFHWADDR) says, netdevice(7)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        answer = fcntl.ioctl(any_socket, 0x8927, struct.pack("=16s24x", os.fsencode(name)))
+    return struct.unpack_from("=H", answer, 16)[0], answer[18:32]
+
+
+def test_the_running_kernel_tells_of_the_links_that_there_are() -> None:
+    messages, names = steady(rtnetlink.dump_links(21))
+    assert messages[-1] == DumpDone(21)
+    links = [found.link for found in messages if isinstance(found, LinkSeen)]
+    assert {link.ifindex: link.name for link in links} == names
+    for link in links:
+        hardware_type, address = hardware_type_and_address(link.name)
+        assert link.hardware_type == hardware_type
+        assert address.startswith(link.hardware_address[:14])
+
+
+def test_the_running_kernel_tells_of_addresses_that_can_be_bound() -> None:
+    messages, names = steady(rtnetlink.dump_addresses(22))
+    assert messages[-1] == DumpDone(22)
+    found = [item.address for item in messages if isinstance(item, AddressSeen)]
+    assert {address.ifindex for address in found} <= set(names)
+    for address in found:
+        if address.scope == RT_SCOPE_HOST:
+            family = socket.AF_INET if len(address.address) == 4 else socket.AF_INET6
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.bind((str(ipaddress.ip_address(address.address)), 0))
+
+
+def test_the_running_kernel_tells_of_forwarding_as_sysctl_does() -> None:
+    messages, names = steady(rtnetlink.dump_forwarding(23))
+    for found in messages:
+        if isinstance(found, ForwardingSeen):
+            sysctl = Path("/proc/sys/net/ipv6/conf", names[found.ifindex], "forwarding")
+            assert found.forwarding == (sysctl.read_text().strip() != "0")
+
+
+def test_the_running_kernel_refuses_what_is_no_request() -> None:
+    # No link has this index, and to delete it without privilege is refused earlier still.
+    delete = message(17, struct.pack("=BxHiII", 0, 0, 0x7FFFFFFF, 0, 0), flags=0x5, sequence=24)
+    [failed] = ask(delete)
+    assert isinstance(failed, RequestFailed)
+    assert failed.sequence == 24
+    assert failed.errno in (1, 19)  # EPERM, ENODEV

@@ -1,0 +1,201 @@
+"""What the core's tests speak in: links and addresses in short, time that goes where it is told."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import random
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from hypothesis import settings as hypothesis_settings
+
+from garp_agent.config.settings import Settings
+from garp_agent.guest.core.engine import Engine
+from garp_agent.wire.model import (
+    ARPHRD_ETHER,
+    IFF_LOWER_UP,
+    IFF_UP,
+    AddressSeen,
+    Announcement,
+    DumpComplete,
+    DumpStarted,
+    ForwardingSeen,
+    InterfaceAddress,
+    Link,
+    LinkSeen,
+    SendOutcome,
+    Sent,
+)
+
+IFF_BROADCAST = 0x2
+IFF_RUNNING = 0x40
+IFF_MULTICAST = 0x1000
+RUNNING = IFF_UP | IFF_BROADCAST | IFF_RUNNING | IFF_MULTICAST | IFF_LOWER_UP
+NO_CARRIER = RUNNING & ~IFF_LOWER_UP & ~IFF_RUNNING
+DOWN = IFF_BROADCAST | IFF_MULTICAST
+
+DEFAULTS = Settings()
+
+# A long run: GARP_AGENT_EXAMPLES=2000 draws that many examples, other ones every time.
+EXAMPLES = int(os.environ.get("GARP_AGENT_EXAMPLES", "0"))
+
+
+def property_settings(examples: int, **more: Any) -> hypothesis_settings:
+    """The same examples in every run, unless a long run is asked for.  Never timed."""
+    return hypothesis_settings(
+        max_examples=EXAMPLES or examples,
+        derandomize=not EXAMPLES,
+        database=None,
+        deadline=None,
+        **more,
+    )
+
+
+def ip(text: str) -> bytes:
+    return ipaddress.ip_address(text).packed
+
+
+def mac(text: str) -> bytes:
+    return bytes.fromhex(text.replace(":", ""))
+
+
+def link(ifindex: int = 2, name: str | None = None, **changes: Any) -> Link:
+    """An Ethernet link that is up: eth2 is 02:00:00:00:00:02."""
+    fields = {
+        "ifindex": ifindex,
+        "name": f"eth{ifindex}" if name is None else name,
+        "hardware_address": bytes((2, 0, 0, 0, *ifindex.to_bytes(2, "big"))),
+        "hardware_type": ARPHRD_ETHER,
+        "flags": RUNNING,
+        **changes,
+    }
+    return Link(**fields)
+
+
+def address(text: str, ifindex: int = 2, **changes: Any) -> InterfaceAddress:
+    """``10.0.0.1/24`` on eth2."""
+    host = ipaddress.ip_interface(text)
+    found = InterfaceAddress(ifindex, host.ip.packed, host.network.prefixlen)
+    return found._replace(**changes)
+
+
+def seen(*things: Any) -> list[Any]:
+    """The events that tell of links and addresses; other things are events already."""
+    wrap = {Link: LinkSeen, InterfaceAddress: AddressSeen}
+    return [wrap.get(type(thing), lambda event: event)(thing) for thing in things]
+
+
+def dump(*things: Any, overrun: bool = False) -> list[Any]:
+    """A whole dump of links, addresses and ForwardingSeen."""
+    forwarding = [thing for thing in things if isinstance(thing, ForwardingSeen)]
+    others = [thing for thing in things if not isinstance(thing, ForwardingSeen)]
+    told = [event._replace(dumped=True) for event in seen(*others)]
+    return [DumpStarted(overrun), *forwarding, *told, DumpComplete()]
+
+
+class Frame(NamedTuple):
+    """One announcement and the time at which it was to be sent."""
+
+    at: float
+    announcement: Announcement
+
+
+class Agent:
+    """An engine, and the loop around it as far as time goes.
+
+    ``uniform`` is a seeded ``random.Random(...).random``.  Time only passes in
+    :meth:`until` (as the loop lets it pass: from deadline to deadline) and in
+    :meth:`stop` (as SIGSTOP does).
+    """
+
+    def __init__(
+        self, settings: Settings = DEFAULTS, now: float = 1000.0, seed: int = 1, level: int = 7
+    ) -> None:
+        self.engine = Engine(settings, random.Random(seed).random, level)
+        self.now = now
+        self.wakeups = 0
+        self.outcome = (SendOutcome.SENT, 0)
+
+    def tell(self, *events: Any) -> list[Frame]:
+        """Several things happen at once, in one turn of the loop; what it sends."""
+        for event in events:
+            self.engine.handle(event, self.now)
+        return self._turn()
+
+    def see(self, *things: Any) -> list[Frame]:
+        """Links and addresses as they are now."""
+        return self.tell(*seen(*things))
+
+    def until(self, then: float) -> list[Frame]:
+        """Let the time pass; what is sent meanwhile."""
+        frames: list[Frame] = []
+        while self.engine.deadline() <= then:
+            self.now = max(self.now, self.engine.deadline())
+            frames += self._turn()
+        self.now = then
+        return frames
+
+    def wait(self, seconds: float) -> list[Frame]:
+        """Let so much time pass; what is sent meanwhile."""
+        return self.until(self.now + seconds)
+
+    def stop(self, seconds: float, *events: Any) -> list[Frame]:
+        """Be stopped, then find at once what happened meanwhile; what is sent then."""
+        self.now += seconds
+        return self.tell(*events)
+
+    def notices(self) -> list[str]:
+        """The names of the notices since the last call."""
+        return [notice.event for notice in self.engine.take_notices()]
+
+    def _turn(self) -> list[Frame]:
+        self.wakeups += 1
+        announcements = self.engine.advance(self.now)
+        assert self.engine.deadline() > self.now, "a deadline in the past spins"
+        for announcement in announcements:
+            self.engine.handle(Sent(announcement, *self.outcome), self.now)
+        assert self.engine.deadline() > self.now, "an outcome is no reason to wake up"
+        return [Frame(self.now, announcement) for announcement in announcements]
+
+
+def addresses(frames: Iterable[Frame]) -> list[bytes]:
+    """What was announced, in order."""
+    return [frame.announcement.address for frame in frames]
+
+
+def causes(frames: Iterable[Frame]) -> list[str]:
+    """Why, without repetitions, in order."""
+    return list(dict.fromkeys(frame.announcement.cause.value for frame in frames))
+
+
+def times(frames: Iterable[Frame], since: float = 0.0) -> list[float]:
+    """When, each moment once, counted from ``since``."""
+    return list(dict.fromkeys(round(frame.at - since, 6) for frame in frames))
+
+
+class TokenBucket:
+    """An ordinary token bucket, to judge ours by: tokens are counted, time is not."""
+
+    def __init__(self, rate: float, depth: int) -> None:
+        self.rate = rate
+        self.depth = depth
+        self.tokens = float(depth)
+        self.at = float("-inf")
+
+    def change(self, rate: float, depth: int, now: float) -> None:
+        """Another bucket takes its place, from which as many tokens are missing."""
+        self._fill(now)
+        self.tokens += depth - self.depth
+        self.rate, self.depth = rate, depth
+
+    def take(self, now: float) -> None:
+        """One frame goes out; it is an error if there is no token for it."""
+        self._fill(now)
+        self.tokens -= 1
+        rounding = self.rate * 1e-5
+        assert self.tokens > -rounding, f"at {now} {-self.tokens} frames more than allowed"
+
+    def _fill(self, now: float) -> None:
+        self.tokens = min(self.depth, self.tokens + self.rate * (now - self.at))
+        self.at = now
