@@ -1,0 +1,72 @@
+"""Waits on file descriptors and calls their handlers: the one epoll loop under both daemons.
+
+Does not decide when to wake up, what to send, or what an event means; does not read the clock
+except to turn a deadline into a time-out.
+
+Source: epoll(7).
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from math import inf
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol
+
+    class Source(Protocol):
+        """Something with a descriptor to wait on."""
+
+        def fileno(self) -> int: ...
+
+
+class Reactor:
+    """The watched descriptors and their handlers.
+
+    Handlers are called in the order in which their sources were first watched.
+    """
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Callable[[float], object]] = {}  # by descriptor
+
+    def watch(self, source: Source, handler: Callable[[float], object]) -> None:
+        """Call ``handler`` with the time (seconds, monotonic) whenever ``source`` is readable.
+
+        Raises OSError as epoll_ctl(2) does, for example EPERM for a regular file.
+        """
+        self._epoll.register(source.fileno(), select.EPOLLIN)
+        self._handlers[source.fileno()] = handler
+
+    def unwatch(self, source: Source) -> None:
+        """Stop waiting for ``source``.  Call this before ``source`` is closed."""
+        self._epoll.unregister(source.fileno())
+        del self._handlers[source.fileno()]
+
+    def wait(self, wake_at: float) -> set[int]:
+        """Wait until a source is readable or until ``wake_at``; return the readable descriptors.
+
+        ``wake_at``: seconds of the monotonic clock; ``-math.inf`` returns at once, ``math.inf``
+        waits for ever.
+        """
+        timeout = None if wake_at == inf else max(0.0, wake_at - time.monotonic())
+        # After SIGSTOP and SIGCONT, epoll_wait can report a time-out although a source is
+        # readable: poll once more.
+        found = self._epoll.poll(timeout) or self._epoll.poll(0)
+        return {descriptor for descriptor, _ in found}
+
+    def call(self, ready: set[int], now: float) -> None:
+        """Call the handlers of these descriptors, in order of priority."""
+        if not ready:
+            return
+        for descriptor in [each for each in self._handlers if each in ready]:
+            handler = self._handlers.get(descriptor)
+            if handler is not None:  # an earlier handler may have stopped watching it
+                handler(now)
+
+    def close(self) -> None:
+        """Close the epoll descriptor.  The sources stay open."""
+        self._epoll.close()
