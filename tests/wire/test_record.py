@@ -8,6 +8,7 @@ import subprocess
 import sys
 import typing
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from garp_agent.wire import model, protocol, record, rtnetlink
 MODULES = (model, policy, protocol, rtnetlink, schedule, settings, options)
 
 
-class Point(record.NamedTuple):  # type: ignore[valid-type]
+class Point(record.NamedTuple):
     """A point."""
 
     x: int
@@ -66,7 +67,8 @@ def test_fields_and_defaults_are_those_that_typing_finds() -> None:
 
 
 def test_values_behave_as_those_of_typing() -> None:
-    mine, theirs = Point(1, z=(3,)), TypingPoint(1, z=(3,))
+    mine: Any = Point(1, z=(3,))
+    theirs = TypingPoint(1, z=(3,))
     assert mine == theirs == (1, 2, (3,))
     assert hash(mine) == hash(theirs)
     assert repr(mine) == repr(theirs).replace("TypingPoint", "Point")
@@ -77,9 +79,9 @@ def test_values_behave_as_those_of_typing() -> None:
 
 def test_a_missing_and_an_unknown_argument_are_refused() -> None:
     with pytest.raises(TypeError):
-        Point()
+        Point()  # type: ignore[call-arg]
     with pytest.raises(TypeError):
-        Point(1, w=3)
+        Point(1, w=3)  # type: ignore[call-arg]
 
 
 def test_methods_and_properties_are_kept() -> None:

@@ -10,12 +10,11 @@ from __future__ import annotations
 from enum import Enum
 
 from garp_agent.wire.bounds import Bound
+from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, NamedTuple
-else:
-    from garp_agent.wire.record import NamedTuple
+    from typing import Any
 
 
 DEFAULT_PATH = "/etc/garp-agent/config.yaml"  # read where no other file is named

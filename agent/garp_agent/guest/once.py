@@ -14,15 +14,12 @@ from garp_agent.guest.loop import Loop
 from garp_agent.runtime.log import Log
 from garp_agent.runtime.netlink import GUEST, Netlink
 from garp_agent.wire.model import LEVEL_ERROR
+from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NamedTuple
-
     from garp_agent.guest.core.policy import Plan
     from garp_agent.guest.loop import Sender
-else:
-    from garp_agent.wire.record import NamedTuple
 
 
 class Announced(NamedTuple):

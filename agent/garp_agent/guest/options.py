@@ -8,12 +8,7 @@ leaves everything else (help, mistakes, abbreviations) to click.
 from __future__ import annotations
 
 from garp_agent.config.settings import DEFAULT_PATH
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import NamedTuple
-else:
-    from garp_agent.wire.record import NamedTuple
+from garp_agent.wire.record import NamedTuple
 
 
 class Option(NamedTuple):

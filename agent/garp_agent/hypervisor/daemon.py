@@ -41,18 +41,16 @@ from garp_agent.wire.protocol import (
     encode_sync,
     parse,
 )
+from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import NamedTuple
 
     from garp_agent.hypervisor.core.exchange import Call, Result
     from garp_agent.hypervisor.io.links import Event
     from garp_agent.runtime.log import Log
     from garp_agent.wire.protocol import Request
-else:
-    from garp_agent.wire.record import NamedTuple
 
 STATUS_SOCKET = "/run/garp-hint/status.sock"
 DISCOVER = 5.0  # seconds between looks for guests

@@ -13,19 +13,18 @@ from math import inf
 
 from garp_agent.wire import rtnetlink
 from garp_agent.wire.model import DumpComplete, DumpStarted
+from garp_agent.wire.record import Generic, NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Generic, NamedTuple, TypeVar, Union
+    from typing import TypeVar, Union
 
     from garp_agent.wire.rtnetlink import Control, Observation
 
     Event = TypeVar("Event")
     Events = list[Union[Event, DumpStarted, DumpComplete]]
 else:
-    from garp_agent.wire.record import Generic, NamedTuple
-
     Event = None
 
 RECEIVE_BUFFER = 1 << 20  # bytes asked for; the kernel caps it at net.core.rmem_max

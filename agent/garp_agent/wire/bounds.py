@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import NamedTuple
-else:
-    from garp_agent.wire.record import NamedTuple
+from garp_agent.wire.record import NamedTuple
 
 
 class Bound(NamedTuple):

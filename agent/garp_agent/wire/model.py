@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from enum import Enum
 
+from garp_agent.wire.record import NamedTuple
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NamedTuple, Union
-else:
-    from garp_agent.wire.record import NamedTuple
+    from typing import Union
 
 # Interface flags, <linux/if.h>.
 IFF_UP = 0x1

@@ -13,15 +13,14 @@ import json
 from enum import Enum
 
 from garp_agent.wire.bounds import BURST_ROUNDS, Bound
+from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from typing import NamedTuple, NoReturn, Union
+    from typing import NoReturn, Union
 
     Scalar = Union[None, bool, int, float, str]
-else:
-    from garp_agent.wire.record import NamedTuple
 
 VERSION = 1
 LINE_LIMIT = 4096  # bytes of a request line, its end not counted

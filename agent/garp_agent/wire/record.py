@@ -1,16 +1,8 @@
-"""``NamedTuple`` without ``typing``.
+"""``NamedTuple`` and ``Generic`` without ``typing``.
 
-Decides nothing; stands in for :class:`typing.NamedTuple` at run time.  Importing
-``typing`` costs the daemon about 1.5 MB and 5 ms (it loads ``re``); a class made
-here is an ordinary ``collections.namedtuple`` subclass without an instance dict.
-Type checkers never see this module: they read ``typing.NamedTuple`` instead, so
-every module that defines values opens with::
-
-    TYPE_CHECKING = False
-    if TYPE_CHECKING:
-        from typing import NamedTuple
-    else:
-        from garp_agent.wire.record import NamedTuple
+Importing ``typing`` costs the daemon about 1.5 MB and 5 ms, because it loads ``re``.  A class made
+here is an ordinary ``collections.namedtuple`` subclass without an instance dict.  Type checkers
+read ``record.pyi`` instead, where both names are those of ``typing``.
 """
 
 from __future__ import annotations

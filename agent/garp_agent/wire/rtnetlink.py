@@ -24,18 +24,17 @@ from garp_agent.wire.model import (
     LinkGone,
     LinkSeen,
 )
+from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from typing import Callable, NamedTuple, TypeVar, Union
+    from typing import Callable, TypeVar, Union
 
     Event = TypeVar("Event")
     # Given the datagram, where the body of one message starts and ends, and whether it is part
     # of a dump: what it says, if it says anything.
     Reader = Callable[[bytes, int, int, bool], tuple[Event, ...]]
-else:
-    from garp_agent.wire.record import NamedTuple
 
 RTM_NEWLINK = 16
 RTM_DELLINK = 17

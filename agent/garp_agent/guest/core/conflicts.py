@@ -14,15 +14,13 @@ from __future__ import annotations
 from math import inf
 
 from garp_agent.config.settings import ConflictPolicy
+from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Container
-    from typing import NamedTuple
 
     from garp_agent.config.settings import Conflict
-else:
-    from garp_agent.wire.record import NamedTuple
 
 DEFEND_INTERVAL = 10.0  # seconds, RFC 5227 section 1.1
 NEWS_INTERVAL = 10.0  # seconds between two rivals for one address of which the log tells

@@ -21,14 +21,11 @@ from __future__ import annotations
 from struct import Struct
 
 from garp_agent.wire.model import Announcement, Kind
+from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NamedTuple
-
     Instruction = tuple[int, int, int, int]
-else:
-    from garp_agent.wire.record import NamedTuple
 
 _ETHERTYPE_ARP = 0x0806
 _ETHERTYPE_VLAN = 0x8100

@@ -27,11 +27,11 @@ from garp_agent.wire.model import (
     Kind,
     Link,
 )
+from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import NamedTuple
 
     from garp_agent.config.settings import (
         AddressSelection,
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
         Network,
         Settings,
     )
-else:
-    from garp_agent.wire.record import NamedTuple
 
 _ARP_KINDS = {
     ArpForm.REQUEST: (Kind.ARP_REQUEST,),

@@ -22,15 +22,13 @@ from math import inf
 
 from garp_agent.config.settings import LONGEST
 from garp_agent.wire.model import Cause
+from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
-    from typing import NamedTuple
 
     from garp_agent.config.settings import Settings
-else:
-    from garp_agent.wire.record import NamedTuple
 
 # A burst is of one address, of all, or of all but asked for later: these two in place of bytes.
 _ALL, _LATER = "all", "later"

@@ -29,12 +29,7 @@ from garp_agent.hypervisor.core.linkstate import (
     MODE_ACTIVE_BACKUP,
     LinkSnapshot,
 )
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import NamedTuple
-else:
-    from garp_agent.wire.record import NamedTuple
+from garp_agent.wire.record import NamedTuple
 
 DEBOUNCE = 0.2  # seconds
 KINDS = ("bond", "team", "bridge")

@@ -10,11 +10,12 @@ from __future__ import annotations
 from enum import Enum
 
 from garp_agent.wire.protocol import REPLY_LIMIT, LineDecoder, ProtocolError, Reply, parse_reply
+from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import NamedTuple, Protocol
+    from typing import Protocol
 
     class Conversation(Protocol):
         """What :mod:`garp_agent.hypervisor.io.fanout` can carry out."""
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
         def expired(self) -> Outcome:
             """The outcome when time has run out."""
 
-else:
-    from garp_agent.wire.record import NamedTuple
 
 NOISE_LIMIT = 64 * 1024  # bytes read before what we wait for is given up as garbage
 

@@ -8,14 +8,11 @@ from __future__ import annotations
 from math import inf
 
 from garp_agent.hypervisor.core.exchange import Outcome
+from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NamedTuple
-
     from garp_agent.hypervisor.io.channels import Channel
-else:
-    from garp_agent.wire.record import NamedTuple
 
 NAMES = 32  # guests named in one entry of the history
 REPEATS = (1.0, 3.0)  # seconds after which a hint that was not answered is sent again

@@ -14,12 +14,11 @@ from __future__ import annotations
 
 from garp_agent.wire import rtnetlink
 from garp_agent.wire.model import IFF_LOWER_UP, IFF_UP, LinkGone
+from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NamedTuple, Union
-else:
-    from garp_agent.wire.record import NamedTuple
+    from typing import Union
 
 # LinkSnapshot.event: why the kernel tells, IFLA_EVENT_*.
 EVENT_NONE = 0

@@ -22,15 +22,13 @@ from garp_agent.wire.model import (
     Notice,
 )
 from garp_agent.wire.protocol import BURST_DELAY, Reply, encode_request
+from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from typing import NamedTuple
 
     from garp_agent.hypervisor.io.channels import Channel
-else:
-    from garp_agent.wire.record import NamedTuple
 
 LEASE = 90.0  # seconds promised; renewed at a third
 CHECK_INTERVAL = 60.0  # seconds between looks at a guest that has no lease

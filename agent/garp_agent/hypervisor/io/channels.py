@@ -15,12 +15,11 @@ from __future__ import annotations
 import os
 import stat
 
+from garp_agent.wire.record import NamedTuple
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from typing import NamedTuple
-else:
-    from garp_agent.wire.record import NamedTuple
 
 PORT_NAME = "org.garp_agent.0"
 SOCKETS = "/proc/net/unix"
