@@ -326,7 +326,8 @@ NETIFACES_NAMES = 100
 INVENTORY = """
 import select, time
 from garp_agent.guest.core.inventory import Inventory
-from garp_agent.runtime.netlink import GUEST, Netlink
+from garp_agent.guest.core.kernel import GUEST
+from garp_agent.runtime.netlink import Netlink
 netlink, inventory = Netlink(3600.0, GUEST), Inventory()
 begun = time.monotonic()
 events = netlink.reconcile(begun)

@@ -29,27 +29,29 @@ sys.path.insert(0, str(ROOT / "agent"))
 
 from garp_agent.config.settings import Settings  # noqa: E402
 from garp_agent.guest.core.engine import Engine  # noqa: E402
-from garp_agent.hypervisor.core.watcher import Options, Watcher  # noqa: E402
-from garp_agent.hypervisor.io.channels import Channel  # noqa: E402
-from garp_agent.wire import protocol  # noqa: E402
-from garp_agent.wire.model import (  # noqa: E402
+from garp_agent.guest.core.model import (  # noqa: E402
     ARPHRD_ETHER,
-    IFF_LOWER_UP,
-    IFF_UP,
-    LEVEL_ERROR,
     AddressSeen,
     BurstRequested,
     Cause,
-    DumpComplete,
-    DumpStarted,
     InterfaceAddress,
     LeaseGranted,
     Link,
     LinkSeen,
 )
+from garp_agent.hypervisor.core.watcher import Options, Watcher  # noqa: E402
+from garp_agent.hypervisor.io.channels import Channel  # noqa: E402
+from garp_agent.wire import protocol  # noqa: E402
+from garp_agent.wire.model import (  # noqa: E402
+    IFF_LOWER_UP,
+    IFF_UP,
+    LEVEL_ERROR,
+    DumpComplete,
+    DumpStarted,
+)
 
 if TYPE_CHECKING:
-    from garp_agent.wire.model import Event
+    from garp_agent.guest.core.model import Event
 
 DOCS = ROOT / "docs"
 SEED = 6

@@ -24,7 +24,7 @@ from statistics import median, quantiles
 from bench.agent import AGENT, Figure, Wire, row, spawned, watched
 from bench.lab import GUEST_ADDRESS, GUEST_MAC, Lab, TinyLab
 from garp_agent.guest.core.frames import encode
-from garp_agent.wire.model import Announcement, Cause, Kind
+from garp_agent.guest.core.model import Announcement, Cause, Kind
 from garp_agent.wire.protocol import encode_request
 
 SOURCE = Path(__file__).with_name("hint_peer.c")

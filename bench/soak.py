@@ -20,24 +20,26 @@ from math import ceil
 from bench.soak_real import BrokenError, Judge, real
 from garp_agent.config.settings import Settings
 from garp_agent.guest.core.engine import Engine
-from garp_agent.wire.model import (
-    IFF_LOWER_UP,
-    IFF_UP,
+from garp_agent.guest.core.model import (
     AddressGone,
     AddressSeen,
     Announcement,
     BurstRequested,
     Cause,
-    DumpComplete,
-    DumpStarted,
     InterfaceAddress,
     LeaseGranted,
     Link,
-    LinkGone,
     LinkSeen,
     Resumed,
     SendOutcome,
     Sent,
+)
+from garp_agent.wire.model import (
+    IFF_LOWER_UP,
+    IFF_UP,
+    DumpComplete,
+    DumpStarted,
+    LinkGone,
 )
 
 DAY = 86400.0

@@ -292,6 +292,7 @@ AT_WORK = """
 import garp_agent.guest.daemon
 from garp_agent.guest.core.engine import Engine
 from garp_agent.guest.core.frames import encode
+from garp_agent.guest.core.model import *
 from garp_agent.wire.model import *
 from garp_agent.config.settings import Settings
 engine = Engine(Settings(), lambda: 0.5)

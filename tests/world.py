@@ -12,20 +12,22 @@ from hypothesis import settings as hypothesis_settings
 
 from garp_agent.config.settings import Settings
 from garp_agent.guest.core.engine import Engine
-from garp_agent.wire.model import (
+from garp_agent.guest.core.model import (
     ARPHRD_ETHER,
-    IFF_LOWER_UP,
-    IFF_UP,
     AddressSeen,
     Announcement,
-    DumpComplete,
-    DumpStarted,
     ForwardingSeen,
     InterfaceAddress,
     Link,
     LinkSeen,
     SendOutcome,
     Sent,
+)
+from garp_agent.wire.model import (
+    IFF_LOWER_UP,
+    IFF_UP,
+    DumpComplete,
+    DumpStarted,
 )
 
 IFF_BROADCAST = 0x2

@@ -12,7 +12,7 @@ from bench import fleet
 from bench.fleet import Fleet, Times
 from bench.plot import Curve, Plot
 from garp_agent.config.settings import Settings
-from garp_agent.wire.model import BurstRequested, LeaseGranted
+from garp_agent.guest.core.model import BurstRequested, LeaseGranted
 
 STILL = Settings(jitter=0.0)
 

@@ -8,7 +8,13 @@ from bench import soak
 from bench.soak import DAY, World
 from bench.soak_real import BrokenError, Judge
 from garp_agent.config.settings import Bucket
-from garp_agent.wire.model import AddressGone, Announcement, Cause, InterfaceAddress, Kind
+from garp_agent.guest.core.model import (
+    AddressGone,
+    Announcement,
+    Cause,
+    InterfaceAddress,
+    Kind,
+)
 
 
 def test_two_days_hold(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from garp_agent.config import read as config
 from garp_agent.config.settings import Settings
-from garp_agent.guest.core import frames
+from garp_agent.guest.core import frames, kernel
 from garp_agent.guest.core.engine import Engine
+from garp_agent.guest.core.model import Cause, ClaimSeen
 from garp_agent.guest.requests import Answers
 from garp_agent.hypervisor.core import linkstate
 from garp_agent.wire import protocol, rtnetlink
-from garp_agent.wire.model import Cause, ClaimSeen, DumpComplete, DumpStarted
+from garp_agent.wire.model import DumpComplete, DumpStarted
 
 if TYPE_CHECKING:
-    from garp_agent.wire.model import Event
+    from garp_agent.guest.core.model import Event
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,7 +38,7 @@ def _golden(folder: str) -> Iterator[bytes]:
 def netlink(data: bytes) -> None:
     """Whatever the kernel says, the engine lives, and sends nothing but what frames can carry."""
     try:
-        messages = rtnetlink.decode(data)
+        messages = kernel.decode(data)
     except rtnetlink.DecodeError:
         return
     engine = Engine(Settings(mac_only=True), random.Random(1).random)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from garp_agent import __version__
 from garp_agent.config.settings import Settings
+from garp_agent.guest.core.model import Cause, SendOutcome
 from garp_agent.guest.requests import Answers
-from garp_agent.wire.model import Cause, SendOutcome
 from garp_agent.wire.protocol import (
     CONTROL_COMMANDS,
     PORT_COMMANDS,

@@ -10,17 +10,17 @@ from typing import Any
 from garp_agent import __version__
 from garp_agent.config.settings import ArpForm, Settings
 from garp_agent.guest import status as report
-from garp_agent.wire.model import (
+from garp_agent.guest.core.model import (
     IFA_F_TENTATIVE,
     IFF_LOOPBACK,
     BurstRequested,
     Cause,
     ClaimSeen,
-    DumpStarted,
     LeaseGranted,
     Resumed,
     SendOutcome,
 )
+from garp_agent.wire.model import DumpStarted
 from tests.world import NO_CARRIER, RUNNING, Agent, address, dump, link, mac
 
 LO = link(1, "lo", flags=RUNNING | IFF_LOOPBACK, hardware_type=772, hardware_address=bytes(6))

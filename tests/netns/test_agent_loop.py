@@ -11,11 +11,13 @@ from bench.lab import GUEST_ADDRESS, TinyLab
 from garp_agent.config.settings import Settings
 from garp_agent.guest import loop as loop_module
 from garp_agent.guest.core.engine import Engine
+from garp_agent.guest.core.kernel import GUEST
+from garp_agent.guest.core.model import BurstRequested, Cause, SendOutcome
 from garp_agent.guest.io.packet import PacketSender
 from garp_agent.guest.loop import Loop
 from garp_agent.runtime.log import Log
-from garp_agent.runtime.netlink import GUEST, Netlink
-from garp_agent.wire.model import LEVEL_ERROR, BurstRequested, Cause, SendOutcome
+from garp_agent.runtime.netlink import Netlink
+from garp_agent.wire.model import LEVEL_ERROR
 from tests.netns.agent import Capture
 
 

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bench import lab
-from garp_agent.hypervisor.core.linkstate import LinkSnapshot
-from garp_agent.hypervisor.io.links import LINKS, RECONCILE
+from garp_agent.hypervisor.core.linkstate import LINKS, LinkSnapshot
+from garp_agent.hypervisor.daemon import RECONCILE
 from garp_agent.runtime.netlink import Netlink
 from garp_agent.wire.model import DumpComplete, DumpStarted, LinkGone
 
 if TYPE_CHECKING:
-    from garp_agent.hypervisor.core.linkstate import Observation
-    from garp_agent.hypervisor.io.links import Event
+    from garp_agent.hypervisor.core.linkstate import Event, Observation
 
 PATIENCE = 30.0
 

@@ -12,9 +12,15 @@ from hypothesis import strategies as st
 
 from garp_agent.config.settings import Settings
 from garp_agent.guest import status as report
+from garp_agent.guest.core.model import (
+    BurstRequested,
+    Cause,
+    ClaimSeen,
+    LeaseGranted,
+    SendOutcome,
+)
 from garp_agent.render.prometheus import agent as exposition
 from garp_agent.render.prometheus import metric
-from garp_agent.wire.model import BurstRequested, Cause, ClaimSeen, LeaseGranted, SendOutcome
 from tests.world import Agent, address, dump, link, property_settings
 
 SAMPLE = re.compile(

@@ -10,25 +10,25 @@ from typing import Any
 import pytest
 
 from bench.lab import GUEST_ADDRESS, TinyLab
+from garp_agent.guest.core import kernel
 from garp_agent.guest.core.inventory import Inventory
-from garp_agent.runtime.netlink import BATCH, GUEST, RETRY, Netlink
-from garp_agent.wire import rtnetlink
-from garp_agent.wire.model import (
+from garp_agent.guest.core.kernel import GUEST
+from garp_agent.guest.core.model import (
     AddressGone,
     AddressSeen,
-    DumpComplete,
-    DumpStarted,
     ForwardingSeen,
-    LinkGone,
     LinkSeen,
 )
+from garp_agent.runtime.netlink import BATCH, RETRY, Netlink
+from garp_agent.wire import rtnetlink
+from garp_agent.wire.model import DumpComplete, DumpStarted, LinkGone
 
 pytestmark = pytest.mark.netns
 
 INTERVAL = 300.0
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from garp_agent.wire.rtnetlink import Observation
+    from garp_agent.guest.core.kernel import Observation
 
     Events = Netlink[Observation]
 
@@ -151,7 +151,7 @@ def test_nobody_but_the_kernel_is_believed(netlink: Events, tiny_lab: TinyLab) -
         tiny_lab.ip("guest", "address add 192.0.2.50/24 dev eth0")
         message = recorder.recv(1 << 16)
         (event,) = netlink.read(1.0)
-        assert rtnetlink.decode(message) == [event]
+        assert kernel.decode(message) == [event]
         port = netlink._socket.getsockname()[0]
         forger.sendto(message, (port, 0))
         assert netlink.read(1.0) == []

@@ -68,7 +68,7 @@ def test_fields_and_defaults_are_those_that_typing_finds() -> None:
 
 def test_values_behave_as_those_of_typing() -> None:
     mine: Any = Point(1, z=(3,))
-    theirs = TypingPoint(1, z=(3,))
+    theirs: Any = TypingPoint(1, z=(3,))
     assert mine == theirs == (1, 2, (3,))
     assert hash(mine) == hash(theirs)
     assert repr(mine) == repr(theirs).replace("TypingPoint", "Point")

@@ -20,6 +20,8 @@ from garp_agent.config.load import (
 )
 from garp_agent.config.settings import Settings
 from garp_agent.guest.core.engine import Engine
+from garp_agent.guest.core.kernel import GUEST
+from garp_agent.guest.core.model import BurstRequested, Cause, HintPortClosed
 from garp_agent.guest.io.conflict_socket import Claims
 from garp_agent.guest.io.hint_port import Port, PortState
 from garp_agent.guest.io.packet import DryRun, PacketSender
@@ -27,7 +29,7 @@ from garp_agent.guest.loop import Loop
 from garp_agent.guest.options import RunOptions
 from garp_agent.runtime.control_socket import AlreadyRunningError, Control
 from garp_agent.runtime.log import Log
-from garp_agent.runtime.netlink import GUEST, Netlink
+from garp_agent.runtime.netlink import Netlink
 from garp_agent.runtime.notify import Notify
 from garp_agent.runtime.signals import Signals
 from garp_agent.wire.model import (
@@ -36,10 +38,7 @@ from garp_agent.wire.model import (
     LEVEL_INFO,
     LEVEL_NOTICE,
     LEVEL_WARNING,
-    BurstRequested,
-    Cause,
     Errno,
-    HintPortClosed,
 )
 
 TYPE_CHECKING = False

@@ -11,7 +11,7 @@ import time
 from math import inf
 
 from garp_agent.guest.core.frames import encode
-from garp_agent.wire.model import Resumed, Sent
+from garp_agent.guest.core.model import Resumed, Sent
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from typing import Protocol, Union
 
     from garp_agent.guest.core.engine import Engine
+    from garp_agent.guest.core.kernel import Observation
+    from garp_agent.guest.core.model import Event
     from garp_agent.guest.io.packet import DryRun, PacketSender
     from garp_agent.runtime.log import Log
     from garp_agent.runtime.netlink import Netlink
-    from garp_agent.wire.model import Event
-    from garp_agent.wire.rtnetlink import Observation
 
     Sender = Union[PacketSender, DryRun]
 

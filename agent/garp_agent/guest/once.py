@@ -9,10 +9,11 @@ from math import inf
 
 from garp_agent.config.settings import InterfaceSelection, Settings
 from garp_agent.guest.core.engine import Engine
+from garp_agent.guest.core.kernel import GUEST
 from garp_agent.guest.io.packet import DryRun
 from garp_agent.guest.loop import Loop
 from garp_agent.runtime.log import Log
-from garp_agent.runtime.netlink import GUEST, Netlink
+from garp_agent.runtime.netlink import Netlink
 from garp_agent.wire.model import LEVEL_ERROR
 from garp_agent.wire.record import NamedTuple
 

@@ -7,16 +7,16 @@ engine act on :func:`event` before it asks for :func:`reply`.
 from __future__ import annotations
 
 from garp_agent import __version__
+from garp_agent.guest.core.model import BurstRequested, Cause, LeaseGranted
 from garp_agent.runtime.log import address_text
 from garp_agent.wire import protocol
-from garp_agent.wire.model import BurstRequested, Cause, LeaseGranted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from garp_agent.guest.core.engine import Engine
-    from garp_agent.wire.model import Event
+    from garp_agent.guest.core.model import Event
 
 
 class Answers:

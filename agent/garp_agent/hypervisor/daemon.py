@@ -15,10 +15,10 @@ from math import inf
 
 from garp_agent import __version__
 from garp_agent.hypervisor.core.bonds import DEBOUNCE, Follower
+from garp_agent.hypervisor.core.linkstate import LINKS
 from garp_agent.hypervisor.core.watcher import HINT, LEASE, Options, Watcher
 from garp_agent.hypervisor.io.channels import PORT_NAME, STATUS_DIRECTORY, Finder, matching
 from garp_agent.hypervisor.io.fanout import TIMEOUT, Fanout
-from garp_agent.hypervisor.io.links import LINKS, RECONCILE
 from garp_agent.runtime.control_socket import Control
 from garp_agent.runtime.netlink import Netlink
 from garp_agent.runtime.notify import Notify
@@ -48,11 +48,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from garp_agent.hypervisor.core.exchange import Call, Result
-    from garp_agent.hypervisor.io.links import Event
+    from garp_agent.hypervisor.core.linkstate import Event
     from garp_agent.runtime.log import Log
     from garp_agent.wire.protocol import Request
 
 STATUS_SOCKET = "/run/garp-hint/status.sock"
+RECONCILE = 300.0  # seconds between dumps of all links, whatever events say
 DISCOVER = 5.0  # seconds between looks for guests
 OPERATOR = "operator"  # the link that a failover has when a person asked for it
 COMMANDS = ("burst", "status", "sync")  # of the status socket

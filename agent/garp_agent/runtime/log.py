@@ -11,7 +11,12 @@ import select
 import socket
 import sys
 
-from garp_agent.wire.model import LEVEL_INFO, LEVEL_WARNING, Errno, Notice
+from garp_agent.wire.model import (
+    LEVEL_INFO,
+    LEVEL_WARNING,
+    Errno,
+    Notice,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

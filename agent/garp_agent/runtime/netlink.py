@@ -13,14 +13,13 @@ from math import inf
 
 from garp_agent.wire import rtnetlink
 from garp_agent.wire.model import DumpComplete, DumpStarted
-from garp_agent.wire.record import Generic, NamedTuple
+from garp_agent.wire.record import Generic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import TypeVar, Union
 
-    from garp_agent.wire.rtnetlink import Control, Observation
+    from garp_agent.wire.rtnetlink import Control, Subject
 
     Event = TypeVar("Event")
     Events = list[Union[Event, DumpStarted, DumpComplete]]
@@ -33,22 +32,6 @@ DATAGRAM = 1 << 16  # bytes; the kernel's own limit for a dump's datagram is hal
 # counts 768 bytes or more for each): all that happened before a frame is known before it.
 BATCH = 4096
 RETRY = 1.0  # seconds until a dump that the kernel refused is asked for again
-
-
-class Subject(NamedTuple, Generic[Event]):
-    """What to hear of: multicast groups, dumps in their order, and who reads datagrams."""
-
-    groups: tuple[int, ...]
-    steps: tuple[Callable[[int], bytes], ...]  # sequence number -> request
-    decode: Callable[[bytes], list[Event | Control]]  # raises rtnetlink.DecodeError
-
-
-# Forwarding comes first: what a neighbour advertisement says depends on it.
-GUEST: Subject[Observation] = Subject(
-    rtnetlink.GROUPS,
-    (rtnetlink.dump_forwarding, rtnetlink.dump_links, rtnetlink.dump_addresses),
-    rtnetlink.decode,
-)
 
 
 class Netlink(Generic[Event]):

@@ -1,165 +1,21 @@
-"""The values that flow through the agent, and the events that carry them.
+"""The events and values that both daemons know.
 
-Decides nothing.  Addresses are bytes throughout the core: 4 for IPv4, 16 for
-IPv6, 6 for a hardware address; text exists only at the edges.  Times are seconds
-of the monotonic clock, as floats.
+Times are seconds of the monotonic clock, as floats.
 """
 
 from __future__ import annotations
 
-from enum import Enum
-
 from garp_agent.wire.record import NamedTuple
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Union
 
 # Interface flags, <linux/if.h>.
 IFF_UP = 0x1
-IFF_LOOPBACK = 0x8
-IFF_POINTOPOINT = 0x10
-IFF_NOARP = 0x80
 IFF_LOWER_UP = 0x10000
-IFF_DORMANT = 0x20000
-
-IF_OPER_DORMANT = 5  # operational state, RFC 2863
-
-# Address flags, <linux/if_addr.h>; the 32-bit IFA_FLAGS form.
-IFA_F_SECONDARY = 0x01
-IFA_F_OPTIMISTIC = 0x04
-IFA_F_DADFAILED = 0x08
-IFA_F_DEPRECATED = 0x20
-IFA_F_TENTATIVE = 0x40
-
-# Hardware type, <linux/if_arp.h>.
-ARPHRD_ETHER = 1
-
-# Address scope, <linux/rtnetlink.h>.
-RT_SCOPE_UNIVERSE = 0
-RT_SCOPE_LINK = 253
-RT_SCOPE_HOST = 254
-
-
-class Kind(Enum):
-    """The frame that an announcement is."""
-
-    ARP_REQUEST = "arp-request"
-    ARP_REPLY = "arp-reply"
-    ARP_PROBE = "arp-probe"
-    UNSOLICITED_NA = "unsolicited-na"
-    RARP = "rarp"
-    DAD_PROBE = "dad-probe"  # a solicitation as in duplicate address detection; claims nothing
-
-
-class Cause(Enum):
-    """Why an announcement is made."""
-
-    START = "start"
-    REFRESH = "refresh"
-    ADDRESS_ADDED = "address-added"
-    LINK_UP = "link-up"
-    HARDWARE_ADDRESS_CHANGED = "hardware-address-changed"
-    NOTIFY_PEERS = "notify-peers"
-    RESUME = "resume"
-    HINT = "hint"
-    OPERATOR = "operator"
-    DEFENCE = "defence"
-
-
-class SendOutcome(Enum):
-    """What became of one frame."""
-
-    SENT = "sent"
-    DROPPED = "dropped"  # the kernel or the driver had no room: ENOBUFS, EAGAIN, ...
-    LINK_DOWN = "link-down"  # ENETDOWN
-    GONE = "gone"  # ENXIO, ENODEV: the link no longer exists
-
-
-class Link(NamedTuple):
-    """One network interface as rtnetlink describes it (RTM_NEWLINK, rtnetlink(7))."""
-
-    ifindex: int
-    name: str
-    hardware_address: bytes  # 6 bytes on Ethernet; other lengths elsewhere
-    hardware_type: int  # ARPHRD_*
-    flags: int  # IFF_*, 32 bits
-    operational_state: int = 0  # IF_OPER_*, RFC 2863
-    master_ifindex: int = 0  # 0: none
-    kind: str = ""  # IFLA_INFO_KIND: "bridge", "vlan", ...; "" for hardware
-    port_kind: str = ""  # IFLA_INFO_SLAVE_KIND: what the master is: "bridge", "bond", "vrf", ...
-    parent_ifindex: int = 0  # IFLA_LINK: the device below a VLAN or macvlan; 0: none here
-
-    @property
-    def has_carrier(self) -> bool:
-        """Administratively up, with carrier, and not held dormant (802.1X)."""
-        return self.flags & (IFF_UP | IFF_LOWER_UP) == IFF_UP | IFF_LOWER_UP and not self.is_dormant
-
-    @property
-    def is_dormant(self) -> bool:
-        """Held back until somebody lets it in (802.1X): the flag is set only on what is stacked
-        on such a link, the state only on the link itself."""
-        return bool(self.flags & IFF_DORMANT) or self.operational_state == IF_OPER_DORMANT
-
-
-class InterfaceAddress(NamedTuple):
-    """One address on one interface (RTM_NEWADDR); ``address`` is IFA_LOCAL where there is one."""
-
-    ifindex: int
-    address: bytes  # 4 or 16 bytes
-    prefix_length: int
-    scope: int = RT_SCOPE_UNIVERSE
-    flags: int = 0  # IFA_F_*, 32 bits
-    peer: bytes = b""  # IFA_ADDRESS where it is not ours but the other end's; else b""
-
-
-class Announcement(NamedTuple):
-    """One intended frame."""
-
-    ifindex: int
-    kind: Kind
-    hardware_address: bytes  # 6 bytes
-    address: bytes  # 4 or 16 bytes; RARP names none, and b"" where it stands for none
-    cause: Cause
-    router: bool = False  # unsolicited NA: the R flag, RFC 4861 section 4.4
-    override: bool = True  # unsolicited NA: the O flag; off for optimistic addresses, RFC 4429
-
-
-# -- events: what the kernel said -------------------------------------------------------
-
-
-class LinkSeen(NamedTuple):
-    """A link exists and looks like this now."""
-
-    link: Link
-    notify_peers: bool = False  # IFLA_EVENT was NOTIFY_PEERS: announce yourself
-    dumped: bool = False  # a dump says so: older than what was told meanwhile
 
 
 class LinkGone(NamedTuple):
     """A link was deleted, or left this network namespace."""
 
     ifindex: int
-
-
-class AddressSeen(NamedTuple):
-    """An address exists and looks like this now."""
-
-    address: InterfaceAddress
-    dumped: bool = False  # as in :class:`LinkSeen`
-
-
-class AddressGone(NamedTuple):
-    """An address was removed."""
-
-    address: InterfaceAddress
-
-
-class ForwardingSeen(NamedTuple):
-    """IPv6 forwarding of one interface (RTM_NEWNETCONF, NETCONFA_FORWARDING)."""
-
-    ifindex: int
-    forwarding: bool
 
 
 class DumpStarted(NamedTuple):
@@ -170,58 +26,6 @@ class DumpStarted(NamedTuple):
 
 class DumpComplete(NamedTuple):
     """The kernel has told everything since :class:`DumpStarted`; what it did not name is gone."""
-
-
-# -- events: what others asked for, and what became of frames ---------------------------
-
-
-class Resumed(NamedTuple):
-    """The machine was suspended, or this process stopped, for ``seconds``."""
-
-    seconds: float
-
-
-class BurstRequested(NamedTuple):
-    """Somebody asks for a burst on every link: the host (HINT) or the operator (OPERATOR)."""
-
-    cause: Cause
-    offsets: tuple[float, ...] = ()  # seconds from now of each round; (): as configured
-    reason: str = ""  # the asker's words, for the log
-
-
-class LeaseGranted(NamedTuple):
-    """The host promises to send hints for the next ``seconds``; 0 takes the promise back."""
-
-    seconds: float
-
-
-class HintPortClosed(NamedTuple):
-    """No hint can reach us any more, whatever was promised."""
-
-
-class ClaimSeen(NamedTuple):
-    """Another station announced that an address is its own (ARP, neighbour advertisement)."""
-
-    interface: str  # the name of the link on which it was heard
-    address: bytes
-    hardware_address: bytes
-
-
-class Sent(NamedTuple):
-    """What became of one announcement."""
-
-    announcement: Announcement
-    outcome: SendOutcome
-    errno: int = 0  # 0 for SENT
-
-
-if TYPE_CHECKING:
-    KernelEvent = Union[
-        LinkSeen, LinkGone, AddressSeen, AddressGone, ForwardingSeen, DumpStarted, DumpComplete
-    ]
-    Event = Union[
-        KernelEvent, Resumed, BurstRequested, LeaseGranted, HintPortClosed, ClaimSeen, Sent
-    ]
 
 
 class Errno(int):

@@ -15,16 +15,8 @@ from __future__ import annotations
 
 from struct import Struct
 
-from garp_agent.wire.model import (
-    AddressGone,
-    AddressSeen,
-    ForwardingSeen,
-    InterfaceAddress,
-    Link,
-    LinkGone,
-    LinkSeen,
-)
-from garp_agent.wire.record import NamedTuple
+from garp_agent.wire.model import LinkGone
+from garp_agent.wire.record import Generic, NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,6 +27,8 @@ if TYPE_CHECKING:
     # Given the datagram, where the body of one message starts and ends, and whether it is part
     # of a dump: what it says, if it says anything.
     Reader = Callable[[bytes, int, int, bool], tuple[Event, ...]]
+else:
+    Event = None
 
 RTM_NEWLINK = 16
 RTM_DELLINK = 17
@@ -49,8 +43,6 @@ RTNLGRP_LINK = 1
 RTNLGRP_IPV4_IFADDR = 5
 RTNLGRP_IPV6_IFADDR = 9
 RTNLGRP_IPV6_NETCONF = 25
-
-GROUPS = (RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV6_NETCONF)
 
 IFLA_ADDRESS = 1
 IFLA_IFNAME = 3
@@ -79,29 +71,16 @@ _NLM_F_DUMP = 0x300
 _NLA_TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 _RTEXT_FILTER_SKIP_STATS = 1 << 3
 
-_AF_UNSPEC = 0
-_AF_INET = 2
-_AF_INET6 = 10
-_ADDRESS_LENGTH = {_AF_INET: 4, _AF_INET6: 16}
-
-_IFA_ADDRESS = 1
-_IFA_LOCAL = 2
-_IFA_FLAGS = 8
-
-_NETCONFA_IFINDEX = 1
-_NETCONFA_FORWARDING = 2
-
-# IFLA_LINK of these names the other end of a pair, not a device below.
-_PAIRED_KINDS = ("veth", "netkit", "vxcan")
+AF_UNSPEC = 0
+AF_INET6 = 10
 
 _HEADER = Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
 _ATTRIBUTE = Struct("=HH")  # nlattr: length, type
 _LINK = Struct("=BxHiII")  # ifinfomsg: family, hardware type, index, flags, change mask
-_ADDRESS = Struct("=BBBBI")  # ifaddrmsg: family, prefix length, flags, scope, index
-_NETCONF = Struct("=B3x")  # netconfmsg: family, and its padding
+ADDRESS_HEADER = Struct("=BBBBI")  # ifaddrmsg: family, prefix length, flags, scope, index
+NETCONF_HEADER = Struct("=B3x")  # netconfmsg: family, and its padding
 _ERROR = Struct("=i")
 _U32 = Struct("=I")
-_S32 = Struct("=i")
 
 
 class DecodeError(ValueError):
@@ -130,8 +109,14 @@ class DumpInterrupted(NamedTuple):
 
 if TYPE_CHECKING:
     Control = Union[DumpDone, RequestFailed, DumpInterrupted]
-    Observation = Union[LinkSeen, LinkGone, AddressSeen, AddressGone, ForwardingSeen]
-    Message = Union[Observation, Control]
+
+
+class Subject(NamedTuple, Generic[Event]):
+    """What a program wants to hear of, and how it reads it."""
+
+    groups: tuple[int, ...]
+    steps: tuple[Callable[[int], bytes], ...]  # sequence number -> request
+    decode: Callable[[bytes], list[Event | Control]]  # raises DecodeError
 
 
 # -- requests ---------------------------------------------------------------------------
@@ -140,17 +125,17 @@ if TYPE_CHECKING:
 def dump_links(sequence: int) -> bytes:
     """Ask for every link, without its IPv6 statistics."""
     without_statistics = _ATTRIBUTE.pack(8, IFLA_EXT_MASK) + _U32.pack(_RTEXT_FILTER_SKIP_STATS)
-    return _dump(RTM_GETLINK, sequence, _LINK.pack(_AF_UNSPEC, 0, 0, 0, 0) + without_statistics)
+    return _dump(RTM_GETLINK, sequence, _LINK.pack(AF_UNSPEC, 0, 0, 0, 0) + without_statistics)
 
 
 def dump_addresses(sequence: int) -> bytes:
     """Ask for every address of every family."""
-    return _dump(RTM_GETADDR, sequence, _ADDRESS.pack(_AF_UNSPEC, 0, 0, 0, 0))
+    return _dump(RTM_GETADDR, sequence, ADDRESS_HEADER.pack(AF_UNSPEC, 0, 0, 0, 0))
 
 
 def dump_forwarding(sequence: int) -> bytes:
     """Ask for the IPv6 forwarding of every link."""
-    return _dump(RTM_GETNETCONF, sequence, _NETCONF.pack(_AF_INET6))
+    return _dump(RTM_GETNETCONF, sequence, NETCONF_HEADER.pack(AF_INET6))
 
 
 def _dump(message_type: int, sequence: int, body: bytes) -> bytes:
@@ -161,13 +146,12 @@ def _dump(message_type: int, sequence: int, body: bytes) -> bytes:
 # -- datagrams --------------------------------------------------------------------------
 
 
-def decode(datagram: bytes) -> list[Message]:
-    """What one datagram says, in its order."""
-    return decode_with(_READERS, datagram)
+def decode(readers: Mapping[int, Reader[Event]], datagram: bytes) -> list[Event | Control]:
+    """Return what one datagram says, in its order.
 
-
-def decode_with(readers: Mapping[int, Reader[Event]], datagram: bytes) -> list[Event | Control]:
-    """Like :func:`decode`, with a reader of one's own for each message type of interest."""
+    ``readers`` has one reader for each message type of interest; other types are skipped.
+    Raises DecodeError.
+    """
     found: list[Event | Control] = []
     interrupted = False
     end = len(datagram)
@@ -208,7 +192,7 @@ def _control(
 ) -> tuple[Control, ...]:
     if message_type not in (_NLMSG_ERROR, _NLMSG_DONE):
         return ()
-    errno = -_fixed(_ERROR, data, start, end)[0]
+    errno = -fixed(_ERROR, data, start, end)[0]
     if message_type == _NLMSG_DONE:
         return (DumpDone(sequence, errno),)
     return (RequestFailed(sequence, errno),) if errno else ()
@@ -240,7 +224,7 @@ def nested(value: bytes) -> dict[int, bytes]:
 
 def link_header(data: bytes, start: int, end: int) -> tuple[int, int, int, int, dict[int, bytes]]:
     """Family, hardware type, index, flags and attributes of RTM_NEWLINK or RTM_DELLINK."""
-    family, hardware_type, ifindex, flags, _change = _fixed(_LINK, data, start, end)
+    family, hardware_type, ifindex, flags, _change = fixed(_LINK, data, start, end)
     return family, hardware_type, ifindex, flags, dict(attributes(data, start + _LINK.size, end))
 
 
@@ -249,7 +233,7 @@ def u32(found: Mapping[int, bytes], attribute_type: int, default: int = 0) -> in
     value = found.get(attribute_type)
     if value is None:
         return default
-    return int(_integer(_U32, attribute_type, value))
+    return int(integer(_U32, attribute_type, value))
 
 
 def u8(found: Mapping[int, bytes], attribute_type: int, default: int = 0) -> int:
@@ -268,7 +252,7 @@ def text(found: Mapping[int, bytes], attribute_type: int) -> str:
     return value.partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 
-def _integer(layout: Struct, attribute_type: int, value: bytes) -> int:
+def integer(layout: Struct, attribute_type: int, value: bytes) -> int:
     if len(value) < layout.size:
         raise DecodeError(
             f"attribute {attribute_type} has {len(value)} bytes; must have {layout.size}"
@@ -276,108 +260,18 @@ def _integer(layout: Struct, attribute_type: int, value: bytes) -> int:
     return int(layout.unpack_from(value)[0])
 
 
-def _fixed(layout: Struct, data: bytes, start: int, end: int) -> tuple[int, ...]:
+def fixed(layout: Struct, data: bytes, start: int, end: int) -> tuple[int, ...]:
     if end - start < layout.size:
         raise DecodeError(f"body has {end - start} bytes; must have at least {layout.size}")
     return layout.unpack_from(data, start)
 
 
-# -- links ------------------------------------------------------------------------------
-
-
-def _link_seen(data: bytes, start: int, end: int, dumped: bool) -> tuple[LinkSeen, ...]:
-    family, hardware_type, ifindex, flags, found = link_header(data, start, end)
-    if is_partial(family, found):
-        return ()
-    info = nested(found.get(IFLA_LINKINFO, b""))
-    kind = text(info, IFLA_INFO_KIND)
-    link = Link(
-        ifindex,
-        text(found, IFLA_IFNAME),
-        found.get(IFLA_ADDRESS, b""),
-        hardware_type,
-        flags,
-        u8(found, IFLA_OPERSTATE),
-        u32(found, IFLA_MASTER),
-        kind,
-        text(info, IFLA_INFO_SLAVE_KIND),
-        _parent(ifindex, kind, found),
-    )
-    return (LinkSeen(link, u32(found, IFLA_EVENT) == IFLA_EVENT_NOTIFY_PEERS, dumped),)
-
-
 def is_partial(family: int, found: Mapping[int, bytes]) -> bool:
     """Whether it is about one aspect of the link only: bridge port, IPv6, wireless event."""
-    return family != _AF_UNSPEC or IFLA_WIRELESS in found
-
-
-def _parent(ifindex: int, kind: str, found: Mapping[int, bytes]) -> int:
-    # With a namespace id, the index is one of that namespace.
-    if kind in _PAIRED_KINDS or IFLA_LINK_NETNSID in found:
-        return 0
-    parent = u32(found, IFLA_LINK)
-    return 0 if parent == ifindex else parent
+    return family != AF_UNSPEC or IFLA_WIRELESS in found
 
 
 def link_gone(data: bytes, start: int, end: int, dumped: bool) -> tuple[LinkGone, ...]:
     """RTM_DELLINK; of another family it only tells that a port left its bridge."""
-    family, _hardware_type, ifindex, _flags, _change = _fixed(_LINK, data, start, end)
-    return (LinkGone(ifindex),) if family == _AF_UNSPEC else ()
-
-
-# -- addresses and forwarding -----------------------------------------------------------
-
-
-def _address(data: bytes, start: int, end: int) -> InterfaceAddress | None:
-    family, prefix_length, flags, scope, ifindex = _fixed(_ADDRESS, data, start, end)
-    length = _ADDRESS_LENGTH.get(family)
-    if length is None:
-        return None
-    found = dict(attributes(data, start + _ADDRESS.size, end))
-    peer = found.get(_IFA_ADDRESS, b"")
-    # IPv4 leaves out IFA_LOCAL only for 0.0.0.0; then IFA_ADDRESS is somebody else's.
-    address = found.get(_IFA_LOCAL, peer if family == _AF_INET6 else b"")
-    if not address:
-        return None
-    if peer == address:
-        peer = b""
-    if len(address) != length or len(peer) not in (0, length):
-        raise DecodeError(
-            f"address of family {family} has {len(address)} bytes, its peer {len(peer)}; "
-            f"must have {length}"
-        )
-    flags = u32(found, _IFA_FLAGS, flags)
-    return InterfaceAddress(ifindex, address, prefix_length, scope, flags, peer)
-
-
-def _address_seen(data: bytes, start: int, end: int, dumped: bool) -> tuple[AddressSeen, ...]:
-    address = _address(data, start, end)
-    return (AddressSeen(address, dumped),) if address else ()
-
-
-def _address_gone(data: bytes, start: int, end: int, dumped: bool) -> tuple[AddressGone, ...]:
-    address = _address(data, start, end)
-    return (AddressGone(address),) if address else ()
-
-
-def _forwarding(data: bytes, start: int, end: int, dumped: bool) -> tuple[ForwardingSeen, ...]:
-    (family,) = _fixed(_NETCONF, data, start, end)
-    if family != _AF_INET6:
-        return ()
-    found = dict(attributes(data, start + _NETCONF.size, end))
-    if _NETCONFA_IFINDEX not in found or _NETCONFA_FORWARDING not in found:
-        return ()
-    ifindex = _integer(_S32, _NETCONFA_IFINDEX, found[_NETCONFA_IFINDEX])
-    if ifindex <= 0:  # "all" and "default"
-        return ()
-    forwarding = _integer(_S32, _NETCONFA_FORWARDING, found[_NETCONFA_FORWARDING])
-    return (ForwardingSeen(ifindex, forwarding != 0),)
-
-
-_READERS: dict[int, Reader[Observation]] = {
-    RTM_NEWLINK: _link_seen,
-    RTM_DELLINK: link_gone,
-    RTM_NEWADDR: _address_seen,
-    RTM_DELADDR: _address_gone,
-    RTM_NEWNETCONF: _forwarding,
-}
+    family, _hardware_type, ifindex, _flags, _change = fixed(_LINK, data, start, end)
+    return (LinkGone(ifindex),) if family == AF_UNSPEC else ()

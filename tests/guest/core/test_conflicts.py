@@ -5,21 +5,23 @@ from __future__ import annotations
 from garp_agent.config.settings import Conflict, ConflictPolicy, Settings
 from garp_agent.guest.core.engine import Engine
 from garp_agent.guest.core.frames import Claim, decode, encode
-from garp_agent.wire.model import (
-    IFF_LOWER_UP,
-    IFF_UP,
+from garp_agent.guest.core.model import (
     AddressGone,
     AddressSeen,
     Announcement,
     BurstRequested,
     Cause,
     ClaimSeen,
-    DumpComplete,
-    DumpStarted,
     InterfaceAddress,
     Kind,
     Link,
     LinkSeen,
+)
+from garp_agent.wire.model import (
+    IFF_LOWER_UP,
+    IFF_UP,
+    DumpComplete,
+    DumpStarted,
 )
 
 MAC = bytes.fromhex("02 00 5e 00 53 10")

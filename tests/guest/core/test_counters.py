@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from garp_agent.guest.core.counters import Counters
-from garp_agent.wire.model import Announcement, Cause, Kind, SendOutcome, Sent
+from garp_agent.guest.core.model import (
+    Announcement,
+    Cause,
+    Kind,
+    SendOutcome,
+    Sent,
+)
 from tests.world import ip, property_settings
 
 A, B = ip("10.0.0.1"), ip("fd00::1")

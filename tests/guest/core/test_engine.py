@@ -17,29 +17,31 @@ from garp_agent.config.settings import (
     Settings,
 )
 from garp_agent.guest.core.engine import NOTICES_KEPT
-from garp_agent.wire.model import (
+from garp_agent.guest.core.model import (
     IFA_F_OPTIMISTIC,
     IFA_F_TENTATIVE,
     IFF_LOOPBACK,
-    LEVEL_DEBUG,
-    LEVEL_INFO,
-    LEVEL_WARNING,
     AddressGone,
     AddressSeen,
     Announcement,
     BurstRequested,
     Cause,
     ClaimSeen,
-    DumpComplete,
-    DumpStarted,
     ForwardingSeen,
     HintPortClosed,
     Kind,
     LeaseGranted,
-    LinkGone,
     LinkSeen,
     Resumed,
     SendOutcome,
+)
+from garp_agent.wire.model import (
+    LEVEL_DEBUG,
+    LEVEL_INFO,
+    LEVEL_WARNING,
+    DumpComplete,
+    DumpStarted,
+    LinkGone,
 )
 from tests.world import (
     DOWN,

@@ -21,7 +21,7 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.utils6 import in6_getnsma, in6_getnsmac
 
 from garp_agent.guest.core.frames import Claim, FrameError, decode, encode
-from garp_agent.wire.model import Announcement, Cause, Kind
+from garp_agent.guest.core.model import Announcement, Cause, Kind
 from tests import golden
 
 OURS = bytes.fromhex("02000000000a")

@@ -9,18 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from garp_agent.guest.core.inventory import Inventory
-from garp_agent.wire.model import (
+from garp_agent.guest.core.model import (
     IFA_F_TENTATIVE,
     AddressGone,
     AddressSeen,
-    DumpComplete,
-    DumpStarted,
     ForwardingSeen,
     InterfaceAddress,
     Link,
-    LinkGone,
     LinkSeen,
 )
+from garp_agent.wire.model import DumpComplete, DumpStarted, LinkGone
 from tests.world import NO_CARRIER, address, dump, ip, link, mac, property_settings, seen
 
 ETH0 = link(2, "eth0")

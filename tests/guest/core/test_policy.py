@@ -17,8 +17,7 @@ from garp_agent.config.settings import (
     Network,
     Settings,
 )
-from garp_agent.guest.core.policy import Plan, Skip, Target, address_skip, link_skip, plan
-from garp_agent.wire.model import (
+from garp_agent.guest.core.model import (
     ARPHRD_ETHER,
     IFA_F_DADFAILED,
     IFA_F_DEPRECATED,
@@ -35,6 +34,7 @@ from garp_agent.wire.model import (
     Kind,
     Link,
 )
+from garp_agent.guest.core.policy import Plan, Skip, Target, address_skip, link_skip, plan
 from tests.world import (
     DEFAULTS,
     DOWN,

@@ -33,7 +33,7 @@ from garp_agent.config.settings import (
     Settings,
 )
 from garp_agent.guest.core.inventory import Inventory
-from garp_agent.wire.model import (
+from garp_agent.guest.core.model import (
     IFA_F_DADFAILED,
     IFA_F_DEPRECATED,
     IFA_F_OPTIMISTIC,
@@ -44,19 +44,17 @@ from garp_agent.wire.model import (
     BurstRequested,
     Cause,
     ClaimSeen,
-    DumpComplete,
-    DumpStarted,
     ForwardingSeen,
     HintPortClosed,
     InterfaceAddress,
     Kind,
     LeaseGranted,
     Link,
-    LinkGone,
     LinkSeen,
     Resumed,
     SendOutcome,
 )
+from garp_agent.wire.model import DumpComplete, DumpStarted, LinkGone
 from tests.world import (
     DOWN,
     NO_CARRIER,

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from garp_agent.config.settings import Bucket, Settings
+from garp_agent.guest.core.model import Cause
 from garp_agent.guest.core.schedule import Due, Schedule
-from garp_agent.wire.model import Cause
 from tests.world import TokenBucket, property_settings
 
 LINK, OTHER = 2, 3

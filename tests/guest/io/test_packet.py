@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import pytest
 
 from bench.lab import ROOT, TinyLab
+from garp_agent.guest.core.model import SendOutcome
 from garp_agent.guest.io.packet import SET_APART, DryRun, PacketSender
-from garp_agent.wire.model import SendOutcome
 from tests.runtime.descriptors import descriptors_left, open_descriptors
 
 pytestmark = pytest.mark.netns

@@ -35,8 +35,8 @@ from garp_agent.diagnosis.doctor.facts import (
 from garp_agent.diagnosis.sighting import Sighting, dissect
 from garp_agent.guest import once
 from garp_agent.guest import status as report
+from garp_agent.guest.core.model import IFA_F_DADFAILED, IFA_F_TENTATIVE
 from garp_agent.runtime import client
-from garp_agent.wire.model import IFA_F_DADFAILED, IFA_F_TENTATIVE
 
 PATIENCE = 2.0  # seconds beyond what a burst takes by itself
 WIRE_MOST = 20.0  # seconds that a burst is looked at

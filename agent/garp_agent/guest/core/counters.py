@@ -6,7 +6,12 @@ when an address is no longer ours its counters go, the totals stay.
 
 from __future__ import annotations
 
-from garp_agent.wire.model import Announcement, Cause, SendOutcome, Sent
+from garp_agent.guest.core.model import (
+    Announcement,
+    Cause,
+    SendOutcome,
+    Sent,
+)
 
 
 class AddressCounters:

@@ -17,6 +17,17 @@ from math import inf
 from garp_agent.guest.core.conflicts import Conflicts
 from garp_agent.guest.core.counters import Counters
 from garp_agent.guest.core.inventory import Inventory
+from garp_agent.guest.core.model import (
+    Announcement,
+    BurstRequested,
+    Cause,
+    ClaimSeen,
+    HintPortClosed,
+    LeaseGranted,
+    LinkSeen,
+    Resumed,
+    Sent,
+)
 from garp_agent.guest.core.policy import Plan, plan
 from garp_agent.guest.core.schedule import Due, Schedule
 from garp_agent.wire.model import (
@@ -24,18 +35,9 @@ from garp_agent.wire.model import (
     LEVEL_INFO,
     LEVEL_NOTICE,
     LEVEL_WARNING,
-    Announcement,
-    BurstRequested,
-    Cause,
-    ClaimSeen,
     DumpStarted,
     Errno,
-    HintPortClosed,
-    LeaseGranted,
-    LinkSeen,
     Notice,
-    Resumed,
-    Sent,
 )
 
 TYPE_CHECKING = False
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from garp_agent.config.settings import Settings
-    from garp_agent.wire.model import Event, KernelEvent
+    from garp_agent.guest.core.model import Event, KernelEvent
 
 NOTICES_KEPT = 1000  # between two drains; more are counted, not kept
 LATE = 1.0  # seconds; the least lateness that counts as having been stopped

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from struct import Struct
 
-from garp_agent.wire.model import Announcement, Kind
+from garp_agent.guest.core.model import Announcement, Kind
 from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False

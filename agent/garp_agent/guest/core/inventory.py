@@ -11,23 +11,21 @@ taken away: of what was told live since its start, a dump has nothing to say.
 
 from __future__ import annotations
 
-from garp_agent.wire.model import (
+from garp_agent.guest.core.model import (
     AddressGone,
     AddressSeen,
-    DumpComplete,
-    DumpStarted,
     ForwardingSeen,
     InterfaceAddress,
     Link,
-    LinkGone,
     LinkSeen,
 )
+from garp_agent.wire.model import DumpComplete, DumpStarted, LinkGone
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from garp_agent.wire.model import KernelEvent
+    from garp_agent.guest.core.model import KernelEvent
 
     AddressKey = tuple[bytes, int, bytes]  # what the kernel tells two addresses of a link apart by
 

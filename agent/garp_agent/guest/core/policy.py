@@ -11,22 +11,21 @@ from __future__ import annotations
 from enum import Enum
 
 from garp_agent.config.settings import ArpForm
-from garp_agent.wire.model import (
+from garp_agent.guest.core.model import (
     ARPHRD_ETHER,
     IFA_F_DADFAILED,
     IFA_F_DEPRECATED,
     IFA_F_OPTIMISTIC,
     IFA_F_TENTATIVE,
     IFF_LOOPBACK,
-    IFF_LOWER_UP,
     IFF_NOARP,
     IFF_POINTOPOINT,
-    IFF_UP,
     RT_SCOPE_HOST,
     InterfaceAddress,
     Kind,
     Link,
 )
+from garp_agent.wire.model import IFF_LOWER_UP, IFF_UP
 from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False

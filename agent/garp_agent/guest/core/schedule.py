@@ -21,7 +21,7 @@ from heapq import heappop, heappush
 from math import inf
 
 from garp_agent.config.settings import LONGEST
-from garp_agent.wire.model import Cause
+from garp_agent.guest.core.model import Cause
 from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False

@@ -14,7 +14,7 @@ from struct import Struct
 
 from garp_agent.guest.core.filters import advertisement_filter, arp_filter
 from garp_agent.guest.core.frames import FrameError, decode
-from garp_agent.wire.model import ClaimSeen
+from garp_agent.guest.core.model import ClaimSeen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import socket
 from fcntl import ioctl
 from struct import Struct
 
-from garp_agent.wire.model import SendOutcome
+from garp_agent.guest.core.model import SendOutcome
 
 SET_APART = 64  # links that may have a socket of their own
 

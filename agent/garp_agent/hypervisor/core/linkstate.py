@@ -20,6 +20,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Union
 
+    from garp_agent.wire.model import DumpComplete, DumpStarted
+
 # LinkSnapshot.event: why the kernel tells, IFLA_EVENT_*.
 EVENT_NONE = 0
 EVENT_BONDING_FAILOVER = 3
@@ -85,11 +87,12 @@ class LinkSnapshot(NamedTuple):
 if TYPE_CHECKING:
     Observation = Union[LinkSnapshot, LinkGone]
     Message = Union[Observation, rtnetlink.Control]
+    Event = Union[Observation, DumpComplete, DumpStarted]
 
 
 def decode(datagram: bytes) -> list[Message]:
     """What one datagram says about links, in its order."""
-    return rtnetlink.decode_with(_READERS, datagram)
+    return rtnetlink.decode(_READERS, datagram)
 
 
 def _snapshot(data: bytes, start: int, end: int, dumped: bool) -> tuple[LinkSnapshot, ...]:
@@ -137,3 +140,7 @@ _READERS: dict[int, rtnetlink.Reader[Observation]] = {
     rtnetlink.RTM_NEWLINK: _snapshot,
     rtnetlink.RTM_DELLINK: rtnetlink.link_gone,
 }
+
+LINKS: rtnetlink.Subject[Observation] = rtnetlink.Subject(
+    (rtnetlink.RTNLGRP_LINK,), (rtnetlink.dump_links,), decode
+)

@@ -18,8 +18,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from garp_agent.wire import rtnetlink
-from garp_agent.wire.model import (
+from garp_agent.guest.core import kernel
+from garp_agent.guest.core.kernel import GROUPS, decode
+from garp_agent.guest.core.model import (
     IFA_F_TENTATIVE,
     RT_SCOPE_HOST,
     AddressGone,
@@ -27,21 +28,15 @@ from garp_agent.wire.model import (
     ForwardingSeen,
     InterfaceAddress,
     Link,
-    LinkGone,
     LinkSeen,
 )
-from garp_agent.wire.rtnetlink import (
-    GROUPS,
-    DecodeError,
-    DumpDone,
-    DumpInterrupted,
-    RequestFailed,
-    decode,
-)
+from garp_agent.wire import rtnetlink
+from garp_agent.wire.model import LinkGone
+from garp_agent.wire.rtnetlink import DecodeError, DumpDone, DumpInterrupted, RequestFailed
 from tests import golden
 
 if TYPE_CHECKING:
-    from garp_agent.wire.rtnetlink import Message
+    from garp_agent.guest.core.kernel import Message
 
 pytestmark = pytest.mark.skipif(
     sys.byteorder == "big", reason="the golden datagrams are little-endian"
@@ -592,7 +587,7 @@ def test_numbers_are_those_of_the_kernel(header: str, first: str, prefix: str) -
     theirs = enumerated(header, first)
     ours = {
         name.lstrip("_"): value
-        for name, value in vars(rtnetlink).items()
+        for name, value in {**vars(rtnetlink), **vars(kernel)}.items()
         if name.startswith(prefix) and name.lstrip("_") in theirs
     }
     assert ours

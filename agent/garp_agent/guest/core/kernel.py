@@ -1,0 +1,162 @@
+"""rtnetlink messages to the guest's events: links, addresses, IPv6 forwarding.
+
+Does not decide what follows from an event, keeps no state between datagrams, and opens no socket.
+
+Formats: rtnetlink(7); numbers: <linux/if_link.h>, <linux/if_addr.h>, <linux/netconf.h>.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from garp_agent.guest.core.model import (
+    AddressGone,
+    AddressSeen,
+    ForwardingSeen,
+    InterfaceAddress,
+    Link,
+    LinkSeen,
+)
+from garp_agent.wire import rtnetlink
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Union
+
+    from garp_agent.wire.model import LinkGone
+
+    Observation = Union[LinkSeen, LinkGone, AddressSeen, AddressGone, ForwardingSeen]
+    Message = Union[Observation, rtnetlink.Control]
+
+GROUPS = (
+    rtnetlink.RTNLGRP_LINK,
+    rtnetlink.RTNLGRP_IPV4_IFADDR,
+    rtnetlink.RTNLGRP_IPV6_IFADDR,
+    rtnetlink.RTNLGRP_IPV6_NETCONF,
+)
+
+_AF_INET = 2
+_ADDRESS_LENGTH = {_AF_INET: 4, rtnetlink.AF_INET6: 16}
+
+_IFA_ADDRESS = 1
+_IFA_LOCAL = 2
+_IFA_FLAGS = 8
+
+_NETCONFA_IFINDEX = 1
+_NETCONFA_FORWARDING = 2
+
+# IFLA_LINK of these names the other end of a pair, not a device below.
+_PAIRED_KINDS = ("veth", "netkit", "vxcan")
+
+_S32 = Struct("=i")
+
+
+def decode(datagram: bytes) -> list[Message]:
+    """Return what one datagram says, in its order.  Raises rtnetlink.DecodeError."""
+    return rtnetlink.decode(_READERS, datagram)
+
+
+# -- links ------------------------------------------------------------------------------
+
+
+def _link_seen(data: bytes, start: int, end: int, dumped: bool) -> tuple[LinkSeen, ...]:
+    family, hardware_type, ifindex, flags, found = rtnetlink.link_header(data, start, end)
+    if rtnetlink.is_partial(family, found):
+        return ()
+    info = rtnetlink.nested(found.get(rtnetlink.IFLA_LINKINFO, b""))
+    kind = rtnetlink.text(info, rtnetlink.IFLA_INFO_KIND)
+    link = Link(
+        ifindex,
+        rtnetlink.text(found, rtnetlink.IFLA_IFNAME),
+        found.get(rtnetlink.IFLA_ADDRESS, b""),
+        hardware_type,
+        flags,
+        rtnetlink.u8(found, rtnetlink.IFLA_OPERSTATE),
+        rtnetlink.u32(found, rtnetlink.IFLA_MASTER),
+        kind,
+        rtnetlink.text(info, rtnetlink.IFLA_INFO_SLAVE_KIND),
+        _parent(ifindex, kind, found),
+    )
+    return (
+        LinkSeen(
+            link,
+            rtnetlink.u32(found, rtnetlink.IFLA_EVENT) == rtnetlink.IFLA_EVENT_NOTIFY_PEERS,
+            dumped,
+        ),
+    )
+
+
+def _parent(ifindex: int, kind: str, found: Mapping[int, bytes]) -> int:
+    # With a namespace id, the index is one of that namespace.
+    if kind in _PAIRED_KINDS or rtnetlink.IFLA_LINK_NETNSID in found:
+        return 0
+    parent = rtnetlink.u32(found, rtnetlink.IFLA_LINK)
+    return 0 if parent == ifindex else parent
+
+
+# -- addresses and forwarding -----------------------------------------------------------
+
+
+def _address(data: bytes, start: int, end: int) -> InterfaceAddress | None:
+    family, prefix_length, flags, scope, ifindex = rtnetlink.fixed(
+        rtnetlink.ADDRESS_HEADER, data, start, end
+    )
+    length = _ADDRESS_LENGTH.get(family)
+    if length is None:
+        return None
+    found = dict(rtnetlink.attributes(data, start + rtnetlink.ADDRESS_HEADER.size, end))
+    peer = found.get(_IFA_ADDRESS, b"")
+    # IPv4 leaves out IFA_LOCAL only for 0.0.0.0; then IFA_ADDRESS is somebody else's.
+    address = found.get(_IFA_LOCAL, peer if family == rtnetlink.AF_INET6 else b"")
+    if not address:
+        return None
+    if peer == address:
+        peer = b""
+    if len(address) != length or len(peer) not in (0, length):
+        raise rtnetlink.DecodeError(
+            f"address of family {family} has {len(address)} bytes, its peer {len(peer)}; "
+            f"must have {length}"
+        )
+    flags = rtnetlink.u32(found, _IFA_FLAGS, flags)
+    return InterfaceAddress(ifindex, address, prefix_length, scope, flags, peer)
+
+
+def _address_seen(data: bytes, start: int, end: int, dumped: bool) -> tuple[AddressSeen, ...]:
+    address = _address(data, start, end)
+    return (AddressSeen(address, dumped),) if address else ()
+
+
+def _address_gone(data: bytes, start: int, end: int, dumped: bool) -> tuple[AddressGone, ...]:
+    address = _address(data, start, end)
+    return (AddressGone(address),) if address else ()
+
+
+def _forwarding(data: bytes, start: int, end: int, dumped: bool) -> tuple[ForwardingSeen, ...]:
+    (family,) = rtnetlink.fixed(rtnetlink.NETCONF_HEADER, data, start, end)
+    if family != rtnetlink.AF_INET6:
+        return ()
+    found = dict(rtnetlink.attributes(data, start + rtnetlink.NETCONF_HEADER.size, end))
+    if _NETCONFA_IFINDEX not in found or _NETCONFA_FORWARDING not in found:
+        return ()
+    ifindex = rtnetlink.integer(_S32, _NETCONFA_IFINDEX, found[_NETCONFA_IFINDEX])
+    if ifindex <= 0:  # "all" and "default"
+        return ()
+    forwarding = rtnetlink.integer(_S32, _NETCONFA_FORWARDING, found[_NETCONFA_FORWARDING])
+    return (ForwardingSeen(ifindex, forwarding != 0),)
+
+
+_READERS: dict[int, rtnetlink.Reader[Observation]] = {
+    rtnetlink.RTM_NEWLINK: _link_seen,
+    rtnetlink.RTM_DELLINK: rtnetlink.link_gone,
+    rtnetlink.RTM_NEWADDR: _address_seen,
+    rtnetlink.RTM_DELADDR: _address_gone,
+    rtnetlink.RTM_NEWNETCONF: _forwarding,
+}
+
+# Forwarding comes first: what a neighbour advertisement says depends on it.
+GUEST: rtnetlink.Subject[Observation] = rtnetlink.Subject(
+    GROUPS,
+    (rtnetlink.dump_forwarding, rtnetlink.dump_links, rtnetlink.dump_addresses),
+    decode,
+)
