@@ -1,7 +1,8 @@
-"""Frames and datagrams that do not come from our own code, annotated field by field.
+"""Frames and datagrams that do not come from our own encoder, annotated field by field.
 
-A file holds hexadecimal bytes; from ``#`` to the end of a line is comment, and the
-first lines say where the bytes come from.  Netlink is in little-endian byte order.
+A file holds hexadecimal bytes; `#` begins a comment.  The first lines say where the bytes come
+from.  Netlink is in little-endian byte order.  The length of a netlink attribute leaves out the
+zero bytes that pad it to a multiple of four.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ _HERE = Path(__file__).parent
 
 
 def read(name: str) -> bytes:
-    """The bytes of one file, named without its suffix."""
+    """Return the bytes of one file; `name` is "folder/file" without the suffix."""
     lines = (_HERE / f"{name}.hex").read_text(encoding="ascii").splitlines()
     return bytes.fromhex("".join(line.partition("#")[0] for line in lines))
 
 
 def names(folder: str) -> list[str]:
-    """The names of all the files in one folder, as :func:`read` takes them."""
+    """Return the sorted names of all files in one folder, as `read` takes them."""
     return sorted(f"{folder}/{path.stem}" for path in (_HERE / folder).glob("*.hex"))
