@@ -42,6 +42,7 @@ from garp_agent.guest.core.model import (  # noqa: E402
 from garp_agent.hypervisor.core.watcher import Options, Watcher  # noqa: E402
 from garp_agent.hypervisor.io.channels import Channel  # noqa: E402
 from garp_agent.wire import protocol  # noqa: E402
+from garp_agent.wire.lines import LineDecoder  # noqa: E402
 from garp_agent.wire.model import (  # noqa: E402
     IFF_LOWER_UP,
     IFF_UP,
@@ -188,7 +189,7 @@ def _lines_of(host: int, pace: float, settings: Settings) -> list[Event]:
 
 
 def _read(outgoing: bytes, settings: Settings) -> Event:
-    for line in protocol.LineDecoder().feed(outgoing):
+    for line in LineDecoder().feed(outgoing):
         assert isinstance(line, bytes)
         request = protocol.parse(line, protocol.PORT_COMMANDS)
         if isinstance(request, protocol.Burst):

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from garp_agent.wire import protocol
+from garp_agent.wire.lines import LineDecoder
 
 PORT = f"org.garp_agent.test.{os.getpid()}"  # no real guest's, nor another test run's
 BABBLE = b"\x00\xfe{[" * 1000 + b"\n"
@@ -196,7 +197,7 @@ class _Client:
     def __init__(self, guest: int, sock: socket.socket) -> None:
         self.guest = guest
         self.sock = sock
-        self.decoder = protocol.LineDecoder()
+        self.decoder = LineDecoder()
 
     def send(self, data: bytes) -> None:
         with contextlib.suppress(OSError):

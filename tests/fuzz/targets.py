@@ -12,9 +12,9 @@ from garp_agent.config.settings import Settings
 from garp_agent.guest.core import frames, kernel
 from garp_agent.guest.core.engine import Engine
 from garp_agent.guest.core.model import Cause, ClaimSeen
-from garp_agent.guest.requests import Answers
+from garp_agent.guest.requests import RequestHandler
 from garp_agent.hypervisor.core import linkstate
-from garp_agent.wire import protocol, rtnetlink
+from garp_agent.wire import lines, protocol, rtnetlink
 from garp_agent.wire.model import DumpComplete, DumpStarted
 
 if TYPE_CHECKING:
@@ -76,19 +76,19 @@ def hints(data: bytes) -> None:
         return len(engine.advance(0.0))
 
     for commands in (protocol.PORT_COMMANDS, protocol.CONTROL_COMMANDS):
-        decoder = protocol.LineDecoder()
-        answers = Answers(engine, commands, Cause.HINT, lambda now: {})
-        lines = decoder.feed(data)
-        assert len(lines) <= data.count(b"\n")
-        for line in lines:
+        decoder = lines.LineDecoder()
+        answers = RequestHandler(engine, commands, Cause.HINT, lambda now: {})
+        found = decoder.feed(data)
+        assert len(found) <= data.count(b"\n")
+        for line in found:
             reply = answers.answer(line, 0.0, act)
             assert reply.endswith(b"\n")
-            assert len(reply) <= protocol.REPLY_LIMIT
-            protocol.parse_reply(reply.lstrip(protocol.DELIMITER))
+            assert len(reply) <= lines.REPLY_LIMIT
+            protocol.parse_reply(reply.lstrip(lines.DELIMITER))
 
 
 def replies(data: bytes) -> None:
-    for line in protocol.LineDecoder(protocol.REPLY_LIMIT).feed(data + b"\n"):
+    for line in lines.LineDecoder(lines.REPLY_LIMIT).feed(data + b"\n"):
         if isinstance(line, bytes):
             try:
                 protocol.parse_reply(line)

@@ -12,14 +12,9 @@ from hypothesis import strategies as st
 from garp_agent import __version__
 from garp_agent.config.settings import Settings
 from garp_agent.guest.core.model import Cause, SendOutcome
-from garp_agent.guest.requests import Answers
-from garp_agent.wire.protocol import (
-    CONTROL_COMMANDS,
-    PORT_COMMANDS,
-    LineDecoder,
-    Overlong,
-    encode_request,
-)
+from garp_agent.guest.requests import RequestHandler
+from garp_agent.wire.lines import LineDecoder, Overlong
+from garp_agent.wire.protocol import CONTROL_COMMANDS, PORT_COMMANDS, encode_request
 from tests.world import Agent, address, causes, dump, link, property_settings, times
 
 QUIET = Settings(interval=60.0, interval_with_lease=240.0, jitter=0.0)
@@ -36,7 +31,7 @@ class Door:
         items = (address("10.0.0.1/24"), address("fd00::1/64"), address("127.0.0.1/8", 1))
         self.agent.tell(*dump(lo, link(2), link(3), *items))
         self.agent.wait(2.0)
-        self.answers = Answers(self.agent.engine, commands, cause, self.status)
+        self.answers = RequestHandler(self.agent.engine, commands, cause, self.status)
         self.sent: list[Any] = []
 
     def status(self, now: float) -> dict[str, object]:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from garp_agent.runtime.control_socket import CHUNK, CLIENTS, AlreadyRunningError, Control
-from garp_agent.wire.protocol import LINE_LIMIT, Overlong
+from garp_agent.runtime.control_socket import CHUNK, CLIENTS, AlreadyRunningError, ControlSocket
+from garp_agent.wire.lines import LINE_LIMIT, Overlong
 from tests.runtime.descriptors import descriptors_left, open_descriptors
 
 LIMIT = 30.0
@@ -43,14 +43,14 @@ def path(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def control(path: str) -> Iterator[Control]:
-    made = Control(path)
+def control(path: str) -> Iterator[ControlSocket]:
+    made = ControlSocket(path)
     yield made
     made.close()
 
 
 @pytest.fixture
-def clients(control: Control) -> Iterator[list[Client]]:
+def clients(control: ControlSocket) -> Iterator[list[Client]]:
     """Three of them, accepted."""
     made = [Client(control.path) for _ in range(3)]
     for _ in made:
@@ -60,11 +60,11 @@ def clients(control: Control) -> Iterator[list[Client]]:
         client.sock.close()
 
 
-def is_ready(control: Control) -> bool:
+def is_ready(control: ControlSocket) -> bool:
     return bool(select.select([control], [], [], 0)[0])
 
 
-def lines(control: Control) -> list[bytes | Overlong]:
+def lines(control: ControlSocket) -> list[bytes | Overlong]:
     """All that there is to read; each answered by itself."""
     found = []
     while is_ready(control):
@@ -77,7 +77,9 @@ def lines(control: Control) -> list[bytes | Overlong]:
 # -- lines ----------------------------------------------------------------------------------
 
 
-def test_a_line_is_answered_to_whom_it_came_from(control: Control, clients: list[Client]) -> None:
+def test_a_line_is_answered_to_whom_it_came_from(
+    control: ControlSocket, clients: list[Client]
+) -> None:
     for number, client in enumerate(clients):
         client.send(b"line %d\n" % number)
     asked = control.read()
@@ -90,7 +92,7 @@ def test_a_line_is_answered_to_whom_it_came_from(control: Control, clients: list
     assert not is_ready(control)
 
 
-def test_lines_in_parts(control: Control, clients: list[Client]) -> None:
+def test_lines_in_parts(control: ControlSocket, clients: list[Client]) -> None:
     first, second, _ = clients
     first.send(b"li")
     second.send(b"other\r\n")
@@ -101,12 +103,12 @@ def test_lines_in_parts(control: Control, clients: list[Client]) -> None:
     assert lines(control) == [b"next line"]
 
 
-def test_a_line_that_is_too_long(control: Control, clients: list[Client]) -> None:
+def test_a_line_that_is_too_long(control: ControlSocket, clients: list[Client]) -> None:
     clients[0].send(b"x" * (LINE_LIMIT + 1) + b"\nnext\n")
     assert lines(control) == [Overlong(LINE_LIMIT), b"next"]
 
 
-def test_a_client_is_heard_line_by_line(control: Control, clients: list[Client]) -> None:
+def test_a_client_is_heard_line_by_line(control: ControlSocket, clients: list[Client]) -> None:
     """However many it sends at once: the others, and the loop, come between them."""
     eager, other, _ = clients
     eager.send(b"".join(b"%d\n" % n for n in range(100)))
@@ -127,7 +129,7 @@ def test_a_client_is_heard_line_by_line(control: Control, clients: list[Client])
 
 
 def test_no_line_is_taken_from_a_client_that_does_not_read(
-    control: Control, clients: list[Client]
+    control: ControlSocket, clients: list[Client]
 ) -> None:
     slow, quick, _ = clients
     slow.send(b"first\nsecond\n")
@@ -153,7 +155,7 @@ def test_no_line_is_taken_from_a_client_that_does_not_read(
 
 
 def test_a_client_that_closes_its_half_gets_its_reply(
-    control: Control, clients: list[Client]
+    control: ControlSocket, clients: list[Client]
 ) -> None:
     clients[0].send(b"question\nanother\n")
     clients[0].sock.shutdown(socket.SHUT_WR)
@@ -161,7 +163,7 @@ def test_a_client_that_closes_its_half_gets_its_reply(
     assert clients[0].receive(100) == b"b'question'\nb'another'\n"
 
 
-def test_a_client_that_goes_before_its_reply(control: Control, clients: list[Client]) -> None:
+def test_a_client_that_goes_before_its_reply(control: ControlSocket, clients: list[Client]) -> None:
     clients[0].send(b"question\n")
     ((sender, _),) = control.read()
     clients[0].sock.close()
@@ -172,7 +174,7 @@ def test_a_client_that_goes_before_its_reply(control: Control, clients: list[Cli
     assert not is_ready(control)
 
 
-def test_idle_clients_wake_nobody(control: Control, clients: list[Client]) -> None:
+def test_idle_clients_wake_nobody(control: ControlSocket, clients: list[Client]) -> None:
     clients[0].send(b"half a li")
     assert control.read() == []
     assert not is_ready(control)
@@ -182,7 +184,7 @@ def test_idle_clients_wake_nobody(control: Control, clients: list[Client]) -> No
     assert not is_ready(control)
 
 
-def test_the_one_that_was_silent_longest_makes_room(control: Control) -> None:
+def test_the_one_that_was_silent_longest_makes_room(control: ControlSocket) -> None:
     crowd = [Client(control.path) for _ in range(CLIENTS)]
     for _ in crowd:
         control.read()
@@ -205,7 +207,7 @@ def test_the_one_that_was_silent_longest_makes_room(control: Control) -> None:
 def test_modes_do_not_depend_on_the_mask(path: str, mask: int) -> None:
     before = os.umask(mask)
     try:
-        control = Control(path)
+        control = ControlSocket(path)
         assert os.umask(mask) == mask
     finally:
         os.umask(before)
@@ -220,7 +222,7 @@ def test_a_stale_socket_is_replaced(path: str) -> None:
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(path)
         stale.listen()
-    control = Control(path)
+    control = ControlSocket(path)
     client = Client(path)
     control.read()
     client.send(b"hello\n")
@@ -230,18 +232,18 @@ def test_a_stale_socket_is_replaced(path: str) -> None:
 
 
 def test_a_socket_that_was_replaced_is_left_alone(path: str) -> None:
-    control = Control(path)
+    control = ControlSocket(path)
     os.unlink(path)
-    other = Control(path)
+    other = ControlSocket(path)
     control.close()
     Client(path).sock.close()
     other.close()
     assert not os.path.exists(path)
 
 
-def test_another_agent_is_left_alone(path: str, control: Control) -> None:
+def test_another_agent_is_left_alone(path: str, control: ControlSocket) -> None:
     with pytest.raises(AlreadyRunningError) as caught:
-        Control(path)
+        ControlSocket(path)
     assert caught.value.filename == path
     # It saw somebody knock and go away.
     assert lines(control) == []
@@ -260,7 +262,7 @@ def test_another_agent_that_is_busy_is_left_alone(path: str) -> None:
         busy.listen(0)
         waiting.connect(path)
         with pytest.raises(AlreadyRunningError):
-            Control(path)
+            ControlSocket(path)
         assert os.path.exists(path)
 
 
@@ -273,7 +275,7 @@ def test_where_there_can_be_none(tmp_path: Path, name: str, text: str) -> None:
     before = open_descriptors()
     # Python itself refuses a path that is too long, without an errno.
     with pytest.raises(OSError, match=text):
-        Control(str(tmp_path / name))
+        ControlSocket(str(tmp_path / name))
     assert (tmp_path / "file").read_text() == "precious"
     assert open_descriptors() == before
 
@@ -282,13 +284,13 @@ def test_where_there_can_be_none(tmp_path: Path, name: str, text: str) -> None:
 def test_out_of_descriptors_at_the_start(path: str, left: int) -> None:
     before = open_descriptors()
     with descriptors_left(left), pytest.raises(OSError, match="Too many open files"):
-        Control(path)
+        ControlSocket(path)
     assert open_descriptors() == before
     with descriptors_left(3):
-        Control(path).close()
+        ControlSocket(path).close()
 
 
-def test_out_of_descriptors_a_client_is_hung_up_on(control: Control) -> None:
+def test_out_of_descriptors_a_client_is_hung_up_on(control: ControlSocket) -> None:
     waiting = [Client(control.path) for _ in range(3)]
     with descriptors_left(0):
         for _ in waiting:
@@ -306,7 +308,7 @@ def test_out_of_descriptors_a_client_is_hung_up_on(control: Control) -> None:
 
 
 def test_what_one_client_pours_in_stays_with_the_kernel(
-    control: Control, clients: list[Client]
+    control: ControlSocket, clients: list[Client]
 ) -> None:
     clients[0].send(b"x\n" * (3 * CHUNK // 2))
     ((descriptor, _),) = control.read()

@@ -11,20 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from garp_agent.wire.lines import LINE_LIMIT, REPLY_LIMIT, LineDecoder, Overlong
 from garp_agent.wire.protocol import (
     CONTROL_COMMANDS,
     INTEGER_MOST,
-    LINE_LIMIT,
     PORT_COMMANDS,
-    REPLY_LIMIT,
     Burst,
     Deduplicator,
     ErrorClass,
     Info,
     Lease,
-    LineDecoder,
     LinkBrief,
-    Overlong,
     ProtocolError,
     Reply,
     Status,
@@ -70,8 +67,6 @@ class Peer:
 
     def answer_line(self, line: bytes | Overlong) -> bytes:
         try:
-            if isinstance(line, Overlong):
-                raise line.error()
             request = parse(line)
         except ProtocolError as error:
             return encode_error(error)

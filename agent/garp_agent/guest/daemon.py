@@ -22,12 +22,12 @@ from garp_agent.config.settings import Settings
 from garp_agent.guest.core.engine import Engine
 from garp_agent.guest.core.kernel import GUEST
 from garp_agent.guest.core.model import BurstRequested, Cause, HintPortClosed
-from garp_agent.guest.io.conflict_socket import Claims
-from garp_agent.guest.io.hint_port import Port, PortState
+from garp_agent.guest.io.conflict_socket import ConflictSocket
+from garp_agent.guest.io.hint_port import HintPort, PortState
 from garp_agent.guest.io.packet import DryRun, PacketSender
 from garp_agent.guest.loop import Loop
 from garp_agent.guest.options import RunOptions
-from garp_agent.runtime.control_socket import AlreadyRunningError, Control
+from garp_agent.runtime.control_socket import AlreadyRunningError, ControlSocket
 from garp_agent.runtime.log import Log
 from garp_agent.runtime.netlink import Netlink
 from garp_agent.runtime.notify import Notify
@@ -44,9 +44,9 @@ from garp_agent.wire.model import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from garp_agent.guest.loop import Sender
-    from garp_agent.guest.requests import Answers
+    from garp_agent.guest.requests import RequestHandler
     from garp_agent.runtime.child import Child
-    from garp_agent.wire.protocol import Overlong
+    from garp_agent.wire.lines import Line
 
 EXIT_FAILED = 1
 EXIT_NO_PERMISSION = 77  # EX_NOPERM, sysexits.h
@@ -72,7 +72,7 @@ def run(options: RunOptions) -> int:
         print(NO_PERMISSION, file=sys.stderr)
         return EXIT_NO_PERMISSION
     try:
-        Daemon(options, settings, frames, log).run()
+        AgentDaemon(options, settings, frames, log).run()
     except AlreadyRunningError as error:
         print(f"garp-agent: {error.filename}: {error.strerror}", file=sys.stderr)
         return EXIT_FAILED
@@ -95,7 +95,7 @@ def _uniform() -> float:
     return int.from_bytes(os.urandom(6), "big") / (1 << 48)
 
 
-class Daemon:
+class AgentDaemon:
     """The agent while it runs: loop, signals, doors, configuration."""
 
     def __init__(self, options: RunOptions, settings: Settings, frames: Sender, log: Log) -> None:
@@ -111,11 +111,11 @@ class Daemon:
         self._loop.watch(self._signals, self._read_signals)
         self._reading: Child | None = None  # a reload under way
         self._read_again = False
-        self._control: Control | None = None
-        self._port: Port | None = None
-        self._answers: dict[str, Answers] = {}
+        self._control: ControlSocket | None = None
+        self._port: HintPort | None = None
+        self._answers: dict[str, RequestHandler] = {}
         self._port_was: object = None
-        self._claims: Claims | None = None
+        self._claims: ConflictSocket | None = None
         self._watched = -1  # the engine's revision that the claims are watched for
         self._open_control()
 
@@ -217,7 +217,7 @@ class Daemon:
 
     def _open_claims(self) -> None:
         try:
-            self._claims = Claims()
+            self._claims = ConflictSocket()
         except OSError as error:
             self._log.say(
                 LEVEL_WARNING,
@@ -240,7 +240,7 @@ class Daemon:
         if self._claims is not None and self._watched != self._engine.revision:
             self._watched = self._engine.revision
             plans = self._engine.plans.values()
-            self._claims.watch({address for plan in plans for address in plan.targets})
+            self._claims.listen_for({address for plan in plans for address in plan.targets})
 
     # -- doors --------------------------------------------------------------------------
 
@@ -249,7 +249,7 @@ class Daemon:
         if not path:
             return
         try:
-            self._control = Control(path)
+            self._control = ControlSocket(path)
         except OSError as error:
             if (
                 isinstance(error, AlreadyRunningError)
@@ -279,7 +279,7 @@ class Daemon:
             self._control.reply(client, self._answer("control", Cause.OPERATOR, line, now))
 
     def _open_port(self) -> None:
-        self._port = Port(self._engine.settings.hint_port)
+        self._port = HintPort(self._engine.settings.hint_port)
         self._loop.watch(self._port, self._read_port)
 
     def _close_port(self) -> None:
@@ -310,7 +310,7 @@ class Daemon:
                 error=Errno(port.error) if port.error else None,
             )
 
-    def _answer(self, door: str, cause: Cause, line: bytes | Overlong, now: float) -> bytes:
+    def _answer(self, door: str, cause: Cause, line: Line, now: float) -> bytes:
         try:
             answers = self._answers_for(door, cause)
             return answers.answer(line, now, lambda event: self._loop.act(event, now))
@@ -319,13 +319,13 @@ class Daemon:
 
             return encode_error(ProtocolError(ErrorClass.FAILED, f"cannot be loaded: {error}"))
 
-    def _answers_for(self, door: str, cause: Cause) -> Answers:
+    def _answers_for(self, door: str, cause: Cause) -> RequestHandler:
         if door not in self._answers:
-            from garp_agent.guest.requests import Answers
+            from garp_agent.guest.requests import RequestHandler
             from garp_agent.wire.protocol import CONTROL_COMMANDS, PORT_COMMANDS
 
             commands = CONTROL_COMMANDS if door == "control" else PORT_COMMANDS
-            self._answers[door] = Answers(self._engine, commands, cause, self._status)
+            self._answers[door] = RequestHandler(self._engine, commands, cause, self._status)
         return self._answers[door]
 
     # -- status -------------------------------------------------------------------------

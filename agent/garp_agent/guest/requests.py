@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
     from garp_agent.guest.core.engine import Engine
     from garp_agent.guest.core.model import Event
+    from garp_agent.wire.lines import Line
 
 
-class Answers:
+class RequestHandler:
     """One door's requests.  ``status`` gives the whole status, for doors that may ask for it."""
 
     def __init__(
@@ -38,17 +39,13 @@ class Answers:
         self.errors = 0
         self.last_request: float | None = None  # seconds, monotonic
 
-    def answer(
-        self, line: bytes | protocol.Overlong, now: float, act: Callable[[Event], int]
-    ) -> bytes:
+    def answer(self, line: Line, now: float, act: Callable[[Event], int]) -> bytes:
         """Do what ``line`` asks for and say what came of it.
 
         ``act`` hands an event to the engine, sends what follows at once, and returns the
         number of frames that went out.
         """
         try:
-            if isinstance(line, protocol.Overlong):
-                raise line.error()
             request = protocol.parse(line, self._commands)
         except protocol.ProtocolError as error:
             self.errors += 1

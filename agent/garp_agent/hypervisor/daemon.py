@@ -19,7 +19,7 @@ from garp_agent.hypervisor.core.linkstate import LINKS
 from garp_agent.hypervisor.core.watcher import HINT, LEASE, Options, Watcher
 from garp_agent.hypervisor.io.channels import PORT_NAME, STATUS_DIRECTORY, Finder, matching
 from garp_agent.hypervisor.io.fanout import TIMEOUT, Fanout
-from garp_agent.runtime.control_socket import Control
+from garp_agent.runtime.control_socket import ControlSocket
 from garp_agent.runtime.netlink import Netlink
 from garp_agent.runtime.notify import Notify
 from garp_agent.runtime.signals import Signals
@@ -33,7 +33,6 @@ from garp_agent.wire.model import (
 )
 from garp_agent.wire.protocol import (
     Burst,
-    Overlong,
     ProtocolError,
     Sync,
     encode_error,
@@ -99,7 +98,7 @@ class Watch:
         self._log = log
         # Before the socket is there for others to see: a signal may follow at once.
         self._signals = Signals()
-        self._control = Control(options.status_socket) if options.status_socket else None
+        self._control = ControlSocket(options.status_socket) if options.status_socket else None
         self._links = Netlink(RECONCILE, LINKS)
         self._overruns = 0
         self._fanout = Fanout(options.timeout)
@@ -267,8 +266,6 @@ class Watch:
         assert self._control is not None
         for client, line in self._control.read():
             try:
-                if isinstance(line, Overlong):
-                    raise line.error()
                 answer = self._answer(parse(line, COMMANDS), now)
             except ProtocolError as error:
                 answer = encode_error(error)

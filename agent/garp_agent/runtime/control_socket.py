@@ -15,14 +15,11 @@ import socket
 import stat
 from math import inf
 
+from garp_agent.wire.lines import LineDecoder
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Union
-
-    from garp_agent.wire.protocol import LineDecoder, Overlong
-
-    Text = Union[bytes, Overlong]
-    Line = tuple[int, Text]
+    from garp_agent.wire.lines import Line
 
 MODE = 0o660
 CLIENTS = 32  # at once; a newer one takes the place of the one that was silent longest
@@ -42,10 +39,10 @@ class _Client:
         self.sock = sock
         self.decoder = decoder
         self.unsent = b""
-        self.waiting: list[Text] = []  # lines received and not yet taken
+        self.waiting: list[Line] = []  # lines received and not yet taken
 
 
-class Control:
+class ControlSocket:
     """A listening socket at ``path``; raises OSError where there can't be one."""
 
     def __init__(self, path: str) -> None:
@@ -77,9 +74,9 @@ class Control:
             self._is_deaf, self._deaf_until = False, -inf
             self._epoll.register(self._listener.fileno(), select.EPOLLIN)
 
-    def read(self) -> list[Line]:
+    def read(self) -> list[tuple[int, Line]]:
         """Lines that clients sent, at most one of each, with the client to reply to."""
-        lines: list[Line] = []
+        lines: list[tuple[int, Line]] = []
         for descriptor, mask in self._epoll.poll(0, CLIENTS + 1):
             if descriptor == self._listener.fileno():
                 self._accept()
@@ -115,12 +112,10 @@ class Control:
 
     def _accept(self) -> None:
         try:
-            from garp_agent.wire.protocol import LineDecoder  # loads json, for those who are asked
-
             sock = self._listener.accept()[0]
         except (BlockingIOError, ConnectionAbortedError):
             return
-        except (OSError, ImportError):
+        except OSError:
             self._refuse()
             return
         sock.setblocking(False)

@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TypeVar, Union
 
-    from garp_agent.wire.rtnetlink import Control, Subject
+    from garp_agent.wire.rtnetlink import ControlMessage, Subject
 
     Event = TypeVar("Event")
     Events = list[Union[Event, DumpStarted, DumpComplete]]
@@ -99,7 +99,7 @@ class Netlink(Generic[Event]):
             return []
         return [event for message in messages for event in self._take(message, now)]
 
-    def _take(self, message: Event | Control, now: float) -> Events[Event]:
+    def _take(self, message: Event | ControlMessage, now: float) -> Events[Event]:
         if isinstance(message, rtnetlink.DumpDone):
             if message.errno:  # it ended early: what it did not name may well be there
                 failure = rtnetlink.RequestFailed(message.sequence, message.errno)

@@ -13,6 +13,7 @@ import json
 from enum import Enum
 
 from garp_agent.wire.bounds import BURST_ROUNDS, Bound
+from garp_agent.wire.lines import DELIMITER, Overlong
 from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False
@@ -20,12 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from typing import NoReturn, Union
 
+    from garp_agent.wire.lines import Line
+
     Scalar = Union[None, bool, int, float, str]
 
 VERSION = 1
-LINE_LIMIT = 4096  # bytes of a request line, its end not counted
-REPLY_LIMIT = 8192  # bytes of a reply line on the port; `status` has no bound
-DELIMITER = b"\xff"  # occurs in no UTF-8 text
 
 BURST_COUNT = BURST_ROUNDS
 BURST_INTERVAL = Bound(0.05, 10.0)
@@ -61,67 +61,6 @@ class ProtocolError(Exception):
         self.error_class = error_class
         self.description = description[:DESCRIPTION_LIMIT]
         self.id = id
-
-
-# -- lines ------------------------------------------------------------------------------
-
-
-class Overlong(NamedTuple):
-    """Stands for one line that was longer than allowed and was thrown away."""
-
-    limit: int
-
-    def error(self) -> ProtocolError:
-        """The error that answers it."""
-        text = f"the line is longer than {self.limit} bytes and was discarded"
-        return ProtocolError(ErrorClass.LINE_TOO_LONG, text)
-
-
-class LineDecoder:
-    """Bytes to lines, whatever the chunks; holds at most ``limit`` + 1 bytes."""
-
-    __slots__ = ("_collected", "_discarding", "limit")
-
-    def __init__(self, limit: int = LINE_LIMIT) -> None:
-        self.limit = limit
-        self._collected = bytearray()
-        self._discarding = False
-
-    def clear(self) -> None:
-        """Forget the line begun: the other end has gone, or said so by 0xFF."""
-        self._collected.clear()
-        self._discarding = False
-
-    def feed(self, data: bytes) -> list[bytes | Overlong]:
-        """The lines that ``data`` completes, without their ends; blank ones are left out."""
-        lines: list[bytes | Overlong] = []
-        for index, part in enumerate(data.split(DELIMITER)):
-            if index:
-                self.clear()
-            *ended, begun = part.split(b"\n")
-            for piece in ended:
-                self._append(piece)
-                self._end(lines)
-            self._append(begun)
-        return lines
-
-    def _append(self, piece: bytes) -> None:
-        if self._discarding:
-            return
-        # One more than the limit: the last may turn out to be the CR of a line end.
-        if len(self._collected) + len(piece) > self.limit + 1:
-            self.clear()
-            self._discarding = True
-        else:
-            self._collected += piece
-
-    def _end(self, lines: list[bytes | Overlong]) -> None:
-        line = bytes(self._collected[:-1] if self._collected.endswith(b"\r") else self._collected)
-        if self._discarding or len(line) > self.limit:
-            lines.append(Overlong(self.limit))
-        elif line:
-            lines.append(line)
-        self.clear()
 
 
 # -- requests ---------------------------------------------------------------------------
@@ -229,8 +168,14 @@ class _Arguments:
             self.problems.append(f"argument {name} must be {expected}, not {_brief(value)}")
 
 
-def parse(line: bytes, commands: tuple[str, ...] = PORT_COMMANDS) -> Request:
-    """The request that a line is; ``commands`` are those the door it came by accepts."""
+def parse(line: Line, commands: tuple[str, ...] = PORT_COMMANDS) -> Request:
+    """Return the request in ``line``; ``commands`` are those allowed where it came from.
+
+    Raises ProtocolError.
+    """
+    if isinstance(line, Overlong):
+        text = f"the line is longer than {line.limit} bytes and was discarded"
+        raise ProtocolError(ErrorClass.LINE_TOO_LONG, text)
     if line.strip(b" \t") == b"BURST" and "burst" in commands:
         return Burst()
     members = _object(line)

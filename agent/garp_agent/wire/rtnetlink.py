@@ -108,7 +108,7 @@ class DumpInterrupted(NamedTuple):
 
 
 if TYPE_CHECKING:
-    Control = Union[DumpDone, RequestFailed, DumpInterrupted]
+    ControlMessage = Union[DumpDone, RequestFailed, DumpInterrupted]
 
 
 class Subject(NamedTuple, Generic[Event]):
@@ -116,7 +116,7 @@ class Subject(NamedTuple, Generic[Event]):
 
     groups: tuple[int, ...]
     steps: tuple[Callable[[int], bytes], ...]  # sequence number -> request
-    decode: Callable[[bytes], list[Event | Control]]  # raises DecodeError
+    decode: Callable[[bytes], list[Event | ControlMessage]]  # raises DecodeError
 
 
 # -- requests ---------------------------------------------------------------------------
@@ -146,13 +146,13 @@ def _dump(message_type: int, sequence: int, body: bytes) -> bytes:
 # -- datagrams --------------------------------------------------------------------------
 
 
-def decode(readers: Mapping[int, Reader[Event]], datagram: bytes) -> list[Event | Control]:
+def decode(readers: Mapping[int, Reader[Event]], datagram: bytes) -> list[Event | ControlMessage]:
     """Return what one datagram says, in its order.
 
     ``readers`` has one reader for each message type of interest; other types are skipped.
     Raises DecodeError.
     """
-    found: list[Event | Control] = []
+    found: list[Event | ControlMessage] = []
     interrupted = False
     end = len(datagram)
     offset = 0
@@ -189,7 +189,7 @@ def _header(datagram: bytes, offset: int) -> tuple[int, int, int, int]:
 
 def _control(
     message_type: int, sequence: int, data: bytes, start: int, end: int
-) -> tuple[Control, ...]:
+) -> tuple[ControlMessage, ...]:
     if message_type not in (_NLMSG_ERROR, _NLMSG_DONE):
         return ()
     errno = -fixed(_ERROR, data, start, end)[0]

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from garp_agent.guest.io import hint_port as module
-from garp_agent.guest.io.hint_port import BATCH, CHUNK, CHUNKS, RETRY, Port, PortState
-from garp_agent.wire.protocol import LINE_LIMIT, Overlong
+from garp_agent.guest.io.hint_port import BATCH, CHUNK, CHUNKS, RETRY, HintPort, PortState
+from garp_agent.wire.lines import LINE_LIMIT, Overlong
 from tests.runtime.descriptors import descriptors_left, open_descriptors
 
 LIMIT = 30.0
@@ -51,8 +51,8 @@ def host(tmp_path: Path) -> Iterator[Host]:
 
 
 @pytest.fixture
-def port(host: Host) -> Iterator[Port]:
-    made = Port(str(host.path))
+def port(host: Host) -> Iterator[HintPort]:
+    made = HintPort(str(host.path))
     made.attempt(0.0)
     host.accept()
     assert list(made.read(0.0)) == []  # the edge of its being writable
@@ -84,15 +84,15 @@ def terminal() -> Iterator[Terminal]:
 
 
 @pytest.fixture
-def line(terminal: Terminal) -> Iterator[Port]:
-    made = Port(terminal.path)
+def line(terminal: Terminal) -> Iterator[HintPort]:
+    made = HintPort(terminal.path)
     made.attempt(0.0)
     list(made.read(0.0))
     yield made
     made.close()
 
 
-def heard(port: Port, count: int) -> list[bytes | Overlong]:
+def heard(port: HintPort, count: int) -> list[bytes | Overlong]:
     """So many lines; a terminal line takes its time."""
     lines: list[bytes | Overlong] = []
     while len(lines) < count:
@@ -110,14 +110,14 @@ def said(terminal: Terminal, end: bytes) -> bytes:
     return data
 
 
-def is_ready(port: Port) -> bool:
+def is_ready(port: HintPort) -> bool:
     return bool(select.select([port], [], [], 0)[0])
 
 
 # -- a socket -------------------------------------------------------------------------------
 
 
-def test_lines_and_replies(port: Port, host: Host) -> None:
+def test_lines_and_replies(port: HintPort, host: Host) -> None:
     assert port.state is PortState.HOST_CONNECTED
     assert not is_ready(port)
     host.line.sendall(b"one\ntwo\r\n\nthr")
@@ -130,13 +130,13 @@ def test_lines_and_replies(port: Port, host: Host) -> None:
     assert host.line.recv(100) == b"answer\n"
 
 
-def test_a_line_too_long_and_a_delimiter(port: Port, host: Host) -> None:
+def test_a_line_too_long_and_a_delimiter(port: HintPort, host: Host) -> None:
     host.line.sendall(b"x" * (LINE_LIMIT + 2) + b"\nhalf\xffnext\n")
     assert list(port.read(1.0)) == [Overlong(LINE_LIMIT), b"next"]
 
 
 @pytest.mark.parametrize("what", [b"x", b"\n", b"\xff", b"BURST\n"])
-def test_one_turn_reads_so_much_and_no_more(port: Port, host: Host, what: bytes) -> None:
+def test_one_turn_reads_so_much_and_no_more(port: HintPort, host: Host, what: bytes) -> None:
     """And the next turn comes by itself, though the edge is over."""
     host.line.setblocking(False)
     total = 0
@@ -156,12 +156,12 @@ def test_one_turn_reads_so_much_and_no_more(port: Port, host: Host, what: bytes)
     assert turns >= 2
 
 
-def unread(port: Port) -> int:
+def unread(port: HintPort) -> int:
     """Bytes that the port could read."""
     return int.from_bytes(fcntl.ioctl(port._descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
-def test_a_host_that_does_not_read_loses_replies(port: Port, host: Host) -> None:
+def test_a_host_that_does_not_read_loses_replies(port: HintPort, host: Host) -> None:
     for number in range(10_000):
         port.reply(b"%0100d\n" % number, 1.0)
     host.line.sendall(b"still there\n")
@@ -180,7 +180,7 @@ def test_a_host_that_does_not_read_loses_replies(port: Port, host: Host) -> None
     assert host.line.recv(100) == b"later\n"
 
 
-def test_a_host_that_hangs_up(port: Port, host: Host) -> None:
+def test_a_host_that_hangs_up(port: HintPort, host: Host) -> None:
     host.line.sendall(b"last words\nhalf a li")
     host.line.close()
     assert list(port.read(1.0)) == [b"last words"]
@@ -197,7 +197,7 @@ def test_a_host_that_hangs_up(port: Port, host: Host) -> None:
 
 
 def test_attempts_are_rare(tmp_path: Path) -> None:
-    port = Port(str(tmp_path / "hint"))
+    port = HintPort(str(tmp_path / "hint"))
     port.attempt(0.0)
     assert (port.state, port.error) == (PortState.ABSENT, errno.ENOENT)
     host = Host(tmp_path / "hint")
@@ -211,7 +211,7 @@ def test_attempts_are_rare(tmp_path: Path) -> None:
 
 def test_a_socket_that_nobody_listens_on(tmp_path: Path) -> None:
     Host(tmp_path / "hint").close()
-    port = Port(str(tmp_path / "hint"))
+    port = HintPort(str(tmp_path / "hint"))
     port.attempt(0.0)
     assert (port.state, port.error) == (PortState.ABSENT, errno.ECONNREFUSED)
     port.close()
@@ -222,7 +222,7 @@ def test_a_socket_that_is_busy(tmp_path: Path) -> None:
         listener.bind(str(tmp_path / "hint"))
         listener.listen(0)
         other.connect(str(tmp_path / "hint"))
-        port = Port(str(tmp_path / "hint"))
+        port = HintPort(str(tmp_path / "hint"))
         port.attempt(0.0)
         assert (port.state, port.error) == (PortState.BUSY, errno.EAGAIN)
         port.close()
@@ -231,7 +231,7 @@ def test_a_socket_that_is_busy(tmp_path: Path) -> None:
 # -- a terminal line ------------------------------------------------------------------------
 
 
-def test_a_terminal_line_is_raw(terminal: Terminal, line: Port) -> None:
+def test_a_terminal_line_is_raw(terminal: Terminal, line: HintPort) -> None:
     modes = terminal.attributes()[3]
     assert isinstance(modes, int)
     assert not modes & (termios.ECHO | termios.ICANON | termios.ISIG)
@@ -242,7 +242,7 @@ def test_a_terminal_line_is_raw(terminal: Terminal, line: Port) -> None:
     assert said(terminal, b"\n") == everything + b"\n"  # and no echo before it
 
 
-def test_a_reply_of_which_a_part_fits(terminal: Terminal, line: Port) -> None:
+def test_a_reply_of_which_a_part_fits(terminal: Terminal, line: HintPort) -> None:
     line.reply(b"x" * 1_000_000 + b"\n", 1.0)
     data, number = b"", 0
     while not data.endswith(b"\n"):
@@ -257,7 +257,9 @@ def test_a_reply_of_which_a_part_fits(terminal: Terminal, line: Port) -> None:
     assert set(whole) <= {b"%d" % n for n in range(number + 1)}
 
 
-def test_a_terminal_line_that_is_hung_up(terminal: Terminal, line: Port, tmp_path: Path) -> None:
+def test_a_terminal_line_that_is_hung_up(
+    terminal: Terminal, line: HintPort, tmp_path: Path
+) -> None:
     os.write(terminal.master, b"last words\nhalf")
     assert heard(line, 1) == [b"last words"]
     terminal.hang_up()
@@ -273,7 +275,7 @@ def test_a_terminal_line_that_is_hung_up(terminal: Terminal, line: Port, tmp_pat
 
 
 def test_off(tmp_path: Path) -> None:
-    port = Port("")
+    port = HintPort("")
     port.attempt(0.0)
     assert (port.state, port.path) == (PortState.OFF, "")
     assert not is_ready(port)
@@ -298,7 +300,7 @@ def test_what_is_no_port(name: str, state: PortState, number: int) -> None:
         except OSError:
             pass
     before = open_descriptors()
-    port = Port(name)
+    port = HintPort(name)
     for now in (0.0, RETRY, 2 * RETRY):
         port.attempt(now)
         assert (port.state, port.error) == (state, number)
@@ -307,7 +309,7 @@ def test_what_is_no_port(name: str, state: PortState, number: int) -> None:
 
 
 def test_out_of_descriptors_it_tries_again(host: Host) -> None:
-    port = Port(str(host.path))
+    port = HintPort(str(host.path))
     with descriptors_left(0):
         port.attempt(0.0)
     assert (port.state, port.error) == (PortState.FAILED, errno.EMFILE)

@@ -19,8 +19,9 @@ from garp_agent.hypervisor.core.watcher import (
 )
 from garp_agent.hypervisor.io.channels import Channel
 from garp_agent.wire import protocol
+from garp_agent.wire.lines import LineDecoder
 from garp_agent.wire.model import LEVEL_WARNING
-from garp_agent.wire.protocol import Burst, Info, Lease, LineDecoder
+from garp_agent.wire.protocol import Burst, Info, Lease
 
 if TYPE_CHECKING:
     from garp_agent.wire.protocol import Request

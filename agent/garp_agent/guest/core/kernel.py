@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from garp_agent.wire.model import LinkGone
 
     Observation = Union[LinkSeen, LinkGone, AddressSeen, AddressGone, ForwardingSeen]
-    Message = Union[Observation, rtnetlink.Control]
+    Message = Union[Observation, rtnetlink.ControlMessage]
 
 GROUPS = (
     rtnetlink.RTNLGRP_LINK,

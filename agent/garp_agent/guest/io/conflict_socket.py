@@ -29,8 +29,8 @@ BATCH = 16  # frames read before the loop gets its turn again
 _PROGRAM = Struct("HP")  # struct sock_fprog
 
 
-class Claims:
-    """Claims to the addresses that were named last; raises OSError as socket(2) does."""
+class ConflictSocket:
+    """ConflictSocket to the addresses that were named last; raises OSError as socket(2) does."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -44,13 +44,13 @@ class Claims:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
             self._sockets[sock.fileno()] = sock
             self._epoll.register(sock.fileno(), select.EPOLLIN)
-        self.watch(())
+        self.listen_for(())
 
     def fileno(self) -> int:
         """The descriptor to wait on, for reading."""
         return self._epoll.fileno()
 
-    def watch(self, addresses: Collection[bytes]) -> None:
+    def listen_for(self, addresses: Collection[bytes]) -> None:
         """Hear claims to these addresses, and no others."""
         arp, ipv6 = self._sockets.values()
         _attach_most(arp, arp_filter, [each for each in addresses if len(each) == 4])

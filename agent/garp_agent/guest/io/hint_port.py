@@ -24,14 +24,13 @@ import socket
 import stat
 from enum import Enum
 
+from garp_agent.wire.lines import LineDecoder
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Union
 
-    from garp_agent.wire.protocol import LineDecoder, Overlong
-
-    Line = Union[bytes, Overlong]
+    from garp_agent.wire.lines import Line
 
 CHUNK = 1024  # bytes read at once: 170 of the shortest lines
 CHUNKS = 16  # after which the loop gets its turn again: a host may pour without end
@@ -56,7 +55,7 @@ class PortState(Enum):
     HOST_CONNECTED = "open, host connected"
 
 
-class Port:
+class HintPort:
     """The port that ``name`` (a virtio-serial port's name, or an absolute path) stands for."""
 
     def __init__(self, name: str) -> None:
@@ -89,8 +88,8 @@ class Port:
         self.path = self.name if self.name.startswith("/") else find(self.name)
         try:
             self._open()
-        except (OSError, ImportError) as error:  # ImportError: no descriptor left to load it with
-            self.error = error.errno or errno.EIO if isinstance(error, OSError) else errno.EMFILE
+        except OSError as error:
+            self.error = error.errno or errno.EIO
             self.state = _closed_state(self.error)
 
     def read(self, now: float) -> Iterator[Line]:
@@ -128,8 +127,6 @@ class Port:
         if not self.path:
             raise FileNotFoundError(errno.ENOENT, "no such port")
         mode = os.stat(self.path).st_mode
-        from garp_agent.wire.protocol import LineDecoder  # loads json, for those who have a port
-
         if stat.S_ISSOCK(mode):
             descriptor = _connect(self.path)
         elif stat.S_ISCHR(mode):

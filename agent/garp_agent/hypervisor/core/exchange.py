@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from enum import Enum
 
-from garp_agent.wire.protocol import REPLY_LIMIT, LineDecoder, ProtocolError, Reply, parse_reply
+from garp_agent.wire.lines import REPLY_LIMIT, LineDecoder
+from garp_agent.wire.protocol import ProtocolError, Reply, parse_reply
 from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False

@@ -86,7 +86,7 @@ class LinkSnapshot(NamedTuple):
 
 if TYPE_CHECKING:
     Observation = Union[LinkSnapshot, LinkGone]
-    Message = Union[Observation, rtnetlink.Control]
+    Message = Union[Observation, rtnetlink.ControlMessage]
     Event = Union[Observation, DumpComplete, DumpStarted]
 
 
