@@ -1,8 +1,7 @@
-"""For all tests: nothing is there that an earlier, killed run left, and where everything can
-run, nothing may be skipped.
+"""Fixtures and rules for all tests.
 
-GARP_AGENT_NO_SKIPS=1 (set by .ci/run) turns every skip into a failure that gives
-the skip's reason.  An expected failure (xfail) is no skip.
+`GARP_AGENT_NO_SKIPS=1` (set by .ci/run) turns every skip into a failure with the reason of the
+skip.  An expected failure (xfail) is not a skip.
 """
 
 from __future__ import annotations
@@ -18,8 +17,7 @@ import pytest
 
 from bench import lab
 
-# A shell starts what runs in its background deaf to SIGINT, and that is inherited; tests
-# interrupt what they start.
+# Shells start background jobs with SIGINT ignored, and children inherit that; tests send SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LEFT_OUT = pytest.StashKey[str]()
@@ -27,20 +25,20 @@ NO_SKIPS = os.environ.get("GARP_AGENT_NO_SKIPS", "") not in ("", "0")
 
 
 def pytest_sessionstart() -> None:
-    """Once for all workers: what one of them leaves is another's to find."""
+    """Remove the namespaces of earlier runs that were killed; not in each worker."""
     if "PYTEST_XDIST_WORKER" not in os.environ and not lab.why_not():
         lab.remove_leftovers()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A worker tells the one who writes the summary what it left out."""
+    """Hand what this worker left out to the process that writes the summary."""
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["left out"] = session.config.stash.get(LEFT_OUT, "")
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """The end of a worker; all have collected the same, and one that crashed says nothing."""
+    """Take over what a worker left out; a worker that crashed has no output."""
     if left_out := getattr(node, "workeroutput", {}).get("left out", ""):
         node.config.stash[LEFT_OUT] = left_out
 
@@ -51,28 +49,22 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(f"left out: {left_out}")
 
 
-def _refuse_skip(report: Any) -> None:
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport() -> Generator[None, Any, None]:
+    """Turn a skip into a failure if GARP_AGENT_NO_SKIPS is set."""
+    report = (yield).get_result()
     if NO_SKIPS and report.skipped and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
         report.longrepr = f"{reason} (GARP_AGENT_NO_SKIPS is set: nothing may be skipped)"
 
 
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport() -> Generator[None, Any, None]:
-    outcome = yield
-    _refuse_skip(outcome.get_result())
-
-
-@pytest.hookimpl(hookwrapper=True)
-def pytest_make_collect_report() -> Generator[None, Any, None]:
-    outcome = yield
-    _refuse_skip(outcome.get_result())
+pytest_make_collect_report = pytest_runtest_makereport
 
 
 @pytest.fixture
 def short_path() -> Iterator[Path]:
-    """An empty folder whose name leaves room for a socket's 107 bytes (unix(7))."""
+    """An empty folder whose name leaves enough of the 107 bytes of a socket's path, unix(7)."""
     with tempfile.TemporaryDirectory(prefix="gh-") as directory:
         yield Path(directory)
 
@@ -80,8 +72,7 @@ def short_path() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def labs() -> None:
     """Skip with the reason where no network namespace can be made."""
-    reason = lab.why_not()
-    if reason:
+    if reason := lab.why_not():
         pytest.skip(reason)
 
 

@@ -1,4 +1,4 @@
-"""What the docs say is there: tests by their names, pages behind their links."""
+"""The documentation names tests and pages that exist."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ TESTS = {
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_of_a_page_lead_to_files_that_exist(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)", page.read_text())
     local = [target for target in targets if "://" not in target]
     assert [target for target in local if not (page.parent / target).exists()] == []
 
 
-def test_the_tests_that_reliability_names_are_there() -> None:
+def test_reliability_page_names_tests_that_exist() -> None:
     named = re.findall(r"`(test_\w+)`", (ROOT / "docs/reliability.md").read_text())
     assert len(named) > 20
     assert [name for name in named if name not in TESTS] == []
