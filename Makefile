@@ -31,7 +31,7 @@ demo:
 test:
 	@tools/setup.sh test
 	@others=0; [ -n '$(ARGS)' ] || tools/every-python.sh || others=1; \
-	tools/again.sh $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS) && exit $$others
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS) && exit $$others
 
 lint:
 	@tools/setup.sh lint
@@ -69,6 +69,5 @@ man:
 # What takes a packager's tools and some minutes: packages, cloud-init, RPM, OpenRC in chroots,
 # and a booted system of each kind.
 test-packages:
-	@tools/setup.sh test
-	tools/packaging-tools.sh
+	@tools/setup.sh packaging
 	GARP_AGENT_PACKAGES=1 $(BIN)/python -m pytest tests/packaging $(ARGS)

@@ -287,16 +287,6 @@ def as_json(results: Sequence[Result], demo: Demo) -> str:
 # --- the command --------------------------------------------------------------------------
 
 
-def without_arping() -> str | None:
-    """Why the arping loop cannot run here; Habets' arping has the same name, not the options."""
-    if not shutil.which("arping"):
-        return "no `arping` here (Debian package iputils-arping)"
-    said = subprocess.run(["arping", "-V"], capture_output=True, text=True, check=False)
-    if "iputils" not in said.stdout + said.stderr:
-        return "the `arping` here is not that of iputils (Debian package iputils-arping)"
-    return None
-
-
 def follow(demo: Demo) -> tuple[list[Result], list[Failed]]:
     """Show the progress until all is measured."""
     results: list[Result] = []
@@ -376,9 +366,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if lab.remove_leftovers():
             print("Removed what a killed run had left behind.")
         methods = [each for each in METHODS if not chosen.only or each.key in chosen.only]
-        no_arping = without_arping()
-        if no_arping:
-            print(f"Left out the arping loop: {no_arping}.")
+        if no_arping := lab.why_no_arping():
+            print(f"Left out the arping loop: it {no_arping}.")
             methods = [method for method in methods if method.key != "arping"]
         print(f"Private labs of network namespaces; {chosen.failovers} failovers with each of:")
         print("".join(f"  {method.key:<9} {method.title}\n" for method in methods))

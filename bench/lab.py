@@ -272,6 +272,19 @@ def why_not() -> str | None:
     return None
 
 
+def why_no_arping() -> str | None:
+    """Say why iputils' arping cannot be used here; None if it can.
+
+    Habets' arping, another Debian package, has the same name and takes other options.
+    """
+    if not shutil.which("arping"):
+        return "needs `arping` (Debian package iputils-arping)"
+    done = subprocess.run(["arping", "-V"], capture_output=True, text=True, check=False)
+    if "iputils" not in done.stdout + done.stderr:
+        return "needs the `arping` of iputils, and here is another (Debian package iputils-arping)"
+    return None
+
+
 # --- labs ---------------------------------------------------------------------------------
 
 Self = TypeVar("Self", bound="Lab")

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import agent, fanout, flood, hint_latency
+from bench import agent, fanout, flood, hint_latency, lab
 from bench.agent import Figure
 from bench.lab import ROOT, TinyLab
 
@@ -99,6 +99,8 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
     parser.add_argument("--page", action="store_true", help=f"write them into {PAGE.name}")
     arguments = parser.parse_args()
+    if reason := lab.why_not() or lab.why_no_arping():
+        sys.exit(f"performance: {reason}")
     print(machine())
     print(f"{'':<28} {'garp-agent':>12}  {'beside':<38} {'ratio':>8}  asked for")
     figures: list[Figure] = []

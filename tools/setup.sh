@@ -1,27 +1,33 @@
 #!/bin/sh
-# Sets up what the make targets and .ci/run need, where it is missing:
+# Set up what the make targets and .ci/run need, where it is missing:
 #
-#   tools/setup.sh demo|bench|test|lint   Debian packages, .venv with this project in it
-#   tools/setup.sh python           the .venv only
-#   tools/setup.sh packages demo|bench|test
-#   tools/setup.sh pythons          "3.X PATH" of each interpreter that the tests can use
-#   tools/setup.sh pure 3.X PATH    .venv-3.X with what the pure tests need
+#   tools/setup.sh demo|bench|test|packaging   Debian packages, and .venv with this project
+#   tools/setup.sh python        only .venv
+#   tools/setup.sh lint          .venv-lint
+#   tools/setup.sh pythons       print "3.X PATH" for each interpreter that the tests can use
+#   tools/setup.sh pure 3.X PATH   .venv-3.X with what the tests of every-python.sh need
 #
-# Packages are installed when we are root and there is an apt-get; otherwise one line says
-# what is missing.  PYTHON=... names the interpreter of .venv (default: python3).
+# As root on a machine with apt-get, install the packages.  Otherwise say in one line which
+# are missing.  PYTHON=... selects the interpreter of .venv (default: python3).
 set -eu
 cd "$(dirname "$0")/.."
 unset PYTHONPATH PYTHONHOME PYTHONSAFEPATH
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 
+# FILE:PACKAGE, where FILE is a command or a path.
 DEMO_TOOLS='ip:iproute2 arping:iputils-arping'
 BENCH_TOOLS="$DEMO_TOOLS cc:gcc /usr/include/stdio.h:libc6-dev"
 TEST_TOOLS="$DEMO_TOOLS ping:iputils-ping tcpdump:tcpdump tshark:tshark busybox:busybox \
 shellcheck:shellcheck udevadm:udev keepalived:keepalived socat:socat \
 prometheus:prometheus prometheus-node-exporter:prometheus-node-exporter \
-systemd-analyze:systemd man:man-db groff:groff-base \
+systemd-analyze:systemd man:man-db groff:groff-base pandoc:pandoc \
 qemu-system-x86_64:qemu-system-x86 lz4:lz4 zstd:zstd \
 /usr/share/keyrings/debian-archive-keyring.gpg:debian-archive-keyring"
+MODULES=/usr/lib/python3/dist-packages
+PACKAGING_TOOLS="$TEST_TOOLS dh:debhelper dh_python3:dh-python $MODULES/click:python3-click \
+$MODULES/yaml:python3-yaml fakeroot:fakeroot lintian:lintian mmdebstrap:mmdebstrap \
+cloud-init:cloud-init rpmbuild:rpm cpio:cpio make:make mke2fs:e2fsprogs \
+$MODULES/pip:python3-pip /usr/share/doc/python3-venv:python3-venv pipx:pipx"
 PURE_NEEDS='pytest>=7 pytest-timeout>=2 hypothesis>=6 click>=8.0 pyyaml>=5.3 scapy>=2.5 netifaces2>=0.0.22'
 
 say() { echo "setup: $*" >&2; }
@@ -31,13 +37,16 @@ fail() {
     exit 1
 }
 
-# Tools of ours are also where a plain user's PATH does not look.
-there() {
+# Look also where the PATH of a plain user does not.
+there() (
+    PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
     case $1 in
     /*) [ -e "$1" ] ;;
-    *) PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin" command -v "$1" >/dev/null ;;
+    # Habets' program has the same name and other options.
+    arping) arping -V 2>&1 | grep -q iputils ;;
+    *) command -v "$1" >/dev/null ;;
     esac
-}
+)
 
 missing_packages() {
     for pair; do
@@ -49,20 +58,29 @@ can_install() {
     [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null
 }
 
-# No service is started by what is installed for tests.
+# Start no service now (policy-rc.d) and enable none for the next boot: deb-systemd-helper(1)
+# follows systemd.preset(5), init scripts are disabled afterwards.  Remove no package:
+# iputils-arping conflicts with arping, and it is not for us to replace that.
 apt_install() (
+    made=/run/systemd/system-preset/00-garp-agent-tests.preset
     policy=/usr/sbin/policy-rc.d
+    trap 'rm -f $made' EXIT
+    trap 'exit 130' INT TERM
+    mkdir -p "${made%/*}"
+    echo 'disable *' >"$made"
     if [ ! -e "$policy" ]; then
-        trap 'rm -f "$policy"' EXIT
-        trap 'exit 130' INT TERM
+        made="$made $policy"
         printf '#!/bin/sh\nexit 101\n' >"$policy"
         chmod 755 "$policy"
     fi
     DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=300 \
-        install --no-install-recommends "$@" >/dev/null 2>&1
+        install --no-install-recommends --no-remove "$@" >/dev/null 2>&1 || return
+    for package; do
+        [ ! -e "/etc/init.d/$package" ] || update-rc.d "$package" disable >/dev/null
+    done
 )
 
-# All at once is faster; one by one does not let a single unavailable one stop the others.
+# All at once is faster.  One by one, an unavailable package does not stop the others.
 install_packages() {
     say "installing the Debian packages $*"
     apt-get -qq -o DPkg::Lock::Timeout=300 update >/dev/null 2>&1 || true
@@ -73,26 +91,20 @@ install_packages() {
 }
 
 packages() {
-    case $1 in
-    demo) tools=$DEMO_TOOLS ;;
-    bench) tools=$BENCH_TOOLS ;;
-    *) tools=$TEST_TOOLS ;;
-    esac
-    # shellcheck disable=SC2086 # a list of words
-    missing=$(missing_packages $tools)
+    missing=$(missing_packages "$@")
     [ -n "$missing" ] || return 0
-    # shellcheck disable=SC2086
+    # shellcheck disable=SC2086 # a list of words
     ! can_install || install_packages $missing
-    # shellcheck disable=SC2086
-    missing=$(missing_packages $tools | tr '\n' ' ')
-    [ -z "$missing" ] || say "missing Debian packages (apt-get install $missing)"
+    missing=$(missing_packages "$@" | tr '\n' ' ')
+    [ -z "$missing" ] || say "missing Debian packages, or in conflict with those installed" \
+        "(apt-get install $missing)"
 }
 
 version_of() {
     "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null
 }
 
-# A name on PATH may be a shim that finds nothing: only an interpreter that runs counts.
+# A name on PATH may be pyenv's stand-in, which starts nothing: try each interpreter.
 pythons() {
     for minor in 9 10 11 12 13; do
         for candidate in "python3.$minor" python3 /usr/bin/python3 \
@@ -124,7 +136,7 @@ make_venv() { # FOLDER INTERPRETER
     if "$1/bin/python" -c 'import pip' 2>/dev/null; then
         return
     fi
-    say "making $1 with Python $("$2" -c 'import platform; print(platform.python_version())')"
+    say "making $1 with Python $(version_of "$2")"
     if ! can_make_venv "$2" && can_install; then
         install_packages python3-venv "python$(version_of "$2")-venv"
     fi
@@ -133,7 +145,7 @@ make_venv() { # FOLDER INTERPRETER
     "$2" -m venv "$1" >/dev/null || fail "could not make $1"
 }
 
-# The stamp holds what was asked for, so that a change of it, or an interrupted pip, counts.
+# The stamp holds what is installed: a changed request, or an interrupted pip, installs again.
 pip_install() { # FOLDER REQUIREMENT...
     folder=$1
     shift
@@ -144,50 +156,37 @@ pip_install() { # FOLDER REQUIREMENT...
     fi
     say "installing Python packages into $folder"
     "$folder/bin/python" -m pip install -qq "$@" ||
-        fail "pip could not install $* into $folder (its message is above)"
+        fail "pip could not install $* into $folder (see its message above)"
     echo "$wanted" >"$stamp"
 }
 
-main_venv() { # EXTRAS
+main_venv() { # FOLDER EXTRAS
     python=$(main_python)
-    [ -n "$python" ] || fail "no Python of at least 3.9 here: apt-get install python3 python3-venv"
+    [ -n "$python" ] || fail "no Python of at least 3.9: apt-get install python3 python3-venv"
     make_venv "$1" "$python"
     pip_install "$1" -e ".[$2]"
 }
 
-# Two runs of make at once must not build the same folder.
-alone() {
+# Two runs of make must not build the same folder at the same time.
+if [ "${1:-}" != pythons ] && command -v flock >/dev/null; then
     mkdir -p .cache
-    if command -v flock >/dev/null; then
-        exec 9>.cache/setup.lock
-        flock 9
-    fi
-}
+    exec 9>.cache/setup.lock
+    flock 9
+fi
 
+# shellcheck disable=SC2086 # lists of words
 case ${1:-} in
-demo | bench | test)
-    alone
-    packages "$1"
-    main_venv .venv test
-    ;;
-python)
-    alone
-    main_venv .venv test
-    ;;
-lint)
-    alone
-    main_venv .venv-lint test,lint
-    ;;
-packages)
-    alone
-    packages "${2:-test}"
-    ;;
+demo) packages $DEMO_TOOLS ;;
+bench) packages $BENCH_TOOLS ;;
+test) packages $TEST_TOOLS ;;
+packaging) packages $PACKAGING_TOOLS ;;
+python) ;;
+lint) main_venv .venv-lint test,lint ;;
 pythons) pythons ;;
 pure)
-    alone
     make_venv ".venv-$2" "$3"
-    # shellcheck disable=SC2086
     pip_install ".venv-$2" $PURE_NEEDS
     ;;
-*) fail "usage: $0 demo|bench|test|python|lint|packages|pythons|pure" ;;
+*) fail "usage: $0 demo|bench|test|packaging|python|lint|pythons|pure" ;;
 esac
+case $1 in demo | bench | test | packaging | python) main_venv .venv test ;; esac

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,8 +34,7 @@ def failover_lab(labs: None, request: pytest.FixtureRequest) -> Iterator[lab.Fai
 
 @pytest.fixture(scope="session")
 def arping() -> str:
-    """iputils' arping: somebody else's gratuitous ARP."""
-    found = shutil.which("arping")
-    if not found:
-        pytest.skip("needs `arping` (Debian package iputils-arping)")
-    return found
+    """iputils' arping, which sends the gratuitous ARP of another machine."""
+    if reason := lab.why_no_arping():
+        pytest.skip(reason)
+    return "arping"
