@@ -29,7 +29,6 @@ from garp_agent.wire.model import (
     LEVEL_WARNING,
     DumpComplete,
     DumpStarted,
-    LinkGone,
 )
 from garp_agent.wire.protocol import (
     Burst,
@@ -47,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from garp_agent.hypervisor.core.exchange import Call, Result
-    from garp_agent.hypervisor.core.linkstate import Event
+    from garp_agent.hypervisor.core.linkstate import LinkEvent
     from garp_agent.runtime.log import Log
     from garp_agent.wire.protocol import Request
 
@@ -180,20 +179,14 @@ class Watch:
 
     # -- links --------------------------------------------------------------------------
 
-    def _take_links(self, events: list[Event], now: float) -> None:
+    def _take_links(self, events: list[LinkEvent], now: float) -> None:
         for event in events:
-            if isinstance(event, DumpStarted):
-                self._follower.dump_started()
-                if event.overrun:
-                    self._overruns += 1
-                    self._log.say(LEVEL_WARNING, "netlink-overrun")
+            self._follower.handle(event, now)
+            if isinstance(event, DumpStarted) and event.overrun:
+                self._overruns += 1
+                self._log.say(LEVEL_WARNING, "netlink-overrun")
             elif isinstance(event, DumpComplete):
-                self._follower.dump_complete(now)
                 self._dumped()
-            elif isinstance(event, LinkGone):
-                self._follower.gone(event.ifindex, now)
-            else:
-                self._follower.seen(event, now)
         if events and self._ready:
             self._note_followed()
 

@@ -1,25 +1,28 @@
-"""Snapshots of links, in the order the kernel gives them, to failovers.
+"""Link changes to failovers: decides when guests must be told that their path has changed.
 
-Decides when the guests' way out has changed and they have to be told.  Never reads a
-socket or a clock, and knows nothing of guests.  The way of a link is the set of ports
-that carry its traffic, as far as rtnetlink tells:
+Knows bonds, teams and bridges; knows no guest, no socket and no clock.  A link that is followed
+has ports in use, which carry its traffic:
 
-  bond, active-backup        the active port
-  bond, other modes          the ports that the bond itself uses, and the active one
-  team                       the ports with carrier; NOTIFY_PEERS says that teamd switched
-  bridge                     the uplinks (hardware, VLANs) with carrier
+  bond, active-backup   the active port
+  bond, other modes     the active port, and the ports that the bond itself uses
+  team                  the ports with carrier; NOTIFY_PEERS means that teamd switched
+  bridge                the uplinks (hardware, VLANs) with carrier
 
-A failover is another way, BONDING_FAILOVER, or a carrier that came back.  While there is
-no carrier it waits for it: nothing sent before would arrive.  The port's own loss of
-carrier is not taken for a failover of a bond: it precedes the switch by the monitoring
-interval.  The first failover is told at once; what follows within ``debounce`` seconds
-is told together at their end.
+A failover is a change of the ports in use, BONDING_FAILOVER, or a carrier that comes back.
+Without carrier a failover waits, because no hint could help before the carrier is back.  A port
+that loses its carrier does not make a failover of a bond: the bond switches up to one monitoring
+interval (miimon) later.  The first failover of a link is reported at once.  Changes in the next
+``debounce`` seconds are reported together when that time has passed.
+
+Sources: Documentation/networking/bonding.rst; drivers/net/bonding/bond_main.c,
+bond_change_active_slave().
 """
 
 from __future__ import annotations
 
 from math import inf
 
+from garp_agent.hypervisor.core.links import LinkTable
 from garp_agent.hypervisor.core.linkstate import (
     EVENT_BONDING_FAILOVER,
     EVENT_NONE,
@@ -29,7 +32,12 @@ from garp_agent.hypervisor.core.linkstate import (
     MODE_ACTIVE_BACKUP,
     LinkSnapshot,
 )
+from garp_agent.wire.model import DumpComplete
 from garp_agent.wire.record import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from garp_agent.hypervisor.core.linkstate import LinkEvent
 
 DEBOUNCE = 0.2  # seconds
 KINDS = ("bond", "team", "bridge")
@@ -45,163 +53,147 @@ _MODE_NAMES = (
 )
 
 
-class Failover(NamedTuple):
-    """The guests behind ``link`` have another way out."""
+class BondFailover(NamedTuple):
+    """The traffic of ``link`` takes other ports, or the same ports after an interruption."""
 
     link: str
-    before: tuple[str, ...]  # the ports of the way, by name
+    before: tuple[str, ...]  # names of the ports in use
     after: tuple[str, ...]
 
     @property
     def reason(self) -> str:
-        """In words, for the guest's log."""
+        """Return the failover in words, for the log of the guest."""
         if self.before == self.after:
-            return f"{self.link} is back on {_names(self.after)}"
-        return f"{self.link} went from {_names(self.before)} to {_names(self.after)}"
+            return f"{self.link} is back on {_joined(self.after)}"
+        return f"{self.link} went from {_joined(self.before)} to {_joined(self.after)}"
 
 
-class Followed(NamedTuple):
-    """How things stand with one link that is followed."""
+class FollowedLink(NamedTuple):
+    """The state of one link that is followed, for the operator."""
 
     link: str
-    kind: str  # "bond", "team", "bridge"
-    mode: str  # of a bond
+    kind: str  # one of KINDS
+    mode: str  # of a bond, else ""
     carrier: bool
-    ports: tuple[str, ...]  # those of the way
+    ports: tuple[str, ...]  # in use
 
 
-class _Way:
-    """What is remembered of one link that is followed."""
+class _ActivePorts:
+    """The ports in use of one link, and what is still to be reported."""
 
-    __slots__ = ("carrying", "due", "owed", "ports", "quiet_until", "told")
+    __slots__ = ("carrying", "due", "ports", "quiet_until", "reported", "unreported")
 
     def __init__(
-        self, ports: frozenset[int], carrying: bool, told: tuple[str, ...], owed: bool
+        self, ports: frozenset[int], carrying: bool, reported: tuple[str, ...], unreported: bool
     ) -> None:
         self.ports = ports
-        self.carrying = carrying
-        self.told = told  # the names of the ports that the guests were told of last
-        self.owed = owed  # a failover that was not told yet
-        self.due = inf  # when to tell it
-        self.quiet_until = -inf
+        self.carrying = carrying  # the link has carrier and a port in use
+        self.reported = reported  # names of the ports that were reported last
+        self.unreported = unreported  # a failover has happened since
+        self.due = inf  # when to report it
+        self.quiet_until = -inf  # end of the debounce time
 
 
 class Follower:
-    """Folds snapshots; hand it ``now`` as you would an engine."""
+    """Follows links and reports their failovers.  The caller supplies the time."""
 
     def __init__(self, names: tuple[str, ...] = (), debounce: float = DEBOUNCE) -> None:
-        """``names``: the links to follow; () for every bond, team and bridge with an uplink."""
+        """``names``: the links to follow; empty: each bond, each team, each bridge with an uplink.
+
+        ``debounce``: seconds.
+        """
         self.names = names
         self.debounce = debounce
-        self._links: dict[int, LinkSnapshot] = {}
-        self._ways: dict[int, _Way] = {}
-        self._unmarked: set[int] | None = None  # during a dump: not named yet
-        self._started = False  # the first dump is complete: what appears now is new
+        self._table = LinkTable()
+        self._active: dict[int, _ActivePorts] = {}  # of the followed links, by ifindex
+        self._complete = False  # the first dump has ended: a link that appears now is new
 
-    # -- what the kernel said -----------------------------------------------------------
+    def handle(self, event: LinkEvent, now: float) -> None:
+        """Take in one event of the kernel."""
+        for before, after, why in self._table.apply(event):
+            if after is None:
+                assert before is not None
+                self._active.pop(before.ifindex, None)
+                self._examine_master(before, now)
+                continue
+            if before is not None and before.master_ifindex != after.master_ifindex:
+                self._examine_master(before, now)
+            self._examine_master(after, now)
+            self._examine(after.ifindex, why, now)
+        if isinstance(event, DumpComplete):
+            self._complete = True
 
-    def dump_started(self) -> None:
-        """From here on everything is told anew."""
-        self._unmarked = set(self._links)
-
-    def dump_complete(self, now: float) -> None:
-        """What was not named since the start of the dump is gone."""
-        for ifindex in self._unmarked or ():
-            self.gone(ifindex, now)
-        self._unmarked = None
-        self._started = True
-
-    def seen(self, link: LinkSnapshot, now: float) -> None:
-        """A link looks like this now."""
-        before = self._links.get(link.ifindex)
-        if before is not None and before.kind == link.kind and link.bond is None:
-            link = link._replace(bond=before.bond)  # some messages leave it out
-        self._links[link.ifindex] = link._replace(event=EVENT_NONE)
-        if self._unmarked is not None:
-            self._unmarked.discard(link.ifindex)
-        if before is not None and before.master_ifindex != link.master_ifindex:
-            self._look_at_master(before, now)
-        self._look_at_master(link, now)
-        self._look(link.ifindex, link.event, now)
-
-    def gone(self, ifindex: int, now: float) -> None:
-        """A link was deleted."""
-        link = self._links.pop(ifindex, None)
-        self._ways.pop(ifindex, None)
-        if link is not None:
-            self._look_at_master(link, now)
-
-    # -- what follows from it -----------------------------------------------------------
-
-    def advance(self, now: float) -> list[Failover]:
-        """The failovers to tell the guests of now."""
-        failovers: list[Failover] = []
-        for ifindex, way in self._ways.items():
-            if now >= way.due:
-                names = self._port_names(way.ports)
-                failovers.append(Failover(self._links[ifindex].name, way.told, names))
-                way.told, way.owed, way.due = names, False, inf
-                way.quiet_until = now + self.debounce
+    def advance(self, now: float) -> list[BondFailover]:
+        """Return the failovers that are due, and count them as reported."""
+        failovers: list[BondFailover] = []
+        for ifindex, active in self._active.items():
+            if now >= active.due:
+                names = self._names(active.ports)
+                link = self._table.links[ifindex]
+                failovers.append(BondFailover(link.name, active.reported, names))
+                active.reported, active.unreported, active.due = names, False, inf
+                active.quiet_until = now + self.debounce
         return failovers
 
     def deadline(self) -> float:
-        """When to call :meth:`advance` at the latest."""
-        return min((way.due for way in self._ways.values()), default=inf)
+        """Return when :meth:`advance` must be called at the latest."""
+        return min((active.due for active in self._active.values()), default=inf)
 
     @property
     def is_following(self) -> bool:
-        """Whether there is any link to follow."""
-        return bool(self._ways)
+        """Return whether there is a link to follow."""
+        return bool(self._active)
 
-    def followed(self) -> list[Followed]:
-        """What is followed, for the operator."""
+    def followed(self) -> list[FollowedLink]:
+        """Return the links that are followed, by name."""
         found = []
-        for ifindex, way in self._ways.items():
-            link = self._links[ifindex]
+        for ifindex, active in self._active.items():
+            link = self._table.links[ifindex]
             mode = _mode_name(link.bond.mode) if link.bond else ""
-            ports = self._port_names(way.ports)
-            found.append(Followed(link.name, link.kind, mode, link.has_carrier, ports))
+            ports = self._names(active.ports)
+            found.append(FollowedLink(link.name, link.kind, mode, link.has_carrier, ports))
         return sorted(found)
 
-    # -- looking ------------------------------------------------------------------------
+    # -- what a change means ------------------------------------------------------------
 
-    def _look_at_master(self, port: LinkSnapshot, now: float) -> None:
-        # The taps of a thousand guests are no uplinks.
+    def _examine_master(self, port: LinkSnapshot, now: float) -> None:
+        # A bridge with the taps of 1,000 guests is not examined for each of them: a tap is not an
+        # uplink.
         if port.port_kind != "bridge" or port.kind in _UPLINK_KINDS:
-            self._look(port.master_ifindex, EVENT_NONE, now)
+            self._examine(port.master_ifindex, EVENT_NONE, now)
 
-    def _look(self, ifindex: int, event: int, now: float) -> None:
-        link = self._links.get(ifindex)
-        if link is None or not self._is_followed(link):
-            self._ways.pop(ifindex, None)
+    def _examine(self, ifindex: int, event: int, now: float) -> None:
+        link = self._table.links.get(ifindex)
+        if link is None or not self._is_to_follow(link):
+            self._active.pop(ifindex, None)
             return
-        ports = self._way_of(link)
+        ports = self._ports_in_use(link)
         carrying = link.has_carrier and bool(ports)
-        way = self._ways.get(ifindex)
-        if not self._started:  # how things were before us
-            told = self._port_names(ports) if carrying else ()
-            way = self._ways[ifindex] = _Way(ports, carrying, told, owed=False)
-        elif way is None:
-            way = self._ways[ifindex] = _Way(ports, carrying, (), owed=True)
+        active = self._active.get(ifindex)
+        if not self._complete:  # the state before the watcher started
+            reported = self._names(ports) if carrying else ()
+            active = self._active[ifindex] = _ActivePorts(ports, carrying, reported, False)
+        elif active is None:
+            active = self._active[ifindex] = _ActivePorts(ports, carrying, (), True)
         else:
-            switched = _is_switch(link, event) and now >= way.quiet_until
-            way.owed |= ports != way.ports or switched or (carrying and not way.carrying)
-            way.ports, way.carrying = ports, carrying
-        way.due = max(now, way.quiet_until) if way.owed and carrying else inf
+            # A bond sends BONDING_FAILOVER after the message with the new active port: in the
+            # debounce time the event belongs to the failover that was just reported.
+            switched = _is_switch(link, event) and now >= active.quiet_until
+            changed = ports != active.ports or (carrying and not active.carrying)
+            active.unreported |= changed or switched
+            active.ports, active.carrying = ports, carrying
+        active.due = max(now, active.quiet_until) if active.unreported and carrying else inf
 
-    def _is_followed(self, link: LinkSnapshot) -> bool:
+    def _is_to_follow(self, link: LinkSnapshot) -> bool:
         if self.names:
             return link.name in self.names and link.kind in KINDS
         return link.kind in ("bond", "team") or (link.kind == "bridge" and self._has_uplink(link))
 
     def _has_uplink(self, bridge: LinkSnapshot) -> bool:
-        return any(port.kind in _UPLINK_KINDS for port in self._ports(bridge))
+        return any(port.kind in _UPLINK_KINDS for port in self._table.ports(bridge.ifindex))
 
-    def _ports(self, link: LinkSnapshot) -> list[LinkSnapshot]:
-        return [port for port in self._links.values() if port.master_ifindex == link.ifindex]
-
-    def _way_of(self, link: LinkSnapshot) -> frozenset[int]:
-        ports = self._ports(link)
+    def _ports_in_use(self, link: LinkSnapshot) -> frozenset[int]:
+        ports = self._table.ports(link.ifindex)
         if link.kind == "team":
             return frozenset(port.ifindex for port in ports if port.has_carrier)
         if link.kind == "bridge":
@@ -214,13 +206,13 @@ class Follower:
             return active
         return active | frozenset(port.ifindex for port in ports if _is_used(port))
 
-    def _port_names(self, ports: frozenset[int]) -> tuple[str, ...]:
-        found = ((self._links.get(ifindex), ifindex) for ifindex in ports)
+    def _names(self, ports: frozenset[int]) -> tuple[str, ...]:
+        found = ((self._table.links.get(ifindex), ifindex) for ifindex in ports)
         return tuple(sorted(link.name if link else f"#{ifindex}" for link, ifindex in found))
 
 
 def _is_used(port: LinkSnapshot) -> bool:
-    """Whether the bond itself sends through it: until its down delay is over it does."""
+    """Return whether the bond sends through ``port``; it does until the down delay is over."""
     state = port.bond_port
     return state is not None and state.active and state.link in (LINK_UP, LINK_FAIL)
 
@@ -235,5 +227,5 @@ def _mode_name(mode: int) -> str:
     return _MODE_NAMES[mode] if mode < len(_MODE_NAMES) else str(mode)
 
 
-def _names(ports: tuple[str, ...]) -> str:
+def _joined(ports: tuple[str, ...]) -> str:
     return "+".join(ports) or "nothing"

@@ -1,11 +1,8 @@
-"""Netlink datagrams to what the hypervisor's end wants to know of its links.
+"""rtnetlink messages to what the watcher knows of a link: kind, carrier, master, bond data.
 
-Decides how RTM_NEWLINK reads where a bond is concerned: its mode and active port, the
-state of each port, and the event that made the kernel tell.  Never decides whether
-that is a failover, keeps no state between datagrams, and knows no socket.  Ask with
-:func:`garp_agent.wire.rtnetlink.dump_links`; what is no bond has no bond data, and a
-team driver keeps its ports' state out of rtnetlink, so of a team only events and
-ports are known.
+Does not decide whether a change is a failover (hypervisor.core.bonds), keeps no state between
+datagrams, and opens no socket.  A team driver does not put the state of its ports into rtnetlink:
+of a team only its events and its ports are known.
 
 Numbers: <linux/if_link.h>, <linux/if_bonding.h>.
 """
@@ -22,7 +19,7 @@ if TYPE_CHECKING:
 
     from garp_agent.wire.model import DumpComplete, DumpStarted
 
-# LinkSnapshot.event: why the kernel tells, IFLA_EVENT_*.
+# LinkReport.event: why the kernel sent the message, IFLA_EVENT_*.
 EVENT_NONE = 0
 EVENT_BONDING_FAILOVER = 3
 EVENT_NOTIFY_PEERS = rtnetlink.IFLA_EVENT_NOTIFY_PEERS
@@ -38,7 +35,7 @@ MODE_8023AD = 4
 MODE_TLB = 5
 MODE_ALB = 6
 
-# BondPort.link: BOND_LINK_*, what the bond's monitoring thinks of the port.
+# BondPort.link: BOND_LINK_*, the result of the bond's own link monitoring.
 LINK_UP = 0
 LINK_FAIL = 1  # down, but within the down delay
 LINK_DOWN = 2
@@ -52,68 +49,73 @@ _BOND_STATE_ACTIVE = 0
 
 
 class Bond(NamedTuple):
-    """What only a bond has."""
+    """The data of a link of kind "bond"."""
 
     mode: int
-    active_ifindex: int = 0  # of the active port; 0: none now, or none in this mode
+    active_ifindex: int = 0  # 0: no active port now, or the mode has none
 
 
 class BondPort(NamedTuple):
-    """What only a port of a bond has."""
+    """The data of a link whose master is a bond."""
 
-    active: bool  # carries traffic, as far as the mode has a notion of it
-    link: int
+    active: bool  # BOND_STATE_ACTIVE; what that means depends on the mode
+    link: int  # LINK_*
 
 
 class LinkSnapshot(NamedTuple):
-    """One link as one RTM_NEWLINK describes it."""
+    """The state of one link."""
 
     ifindex: int
     name: str
     flags: int  # IFF_*, 32 bits
     master_ifindex: int = 0  # 0: none
     kind: str = ""  # "bond", "team", "bridge", ...; "" for hardware
-    port_kind: str = ""  # what the master is: "bond", "team", "bridge", ...
-    event: int = EVENT_NONE
+    port_kind: str = ""  # the kind of the master: "bond", "team", "bridge", ...
     bond: Bond | None = None
     bond_port: BondPort | None = None
 
     @property
     def has_carrier(self) -> bool:
-        """Administratively up, with carrier."""
+        """Return whether the link is administratively up and has carrier."""
         return self.flags & (IFF_UP | IFF_LOWER_UP) == IFF_UP | IFF_LOWER_UP
 
 
+class LinkReport(NamedTuple):
+    """One RTM_NEWLINK: a link, and why the kernel sent the message."""
+
+    link: LinkSnapshot
+    event: int = EVENT_NONE
+    dumped: bool = False  # part of a dump
+
+
 if TYPE_CHECKING:
-    Observation = Union[LinkSnapshot, LinkGone]
-    Message = Union[Observation, rtnetlink.ControlMessage]
-    Event = Union[Observation, DumpComplete, DumpStarted]
+    LinkMessage = Union[LinkReport, LinkGone]
+    LinkEvent = Union[LinkMessage, DumpComplete, DumpStarted]
 
 
-def decode(datagram: bytes) -> list[Message]:
-    """What one datagram says about links, in its order."""
+def decode(datagram: bytes) -> list[LinkMessage | rtnetlink.ControlMessage]:
+    """Return what one datagram says about links, in its order.  Raises rtnetlink.DecodeError."""
     return rtnetlink.decode(_READERS, datagram)
 
 
-def _snapshot(data: bytes, start: int, end: int, dumped: bool) -> tuple[LinkSnapshot, ...]:
+def _report(data: bytes, start: int, end: int, dumped: bool) -> tuple[LinkReport, ...]:
     family, _hardware_type, ifindex, flags, found = rtnetlink.link_header(data, start, end)
     if rtnetlink.is_partial(family, found):
         return ()
     info = rtnetlink.nested(found.get(rtnetlink.IFLA_LINKINFO, b""))
     kind = rtnetlink.text(info, rtnetlink.IFLA_INFO_KIND)
     port_kind = rtnetlink.text(info, rtnetlink.IFLA_INFO_SLAVE_KIND)
-    snapshot = LinkSnapshot(
+    link = LinkSnapshot(
         ifindex,
         rtnetlink.text(found, rtnetlink.IFLA_IFNAME),
         flags,
         rtnetlink.u32(found, rtnetlink.IFLA_MASTER),
         kind,
         port_kind,
-        rtnetlink.u32(found, rtnetlink.IFLA_EVENT),
         _bond(info) if kind == "bond" else None,
         _bond_port(info) if port_kind == "bond" else None,
     )
-    return (snapshot,)
+    return (LinkReport(link, rtnetlink.u32(found, rtnetlink.IFLA_EVENT), dumped),)
 
 
 def _bond(info: dict[int, bytes]) -> Bond | None:
@@ -136,11 +138,11 @@ def _bond_port(info: dict[int, bytes]) -> BondPort | None:
     )
 
 
-_READERS: dict[int, rtnetlink.Reader[Observation]] = {
-    rtnetlink.RTM_NEWLINK: _snapshot,
+_READERS: dict[int, rtnetlink.Reader[LinkMessage]] = {
+    rtnetlink.RTM_NEWLINK: _report,
     rtnetlink.RTM_DELLINK: rtnetlink.link_gone,
 }
 
-LINKS: rtnetlink.Subject[Observation] = rtnetlink.Subject(
+LINKS: rtnetlink.Subject[LinkMessage] = rtnetlink.Subject(
     (rtnetlink.RTNLGRP_LINK,), (rtnetlink.dump_links,), decode
 )
