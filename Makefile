@@ -16,7 +16,7 @@ help:
 	@echo 'make bench   what the agent costs and how fast it is, beside its peers'
 	@echo 'make bench-failover  outages behind a real bond, in virtual machines (10 min)'
 	@echo 'make pyz     dist/garp-agent.pyz: one file for a bare Python 3.9 or newer'
-	@echo 'make deb     dist/*.deb, with debhelper, dh-python, python3-click and python3-yaml'
+	@echo 'make deb     dist/*.deb, with debhelper, dh-python, pandoc, python3-click and python3-yaml'
 	@echo 'make man     build/man: the man pages'
 	@echo 'make clean   remove what these made'
 	@echo
@@ -63,7 +63,7 @@ deb:
 	python3 tools/build_deb.py
 
 man:
-	@tools/setup.sh python
+	@tools/setup.sh man
 	$(BIN)/python tools/build_man.py
 
 # What takes a packager's tools and some minutes: packages, cloud-init, RPM, OpenRC in chroots,

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Set up what the make targets and .ci/run need, where it is missing:
 #
-#   tools/setup.sh demo|bench|test|packaging   Debian packages, and .venv with this project
+#   tools/setup.sh demo|bench|man|test|packaging   Debian packages, and .venv with this project
 #   tools/setup.sh python        only .venv
 #   tools/setup.sh lint          .venv-lint
 #   tools/setup.sh pythons       print "3.X PATH" for each interpreter that the tests can use
@@ -178,6 +178,7 @@ fi
 case ${1:-} in
 demo) packages $DEMO_TOOLS ;;
 bench) packages $BENCH_TOOLS ;;
+man) packages pandoc:pandoc ;;
 test) packages $TEST_TOOLS ;;
 packaging) packages $PACKAGING_TOOLS ;;
 python) ;;
@@ -187,6 +188,6 @@ pure)
     make_venv ".venv-$2" "$3"
     pip_install ".venv-$2" $PURE_NEEDS
     ;;
-*) fail "usage: $0 demo|bench|test|packaging|python|lint|pythons|pure" ;;
+*) fail "usage: $0 demo|bench|man|test|packaging|python|lint|pythons|pure" ;;
 esac
-case $1 in demo | bench | test | packaging | python) main_venv .venv test ;; esac
+case $1 in demo | bench | man | test | packaging | python) main_venv .venv test ;; esac

@@ -1,4 +1,4 @@
-"""The man pages: made from the documentation and the commands, and good roff."""
+"""The man pages: made from the documentation and the commands, readable without warnings."""
 
 from __future__ import annotations
 
@@ -9,60 +9,47 @@ from pathlib import Path
 import click
 import pytest
 
-from garp_agent.cli.garp_agent import cli as agent
-from garp_agent.cli.garp_hint import cli as hint
-from garp_agent.config import settings
 from tests.packaging.conftest import tool
-from tests.packaging.support import need, run
+from tests.packaging.support import ROOT, need, run
 
 build_man = tool("build_man")
-PROGRAMS: dict[str, click.Group] = {"garp-agent": agent, "garp-hint": hint}
-PAGES = {source.name[:-3]: source for source in build_man.pages()}
 
 
-def shown(name: str, folder: Path) -> str:
-    """A page as a reader sees it; groff must have nothing to complain about."""
-    man = need("man", "man-db")
+@pytest.fixture(params=["garp-agent.8", "garp-agent.yaml.5", "garp-hint.8"])
+def page(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The text of a page as a reader sees it, one paragraph a line; groff gives no warning."""
+    need("pandoc", "pandoc")
     need("groff", "groff-base")
-    path = folder / name
-    path.write_text(build_man.roff(PAGES[name]))
-    environment = {**os.environ, "MANWIDTH": "200", "LC_ALL": "C.UTF-8", "MANROFFSEQ": ""}
-    text = run(man, "--warnings", "-E", "UTF-8", "-P", "cat", "-l", path, env=environment)
-    assert "warning" not in text, text
-    return re.sub("\x1b\\[[0-9;]*m|.\b", "", text)
+    path = tmp_path / request.param
+    path.write_text(build_man.roff(build_man.ROOT / "docs" / "man" / f"{request.param}.md"))
+    environment = {**os.environ, "MANWIDTH": "1000", "LC_ALL": "C.UTF-8", "MANROFFSEQ": ""}
+    man = [need("man", "man-db"), "--warnings", "-E", "UTF-8", "-P", "cat", "-l", path]
+    text = re.sub("\x1b\\[[0-9;]*m|.\b", "", run(*man, env=environment))
+    assert "warning" not in text
+    return text
 
 
-def test_there_are_three() -> None:
-    assert set(PAGES) == {"garp-agent.8", "garp-agent.yaml.5", "garp-hint.8"}
+def test_page_has_no_markup_left(page: str) -> None:
+    markup = ("**", "](", "../", "@commands", "@include", "```", "\\")
+    assert [mark for mark in markup if mark in page] == []
 
 
-@pytest.mark.parametrize("name", sorted(PAGES))
-def test_groff_has_nothing_to_complain_about(name: str, tmp_path: Path) -> None:
-    text = shown(name, tmp_path)
-    for left_over in ("**", "](", "@commands", "@include", "```"):
-        assert left_over not in text
+@pytest.mark.parametrize("page", ["garp-agent.8", "garp-hint.8"], indirect=True)
+def test_page_of_a_program_has_every_command_and_option(page: str) -> None:
+    words = " ".join(page.split())
+    program = "garp-agent" if words.startswith("GARP-AGENT") else "garp-hint"
+    at = 0
+    for name, command in build_man.PROGRAMS[program].commands.items():
+        context = click.Context(command)
+        options = [each for each in command.params if isinstance(each, click.Option)]
+        wanted = [f"{program} {name} [OPTIONS]"] if options else []
+        wanted += [" ".join(each.get_help_record(context) or ()) for each in options]
+        for text in wanted:
+            at = words.index(" ".join(text.split()), at)
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_every_command_and_option_is_in_the_page(program: str, tmp_path: Path) -> None:
-    lines = [line.strip() for line in shown(f"{program}.8", tmp_path).splitlines()]
-    assert ":" not in {line[:1] for line in lines}
-    for name, command in PROGRAMS[program].commands.items():
-        at = next(n for n, line in enumerate(lines) if line.startswith(f"{program} {name} "))
-        for option in command.params:
-            if isinstance(option, click.Option):
-                names, words = option.get_help_record(click.Context(command)) or ("", "")
-                assert option.help, f"{program} {name} {names} has no help"
-                at = lines.index(names, at)
-                assert lines[at + 1].startswith(words[:60])
-
-
-def test_every_key_is_in_the_page(tmp_path: Path) -> None:
-    text = shown("garp-agent.yaml.5", tmp_path)
-    for key in settings.Settings._fields:
-        assert re.search(rf"^ +({key}|rate_limit)\b", text, re.MULTILINE), key
-
-
-def test_a_line_that_looks_like_a_request_is_text() -> None:
-    assert build_man._inline(".so /etc/passwd") == r"\&.so /etc/passwd"
-    assert build_man._inline(r"a \fB backslash") == r"a \efB backslash"
+@pytest.mark.parametrize("page", ["garp-agent.yaml.5"], indirect=True)
+def test_page_of_the_configuration_has_every_key(page: str) -> None:
+    keys = re.findall(r"^\| `([a-z_.]+)` \|", (ROOT / "docs/configuration.md").read_text(), re.M)
+    assert len(keys) > 20
+    assert [key for key in keys if not re.search(rf"^ +{key}\s+Default: ", page, re.M)] == []
