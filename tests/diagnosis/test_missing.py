@@ -1,37 +1,31 @@
-"""Without scapy or netifaces: one line, no traceback."""
+"""Without scapy or netifaces: one line that says what to install, no traceback."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import pytest
 
-from garp_agent import diagnosis as diagnose
+from garp_agent import diagnosis
 from garp_agent.diagnosis.doctor import run as doctor
 from garp_agent.diagnosis.watch import run as watch
 
+COMMANDS = {
+    "doctor": lambda: doctor.run(None, None, send=True, as_json=False),
+    "watch": lambda: watch.run(watch.Wanted()),
+}
 
-def test_nothing_is_missing_here() -> None:
-    assert diagnose.missing() == ""
 
-
-@pytest.fixture
-def without_scapy(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "command"), COMMANDS.items())
+def test_command_without_scapy_names_the_package(
+    name: str,
+    command: Callable[[], int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert diagnosis.missing() == ""
     monkeypatch.setitem(sys.modules, "scapy", None)
-
-
-LINE = "needs the Python packages scapy: apt-get install python3-scapy\n"
-
-
-def test_doctor_says_what_to_install(
-    without_scapy: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert doctor.run(None, None, send=True, as_json=False) == 1
-    assert capsys.readouterr() == ("", f"garp-agent doctor: {LINE}")
-
-
-def test_watch_says_what_to_install(
-    without_scapy: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert watch.run(watch.Wanted()) == 1
-    assert capsys.readouterr() == ("", f"garp-agent watch: {LINE}")
+    assert command() == 1
+    line = "needs the Python packages scapy: apt-get install python3-scapy\n"
+    assert capsys.readouterr() == ("", f"garp-agent {name}: {line}")

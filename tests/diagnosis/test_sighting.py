@@ -1,4 +1,4 @@
-"""Which frames are announcements, and what is odd about them; bytes by hand or from captures."""
+"""Which frames are announcements, and which faults they have."""
 
 from __future__ import annotations
 
@@ -51,18 +51,18 @@ def seen(frame: bytes) -> Sighting:
         ("unsolicited-na-router", "unsolicited-na", "2001:db8::2"),
     ],
 )
-def test_captured_announcements(name: str, kind: str, address: str) -> None:
+def test_announcement_of_each_kind_is_read(name: str, kind: str, address: str) -> None:
     sighting = seen(golden.read(f"frames/{name}"))
     assert (sighting.kind, sighting.address, sighting.hardware_address) == (kind, address, A)
     assert (sighting.vlan, sighting.faults) == ("", ())
 
 
 @pytest.mark.parametrize("name", ["arp-reply-tagged", "dad-solicitation"])
-def test_other_neighbour_traffic_is_no_announcement(name: str) -> None:
+def test_other_neighbour_traffic_is_none(name: str) -> None:
     assert dissect(golden.read(f"frames/{name}")) is None
 
 
-def test_flags_of_advertisements() -> None:
+def test_advertisement_flags_are_read() -> None:
     plain = seen(golden.read("frames/unsolicited-na"))
     assert (plain.override, plain.router) == (True, False)
     assert not seen(golden.read("frames/unsolicited-na-optimistic")).override
@@ -78,56 +78,55 @@ def test_flags_of_advertisements() -> None:
         ("8100 2000", ""),
     ],
 )
-def test_tags(tags: str, vlan: str) -> None:
+def test_tags_give_the_vlan(tags: str, vlan: str) -> None:
     frame = arp()
     sighting = seen(frame[:12] + bytes.fromhex(tags) + frame[12:])
     assert (sighting.kind, sighting.vlan) == ("arp-request", vlan)
 
 
-class TestArp:
-    def test_a_question_is_no_announcement(self) -> None:
-        assert dissect(arp(1, ADDRESS, OTHER)) is None
+def test_arp_question_and_answer_are_no_announcements() -> None:
+    assert dissect(arp(1, ADDRESS, OTHER)) is None
+    assert dissect(arp(2, ADDRESS, OTHER, destination=b"\x02" + bytes(5))) is None
 
-    def test_an_answer_is_no_announcement(self) -> None:
-        assert dissect(arp(2, ADDRESS, OTHER, destination=b"\x02" + bytes(5))) is None
 
-    @pytest.mark.parametrize(
-        ("frame", "kind", "fault"),
-        [
-            (arp(2, ADDRESS, OTHER), "arp-reply", "broadcast reply to 192.0.2.2"),
-            (arp(1, bytes(4), bytes(4)), "arp-request", "announces 0.0.0.0"),
-            (arp(3), "rarp", "RARP opcode 3 in an ARP frame: peers ignore it"),
-            (arp(9), "arp-opcode-9", "opcode 9: peers ignore it"),
-            (
-                arp(1, ethertype=b"\x80\x35"),
-                "rarp",
-                "opcode 1 in a RARP frame, 3 is expected",
-            ),
-            (
-                arp(source=bytes.fromhex("02000000000b")),
-                "arp-request",
-                f"sent by 02:00:00:00:00:0b, announces {A}",
-            ),
-            (
-                arp(source=ALL, hardware_address=ALL),
-                "arp-request",
-                "announces a group's hardware address",
-            ),
-            (
-                arp(source=bytes(6), hardware_address=bytes(6)),
-                "arp-request",
-                "announces no hardware address",
-            ),
-        ],
-    )
-    def test_irregular_ones(self, frame: bytes, kind: str, fault: str) -> None:
-        sighting = seen(frame)
-        assert (sighting.kind, sighting.faults) == (kind, (fault,))
+@pytest.mark.parametrize(
+    ("frame", "kind", "fault"),
+    [
+        (arp(2, ADDRESS, OTHER), "arp-reply", "broadcast reply to 192.0.2.2"),
+        (arp(1, bytes(4), bytes(4)), "arp-request", "announces 0.0.0.0"),
+        (arp(3), "rarp", "RARP opcode 3 in an ARP frame: peers ignore it"),
+        (arp(9), "arp-opcode-9", "opcode 9: peers ignore it"),
+        (
+            arp(1, ethertype=b"\x80\x35"),
+            "rarp",
+            "opcode 1 in a RARP frame, 3 is expected",
+        ),
+        (
+            arp(source=bytes.fromhex("02000000000b")),
+            "arp-request",
+            f"sent by 02:00:00:00:00:0b, announces {A}",
+        ),
+        (
+            arp(source=ALL, hardware_address=ALL),
+            "arp-request",
+            "announces a group's hardware address",
+        ),
+        (
+            arp(source=bytes(6), hardware_address=bytes(6)),
+            "arp-request",
+            "announces no hardware address",
+        ),
+    ],
+)
+def test_arp_irregular_frame_has_its_fault(frame: bytes, kind: str, fault: str) -> None:
+    sighting = seen(frame)
+    assert (sighting.kind, sighting.faults) == (kind, (fault,))
 
-    def test_who_it_is_for(self) -> None:
-        assert seen(arp()).destination == BROADCAST
-        assert seen(arp()).target_hardware_address == "00:00:00:00:00:00"
-        assert seen(arp()).length == 42
+
+def test_arp_destination_target_and_length_are_read() -> None:
+    assert seen(arp()).destination == BROADCAST
+    assert seen(arp()).target_hardware_address == "00:00:00:00:00:00"
+    assert seen(arp()).length == 42
 
 
 GOOD_NA = golden.read("frames/unsolicited-na")
@@ -139,53 +138,57 @@ def spoilt(offset: int, *values: int) -> bytes:
     return bytes(frame)
 
 
-class TestAdvertisements:
-    """Offsets are those of the annotated golden frame."""
+# Offsets are those of the annotated golden frame.
 
-    @pytest.mark.parametrize(
-        ("frame", "faults"),
-        [
-            (spoilt(21, 64), ("hop limit 64, must be 255",)),
-            (spoilt(56, 0xF9, 0x22), ("wrong checksum",)),
-            # The flag is part of the sum.
-            (spoilt(56, 0xB9, 0x21, 0x60), ("solicited flag in an advertisement to all",)),
-            (spoilt(55, 1, 0xF9, 0x20), ("ICMPv6 code 1, must be 0",)),
-            (
-                spoilt(6, 2, 0, 0, 0, 0, 0x0B),
-                (f"sent by 02:00:00:00:00:0b, announces {A}",),
-            ),
-        ],
+
+@pytest.mark.parametrize(
+    ("frame", "faults"),
+    [
+        (spoilt(21, 64), ("hop limit 64, must be 255",)),
+        (spoilt(56, 0xF9, 0x22), ("wrong checksum",)),
+        # The flag is part of the sum.
+        (spoilt(56, 0xB9, 0x21, 0x60), ("solicited flag in an advertisement to all",)),
+        (spoilt(55, 1, 0xF9, 0x20), ("ICMPv6 code 1, must be 0",)),
+        (
+            spoilt(6, 2, 0, 0, 0, 0, 0x0B),
+            (f"sent by 02:00:00:00:00:0b, announces {A}",),
+        ),
+    ],
+)
+def test_advertisement_irregular_frame_has_its_faults(
+    frame: bytes, faults: tuple[str, ...]
+) -> None:
+    assert seen(frame).faults == faults
+
+
+def test_advertisement_without_hardware_address_is_a_fault() -> None:
+    frame = bytearray(GOOD_NA[:78])
+    frame[18:20] = (0, 24)
+    assert "no target link-layer address: peers ignore it" in seen(bytes(frame)).faults
+
+
+def test_advertisement_that_answers_is_none() -> None:
+    assert (
+        dissect(spoilt(38, *bytes.fromhex("fe80" + 13 * "00" + "01" + "8800f921" + "60"))) is None
     )
-    def test_irregular_ones(self, frame: bytes, faults: tuple[str, ...]) -> None:
-        assert seen(frame).faults == faults
 
-    def test_one_without_a_hardware_address(self) -> None:
-        frame = bytearray(GOOD_NA[:78])
-        frame[18:20] = (0, 24)
-        assert "no target link-layer address: peers ignore it" in seen(bytes(frame)).faults
 
-    def test_the_answer_to_a_question_is_none(self) -> None:
-        assert (
-            dissect(spoilt(38, *bytes.fromhex("fe80" + 13 * "00" + "01" + "8800f921" + "60")))
-            is None
-        )
-
-    def test_what_follows_the_packet_does_not_count(self) -> None:
-        assert seen(GOOD_NA + b"\x17" * 5).faults == ()
+def test_advertisement_checksum_ignores_padding() -> None:
+    assert seen(GOOD_NA + b"\x17" * 5).faults == ()
 
 
 @given(st.binary(max_size=120))
-def test_noise(frame: bytes) -> None:
+def test_noise_never_raises(frame: bytes) -> None:
     dissect(frame)
 
 
 @given(st.sampled_from(golden.names("frames")), st.integers(0, 90), st.binary(max_size=6))
-def test_announcements_with_noise_in_them(name: str, offset: int, noise: bytes) -> None:
+def test_announcement_with_noise_never_raises(name: str, offset: int, noise: bytes) -> None:
     frame = golden.read(name)
     sighting = dissect(frame[:offset] + noise + frame[offset + len(noise) :])
     assert sighting is None or sighting.kind
 
 
 @given(st.sampled_from(golden.names("frames")), st.integers(0, 90))
-def test_announcements_cut_short(name: str, length: int) -> None:
+def test_announcement_cut_short_never_raises(name: str, length: int) -> None:
     dissect(golden.read(name)[:length])

@@ -1,28 +1,27 @@
-"""The facts of a guest where all is well, for tests to spoil."""
+"""The facts of a healthy guest, for tests to change."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from garp_agent.diagnosis.doctor.checks import Finding, Level
 from garp_agent.diagnosis.doctor.facts import (
     CAP_NET_RAW,
-    Claimants,
-    Configuration,
-    Daemon,
+    AgentAnswer,
+    ClaimantFacts,
+    ConfigurationFacts,
     Facts,
     Interface,
-    Kernel,
-    Port,
-    Process,
-    Promise,
-    Wire,
+    KernelFacts,
+    PortFacts,
+    ProcessFacts,
+    PromisedFrame,
+    WireFacts,
 )
 from garp_agent.diagnosis.sighting import BROADCAST, Sighting
 
 MAC = "02:00:5e:00:53:10"
 OTHER_MAC = "02:00:5e:00:53:66"
-NOBODY = "00:00:00:00:00:00"
+ZERO_MAC = "00:00:00:00:00:00"
 
 REQUEST = Sighting(
     "arp-request",
@@ -30,7 +29,7 @@ REQUEST = Sighting(
     BROADCAST,
     MAC,
     "192.0.2.10",
-    target_hardware_address=NOBODY,
+    target_hardware_address=ZERO_MAC,
     length=60,
 )
 ADVERTISEMENT = Sighting(
@@ -69,7 +68,7 @@ def links() -> list[Any]:
             "lo",
             address("127.0.0.1", skipped="loopback"),
             skipped="loopback",
-            hardware_address=NOBODY,
+            hardware_address=ZERO_MAC,
         ),
         link(
             "eth0", address("192.0.2.10", "arp-request"), address("2001:db8::10", "unsolicited-na")
@@ -78,7 +77,7 @@ def links() -> list[Any]:
 
 
 def hint_port(state: str = "open, host not connected", **more: object) -> dict[str, Any]:
-    """What a status says of the hint port."""
+    """The hint port in a status."""
     return {
         "name": "org.garp_agent.0",
         "path": "/dev/vport1p1",
@@ -92,7 +91,7 @@ def hint_port(state: str = "open, host not connected", **more: object) -> dict[s
 
 
 def status(**more: object) -> dict[str, Any]:
-    """What a well daemon says."""
+    """The status of a healthy agent."""
     return {
         "version": "1.0",
         "pid": 77,
@@ -109,37 +108,32 @@ def status(**more: object) -> dict[str, Any]:
 
 
 def facts(**more: Any) -> Facts:
-    """All is well, but for what is given.
+    """Return the facts of a healthy guest, with changes.
 
-    ``status`` spoils what the daemon says at both looks; other names replace a fact.
+    ``status`` changes both answers of the agent; other names replace a fact.
     """
     said = status(**more.pop("status", {}))
     later = {**said, "uptime": said["uptime"] + 3.0}
-    well = Facts(
-        Daemon("/run/control.sock", said, asked_at=50.0, took=0.001),
-        Daemon("/run/control.sock", later, asked_at=53.0, took=0.001),
+    healthy = Facts(
+        AgentAnswer("/run/control.sock", said, asked_at=50.0, took=0.001),
+        AgentAnswer("/run/control.sock", later, asked_at=53.0, took=0.001),
         said["links"],
-        Process("S", 0, (0,), 1 << CAP_NET_RAW),
-        Configuration("/etc/garp-agent/config.yaml"),
-        Kernel("6.1.0-18-amd64"),
+        ProcessFacts("S", 0, (0,), 1 << CAP_NET_RAW),
+        ConfigurationFacts("/etc/garp-agent/config.yaml"),
+        KernelFacts("6.1.0-18-amd64"),
         {
-            "lo": Interface(NOBODY, {"127.0.0.1": "255.0.0.0"}, {}),
+            "lo": Interface(ZERO_MAC, {"127.0.0.1": "255.0.0.0"}, {}),
             "eth0": Interface(MAC, {"192.0.2.10": "255.255.255.0", "2001:db8::10": ""}, {}),
         },
-        Port(1, 1, ("org.garp_agent.0",), "character device", "crw-rw----", (0, 0)),
-        Wire(
+        PortFacts(1, 1, ("org.garp_agent.0",), "character device", "crw-rw----", (0, 0)),
+        WireFacts(
             promised=(
-                Promise("eth0", "arp-request", MAC, "192.0.2.10"),
-                Promise("eth0", "unsolicited-na", MAC, "2001:db8::10"),
+                PromisedFrame("eth0", "arp-request", MAC, "192.0.2.10"),
+                PromisedFrame("eth0", "unsolicited-na", MAC, "2001:db8::10"),
             ),
             seen=(("eth0", REQUEST), ("eth0", ADVERTISEMENT)),
             waited=0.1,
         ),
-        Claimants(asked=(("eth0", "192.0.2.10"), ("eth0", "2001:db8::10"))),
+        ClaimantFacts(asked=(("eth0", "192.0.2.10"), ("eth0", "2001:db8::10"))),
     )
-    return well._replace(**more)
-
-
-def bad(findings: list[Finding]) -> list[Finding]:
-    """Those that are not good."""
-    return [each for each in findings if each.level is not Level.OK]
+    return healthy._replace(**more)

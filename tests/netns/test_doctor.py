@@ -1,4 +1,4 @@
-"""``doctor`` in guests that are well, and in guests in which one thing is broken."""
+"""``doctor`` in healthy guests, and in guests with one fault."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NO_RAW = ("setpriv", "--bounding-set", "-net_raw")
 
 
 class Diagnosis:
-    """What one run of doctor said."""
+    """The findings of one run of doctor."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Diagnosis:
 
 @pytest.fixture
 def guest(tiny_lab6: TinyLab) -> TinyLab:
-    """Only the addresses that were given, none that come and go by themselves."""
+    """A guest without link-local addresses, which come and go by themselves."""
     forget_link_local(tiny_lab6)
     return tiny_lab6
 
@@ -69,7 +69,7 @@ def agent(guest: TinyLab, tmp_path: Path) -> Iterator[Agent]:
         yield running
 
 
-def test_a_healthy_guest(guest: TinyLab, agent: Agent) -> None:
+def test_doctor_in_a_healthy_guest_finds_nothing_wrong(guest: TinyLab, agent: Agent) -> None:
     guest.ip(
         "guest",
         "address add 192.0.2.11/24 dev eth0 label eth0:1",
@@ -87,7 +87,9 @@ def test_a_healthy_guest(guest: TinyLab, agent: Agent) -> None:
     assert skipped == ["skipped (link-local IPv4): 169.254.7.7"]
 
 
-def test_a_router_with_replies_and_both_forms(guest: TinyLab, tmp_path: Path) -> None:
+def test_wire_on_a_router_with_both_arp_forms_sees_every_frame(
+    guest: TinyLab, tmp_path: Path
+) -> None:
     guest.run("guest", ["sysctl", "-qw", "net.ipv6.conf.eth0.forwarding=1"])
     with Agent(guest, tmp_path, config=f"{QUIET}arp: both\n") as agent:
         diagnosis = Diagnosis(guest, agent)
@@ -98,7 +100,7 @@ def test_a_router_with_replies_and_both_forms(guest: TinyLab, tmp_path: Path) ->
     assert "carry the router flag" in sysctl["found"]
 
 
-def test_text_for_people_and_what_it_sends(guest: TinyLab, agent: Agent) -> None:
+def test_text_fits_80_columns_and_stderr_says_what_is_sent(guest: TinyLab, agent: Agent) -> None:
     done = command(guest, "doctor", "--control-socket", str(agent.control))
     assert done.stderr.startswith("garp-agent doctor sends: one burst")
     lines = done.stdout.splitlines()
@@ -107,8 +109,8 @@ def test_text_for_people_and_what_it_sends(guest: TinyLab, agent: Agent) -> None
     assert lines[-1].endswith(" good")
 
 
-def test_no_send_sends_nothing(tiny_lab: TinyLab, tmp_path: Path) -> None:
-    # Without IPv6, for which the kernel speaks by itself when it likes.
+def test_no_send_puts_no_frame_on_the_link(tiny_lab: TinyLab, tmp_path: Path) -> None:
+    # Without IPv6: the kernel sends IPv6 frames of its own.
     with Agent(tiny_lab, tmp_path) as agent:
         before = tiny_lab.sent_frames("guest", "eth0")
         diagnosis = Diagnosis(tiny_lab, agent, "--no-send")
@@ -118,7 +120,7 @@ def test_no_send_sends_nothing(tiny_lab: TinyLab, tmp_path: Path) -> None:
     assert diagnosis.done.stderr == ""
 
 
-def test_without_the_capability_it_sends_nothing_and_says_so(
+def test_doctor_without_capability_sends_nothing_and_says_so(
     tiny_lab: TinyLab, tmp_path: Path
 ) -> None:
     with Agent(tiny_lab, tmp_path) as agent:
@@ -133,7 +135,7 @@ def test_without_the_capability_it_sends_nothing_and_says_so(
         assert finding["found"] == "not checked: needs root, or CAP_NET_RAW"
 
 
-def test_a_control_socket_that_is_forbidden(guest: TinyLab, agent: Agent) -> None:
+def test_control_socket_forbidden_skips_what_needs_the_agent(guest: TinyLab, agent: Agent) -> None:
     agent.control.chmod(0)
     diagnosis = Diagnosis(guest, agent, prefix=NO_DAC)
     said = f"{agent.control}: permission denied; run as root or as its group"
@@ -144,7 +146,7 @@ def test_a_control_socket_that_is_forbidden(guest: TinyLab, agent: Agent) -> Non
     assert diagnosis.level("claimants") == "ok"
 
 
-def test_no_agent_runs(guest: TinyLab, agent: Agent) -> None:
+def test_agent_not_running_shows_what_would_be_announced(guest: TinyLab, agent: Agent) -> None:
     assert agent.stop() == 0
     diagnosis = Diagnosis(guest, agent)
     assert diagnosis.failed() == {"daemon"}
@@ -154,35 +156,37 @@ def test_no_agent_runs(guest: TinyLab, agent: Agent) -> None:
     assert f"to be announced: {GUEST_ADDRESS}" in diagnosis.of("addresses eth0")[0]["found"]
 
 
-def test_an_agent_whose_addresses_are_not_this_machines(guest: TinyLab, agent: Agent) -> None:
-    """Its control socket, seen from another machine: every address is missing or too many."""
+def test_addresses_that_differ_from_netifaces_fail(guest: TinyLab, agent: Agent) -> None:
+    # The control socket of one machine, doctor in another.
     diagnosis = Diagnosis(guest, agent, "--no-send", role="peer")
     found = [each["found"] for each in diagnosis.of("addresses eth0")]
     assert found[0].startswith("the agent does not know 192.0.2.1, 2001:db8::1, which")
-    assert found[1].startswith(f"the agent believes in {GUEST_ADDRESS}, {GUEST_ADDRESS6}, which")
+    assert found[1].startswith(f"the agent knows {GUEST_ADDRESS}, {GUEST_ADDRESS6}, which")
     assert PEER_MAC in found[2]
     assert diagnosis.failed() == {"addresses eth0"}
 
 
-def test_a_queue_that_drops_everything(guest: TinyLab, agent: Agent) -> None:
+def test_wire_behind_a_queue_that_drops_fails(guest: TinyLab, agent: Agent) -> None:
     guest.run("guest", ["tc", "qdisc", "add", "dev", "eth0", "root", "blackhole"])
     diagnosis = Diagnosis(guest, agent)
     wire = diagnosis.of("wire eth0")
     assert [each["level"] for each in wire] == ["fail", "fail"]
     assert wire[0]["found"].startswith(f"arp-request of {GUEST_ADDRESS} was not seen on the link")
     assert "tc -s qdisc" in wire[0]["advice"]
-    # The kernel takes what this queue then drops: nothing but the wire can tell.
+    # The kernel accepts frames that this queue drops: only the capture shows it.
     assert diagnosis.level("losses") == "ok"
     assert diagnosis.failed() == {"wire eth0"}
 
 
-def test_a_dry_run_without_the_capability(guest: TinyLab, tmp_path: Path) -> None:
+def test_dry_run_without_capability_fails_capability_and_wire(
+    guest: TinyLab, tmp_path: Path
+) -> None:
     with Agent(guest, tmp_path, "--dry-run", prefix=NO_RAW) as agent:
         diagnosis = Diagnosis(guest, agent)
     assert diagnosis.failed() == {"capability", "wire eth0"}
 
 
-def test_a_second_claimant(guest: TinyLab, agent: Agent) -> None:
+def test_claimants_another_station_with_our_addresses_fails(guest: TinyLab, agent: Agent) -> None:
     guest.ip(
         "peer",
         f"address add {GUEST_ADDRESS}/24 dev eth0",
@@ -197,14 +201,14 @@ def test_a_second_claimant(guest: TinyLab, agent: Agent) -> None:
     assert diagnosis.done.returncode == 1
 
 
-def test_a_kernel_that_answers_nobody(guest: TinyLab, agent: Agent) -> None:
+def test_sysctl_arp_ignore_8_is_a_warning(guest: TinyLab, agent: Agent) -> None:
     guest.run("guest", ["sysctl", "-qw", "net.ipv4.conf.all.arp_ignore=8"])
     diagnosis = Diagnosis(guest, agent, "--no-send")
     assert diagnosis.level("sysctl eth0") == "warn"
     assert diagnosis.done.returncode == 0
 
 
-# -- sysctls: an interface's own, and those of all; the kernel is asked what it makes of them -
+# -- sysctls of one interface and of `all`: the kernel's behaviour is the oracle --------
 
 
 def set_sysctl(guest: TinyLab, family: str, scope: str, key: str, value: int = 1) -> None:
@@ -218,7 +222,7 @@ def sysctl_seen(guest: TinyLab, key: str) -> int:
 
 @pytest.mark.parametrize("scopes", [("all",), ("eth0", "eth1"), ("eth1",)])
 @pytest.mark.parametrize("key", ["arp_filter", "arp_ignore"])
-def test_two_links_in_one_network(
+def test_sysctl_two_links_in_one_network_are_a_warning_unless_they_filter(
     guest: TinyLab, agent: Agent, key: str, scopes: tuple[str, ...]
 ) -> None:
     guest.ip(
@@ -243,7 +247,7 @@ def test_two_links_in_one_network(
     ("family", "key", "address"),
     [("ipv4", "arp_notify", GUEST_ADDRESS), ("ipv6", "ndisc_notify", GUEST_ADDRESS6)],
 )
-def test_a_kernel_that_announces_by_itself(
+def test_sysctl_notify_is_read_as_the_kernel_uses_it(
     guest: TinyLab, family: str, key: str, address: str, scope: str
 ) -> None:
     assert sysctl_seen(guest, f"{family}/{key}") == 0
@@ -255,7 +259,7 @@ def test_a_kernel_that_announces_by_itself(
     assert sysctl_seen(guest, f"{family}/{key}") == 1
 
 
-def announcement(address: str) -> Packet:
+def announcement_of(address: str) -> Packet:
     if ":" not in address:
         return Ether(src=PEER_MAC, dst="ff:ff:ff:ff:ff:ff") / ARP(
             op=1, hwsrc=PEER_MAC, psrc=address, hwdst="00:00:00:00:00:00", pdst=address
@@ -276,7 +280,7 @@ def announcement(address: str) -> Packet:
         ("ipv6", "drop_unsolicited_na", PEER_ADDRESS6),
     ],
 )
-def test_a_kernel_that_ignores_announcements(
+def test_sysctl_drop_is_read_as_the_kernel_uses_it(
     guest: TinyLab, family: str, key: str, address: str, scope: str
 ) -> None:
     set_sysctl(guest, family, scope, key)
@@ -286,17 +290,17 @@ def test_a_kernel_that_ignores_announcements(
         op=1, hwsrc=PEER_MAC, psrc="192.0.2.78", pdst=GUEST_ADDRESS
     )
     with Capture(guest) as wire:
-        wire.socket.send(bytes(announcement(address)))
-        wire.socket.send(bytes(question))  # its answer comes after what the kernel made of that
+        wire.socket.send(bytes(announcement_of(address)))
+        wire.socket.send(bytes(question))  # its answer comes after the announcement was handled
         until(lambda: any(frame[20:22] == b"\0\2" for frame in wire.read()), "an answer")
     ignored = guest.neighbours("guest")[address].mac == old
     assert sysctl_seen(guest, f"{family}/{key}") == ignored
-    # Of advertisements the interface's own value alone decides.
+    # For advertisements only the interface's own value counts.
     assert ignored == (scope == "eth0" or family == "ipv4")
 
 
-def test_an_address_in_duplicate_address_detection(guest: TinyLab, agent: Agent) -> None:
-    """The kernel tells of those that it makes itself only when that is over."""
+def test_tentative_address_is_no_finding(guest: TinyLab, agent: Agent) -> None:
+    # The kernel reports an autoconfigured address only when detection has ended.
     guest.run("guest", ["sysctl", "-qw", "net.ipv6.conf.default.dad_transmits=60"])
     guest.ip(
         "guest",
@@ -308,12 +312,14 @@ def test_an_address_in_duplicate_address_detection(guest: TinyLab, agent: Agent)
     until(lambda: "tentative" in guest.run("guest", ["ip", "address"]).stdout, "it begins")
     diagnosis = Diagnosis(guest, agent, "--no-send")
     assert diagnosis.failed() == set()
-    # It went on all the time.
+    # Detection was under way all the time.
     assert "tentative" in guest.run("guest", ["ip", "address"]).stdout
 
 
 @pytest.mark.parametrize("name", [b"a\x1b[31m", b"\xff\xfe", "ü".encode()])
-def test_an_interface_that_nobody_should_name_so(guest: TinyLab, agent: Agent, name: bytes) -> None:
+def test_interface_with_an_odd_name_is_printed_safely(
+    guest: TinyLab, agent: Agent, name: bytes
+) -> None:
     text = os.fsdecode(name)
     for words in (
         f"link add dev {text} type veth peer name other",
@@ -337,7 +343,7 @@ def port_finding(guest: TinyLab, folder: Path, port: str, *prefix: str) -> dict[
     return finding
 
 
-def test_a_forbidden_port(guest: TinyLab, tmp_path: Path) -> None:
+def test_hint_port_forbidden_fails_with_mode_and_owner(guest: TinyLab, tmp_path: Path) -> None:
     host, device = os.openpty()
     path = os.ttyname(device)
     os.chown(path, 65534, 65534)
@@ -351,36 +357,33 @@ def test_a_forbidden_port(guest: TinyLab, tmp_path: Path) -> None:
     )
 
 
-def test_a_port_with_a_host(guest: TinyLab, tmp_path: Path) -> None:
-    path = tmp_path / "port"
-    with socket.socket(socket.AF_UNIX) as host:
-        host.bind(str(path))
-        host.listen()
-        finding = port_finding(guest, tmp_path, str(path))
-    assert finding["level"] == "ok"
-    assert finding["found"].startswith(f"{path} at {path}, open, host connected; no request yet")
-
-
-def test_a_busy_port(guest: TinyLab, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("busy", "level", "found"),
+    [
+        (False, "ok", "{path} at {path}, open, host connected; no request yet"),
+        (True, "fail", "{path} is held open"),
+    ],
+)
+def test_hint_port_socket_is_connected_or_busy(
+    guest: TinyLab, tmp_path: Path, busy: bool, level: str, found: str
+) -> None:
     path = tmp_path / "port"
     with socket.socket(socket.AF_UNIX) as host, socket.socket(socket.AF_UNIX) as other:
         host.bind(str(path))
         host.listen(0)
-        other.connect(str(path))
+        if busy:
+            other.connect(str(path))
         finding = port_finding(guest, tmp_path, str(path))
-    assert finding["level"] == "fail"
-    assert finding["found"].startswith(f"{path} is held open")
+    assert finding["level"] == level
+    assert finding["found"].startswith(found.format(path=path))
 
 
-def test_a_port_that_is_something_else(guest: TinyLab, tmp_path: Path) -> None:
+def test_hint_port_file_fails_and_missing_port_is_a_warning(guest: TinyLab, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.touch()
     finding = port_finding(guest, tmp_path, str(path))
     assert finding["level"] == "fail"
     assert "(a file, -rw-" in finding["found"]
-
-
-def test_no_such_port(guest: TinyLab, tmp_path: Path) -> None:
-    finding = port_finding(guest, tmp_path, "org.example.nobody")
+    finding = port_finding(guest, tmp_path, "org.example.absent")
     assert finding["level"] == "warn"
     assert "virtio-serial" in finding["found"]

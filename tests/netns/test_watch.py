@@ -1,4 +1,4 @@
-"""``watch`` beside a running agent, on a terminal, in a pipe, into a file and out of it."""
+"""``watch`` beside a running agent: terminal, pipe, capture file."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def agent(guest: TinyLab, tmp_path: Path) -> Iterator[Agent]:
 
 
 class Watch:
-    """A running ``garp-agent watch``; what it prints is read as it comes."""
+    """A running ``garp-agent watch`` and its output so far."""
 
     def __init__(self, lab: TinyLab, *options: str, terminal: bool = False, **env: str) -> None:
         ours, theirs = os.openpty() if terminal else os.pipe()
@@ -73,11 +73,8 @@ class Watch:
     def __exit__(self, *_exception: object) -> None:
         os.close(self._output)
 
-    def has_said_something(self) -> bool:
-        return bool(select.select([self._output], [], [], 0.1)[0])
-
     def wait_for(self, pattern: str) -> str:
-        """All that was printed, once it matches."""
+        """Return the output, once it matches ``pattern``."""
         end = time.monotonic() + LIMIT
         while not re.search(pattern, self.text, re.MULTILINE):
             assert select.select([self._output], [], [], max(0, end - time.monotonic()))[0], (
@@ -89,7 +86,7 @@ class Watch:
         return self.text
 
     def end(self) -> tuple[int, str]:
-        """Its status, and what it said last."""
+        """Interrupt it; return its exit status and standard error."""
         os.killpg(self.process.pid, signal.SIGINT)
         _, said = self.process.communicate(timeout=LIMIT)
         return self.process.returncode, said
@@ -99,8 +96,8 @@ def rows(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_our_announcements_and_a_foreign_one(guest: TinyLab, agent: Agent) -> None:
-    # Nothing is printed before a frame is there, so a frame has to say that it listens.
+def test_json_shows_own_and_foreign_announcements(guest: TinyLab, agent: Agent) -> None:
+    # It prints nothing before the first frame, so a frame shows that it listens.
     with Watch(guest, "--json", "eth0") as watch, guest.packet_socket("peer", "eth0") as peer:
         until(
             lambda: peer.send(FORGED) and select.select([watch._output], [], [], 0.1)[0], "it sees"
@@ -118,7 +115,7 @@ def test_our_announcements_and_a_foreign_one(guest: TinyLab, agent: Agent) -> No
     assert (told[0]["hardware_address"], told[0]["own"]) == (PEER_MAC, False)
 
 
-def test_a_terminal_of_eighty_columns(guest: TinyLab, agent: Agent) -> None:
+def test_terminal_of_80_columns_shows_rows_and_red_marks(guest: TinyLab, agent: Agent) -> None:
     with Watch(guest, "eth0", terminal=True) as watch:
         watch.wait_for(r"^TIME .* ADDRESS$")
         with guest.packet_socket("peer", "eth0") as peer:
@@ -138,7 +135,7 @@ def test_a_terminal_of_eighty_columns(guest: TinyLab, agent: Agent) -> None:
 
 
 @pytest.mark.parametrize("setting", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_no_colour_where_none_is_wanted(guest: TinyLab, setting: dict[str, str]) -> None:
+def test_no_color_and_dumb_terminal_get_no_escapes(guest: TinyLab, setting: dict[str, str]) -> None:
     with Watch(guest, "eth0", terminal=True, **setting) as watch:
         watch.wait_for(r"^TIME .* ADDRESS$")
         with guest.packet_socket("peer", "eth0") as peer:
@@ -151,7 +148,7 @@ def test_no_colour_where_none_is_wanted(guest: TinyLab, setting: dict[str, str])
     ("tags", "vlan"), [("81000064", "100"), ("88a800c881000064", "200.100"), ("81006000", None)]
 )
 @pytest.mark.parametrize("name", ["arp-announcement", "unsolicited-na", "rarp"])
-def test_tagged_announcements(guest: TinyLab, tags: str, vlan: str, name: str) -> None:
+def test_tagged_announcement_has_its_vlan(guest: TinyLab, tags: str, vlan: str, name: str) -> None:
     frame = golden.read(f"frames/{name}")
     with Watch(guest, "--json", "--count", "1", "eth0") as watch:
         with guest.packet_socket("peer", "eth0") as peer:
@@ -162,7 +159,7 @@ def test_tagged_announcements(guest: TinyLab, tags: str, vlan: str, name: str) -
     assert row["irregular"] == []
 
 
-def test_ordinary_traffic_is_not_shown(guest: TinyLab) -> None:
+def test_other_traffic_is_not_shown(guest: TinyLab) -> None:
     with Watch(guest, "--count", "1", "--json", "eth0") as watch:
         with guest.packet_socket("peer", "eth0") as peer:
 
@@ -177,7 +174,9 @@ def test_ordinary_traffic_is_not_shown(guest: TinyLab) -> None:
     assert row["kind"] == "arp-probe"
 
 
-def test_a_capture_is_written_and_read_back(guest: TinyLab, agent: Agent, tmp_path: Path) -> None:
+def test_capture_file_is_written_read_back_and_not_overwritten(
+    guest: TinyLab, agent: Agent, tmp_path: Path
+) -> None:
     file = tmp_path / "seen.pcap"
     with Watch(guest, "-w", str(file), terminal=True) as watch:
         watch.wait_for("ADDRESS")
@@ -190,14 +189,14 @@ def test_a_capture_is_written_and_read_back(guest: TinyLab, agent: Agent, tmp_pa
         ("arp-request", True),
         ("unsolicited-na", True),
     ]
-    # Nor does reading it destroy it, whatever it is called.
+    # Writing to the file that is read is refused, under any name.
     other_name = tmp_path / "other.pcap"
     other_name.symlink_to(file)
     for name in (file, other_name):
         done = command(guest, "watch", "-r", str(file), "-w", str(name))
         assert done.returncode == 1
-        assert f"{name}: is what --read reads: write another file" in done.stderr
-    # What the file holds is what others read in it.
+        assert f"{name}: is the file that --read reads: write another file" in done.stderr
+    # tcpdump reads the same from the file.
     other = ["tcpdump", "-nr", str(file)]
     text = subprocess.run(other, capture_output=True, text=True, check=True).stdout
     assert text.count(f"who-has {GUEST_ADDRESS}") == 1
@@ -217,7 +216,7 @@ def test_a_capture_is_written_and_read_back(guest: TinyLab, agent: Agent, tmp_pa
         (("-r", "file", "eth0"), 2, "a capture file has no interfaces"),
     ],
 )
-def test_what_it_says_when_it_ends(
+def test_end_of_watch_has_its_message_and_status(
     guest: TinyLab, arguments: tuple[str, ...], status: int, said: str
 ) -> None:
     done = command(guest, "watch", *arguments)
@@ -226,13 +225,13 @@ def test_what_it_says_when_it_ends(
     assert "Traceback" not in done.stderr
 
 
-def test_without_permission(guest: TinyLab) -> None:
+def test_without_permission_exits_77(guest: TinyLab) -> None:
     done = command(guest, "watch", "eth0", prefix=("setpriv", "--bounding-set", "-net_raw"))
     assert done.returncode == 77
     assert "no permission to listen" in done.stderr
 
 
-def test_a_reader_that_goes_away(guest: TinyLab, agent: Agent) -> None:
+def test_reader_that_closes_the_pipe_ends_it_quietly(guest: TinyLab, agent: Agent) -> None:
     with Watch(guest, "--json", "eth0") as watch, guest.packet_socket("peer", "eth0") as peer:
         until(
             lambda: peer.send(FORGED) and select.select([watch._output], [], [], 0.1)[0],

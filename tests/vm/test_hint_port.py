@@ -80,13 +80,13 @@ def assert_idle(agent: Agent) -> None:
 
 # What doctor makes of the port; of its parts those that need neither scapy nor netifaces.
 DOCTOR = """
-from garp_agent.diagnosis.doctor import checks, facts, gather
+from garp_agent.diagnosis.doctor import facts, gather, hint_port
 
 asked = gather.ask(path)
 pid = asked.status["pid"]
 kernel, port = gather.look_at_kernel(), gather.port(asked.status["hint_port"], pid)
-process, configuration = gather.process(pid), facts.Configuration("")
-(finding,) = checks.hint_port(
+process, configuration = gather.process(pid), facts.ConfigurationFacts("")
+(finding,) = hint_port.hint_port(
     facts.Facts(asked, asked, [], process, configuration, kernel, {}, port)
 )
 result = finding.level.value, finding.found

@@ -1,8 +1,7 @@
-"""Seeing and believing: ``doctor`` and ``watch``, which look at the agent from outside.
+"""``doctor`` and ``watch``, which look at the agent from outside.
 
-The only rooms that import scapy and netifaces, and only when they are called: what they
-say of frames and addresses is not our own code's opinion of itself.  Never loaded by the
-daemon.
+The only folder that imports scapy and netifaces, and only inside functions: they check frames and
+addresses independently of the agent's own code.  The daemons never load it.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ PACKAGES = {"scapy": "python3-scapy", "netifaces": "python3-netifaces"}  # modul
 
 
 def missing() -> str:
-    """What these rooms need and is not installed, as a line for the operator; "" if nothing."""
+    """Return which needed packages are not installed, as a line for the operator; "" if none."""
     names = [name for name in PACKAGES if find_spec(name) is None]
     if not names:
         return ""

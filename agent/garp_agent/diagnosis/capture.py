@@ -1,11 +1,10 @@
-"""Sees the frames of links, also those that this machine sends, and sends probes: scapy's sockets.
+"""Captures the frames of links, incoming and outgoing, and sends probes, through scapy's sockets.
 
-Decides which frames the kernel passes on (ARP, RARP, neighbour advertisements), and how a
-question for other claimants looks.  Never decides what a frame means.
+The filter passes ARP, RARP and neighbour advertisements.  Does not decide what a frame means.
 
-RFC 5227 section 2.1.1 (ARP probe), RFC 4862 section 5.4.2 (solicitation for duplicate
-address detection): neither changes anybody's neighbour cache.  An outgoing frame is seen
-where the driver takes it, behind queueing disciplines and filters.
+RFC 5227 section 2.1.1 (ARP probe), RFC 4862 section 5.4.2 (solicitation for duplicate address
+detection): neither changes a neighbour cache.  The capture sees an outgoing frame where the driver
+takes it, behind queueing disciplines and filters (packet(7)).
 """
 
 from __future__ import annotations
@@ -28,9 +27,8 @@ SO_ATTACH_FILTER = 26  # <asm-generic/socket.h>
 SO_RCVBUFFORCE = 33
 RECEIVE_BUFFER = 1 << 22  # bytes
 
-# Classic BPF (operation, jump if true, jump if false, operand), <linux/filter.h>.  Written
-# out, because compiling text needs libpcap, which guests don't have.  A frame's outer tag
-# is usually taken off by the kernel before it gets here.
+# Classic BPF (operation, jump if true, jump if false, operand), <linux/filter.h>.  Compiling text
+# needs libpcap, which guests do not have.  The kernel has usually removed the outer tag.
 _HALF, _BYTE, _EQUAL, _RETURN = 0x28, 0x30, 0x15, 0x06
 _PASS, _DROP = 17, 18
 FILTER = (
@@ -64,17 +62,17 @@ class Frame(NamedTuple):
     data: bytes
 
 
-class TapError(Exception):
-    """Scapy can't work on this machine; the text says why."""
+class CaptureError(Exception):
+    """Scapy does not work on this machine; the text says why."""
 
 
-class Tap:
-    """Listens on links; raises PermissionError without CAP_NET_RAW, and TapError."""
+class Capture:
+    """Listens on links.  Raises PermissionError without CAP_NET_RAW, and CaptureError."""
 
     def __init__(self, interfaces: Iterable[str], promiscuous: bool = False) -> None:
         conf = configured()
         self._sockets: dict[Any, str] = {}
-        self.deaf: dict[str, str] = {}  # links that can't be listened on, and why
+        self.unheard: dict[str, str] = {}  # links that it cannot listen on, and why
         with contextlib.ExitStack() as undo:
             undo.callback(self.close)
             for interface in interfaces:
@@ -82,15 +80,15 @@ class Tap:
                     listening = conf.L2listen(iface=interface, promisc=promiscuous)
                 except PermissionError:
                     raise
-                except (OSError, ValueError) as error:  # gone by now; a name that is no text
-                    self.deaf[interface] = str(error)
+                except (OSError, ValueError) as error:  # gone, or a name that is not UTF-8
+                    self.unheard[interface] = str(error)
                     continue
                 self._sockets[listening] = interface
                 _prepare(listening.ins)
             undo.pop_all()
 
     def frames(self, seconds: float | None, enough: Callable[[], bool]) -> Iterator[Frame]:
-        """Frames as they arrive, for so long (None: for ever), or until there are ``enough``."""
+        """Yield frames as they arrive, for ``seconds`` (None: no limit), or until ``enough()``."""
         conf = configured()
         end = None if seconds is None else time.monotonic() + seconds
         while self._sockets and not enough():
@@ -106,9 +104,9 @@ class Tap:
         interface = self._sockets[ready]
         try:
             _, data, when = ready.recv_raw()
-        except OSError as error:  # said once when the link goes down; it may come back
+        except OSError as error:  # the kernel says once that the link went down; it may come up
             if interface not in {name for _, name in socket.if_nameindex()}:
-                self.deaf[self._sockets.pop(ready)] = str(error.strerror)
+                self.unheard[self._sockets.pop(ready)] = str(error.strerror)
                 ready.close()
             return None
         return Frame(interface, float(when), data) if data else None
@@ -119,7 +117,7 @@ class Tap:
             listening.close()
         self._sockets = {}
 
-    def __enter__(self) -> Tap:
+    def __enter__(self) -> Capture:
         return self
 
     def __exit__(
@@ -132,14 +130,17 @@ class Tap:
 
 
 def configured() -> Any:
-    """Scapy's configuration, once it knows this system's sockets and Ethernet."""
+    """Return scapy's configuration, with this system's sockets and Ethernet loaded.
+
+    Raises CaptureError.
+    """
     silence()
     try:
         import scapy.arch
         import scapy.layers.l2  # noqa: F401
         from scapy.config import conf
     except UnicodeDecodeError as error:  # it reads all interfaces at once
-        raise TapError(f"scapy stumbles over the name of an interface: {error}") from None
+        raise CaptureError(f"scapy cannot read the name of an interface: {error}") from None
 
     return conf
 
@@ -148,9 +149,9 @@ def _prepare(listening: socket.socket) -> None:
     program = array("B", b"".join(struct.pack("=HBBI", *each) for each in FILTER))
     fprog = struct.pack("HP", len(FILTER), program.buffer_info()[0])
     listening.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, fprog)
-    with contextlib.suppress(OSError):  # needs CAP_NET_ADMIN; the usual room will do
+    with contextlib.suppress(OSError):  # needs CAP_NET_ADMIN; the default buffer will do
         listening.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
-    # What came before the filter was there.
+    # Discard frames that arrived before the filter was attached.
     with contextlib.suppress(BlockingIOError):
         while True:
             listening.recv(1, socket.MSG_DONTWAIT)
@@ -160,7 +161,7 @@ def _prepare(listening: socket.socket) -> None:
 
 
 def send_probes(interface: str, hardware_address: str, addresses: Collection[str]) -> None:
-    """Ask the link once who else has these addresses."""
+    """Send one probe for each address.  Raises OSError and UnicodeError."""
     sending = configured().L2socket(iface=interface, promisc=False)
     try:
         for address in addresses:
@@ -170,7 +171,7 @@ def send_probes(interface: str, hardware_address: str, addresses: Collection[str
 
 
 def probe(hardware_address: str, address: str) -> Packet:
-    """The frame that asks who has an address, and claims nothing."""
+    """Return a frame that asks which station has an address, and claims nothing."""
     silence()
     from scapy.layers.inet6 import ICMPv6ND_NS, IPv6
     from scapy.layers.l2 import ARP, Ether
@@ -196,14 +197,14 @@ def probe(hardware_address: str, address: str) -> Packet:
 
 
 def claimant(data: bytes) -> tuple[str, str] | None:
-    """(address, hardware address) of a frame that says who has an address; None for others."""
+    """Return (address, hardware address) that a frame claims, or None."""
     silence()
     from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6NDOptDstLLAddr
     from scapy.layers.l2 import ARP, Ether
 
     try:
         packet = Ether(data)
-        if packet.type in VLAN_TAGS:  # somebody else's network
+        if packet.type in VLAN_TAGS:  # another network
             return None
         if ARP in packet and packet[ARP].op in (1, 2) and packet[ARP].psrc != "0.0.0.0":
             return str(packet[ARP].psrc), str(packet[ARP].hwsrc)
@@ -211,6 +212,6 @@ def claimant(data: bytes) -> tuple[str, str] | None:
             message = packet[ICMPv6ND_NA]
             named = ICMPv6NDOptDstLLAddr in message and message[ICMPv6NDOptDstLLAddr].lladdr
             return str(message.tgt), str(named or packet.src)
-    except Exception:  # scapy raises whatever its fields raise; noise claims nothing
+    except Exception:  # scapy raises whatever its fields raise; such a frame claims nothing
         return None
     return None

@@ -1,8 +1,7 @@
-"""One frame on the wire, as scapy reads it: which announcement it is, and what is odd about it.
+"""Reads one frame with scapy: which announcement it is, and what is irregular about it.
 
-Decides which frames are announcements (gratuitous ARP, ARP probes, RARP, unsolicited
-neighbour advertisements) and which properties of one are irregular.  Never decides whether
-an announcement is wanted, and shares no code with ``core.frames``, which it is to check.
+Announcements are gratuitous ARP, ARP probes, RARP and unsolicited neighbour advertisements.  Shares
+no code with ``guest.core.frames``, because it checks that module's frames.
 
 RFC 5227 sections 1.1 and 3, RFC 903, RFC 4861 sections 4.4, 7.1.2 and 7.2.6.
 """
@@ -25,12 +24,12 @@ _TAGS_MOST = 4
 
 
 class Sighting(NamedTuple):
-    """One announcement."""
+    """One announcement on the wire."""
 
-    kind: str  # as in core.model.Kind; "arp-opcode-N" where the opcode is none of ours
+    kind: str  # as in guest.core.model.Kind; "arp-opcode-N" for other opcodes
     source: str  # the Ethernet source
     destination: str  # the Ethernet destination
-    hardware_address: str  # where the announcement says that the address is
+    hardware_address: str  # the one that the announcement gives for the address
     address: str  # "" for RARP
     vlan: str = ""  # "100", "100.200" where stacked
     target_hardware_address: str = ""  # ARP and RARP
@@ -41,16 +40,16 @@ class Sighting(NamedTuple):
 
 
 def silence() -> None:
-    """Keep scapy from talking about interfaces and routes that it does not like."""
+    """Stop scapy from logging warnings about interfaces and routes."""
     import logging
 
     logging.getLogger("scapy").setLevel(logging.ERROR)
 
 
 def dissect(frame: bytes) -> Sighting | None:
-    """What a whole Ethernet frame announces; None for any other frame, and for noise."""
+    """Return what an Ethernet frame announces, or None for any other frame."""
     silence()
-    import scapy.layers.inet6  # noqa: F401  # before the first frame: it tells Ether of IPv6
+    import scapy.layers.inet6  # noqa: F401  # registers IPv6 with Ether
     from scapy.layers.l2 import Ether
 
     try:
@@ -60,7 +59,7 @@ def dissect(frame: bytes) -> Sighting | None:
             seen = _arp(packet, body, ethertype)
         else:
             seen = _advertisement(packet, body) if ethertype == ETHERTYPE_IPV6 else None
-    except Exception:  # scapy raises whatever its fields raise: no frame of noise may end a watch
+    except Exception:  # scapy raises whatever its fields raise; no frame may end the watch
         return None
     return seen._replace(vlan=vlan, length=len(frame)) if seen else None
 
@@ -83,7 +82,7 @@ def _untagged(packet: Packet) -> tuple[str, int, Packet]:
 def _arp(packet: Packet, body: Packet, ethertype: int) -> Sighting | None:
     from scapy.layers.l2 import ARP
 
-    if ethertype == ETHERTYPE_RARP:  # which scapy leaves unread, though it is laid out alike
+    if ethertype == ETHERTYPE_RARP:  # scapy does not decode RARP, which has the layout of ARP
         body = ARP(bytes(body))
     if ARP not in body or (body.hwtype, body.ptype, body.hwlen, body.plen) != (1, 0x0800, 6, 4):
         return None
@@ -126,7 +125,7 @@ def _reverse_kind(packet: Packet, rarp: Packet) -> tuple[str, tuple[str, ...]]:
     if rarp.op == 3:
         return "rarp", ()
     if rarp.op == 4 and packet.dst != BROADCAST:
-        return "", ()  # a server's answer
+        return "", ()  # a RARP server's answer
     return "rarp", (f"opcode {rarp.op} in a RARP frame, 3 is expected",)
 
 
@@ -149,7 +148,7 @@ def _advertisement(packet: Packet, body: Packet) -> Sighting | None:
     message = body[ICMPv6ND_NA]
     to_many = body.dst.lower().startswith("ff")
     if message.S and not to_many:
-        return None  # the answer to a question
+        return None  # the answer to a solicitation
     option = message[ICMPv6NDOptDstLLAddr].lladdr if ICMPv6NDOptDstLLAddr in message else ""
     return Sighting(
         "unsolicited-na",

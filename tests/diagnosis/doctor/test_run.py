@@ -1,4 +1,4 @@
-"""How findings look: eighty columns, narrow terminals, JSON."""
+"""How findings are printed: as text of any width, and as JSON."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from garp_agent.diagnosis.doctor import gather
+from garp_agent.diagnosis.doctor import listen
 from garp_agent.diagnosis.doctor import run as doctor
-from garp_agent.diagnosis.doctor.checks import fail, ok, skip, warn
-from garp_agent.diagnosis.doctor.facts import Daemon
+from garp_agent.diagnosis.doctor.facts import AgentAnswer
+from garp_agent.diagnosis.doctor.findings import fail, ok, skip, warn
 from tests.diagnosis.world import address, facts, link
 
 FINDINGS = [
@@ -21,7 +21,7 @@ FINDINGS = [
 ]
 
 
-def test_a_line_for_each_with_what_to_do_below() -> None:
+def test_text_has_one_line_for_each_finding_and_the_advice_below() -> None:
     assert doctor.as_text(FINDINGS, 60) == "\n".join(
         [
             "ok    daemon     garp-agent 1.0, pid 7",
@@ -41,36 +41,33 @@ def test_a_line_for_each_with_what_to_do_below() -> None:
 
 
 @pytest.mark.parametrize("width", [1, 40, 80, 200])
-def test_no_line_is_longer_than_the_terminal(width: int) -> None:
+def test_text_fits_the_terminal(width: int) -> None:
     findings = [*FINDINGS, ok("addresses enx0123456789ab", "announced")]
     lines = doctor.as_text(findings, width).splitlines()[:-2]
     assert max(map(len, lines)) <= max(width, doctor.WIDTH_LEAST)
 
 
-def test_json_has_everything() -> None:
+def test_json_has_every_finding_and_warnings_are_no_failure() -> None:
     told = json.loads(doctor.as_json_text(FINDINGS))
     assert told["good"] is False
+    assert [each["level"] for each in told["findings"]] == ["ok", "warn", "fail", "skip"]
     assert told["findings"][2] == {
         "check": "wire eth0",
         "level": "fail",
         "found": "not seen",
         "advice": "look at tc",
     }
-    assert [each["level"] for each in told["findings"]] == ["ok", "warn", "fail", "skip"]
-
-
-def test_warnings_are_no_failure() -> None:
     assert json.loads(doctor.as_json_text(FINDINGS[:2]))["good"] is True
 
 
-RUNS, GONE = facts().daemon, Daemon("/run/c.sock", error="no garp-agent answers there")
+RUNS, GONE = facts().agent, AgentAnswer("/run/c.sock", error="no garp-agent answers there")
 BOTH = facts().links
 RARP = [link("eth0", address("", "rarp"))]
 QUIET = [link("eth0", address("192.0.2.10", skipped="down"))]
 
 
 @pytest.mark.parametrize(
-    ("asked", "links", "unasked", "said"),
+    ("answer", "links", "unasked", "said"),
     [
         (RUNS, BOTH, "", f"sends: {doctor.BURST}, then {doctor.PROBES}; --no-send sends nothing"),
         (GONE, BOTH, "", f"sends: {doctor.PROBES}; --no-send sends nothing"),
@@ -80,5 +77,7 @@ QUIET = [link("eth0", address("192.0.2.10", skipped="down"))]
         (RUNS, BOTH, "needs root", "sends nothing: needs root"),
     ],
 )
-def test_it_says_what_it_sends(asked: Daemon, links: list[Any], unasked: str, said: str) -> None:
-    assert doctor.sends(gather.plan(asked, links, unasked)) == said
+def test_sends_names_what_goes_out(
+    answer: AgentAnswer, links: list[Any], unasked: str, said: str
+) -> None:
+    assert doctor.sends(listen.plan(answer, links, unasked)) == said

@@ -1,4 +1,4 @@
-"""Rows of eighty columns, lines, JSON."""
+"""Rows of 80 columns, lines of any length, JSON."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import json
 
 import pytest
 
-from garp_agent.diagnosis.watch.observe import Observation
+from garp_agent.diagnosis.watch.observe import SeenAnnouncement
 from garp_agent.diagnosis.watch.table import Table, as_json, clock, gap
 from tests.diagnosis.world import ADVERTISEMENT, MAC, REQUEST
 
 LONG = "2001:db8:1234:5678:5054:ff:fe12:3456"
 
 
-def seen(**changes: object) -> Observation:
-    return Observation(86399.1239, "eth0", REQUEST, 5.01, True, ())._replace(**changes)  # type: ignore[arg-type]
+def seen(**changes: object) -> SeenAnnouncement:
+    return SeenAnnouncement(86399.1239, "eth0", REQUEST, 5.01, True, ())._replace(**changes)  # type: ignore[arg-type]
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,7 @@ def in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
     time.tzset()
 
 
-def test_a_row() -> None:
+def test_row_stands_below_its_headings() -> None:
     table = Table(["eth0"], 80)
     lines = [table.header(), table.row(seen())]
     assert lines == [
@@ -34,25 +34,25 @@ def test_a_row() -> None:
     ]
 
 
-def test_the_longest_ipv4_address_on_an_ordinary_interface_fits() -> None:
+def test_row_with_the_longest_ipv4_address_fits_80_columns() -> None:
     longest = seen(interface="ens18", sighting=REQUEST._replace(address="192.168.100.100"))
     row = Table(["ens18"], 80).row(longest)
     assert len(row) == 80
     assert "\n" not in row
 
 
-def test_what_does_not_fit_goes_below() -> None:
+def test_address_that_does_not_fit_has_a_second_line() -> None:
     row = Table(["eth0"], 80).row(seen(sighting=ADVERTISEMENT._replace(address=LONG)))
     first, second = row.splitlines()
     assert second == LONG.rjust(80)
     assert first.endswith("own")
 
 
-def tagged(vlan: str) -> Observation:
+def tagged(vlan: str) -> SeenAnnouncement:
     return seen(sighting=REQUEST._replace(vlan=vlan))
 
 
-def test_a_stacked_tag_makes_room_for_itself_and_the_rows_below() -> None:
+def test_stacked_tag_widens_its_column_and_repeats_the_headings() -> None:
     table = Table(["eth0"], 80)
     lines = [table.row(tagged("100")), table.row(tagged("200.100")), table.row(tagged("100"))]
     assert "\n".join(lines).splitlines() == [
@@ -64,21 +64,21 @@ def test_a_stacked_tag_makes_room_for_itself_and_the_rows_below() -> None:
 
 
 @pytest.mark.parametrize("width", [0, 120])
-def test_where_there_is_room_stacked_tags_have_it_from_the_start(width: int) -> None:
+def test_wide_terminal_has_room_for_stacked_tags_from_the_start(width: int) -> None:
     table = Table(["eth0"], width)
     before = table.header()
     assert table.row(tagged("4094.4094")).count("4094.4094 request") == 1
     assert table.header() == before
 
 
-def test_a_deeper_stack_keeps_to_its_column() -> None:
+def test_deeper_stack_is_cut_to_its_column() -> None:
     assert " 4094.40.. request " in Table(["eth0"], 0).row(tagged("4094.4093.4092"))
 
 
 @pytest.mark.parametrize("interface", ["eth0", "enx0123456789ab"])
 @pytest.mark.parametrize("address", ["192.168.100.100", LONG])
 @pytest.mark.parametrize("vlan", ["4094", "4094.4094.4094.4094"])
-def test_nothing_is_wider_than_the_terminal(interface: str, address: str, vlan: str) -> None:
+def test_no_line_is_wider_than_the_terminal(interface: str, address: str, vlan: str) -> None:
     sighting = REQUEST._replace(address=address, kind="arp-opcode-65535", vlan=vlan)
     marks = ("a very long remark " * 10, "short")
     row = Table([interface], 80).row(
@@ -87,14 +87,14 @@ def test_nothing_is_wider_than_the_terminal(interface: str, address: str, vlan: 
     assert max(map(len, row.splitlines())) <= 80
 
 
-def test_marks_have_lines_of_their_own_and_colour_only_where_wanted() -> None:
+def test_marks_have_their_own_lines_and_colour_where_wanted() -> None:
     marked = seen(marks=("odd", "storm"))
     assert Table(["eth0"], 80).row(marked).splitlines()[1:] == ["    ! odd", "    ! storm"]
     coloured = Table(["eth0"], 80, colour=True).row(marked).splitlines()
     assert coloured[1:] == ["\x1b[31m    ! odd\x1b[0m", "\x1b[31m    ! storm\x1b[0m"]
 
 
-def test_in_a_pipe_everything_is_on_one_line() -> None:
+def test_pipe_gets_one_line_for_each_announcement() -> None:
     sighting = ADVERTISEMENT._replace(address=LONG)
     row = Table(["eth0"], 0).row(seen(sighting=sighting, marks=("odd", "storm")))
     assert row.endswith(f"{LONG}  ! odd; storm")
@@ -115,17 +115,17 @@ def test_in_a_pipe_everything_is_on_one_line() -> None:
         (1e12, "9999h"),
     ],
 )
-def test_gaps(seconds: float, text: str) -> None:
+def test_gap_fits_six_columns(seconds: float, text: str) -> None:
     assert gap(seconds) == text
     assert len(text) <= 6
 
 
-def test_midnight() -> None:
+def test_clock_does_not_round_up() -> None:
     assert clock(86399.9999) == "23:59:59.999"
     assert clock(86400.0) == "00:00:00.000"
 
 
-def test_json() -> None:
+def test_json_has_all_fields() -> None:
     told = json.loads(as_json(seen(gap=None, marks=("odd",))))
     assert told == {
         "time": 86399.1239,

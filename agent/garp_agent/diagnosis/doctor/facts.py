@@ -1,7 +1,4 @@
-"""What ``doctor`` knows: plain values, gathered by ``gather`` and judged by ``checks``.
-
-Decides nothing.
-"""
+"""What ``doctor`` knows: plain values.  ``gather`` and ``listen`` fill them; checks judge them."""
 
 from __future__ import annotations
 
@@ -12,18 +9,18 @@ from garp_agent.diagnosis.sighting import Sighting
 CAP_NET_RAW = 13  # <linux/capability.h>
 
 
-class Daemon(NamedTuple):
-    """What the control socket says."""
+class AgentAnswer(NamedTuple):
+    """What the agent answered on its control socket."""
 
     path: str  # of the control socket; "" where the configuration has none
     status: dict[str, Any] | None = None  # as `garp-agent status --json` prints it
-    error: str = ""  # why there is none
+    error: str = ""  # why there is no status
     asked_at: float = 0.0  # seconds, monotonic
     took: float = 0.0  # seconds until the reply
 
 
-class Process(NamedTuple):
-    """The daemon as proc(5) shows it."""
+class ProcessFacts(NamedTuple):
+    """The agent's process as proc(5) shows it."""
 
     state: str  # "S", "T", ...
     uid: int
@@ -31,21 +28,21 @@ class Process(NamedTuple):
     capabilities: int  # effective
 
 
-class Configuration(NamedTuple):
+class ConfigurationFacts(NamedTuple):
     """The configuration file."""
 
-    path: str  # "": none, the defaults are in force
+    path: str  # "": no file, the defaults are in force
     problems: tuple[str, ...] = ()
     pace: float = 10.0  # frames a second that a link may send
     span: float = 0.4  # seconds from the first round of a burst to its last
     hold_off: float = 60.0
 
 
-class Kernel(NamedTuple):
+class KernelFacts(NamedTuple):
     """The machine's kernel."""
 
     release: str
-    packet_sockets: str = ""  # why AF_PACKET can't be had; "": it can, or may not be tried
+    packet_sockets: str = ""  # why the kernel refuses AF_PACKET; "": it does not, or we may not try
     may_listen: bool = True  # this process may open AF_PACKET sockets
 
 
@@ -55,10 +52,11 @@ class Interface(NamedTuple):
     hardware_address: str
     addresses: dict[str, str]  # address -> netmask
     sysctls: dict[str, int]  # "ipv4/arp_notify" -> value
-    tentative: tuple[str, ...] = ()  # of the addresses; the kernel tells of them when they are not
+    # Addresses in duplicate address detection; the kernel sends no event for them until it ends.
+    tentative: tuple[str, ...] = ()
 
 
-class Port(NamedTuple):
+class PortFacts(NamedTuple):
     """The chain from the machine's virtio-serial controller to the hint port."""
 
     controllers: int  # virtio consoles on the machine's virtio bus
@@ -67,18 +65,18 @@ class Port(NamedTuple):
     kind: str = ""  # of what the path is: "character device", "socket", ...; "": nothing
     mode: str = ""  # as ls(1) writes it
     owner: tuple[int, int] = (0, 0)  # uid, gid
-    holders: tuple[str, ...] = ()  # other processes that have it open
+    holders: tuple[str, ...] = ()  # other processes that hold it open
 
 
-class Plan(NamedTuple):
-    """What is about to be sent."""
+class SendPlan(NamedTuple):
+    """What doctor is about to send."""
 
-    unasked: str = ""  # why nothing may be; "": it may
-    burst: str = ""  # why the daemon is asked for none; "": it is
-    probes: str = ""  # why nobody is asked for other claimants; "": the links are
+    unasked: str = ""  # why doctor may send nothing; "": it may
+    burst: str = ""  # why the agent is not asked for a burst; "": it is
+    probes: str = ""  # why no probes are sent; "": they are
 
 
-class Promise(NamedTuple):
+class PromisedFrame(NamedTuple):
     """One frame that the agent says it sends."""
 
     interface: str
@@ -87,20 +85,20 @@ class Promise(NamedTuple):
     address: str  # "" for RARP
 
 
-class Wire(NamedTuple):
-    """What went over the guest's own links during a burst."""
+class WireFacts(NamedTuple):
+    """The frames on the guest's own links during a burst."""
 
-    skipped: str = ""  # why nothing was looked at
-    error: str = ""  # why it could not be
-    promised: tuple[Promise, ...] = ()
+    skipped: str = ""  # why no burst was captured
+    error: str = ""  # why the capture failed
+    promised: tuple[PromisedFrame, ...] = ()
     seen: tuple[tuple[str, Sighting], ...] = ()  # by interface
     waited: float = 0.0  # seconds
-    paced: bool = False  # the bucket would have needed longer than we waited
-    deaf: tuple[tuple[str, str], ...] = ()  # links that we could not listen on, and why
+    paced: bool = False  # the rate limit needs longer than doctor waited
+    unheard: tuple[tuple[str, str], ...] = ()  # links that doctor could not listen on, and why
 
 
-class Claimants(NamedTuple):
-    """Who else answered for our addresses."""
+class ClaimantFacts(NamedTuple):
+    """Other stations that answered for our addresses."""
 
     skipped: str = ""
     asked: tuple[tuple[str, str], ...] = ()  # interface, address
@@ -109,15 +107,15 @@ class Claimants(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """All of it."""
+    """All facts."""
 
-    daemon: Daemon
-    later: Daemon  # asked again at the end
+    agent: AgentAnswer
+    later: AgentAnswer  # a second answer, at the end
     links: list[dict[str, Any]]  # as `garp-agent list --json` prints them
-    process: Process | None
-    configuration: Configuration
-    kernel: Kernel
+    process: ProcessFacts | None
+    configuration: ConfigurationFacts
+    kernel: KernelFacts
     interfaces: dict[str, Interface]
-    port: Port
-    wire: Wire = Wire(skipped="not asked for")
-    claimants: Claimants = Claimants(skipped="not asked for")
+    port: PortFacts
+    wire: WireFacts = WireFacts(skipped="not asked for")
+    claimants: ClaimantFacts = ClaimantFacts(skipped="not asked for")

@@ -1,7 +1,6 @@
-"""``garp-agent doctor``: gather the facts, judge them, say so.
+"""``garp-agent doctor``: gathers facts, runs the checks, prints the findings.
 
-Decides how findings look and what the exit status is: 0 when nothing failed (warnings
-included), 1 when something did.
+Exit status: 0 when nothing failed (warnings included), 1 when something did.
 """
 
 from __future__ import annotations
@@ -10,37 +9,74 @@ import json
 import shutil
 import sys
 import textwrap
+from collections.abc import Callable, Iterator
 
 from garp_agent import __version__
 from garp_agent.diagnosis import missing
-from garp_agent.diagnosis.doctor.checks import Finding, Level, examine, failed
-from garp_agent.diagnosis.doctor.facts import Plan
+from garp_agent.diagnosis.doctor import agent, hint_port, network, sysctls
+from garp_agent.diagnosis.doctor.facts import Facts, SendPlan
+from garp_agent.diagnosis.doctor.findings import Finding, Level, failed
 from garp_agent.render.agent import printable
 
 WIDTH_LEAST = 40
 BURST = "one burst of the running agent"
 PROBES = "questions for other claimants (ARP probes, duplicate address detection)"
+NOT_WANTED = "--no-send was given"
+
+# In the order in which a chain breaks.
+CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
+    agent.daemon,
+    agent.configuration,
+    agent.kernel,
+    agent.capability,
+    network.addresses,
+    network.wire,
+    agent.timers,
+    agent.losses,
+    agent.conflicts,
+    network.claimants,
+    hint_port.hint_port,
+    sysctls.sysctls,
+)
 
 
 def run(path: str | None, control_socket: str | None, send: bool, as_json: bool) -> int:
-    """Examine this machine; the exit status."""
+    """Examine this machine and print the findings; return the exit status.
+
+    ``send``: whether frames may go out; ``path`` and ``control_socket``: None for the usual ones.
+    """
     if missing():
         print(f"garp-agent doctor: {missing()}", file=sys.stderr)
         return 1
-    from garp_agent.diagnosis.doctor import gather
-
-    def tell(plan: Plan) -> None:
-        if send:
-            print(f"garp-agent doctor {sends(plan)}\n", file=sys.stderr)
-
-    findings = examine(gather.facts(path, control_socket, send, tell))
+    findings = examine(gather_facts(path, control_socket, send))
     width = shutil.get_terminal_size().columns
     print(as_json_text(findings) if as_json else as_text(findings, width))
     return 1 if failed(findings) else 0
 
 
-def sends(plan: Plan) -> str:
-    """What goes out from now on, in words."""
+def gather_facts(path: str | None, control_socket: str | None, send: bool) -> Facts:
+    """Gather all facts.  Says on standard error what it sends before it sends it."""
+    from garp_agent.diagnosis.doctor import gather, listen  # they load scapy and netifaces
+
+    facts = gather.local_facts(path, control_socket)
+    planned = listen.plan(
+        facts.agent, facts.links, listen.why_not(facts.kernel) if send else NOT_WANTED
+    )
+    if send:
+        print(f"garp-agent doctor {sends(planned)}\n", file=sys.stderr)
+    wire = listen.wire(facts.agent, facts.links, facts.configuration, planned)
+    claimants = listen.claimants(facts.links, facts.interfaces, planned)
+    later = gather.ask(facts.agent.path) if facts.agent.status else facts.agent
+    return facts._replace(wire=wire, claimants=claimants, later=later)
+
+
+def examine(facts: Facts) -> list[Finding]:
+    """Run all checks, in order."""
+    return [finding for check in CHECKS for finding in check(facts)]
+
+
+def sends(plan: SendPlan) -> str:
+    """Return in words what goes out from now on."""
     wanted = ", then ".join(
         what for what, why_not in ((BURST, plan.burst), (PROBES, plan.probes)) if not why_not
     )
@@ -50,7 +86,7 @@ def sends(plan: Plan) -> str:
 
 
 def as_json_text(findings: list[Finding]) -> str:
-    """For programs."""
+    """Return the findings as JSON."""
     rows = [
         {
             "check": each.check,
@@ -65,7 +101,7 @@ def as_json_text(findings: list[Finding]) -> str:
 
 
 def as_text(findings: list[Finding], width: int) -> str:
-    """For people: a line for each, what to do below it."""
+    """Return the findings as text of ``width`` columns: one line each, the advice below it."""
     column = max(len(printable(each.check)) for each in findings)
     lines = [_line(each, column, max(width, WIDTH_LEAST)) for each in findings]
     return "\n".join([*lines, "", _summary(findings)])
@@ -74,7 +110,7 @@ def as_text(findings: list[Finding], width: int) -> str:
 def _line(finding: Finding, column: int, width: int) -> str:
     check = printable(finding.check)
     head = f"{finding.level.value:<4}  {check:<{column}}  "
-    if len(head) > width // 2:  # a long name gets a line to itself
+    if len(head) > width // 2:  # a long name has its own line
         head = f"{finding.level.value:<4}  {check}\n      "
     indent = " " * len(head.rpartition("\n")[2])
     text = _wrapped(printable(finding.found), width, indent)

@@ -1,8 +1,7 @@
-"""What the announcements of a link look like together: gaps, conflicts, storms.
+"""Relates the announcements of a link to each other: gaps, conflicts, storms.
 
-Decides whose an announcement is and which ones are marked as irregular.  Pure: sightings
-and their times in, observations out.  Never decides how one looks, and never grows
-without bound.
+Pure: sightings and their times in, marked announcements out.  Memory is bounded.  Does not decide
+how an announcement looks (``table`` does).
 """
 
 from __future__ import annotations
@@ -14,15 +13,15 @@ from typing import Generic, NamedTuple, TypeVar
 from garp_agent.diagnosis.sighting import Sighting
 
 CONFLICT_WINDOW = 60.0  # seconds in which two stations may not announce one address
-STORM_RATE = 15  # frames a second from one station: where Cisco's ARP inspection shuts a port
+STORM_RATE = 15  # frames a second from one station; Cisco's ARP inspection shuts a port there
 STORM_WINDOW = 1.0  # seconds
 REMEMBERED = 20_000  # addresses and stations
 
 Value = TypeVar("Value")
 
 
-class Observation(NamedTuple):
-    """One announcement in its place among the others."""
+class SeenAnnouncement(NamedTuple):
+    """One announcement, and how it relates to earlier ones."""
 
     when: float  # seconds, wall clock
     interface: str
@@ -32,11 +31,11 @@ class Observation(NamedTuple):
     marks: tuple[str, ...]  # what is irregular; (): nothing
 
 
-class Memory(OrderedDict[tuple[str, ...], Value], Generic[Value]):
-    """Forgets what was written longest ago when it is full."""
+class BoundedMemory(OrderedDict[tuple[str, ...], Value], Generic[Value]):
+    """A bounded dictionary: forgets the entry that was written longest ago."""
 
     def put(self, key: tuple[str, ...], value: Value) -> None:
-        """Remember a value."""
+        """Store a value as the newest entry."""
         self[key] = value
         self.move_to_end(key)
         while len(self) > REMEMBERED:
@@ -44,19 +43,21 @@ class Memory(OrderedDict[tuple[str, ...], Value], Generic[Value]):
 
 
 class Observer:
-    """Everything seen so far.  ``own``: this machine's hardware addresses."""
+    """Everything seen so far.  ``own``: this machine's hardware addresses as text."""
 
     def __init__(self, own: Collection[str]) -> None:
         self._own = frozenset(own)
-        self._last: Memory[float] = Memory()  # by interface, VLAN, station, address
-        self._claims: Memory[tuple[str, float]] = Memory()  # by interface, VLAN, address
-        self._pace: Memory[deque[float]] = Memory()  # by interface, station
+        self._last: BoundedMemory[float] = BoundedMemory()  # by interface, VLAN, station, address
+        self._claims: BoundedMemory[tuple[str, float]] = (
+            BoundedMemory()
+        )  # by interface, VLAN, address
+        self._pace: BoundedMemory[deque[float]] = BoundedMemory()  # by interface, station
         self.seen = 0
         self.own = 0
         self.irregular = 0
 
-    def see(self, interface: str, sighting: Sighting, when: float) -> Observation:
-        """Take one announcement in."""
+    def see(self, interface: str, sighting: Sighting, when: float) -> SeenAnnouncement:
+        """Add one announcement.  ``when``: seconds, wall clock."""
         own = sighting.source in self._own
         marks = (
             *sighting.faults,
@@ -66,7 +67,7 @@ class Observer:
         self.seen += 1
         self.own += own
         self.irregular += bool(marks)
-        return Observation(
+        return SeenAnnouncement(
             when, interface, sighting, self._gap(interface, sighting, when), own, marks
         )
 
@@ -77,7 +78,7 @@ class Observer:
         return None if last is None else max(0.0, when - last)
 
     def _conflict(self, interface: str, sighting: Sighting, when: float) -> tuple[str, ...]:
-        if sighting.kind in ("arp-probe", "rarp"):  # these claim nothing
+        if sighting.kind in ("arp-probe", "rarp"):  # neither claims an address
             return ()
         key = (interface, sighting.vlan, sighting.address)
         rival, last = self._claims.get(key, ("", 0.0))

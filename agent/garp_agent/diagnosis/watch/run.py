@@ -1,8 +1,7 @@
-"""``garp-agent watch``: the announcements on the wire, or in a capture file, as they come.
+"""``garp-agent watch``: shows the announcements on the wire, or in a capture file, as they come.
 
-Decides where frames come from, where they go, and when it is enough.  Sends nothing.
-Exit status: 0; 1 when ``--count`` was not reached, or a file or a link can't be used; 77
-without permission to listen.
+Sends nothing.  Exit status: 0; 1 when ``--count`` was not reached, or a file or a link cannot be
+used; 77 without permission to listen.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from garp_agent.diagnosis import missing
-from garp_agent.diagnosis.capture import Frame, Tap, TapError, configured
+from garp_agent.diagnosis.capture import Capture, CaptureError, Frame, configured
 from garp_agent.diagnosis.sighting import dissect
-from garp_agent.diagnosis.watch.observe import Observation, Observer
+from garp_agent.diagnosis.watch.observe import Observer, SeenAnnouncement
 from garp_agent.diagnosis.watch.table import Table, as_json, summary
 
 if TYPE_CHECKING:
@@ -43,11 +42,11 @@ class Wanted(NamedTuple):
 
 
 class WatchError(Exception):
-    """Nothing can be watched; the text says why."""
+    """The command cannot watch; the text says why."""
 
 
 def run(wanted: Wanted) -> int:
-    """Watch until it is enough; the exit status."""
+    """Watch until the count, the time or Ctrl-C ends it; return the exit status."""
     if missing():
         return _fail(missing())
     observer = Observer(own_hardware_addresses())
@@ -55,15 +54,15 @@ def run(wanted: Wanted) -> int:
     try:
         with contextlib.suppress(KeyboardInterrupt):
             _watch(wanted, observer)
-    except BrokenPipeError:  # nobody reads any more
-        _let_go_of_output()
+    except BrokenPipeError:  # the reader has gone
+        _discard_output()
         return 0
     except OSError as error:
         if not isinstance(error, PermissionError) or error.filename:
             return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         _fail("no permission to listen: run it as root, or give it CAP_NET_RAW")
         return EXIT_NO_PERMISSION
-    except (WatchError, TapError) as error:
+    except (WatchError, CaptureError) as error:
         return _fail(str(error))
     if not wanted.as_json:
         text = summary(observer.seen, observer.own, observer.irregular)
@@ -75,8 +74,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _let_go_of_output() -> None:
-    """Neither may the interpreter try once more at its end."""
+def _discard_output() -> None:
+    """Redirect the output, because the interpreter flushes it once more at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -86,7 +85,7 @@ def _print(text: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        _let_go_of_output()
+        _discard_output()
         raise WatchError(f"the output could not be written: {error.strerror}") from None
 
 
@@ -100,30 +99,30 @@ def _watch(wanted: Wanted, observer: Observer) -> None:
         return wanted.most is not None and observer.seen >= wanted.most
 
     if wanted.read and wanted.write and _are_one(wanted.read, wanted.write):
-        raise WatchError(f"{wanted.write}: is what --read reads: write another file")
+        raise WatchError(f"{wanted.write}: is the file that --read reads: write another file")
     with contextlib.ExitStack() as open_files:
         interfaces = [FILE] if wanted.read else _interfaces(wanted.interfaces)
         if wanted.read:
             frames: Iterable[Frame] = _read(wanted.read)
         else:
-            tap = open_files.enter_context(Tap(interfaces, promiscuous=True))
-            if tap.deaf:
-                raise WatchError("; ".join(f"{one}: {why}" for one, why in tap.deaf.items()))
-            frames = tap.frames(wanted.seconds, enough)
+            capture = open_files.enter_context(Capture(interfaces, promiscuous=True))
+            if capture.unheard:
+                raise WatchError("; ".join(f"{one}: {why}" for one, why in capture.unheard.items()))
+            frames = capture.frames(wanted.seconds, enough)
         keep = _writer(wanted.write, open_files) if wanted.write else None
         show = _show(wanted, interfaces)
         for frame in frames:
             sighting = dissect(frame.data)
             if sighting is None:
                 continue
-            if keep:  # first: what is shown is in the file, even if Ctrl-C comes now
+            if keep:  # before it is shown: Ctrl-C may come in between
                 keep(frame)
             show(observer.see(frame.interface, sighting, frame.when))
             if enough():
                 return
 
 
-def _show(wanted: Wanted, interfaces: list[str]) -> Callable[[Observation], None]:
+def _show(wanted: Wanted, interfaces: list[str]) -> Callable[[SeenAnnouncement], None]:
     if wanted.as_json:
         return lambda seen: _print(as_json(seen))
     terminal = sys.stdout.isatty()
@@ -134,11 +133,11 @@ def _show(wanted: Wanted, interfaces: list[str]) -> Callable[[Observation], None
     return lambda seen: _print(table.row(seen))
 
 
-# -- where frames come from, and where they go --------------------------------------------
+# -- sources and files ------------------------------------------------------------------
 
 
 def own_hardware_addresses() -> set[str]:
-    """Of this machine's interfaces."""
+    """Return the hardware addresses of this machine's interfaces."""
     import netifaces
 
     found = set()
@@ -196,7 +195,7 @@ def _writer(path: str, open_files: contextlib.ExitStack) -> Callable[[Frame], No
 
     writer = open_files.enter_context(PcapWriter(path, linktype=ETHERNET, sync=True))
     try:
-        writer.write_header(None)  # at once: without a frame it is a capture file too
+        writer.write_header(None)  # at once: a capture without frames is a valid file, too
     except OSError as error:
         raise _unwritten(path, error) from None
 

@@ -1,14 +1,11 @@
-"""How ``watch`` shows an announcement: a row of eighty columns, a line of text, or JSON.
-
-Decides only how things look.
-"""
+"""Formats an announcement for ``watch``: a row of 80 columns, a line of text, or JSON."""
 
 from __future__ import annotations
 
 import json
 import time
 
-from garp_agent.diagnosis.watch.observe import Observation
+from garp_agent.diagnosis.watch.observe import SeenAnnouncement
 from garp_agent.render.agent import printable
 
 KINDS = {
@@ -26,7 +23,7 @@ RED, PLAIN = "\x1b[31m", "\x1b[0m"
 
 
 class Table:
-    """Rows for a terminal of ``width`` columns; 0: lines as long as they get, one for each."""
+    """Formats rows for a terminal of ``width`` columns; 0: one line of any length for each."""
 
     def __init__(self, interfaces: list[str], width: int, colour: bool = False) -> None:
         names = [len(printable(name)) for name in interfaces]
@@ -34,16 +31,16 @@ class Table:
         self._width = width
         self._colour = colour
         if width and sum(self._widths) + len(self._widths) + ADDRESS_MOST > width:
-            self._widths[2] = VLAN  # until there is a stacked tag
+            self._widths[2] = VLAN  # until a stacked tag comes
 
     def header(self) -> str:
-        """The headings."""
+        """Return the headings."""
         return self._row(HEADINGS)
 
-    def row(self, seen: Observation) -> str:
-        """One announcement; more lines below it where it needs them.
+    def row(self, seen: SeenAnnouncement) -> str:
+        """Return one announcement, with further lines where it does not fit.
 
-        The first stacked tag may widen its column: then the headings stand above once more.
+        The first stacked tag widens its column; the headings are then repeated.
         """
         sighting = seen.sighting
         vlan = sighting.vlan or "-"
@@ -85,14 +82,14 @@ class Table:
 
 
 def clock(when: float) -> str:
-    """The time of day, with milliseconds."""
+    """Return the local time of day, with milliseconds."""
     thousandths = int(when * 1000)
     text = time.strftime("%H:%M:%S", time.localtime(thousandths // 1000))
     return f"{text}.{thousandths % 1000:03}"
 
 
 def gap(seconds: float) -> str:
-    """A duration in at most six columns."""
+    """Return a duration in at most six columns."""
     if seconds < 1:
         return f"{seconds * 1000:.0f}ms" if seconds < 0.9995 else "1.00s"
     if seconds < 99.995:
@@ -100,8 +97,8 @@ def gap(seconds: float) -> str:
     return f"{seconds / 60:.0f}min" if seconds < 5970 else f"{min(seconds / 3600, 9999):.0f}h"
 
 
-def as_json(seen: Observation) -> str:
-    """For programs: one line."""
+def as_json(seen: SeenAnnouncement) -> str:
+    """Return one line of JSON."""
     sighting = seen.sighting
     return json.dumps(
         {
@@ -120,5 +117,5 @@ def as_json(seen: Observation) -> str:
 
 
 def summary(seen: int, own: int, irregular: int) -> str:
-    """The last line."""
+    """Return the last line."""
     return f"{seen} announcements, {own} own, {seen - own} foreign, {irregular} irregular"

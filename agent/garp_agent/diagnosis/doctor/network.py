@@ -1,0 +1,194 @@
+"""Checks of what the network sees: addresses, frames on the wire, other claimants.
+
+Pure: facts in, findings out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from garp_agent.diagnosis.doctor.facts import Facts, Interface, PromisedFrame
+from garp_agent.diagnosis.doctor.findings import Finding, counts, fail, ok, skip, some, warn
+from garp_agent.diagnosis.sighting import BROADCAST, Sighting
+from garp_agent.guest.core.policy import Skip
+
+FRAME_LEAST = 60  # bytes, without the frame check sequence (IEEE 802.3)
+
+# Reasons for not announcing that an operator should hear of, and what to do about them.
+TROUBLES = {
+    Skip.DOWN.value: "set it up (ip link set {interface} up), or remove its addresses",
+    Skip.NO_CARRIER.value: "look at the cable, or at the link state that the hypervisor gives it",
+    Skip.DORMANT.value: "it waits for 802.1X; look at the supplicant",
+    Skip.DADFAILED.value: "another machine has {address}: find it by its hardware address "
+    "(ip neighbour, the switch), then remove and add the address",
+    Skip.NO_HARDWARE_ADDRESS.value: "give {interface} a unicast hardware address",
+}
+
+
+# -- addresses --------------------------------------------------------------------------
+
+
+def addresses(facts: Facts) -> Iterator[Finding]:
+    """Check that every address that netifaces sees is announced, or skipped for a reason."""
+    listed = {link["interface"]: link for link in facts.links}
+    for name in sorted(facts.interfaces.keys() | listed.keys()):
+        link = listed.get(name, {"addresses": [], "skipped": None, "hardware_address": ""})
+        seen = facts.interfaces.get(name, Interface("", {}, {}))
+        verb = "announced" if facts.agent.status else "to be announced"
+        yield from _addresses_of(name, link, seen, verb)
+
+
+def _addresses_of(name: str, link: dict[str, Any], seen: Interface, verb: str) -> Iterator[Finding]:
+    check = f"addresses {name}"
+    known = {each["address"]: each for each in link["addresses"] if each["address"]}
+    covered = [one for one, each in known.items() if each["announced_as"]]
+    problems = list(_differences(check, link, seen, known))
+    yield from problems
+    skipped: dict[str, list[str]] = {}
+    for address, each in known.items():
+        reason = each["skipped"] or ""
+        if reason in TROUBLES:
+            advice = TROUBLES[reason].format(interface=name, address=address)
+            yield warn(check, f"{address} is not announced: {reason}", advice)
+        elif reason:
+            skipped.setdefault(reason, []).append(address)
+    if covered and not problems:
+        yield ok(check, f"{verb}: {some(covered)}")
+    for reason, names in skipped.items():
+        yield ok(check, f"skipped ({reason}): {some(names)}")
+
+
+def _differences(
+    check: str, link: dict[str, Any], seen: Interface, known: dict[str, Any]
+) -> Iterator[Finding]:
+    missing = [one for one in seen.addresses if one not in known and one not in seen.tentative]
+    if missing:
+        yield fail(
+            check,
+            f"the agent does not know {some(missing)}, which netifaces sees",
+            "restart the agent, and report it: its view of the kernel is wrong",
+        )
+    extra = [one for one in known if one not in seen.addresses]
+    if extra:
+        yield fail(
+            check,
+            f"the agent knows {some(extra)}, which netifaces does not see",
+            "restart the agent at once, and report it: it announces addresses that are gone",
+        )
+    theirs, ours = seen.hardware_address, link["hardware_address"]
+    if theirs and ours and theirs != ours:
+        yield fail(
+            check,
+            f"the agent announces {ours}, netifaces sees {theirs}",
+            "restart the agent, and report it: it missed a change of hardware address",
+        )
+
+
+# -- frames on the wire -----------------------------------------------------------------
+
+
+def wire(facts: Facts) -> Iterator[Finding]:
+    """Check that a burst put the promised frames on the links, address by address."""
+    seen = facts.wire
+    if seen.skipped:
+        yield skip("wire", seen.skipped)
+        return
+    if seen.error:
+        yield fail("wire", f"no burst could be captured: {seen.error}", "see the other findings")
+        return
+    for interface, why in seen.unheard:
+        yield skip(f"wire {interface}", f"doctor cannot listen there: {why}")
+    good: dict[str, list[PromisedFrame]] = {}
+    for promised in seen.promised:
+        finding = _promised(promised, facts)
+        if finding:
+            yield finding
+        else:
+            good.setdefault(promised.interface, []).append(promised)
+    for interface, kept in good.items():
+        names = [each.address or each.hardware_address for each in kept]
+        yield ok(f"wire {interface}", f"{len(kept)} of {len(kept)} seen as promised: {some(names)}")
+
+
+def _promised(promised: PromisedFrame, facts: Facts) -> Finding | None:
+    check = f"wire {promised.interface}"
+    name = f"{promised.kind} of {promised.address or promised.hardware_address}"
+    alike = [
+        sighting
+        for interface, sighting in facts.wire.seen
+        if interface == promised.interface
+        and (sighting.kind, sighting.address) == (promised.kind, promised.address)
+        and sighting.source == promised.hardware_address
+    ]
+    if not alike:
+        return _unseen(check, name, facts)
+    router = bool(facts.interfaces[promised.interface].sysctls.get("ipv6/forwarding"))
+    wrong = sorted({each for sighting in alike for each in deviations(promised, sighting, router)})
+    if wrong:
+        return fail(check, f"{name} went out wrong: {'; '.join(wrong)}", "report it as a bug")
+    return None
+
+
+def _unseen(check: str, name: str, facts: Facts) -> Finding:
+    if facts.wire.paced:
+        return warn(
+            check,
+            f"{name} was not seen in {facts.wire.waited:.0f} s",
+            "so many addresses take longer than that at the configured rate: see rate_limit",
+        )
+    later = facts.later.status
+    dropped = later["frames"]["dropped"] if later else {}
+    counted = f"; the agent counted {counts(dropped)} as dropped" if dropped else ""
+    return fail(
+        check,
+        f"{name} was not seen on the link within {facts.wire.waited:.1f} s of a burst{counted}",
+        "something between the agent and the driver drops it: look at tc -s qdisc and tc filter, "
+        "nft list ruleset (netdev egress), a seccomp or BPF policy, or --dry-run on the agent",
+    )
+
+
+def deviations(promised: PromisedFrame, sighting: Sighting, router: bool) -> list[str]:
+    """Return how a frame differs from what was promised; ``router``: the interface forwards."""
+    found = list(sighting.faults)
+    _expect(found, "hardware address", sighting.hardware_address, promised.hardware_address)
+    if promised.kind == "unsolicited-na":
+        _expect(found, "router flag", sighting.router, router)
+        return found
+    _expect(found, "Ethernet destination", sighting.destination, BROADCAST)
+    is_request = promised.kind in ("arp-request", "arp-probe")
+    target = "00:00:00:00:00:00" if is_request else promised.hardware_address
+    _expect(found, "target hardware address", sighting.target_hardware_address, target)
+    if sighting.length < FRAME_LEAST:
+        found.append(f"{sighting.length} bytes, {FRAME_LEAST} are the least that drivers take")
+    return found
+
+
+def _expect(found: list[str], what: str, seen: object, expected: object) -> None:
+    if seen != expected:
+        found.append(f"{what} is {seen}, expected {expected}")
+
+
+# -- other claimants --------------------------------------------------------------------
+
+
+def claimants(facts: Facts) -> Iterator[Finding]:
+    """Check that no other station answers for our addresses."""
+    asked = facts.claimants
+    if asked.skipped:
+        yield skip("claimants", asked.skipped)
+        return
+    for error in asked.errors:
+        yield warn("claimants", f"not every link could be asked: {error}", "see the other findings")
+    for interface, address, hardware_address in asked.answers:
+        yield fail(
+            f"claimants {interface}",
+            f"{hardware_address} has {address} too",
+            "a clone, a stale VIP or a wrong DHCP lease: find it by that hardware address in the "
+            "switch's table; its answer may make the agent yield for "
+            f"{facts.configuration.hold_off:g} s",
+        )
+    guilty = {(interface, address) for interface, address, _ in asked.answers}
+    good = [address for interface, address in asked.asked if (interface, address) not in guilty]
+    if good:
+        yield ok("claimants", f"no other station answers for {some(good)}")
