@@ -75,9 +75,9 @@ def hints(data: bytes) -> None:
         engine.handle(event, 0.0)
         return len(engine.advance(0.0))
 
-    for commands in (protocol.PORT_COMMANDS, protocol.CONTROL_COMMANDS):
+    for cause in (Cause.HINT, Cause.OPERATOR):
         decoder = lines.LineDecoder()
-        answers = RequestHandler(engine, commands, Cause.HINT, lambda now: {})
+        answers = RequestHandler(engine, cause, lambda now: {})
         found = decoder.feed(data)
         assert len(found) <= data.count(b"\n")
         for line in found:

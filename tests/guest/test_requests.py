@@ -1,8 +1,10 @@
-"""answers: what a request makes the engine do, and the line that comes back."""
+"""RequestHandler over a real engine: what a request does, and the line that answers it."""
 
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,188 +14,251 @@ from hypothesis import strategies as st
 from garp_agent import __version__
 from garp_agent.config.settings import Settings
 from garp_agent.guest.core.model import Cause, SendOutcome
-from garp_agent.guest.requests import RequestHandler
-from garp_agent.wire.lines import LineDecoder, Overlong
-from garp_agent.wire.protocol import CONTROL_COMMANDS, PORT_COMMANDS, encode_request
+from garp_agent.guest.requests import Deduplicator, RequestHandler
+from garp_agent.wire.lines import REPLY_LIMIT, LineDecoder, Overlong
+from garp_agent.wire.protocol import (
+    CONTROL_COMMANDS,
+    PORT_COMMANDS,
+    ErrorClass,
+    encode_request,
+)
+from garp_agent.wire.strict_json import INTEGER_MOST
 from tests.world import Agent, address, causes, dump, link, property_settings, times
 
-QUIET = Settings(interval=60.0, interval_with_lease=240.0, jitter=0.0)
+PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
+SETTINGS = Settings(interval=60.0, interval_with_lease=240.0, jitter=0.0)
 
 
-class Door:
-    """A guest with two addresses, and a door to it."""
+class Guest:
+    """A guest with two addresses, and the handler of one way in."""
 
-    def __init__(
-        self, commands: tuple[str, ...] = PORT_COMMANDS, cause: Cause = Cause.HINT
-    ) -> None:
-        self.agent = Agent(QUIET)
+    def __init__(self, cause: Cause = Cause.HINT, settings: Settings = SETTINGS) -> None:
+        self.agent = Agent(settings)
         lo = link(1, "lo", hardware_address=bytes(6), flags=0x10049)
-        items = (address("10.0.0.1/24"), address("fd00::1/64"), address("127.0.0.1/8", 1))
-        self.agent.tell(*dump(lo, link(2), link(3), *items))
-        self.agent.wait(2.0)
-        self.answers = RequestHandler(self.agent.engine, commands, cause, self.status)
+        eth0 = link(2, "eth0", hardware_address=bytes.fromhex("525400123456"))
+        items = [address("192.0.2.10/24"), address("2001:db8::10/64"), address("127.0.0.1/8", 1)]
+        self.agent.tell(*dump(lo, eth0, link(3), *items))
+        self.agent.wait(0.5)
+        self.handler = RequestHandler(self.agent.engine, cause, lambda now: {"asked at": now})
         self.sent: list[Any] = []
-
-    def status(self, now: float) -> dict[str, object]:
-        return {"asked at": now}
 
     def act(self, event: Any) -> int:
         frames = self.agent.tell(event)
         self.sent += frames
         return len(frames) if self.agent.outcome[0] is SendOutcome.SENT else 0
 
-    def ask_line(self, line: bytes | Overlong) -> bytes:
-        return self.answers.answer(line, self.agent.now, self.act)
+    def answer(self, line: bytes | Overlong) -> bytes:
+        return self.handler.answer(line, self.agent.now, self.act)
 
     def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
         (line,) = LineDecoder().feed(encode_request(command, arguments, delimited=False))
-        reply = json.loads(self.ask_line(line))
+        reply = json.loads(self.answer(line))
         assert isinstance(reply, dict)
         return reply
 
 
+# -- docs/protocol.md -------------------------------------------------------------------
+
+
+def exchanges() -> list[list[tuple[str, str]]]:
+    """Return, for each example block, its `->` lines with the `<-` line below each."""
+    blocks = []
+    for block in re.findall(r"```exchange\n(.*?)```", PAGE, re.DOTALL):
+        lines = [line for line in block.splitlines() if line]
+        assert [line[:3] for line in lines] == ["-> ", "<- "] * (len(lines) // 2)
+        blocks.append([(ask[3:], reply[3:]) for ask, reply in zip(lines[::2], lines[1::2])])
+    return blocks
+
+
+def to_bytes(line: str) -> bytes:
+    return b"\xff".join(part.encode() for part in line.split("\\xff")) + b"\n"
+
+
+@pytest.mark.parametrize("block", exchanges())
+def test_the_examples_of_the_page_are_answered_as_it_says(block: list[tuple[str, str]]) -> None:
+    guest, decoder = Guest(settings=Settings(jitter=0.0)), LineDecoder()
+    for ask, reply in block:
+        answers = [guest.answer(line) for line in decoder.feed(to_bytes(ask))]
+        assert b"".join(answers) == to_bytes(reply)
+        guest.agent.wait(5.0)
+
+
+def test_the_page_lists_the_commands_and_the_error_classes() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (yes|no) \| (yes|no) \|$", PAGE, re.MULTILINE)
+    assert tuple(name for name, port, _ in rows if port == "yes") == PORT_COMMANDS
+    assert tuple(name for name, _, control in rows if control == "yes") == CONTROL_COMMANDS
+    section = PAGE.partition("\n## Replies\n")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == [e.value for e in ErrorClass]
+
+
+# -- burst ------------------------------------------------------------------------------
+
+
 def test_a_burst_is_sent_before_it_is_answered() -> None:
-    door = Door()
-    start = door.agent.now
-    reply = door.ask("burst", reason="bond0 failed over")
-    assert reply["return"]["frames"] == len(door.sent) == 2
+    guest = Guest()
+    start = guest.agent.now
+    reply = guest.ask("burst", reason="bond0 failed over")
+    assert reply["return"]["frames"] == len(guest.sent) == 2
     assert reply["return"]["offsets"] == [0.0, 0.1, 0.4]
-    later = door.agent.wait(5.0)
-    assert times(door.sent + later, start) == [0.0, 0.1, 0.4]
-    assert causes(door.sent + later) == ["hint"]
-    (notice,) = [n for n in door.agent.engine.take_notices() if n.event == "burst"]
+    frames = guest.sent + guest.agent.wait(5.0)
+    assert times(frames, start) == [0.0, 0.1, 0.4]
+    assert causes(frames) == ["hint"]
+    (notice,) = [n for n in guest.agent.engine.take_notices() if n.event == "burst"]
     assert dict(notice.fields) == {"cause": "hint", "reason": "bond0 failed over"}
 
 
-def test_a_burst_has_the_rounds_asked_for() -> None:
-    door = Door()
-    start = door.agent.now
-    reply = door.ask("burst", count=2, interval=1, delay=3)
+def test_a_burst_has_the_rounds_that_are_asked_for() -> None:
+    guest = Guest()
+    start = guest.agent.now
+    reply = guest.ask("burst", count=2, interval=1, delay=3)
     assert reply["return"]["offsets"] == [3.0, 4.0]
     assert reply["return"]["frames"] == 0
-    assert times(door.agent.wait(4.0), start) == [3.0, 4.0]
+    assert times(guest.agent.wait(4.0), start) == [3.0, 4.0]
 
 
-def test_a_burst_from_the_control_socket_is_the_operators() -> None:
-    door = Door(CONTROL_COMMANDS, Cause.OPERATOR)
-    door.ask("burst")
-    assert causes(door.sent) == ["operator"]
+def test_a_burst_from_a_local_client_has_the_operator_as_its_cause() -> None:
+    guest = Guest(Cause.OPERATOR)
+    guest.ask("burst")
+    assert causes(guest.sent) == ["operator"]
 
 
-def test_a_hint_repeated_is_not_acted_on_twice() -> None:
-    door = Door()
-    first = door.ask("burst", boot="b1", sequence=4)["return"]
-    again = door.ask("burst", boot="b1", sequence=4)["return"]
-    other = door.ask("burst", boot="b2", sequence=4)["return"]
-    assert (first["duplicate"], first["frames"]) == (False, 2)
-    assert (again["duplicate"], again["frames"]) == (True, 0)
-    assert (other["duplicate"], other["frames"]) == (False, 2)
-    assert len(door.sent) == 4
+def test_a_repeated_hint_is_done_once() -> None:
+    guest = Guest()
+    replies = [guest.ask("burst", boot=boot, sequence=4)["return"] for boot in ("b", "b", "c")]
+    assert [each["duplicate"] for each in replies] == [False, True, False]
+    assert [each["frames"] for each in replies] == [2, 0, 2]
+    assert len(guest.sent) == 4
+    assert [guest.ask("burst")["return"]["duplicate"] for _ in range(2)] == [False] * 2
 
 
-def test_hints_without_numbers_are_never_duplicates() -> None:
-    door = Door()
-    assert [door.ask("burst")["return"]["duplicate"] for _ in range(3)] == [False] * 3
+def test_a_request_with_an_error_does_not_use_up_its_number() -> None:
+    guest = Guest()
+    assert "error" in guest.ask("burst", boot="b", sequence=4, cuont=1)
+    assert guest.ask("burst", boot="b", sequence=4)["return"]["duplicate"] is False
 
 
-def test_a_request_with_an_error_leaves_its_number_unused() -> None:
-    door = Door()
-    assert "error" in door.ask("burst", boot="b1", sequence=4, cuont=1)
-    assert door.ask("burst", boot="b1", sequence=4)["return"]["duplicate"] is False
+def test_dropped_frames_are_not_counted_in_the_reply() -> None:
+    guest = Guest()
+    guest.agent.outcome = (SendOutcome.DROPPED, 105)
+    assert guest.ask("burst")["return"]["frames"] == 0
 
 
-def test_frames_that_were_dropped_are_not_claimed_to_be_sent() -> None:
-    door = Door()
-    door.agent.outcome = (SendOutcome.DROPPED, 105)
-    assert door.ask("burst")["return"]["frames"] == 0
+# -- the other commands -----------------------------------------------------------------
 
 
-def test_a_lease_says_which_interval_is_in_force() -> None:
-    door = Door()
-    assert door.ask("lease", seconds=30)["return"]["interval"] == 240.0
-    assert door.ask("info")["return"]["lease"] == 30.0
-    assert door.ask("lease", seconds=0)["return"]["interval"] == 60.0
-    assert door.ask("info")["return"]["lease"] == 0
+def test_a_lease_changes_the_interval_and_info_shows_what_is_left() -> None:
+    guest = Guest()
+    assert guest.ask("lease", seconds=30)["return"]["interval"] == 240.0
+    assert guest.ask("info")["return"]["lease"] == 30.0
+    guest.agent.wait(29.5)
+    assert guest.ask("info")["return"]["lease"] == 0.5
+    assert guest.ask("lease", seconds=0)["return"]["interval"] == 60.0
+    assert guest.ask("info")["return"]["lease"] == 0
 
 
-def test_info_tells_how_long_the_promise_still_holds() -> None:
-    door = Door()
-    door.ask("lease", seconds=30)
-    door.agent.wait(29.5)
-    assert door.ask("info")["return"]["lease"] == 0.5
-
-
-def test_info_names_what_is_announced_and_nothing_else() -> None:
-    door = Door()
-    value = door.ask("info")["return"]
+def test_info_names_announced_addresses_only() -> None:
+    guest = Guest()
+    value = guest.ask("info")["return"]
     assert value["version"] == __version__
     assert value["links"] == [
-        {"name": "eth2", "mac": "02:00:00:00:00:02", "addresses": ["10.0.0.1", "fd00::1"]}
+        {"name": "eth0", "mac": "52:54:00:12:34:56", "addresses": ["192.0.2.10", "2001:db8::10"]}
     ]
     assert value["counters"] == {"sent": 6, "dropped": 0}
-    assert door.sent == []
+    assert guest.sent == []
 
 
-def test_status_is_asked_for_at_this_moment() -> None:
-    door = Door(CONTROL_COMMANDS, Cause.OPERATOR)
-    assert door.ask("status")["return"] == {"asked at": door.agent.now}
+def test_status_is_taken_at_the_time_of_the_request() -> None:
+    guest = Guest(Cause.OPERATOR)
+    assert guest.ask("status")["return"] == {"asked at": guest.agent.now}
 
 
-@pytest.mark.parametrize(
-    ("commands", "refused"), [(PORT_COMMANDS, "status"), (CONTROL_COMMANDS, "lease")]
+@pytest.mark.parametrize(("cause", "refused"), [(Cause.HINT, "status"), (Cause.OPERATOR, "lease")])
+def test_each_way_in_has_its_own_commands(cause: Cause, refused: str) -> None:
+    guest = Guest(cause)
+    assert guest.ask(refused)["error"]["class"] == "CommandNotFound"
+    assert guest.sent == []
+    assert not guest.agent.engine.has_lease()
+
+
+def test_requests_and_errors_are_counted() -> None:
+    guest = Guest()
+    assert guest.handler.last_request is None
+    guest.ask("info")
+    guest.agent.wait(3.0)
+    guest.ask("burst")
+    guest.answer(b"junk")
+    assert json.loads(guest.answer(Overlong(4096)))["error"]["class"] == "LineTooLong"
+    assert (guest.handler.requests, guest.handler.errors) == (2, 2)
+    assert guest.handler.last_request == guest.agent.now
+
+
+# -- any bytes --------------------------------------------------------------------------
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=200)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=8,
 )
-def test_each_door_has_its_own_commands(commands: tuple[str, ...], refused: str) -> None:
-    door = Door(commands)
-    assert door.ask(refused)["error"]["class"] == "CommandNotFound"
-    assert door.sent == []
-    assert not door.agent.engine.has_lease()
-
-
-def test_sync_comes_back_with_its_delimiter() -> None:
-    assert Door().ask_line(b'{"execute": "sync", "id": 5}') == b'\xff{"id": 5, "return": {}}\n'
-
-
-def test_what_came_in_is_counted() -> None:
-    door = Door()
-    assert door.answers.last_request is None
-    door.ask("info")
-    door.agent.wait(3.0)
-    door.ask("burst")
-    door.ask_line(b"junk")
-    door.ask_line(Overlong(4096))
-    assert (door.answers.requests, door.answers.errors) == (2, 2)
-    assert door.answers.last_request == door.agent.now
-
-
-def test_a_line_that_was_too_long_is_answered() -> None:
-    reply = json.loads(Door().ask_line(Overlong(4096)))
-    assert reply["error"]["class"] == "LineTooLong"
-
-
-requests = st.one_of(
-    st.binary(max_size=40),
-    st.builds(
-        lambda command, arguments: encode_request(command, arguments, delimited=False)[:-1],
-        st.sampled_from([*PORT_COMMANDS, *CONTROL_COMMANDS, "exec"]),
-        st.dictionaries(
-            st.sampled_from(
-                ["seconds", "count", "interval", "delay", "boot", "sequence", "reason"]
-            ),
-            st.one_of(st.integers(-5, 5), st.floats(-1, 99), st.text(max_size=3), st.none()),
-            max_size=3,
-        ),
-    ),
+ARGUMENTS = ["reason", "count", "interval", "delay", "boot", "sequence", "seconds", "x"]
+REQUESTS = st.fixed_dictionaries(
+    {"execute": st.sampled_from([*PORT_COMMANDS, *CONTROL_COMMANDS, "stop"]) | VALUES},
+    optional={
+        "arguments": st.dictionaries(st.sampled_from(ARGUMENTS), VALUES) | VALUES,
+        "id": VALUES,
+        "more": VALUES,
+    },
 )
+PIECES = st.binary(max_size=40) | REQUESTS.map(lambda members: json.dumps(members).encode())
 
 
-@property_settings(60)
-@given(st.lists(requests, max_size=12))
-def test_every_line_has_exactly_one_answer(lines: list[bytes]) -> None:
-    door = Door()
+@property_settings(100)
+@given(st.lists(PIECES, max_size=12), st.sampled_from([Cause.HINT, Cause.OPERATOR]))
+def test_every_line_gets_one_short_reply_line_of_ascii_json(
+    pieces: list[bytes], cause: Cause
+) -> None:
+    guest = Guest(cause)
+    lines = LineDecoder().feed(b"\n".join(pieces) + b"\n")
     for line in lines:
-        answer = door.ask_line(line)
-        assert answer.count(b"\n") == 1
-        assert answer.endswith(b"\n")
-        assert len({"return", "error"} & set(json.loads(answer.lstrip(b"\xff")))) == 1
-        door.agent.wait(0.3)
-    assert door.answers.requests + door.answers.errors == len(lines)
+        reply = guest.answer(line)
+        assert reply.count(b"\n") == 1
+        assert reply.endswith(b"\n")
+        assert len(reply) <= REPLY_LIMIT
+        text = reply.lstrip(b"\xff")
+        assert text.isascii()
+        assert len({"return", "error"} & set(json.loads(text))) == 1
+        guest.agent.wait(0.3)
+    assert guest.handler.requests + guest.handler.errors == len(lines)
+
+
+# -- numbered hints ---------------------------------------------------------------------
+
+
+def test_a_number_is_new_once_in_each_boot() -> None:
+    hints = Deduplicator()
+    seen = [hints.seen("a", n) for n in (5, 5, 6, 4, 4, 6)]
+    assert seen == [False, True, False, False, True, True]
+    assert not hints.seen("b", 5)
+
+
+def test_a_number_below_the_window_counts_as_seen() -> None:
+    hints = Deduplicator(window=64)
+    seen = [hints.seen("a", n) for n in (100, 36, 37, 37, INTEGER_MOST)]
+    assert seen == [False, True, False, True, False]
+    seen = [hints.seen("a", n) for n in (100, INTEGER_MOST, INTEGER_MOST - 63)]
+    assert seen == [True, True, False]
+
+
+def test_only_the_latest_boots_are_remembered() -> None:
+    hints = Deduplicator(boots=2)
+    seen = [hints.seen(boot, 1) for boot in "abacab"]
+    assert seen == [False, False, True, False, True, False]
+
+
+@property_settings(100)
+@given(st.lists(st.integers(0, 200)))
+def test_within_the_window_a_number_is_seen_if_it_came_before(numbers: list[int]) -> None:
+    hints, known = Deduplicator(window=256), set[int]()
+    for number in numbers:
+        assert hints.seen("a", number) == (number in known)
+        known.add(number)

@@ -61,7 +61,7 @@ def test_work_that_fails(work: Any, capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_work_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child, "PATIENCE", 1)
+    monkeypatch.setattr(child, "TIME_LIMIT", 1)
     with pytest.raises(ChildError, match="took more than 1 s"):
         Child(lambda: time.sleep(1000)).result()
 

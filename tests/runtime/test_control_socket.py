@@ -54,7 +54,7 @@ def clients(control: ControlSocket) -> Iterator[list[Client]]:
     """Three of them, accepted."""
     made = [Client(control.path) for _ in range(3)]
     for _ in made:
-        assert control.read() == []
+        assert control.read(0.0) == []
     yield made
     for client in made:
         client.sock.close()
@@ -68,7 +68,7 @@ def lines(control: ControlSocket) -> list[bytes | Overlong]:
     """All that there is to read; each answered by itself."""
     found = []
     while is_ready(control):
-        for client, line in control.read():
+        for client, line in control.read(0.0):
             found.append(line)
             control.reply(client, b"%r\n" % (line,))
     return found
@@ -82,7 +82,7 @@ def test_a_line_is_answered_to_whom_it_came_from(
 ) -> None:
     for number, client in enumerate(clients):
         client.send(b"line %d\n" % number)
-    asked = control.read()
+    asked = control.read(0.0)
     assert [line for _, line in asked] == [b"line 0", b"line 1", b"line 2"]
     for sender, line in reversed(asked):
         assert isinstance(line, bytes)
@@ -113,17 +113,17 @@ def test_a_client_is_heard_line_by_line(control: ControlSocket, clients: list[Cl
     eager, other, _ = clients
     eager.send(b"".join(b"%d\n" % n for n in range(100)))
     for n in range(50):
-        ((sender, line),) = control.read()
+        ((sender, line),) = control.read(0.0)
         assert line == b"%d" % n
         control.reply(sender, b"ok\n")
         assert eager.receive(3) == b"ok\n"
     other.send(b"me too\n")
-    asked = control.read()
+    asked = control.read(0.0)
     assert [line for _, line in asked] == [b"50", b"me too"]
     for sender, _ in asked:
         control.reply(sender, b"ok\n")
     for n in range(51, 70):
-        assert control.read() == [(asked[0][0], b"%d" % n)]
+        assert control.read(0.0) == [(asked[0][0], b"%d" % n)]
         control.reply(asked[0][0], b"ok\n")
     assert other.receive(3) == b"ok\n"
 
@@ -134,7 +134,7 @@ def test_no_line_is_taken_from_a_client_that_does_not_read(
     slow, quick, _ = clients
     slow.send(b"first\nsecond\n")
     slow.send(b"third\n")
-    ((sender, line),) = control.read()
+    ((sender, line),) = control.read(0.0)
     assert line == b"first"
     reply = b"x" * 3_000_000 + b"\n"
     control.reply(sender, reply)
@@ -165,7 +165,7 @@ def test_a_client_that_closes_its_half_gets_its_reply(
 
 def test_a_client_that_goes_before_its_reply(control: ControlSocket, clients: list[Client]) -> None:
     clients[0].send(b"question\n")
-    ((sender, _),) = control.read()
+    ((sender, _),) = control.read(0.0)
     clients[0].sock.close()
     control.reply(sender, b"answer\n")
     control.reply(sender, b"answer\n")
@@ -176,7 +176,7 @@ def test_a_client_that_goes_before_its_reply(control: ControlSocket, clients: li
 
 def test_idle_clients_wake_nobody(control: ControlSocket, clients: list[Client]) -> None:
     clients[0].send(b"half a li")
-    assert control.read() == []
+    assert control.read(0.0) == []
     assert not is_ready(control)
     for client in clients:
         client.sock.close()
@@ -187,11 +187,11 @@ def test_idle_clients_wake_nobody(control: ControlSocket, clients: list[Client])
 def test_the_one_that_was_silent_longest_makes_room(control: ControlSocket) -> None:
     crowd = [Client(control.path) for _ in range(CLIENTS)]
     for _ in crowd:
-        control.read()
+        control.read(0.0)
     crowd[0].send(b"still here\n")
     assert lines(control) == [b"still here"]
     late = Client(control.path)
-    control.read()
+    control.read(0.0)
     assert crowd[1].receive(1) == b""
     late.send(b"late\n")
     crowd[0].send(b"still here\n")
@@ -224,7 +224,7 @@ def test_a_stale_socket_is_replaced(path: str) -> None:
         stale.listen()
     control = ControlSocket(path)
     client = Client(path)
-    control.read()
+    control.read(0.0)
     client.send(b"hello\n")
     assert lines(control) == [b"hello"]
     control.close()
@@ -248,7 +248,7 @@ def test_another_agent_is_left_alone(path: str, control: ControlSocket) -> None:
     # It saw somebody knock and go away.
     assert lines(control) == []
     client = Client(path)
-    control.read()
+    control.read(0.0)
     client.send(b"hello\n")
     assert lines(control) == [b"hello"]
     client.sock.close()
@@ -295,13 +295,13 @@ def test_out_of_descriptors_a_client_is_hung_up_on(control: ControlSocket) -> No
     with descriptors_left(0):
         for _ in waiting:
             assert is_ready(control)
-            assert control.read() == []
+            assert control.read(0.0) == []
         assert not is_ready(control)
     for client in waiting:
         assert client.receive(1) == b""
         client.sock.close()
     later = Client(control.path)
-    control.read()
+    control.read(0.0)
     later.send(b"hello\n")
     assert lines(control) == [b"hello"]
     later.sock.close()
@@ -311,7 +311,7 @@ def test_what_one_client_pours_in_stays_with_the_kernel(
     control: ControlSocket, clients: list[Client]
 ) -> None:
     clients[0].send(b"x\n" * (3 * CHUNK // 2))
-    ((descriptor, _),) = control.read()
+    ((descriptor, _),) = control.read(0.0)
     control.reply(descriptor, b"ok\n")
     unread = fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4))
     assert int.from_bytes(unread, sys.byteorder) == 2 * CHUNK

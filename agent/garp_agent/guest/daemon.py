@@ -1,7 +1,7 @@
-"""``garp-agent run``: puts the rooms together and lives with signals.
+"""``garp-agent run``: wires the components together and handles signals.
 
-Decides what a signal means, what happens to the doors when the configuration changes,
-and the exit status.  Loads neither click nor yaml.
+Decides what a signal means, what a changed setting means for the open sockets, and the exit
+status.  Loads neither click nor yaml.
 """
 
 from __future__ import annotations
@@ -11,48 +11,35 @@ import signal
 import sys
 import time
 
-from garp_agent.config.load import (
-    SettingsError,
-    begin_reading,
-    configuration_path,
-    finish_reading,
-    read_settings,
-)
-from garp_agent.config.settings import Settings
+from garp_agent.config.load import SettingsError, configuration_path, read_settings
+from garp_agent.guest import status
 from garp_agent.guest.core.engine import Engine
 from garp_agent.guest.core.kernel import GUEST
 from garp_agent.guest.core.model import BurstRequested, Cause, HintPortClosed
 from garp_agent.guest.io.conflict_socket import ConflictSocket
-from garp_agent.guest.io.hint_port import HintPort, PortState
+from garp_agent.guest.io.hint_port import HintPort
 from garp_agent.guest.io.packet import DryRun, PacketSender
 from garp_agent.guest.loop import Loop
-from garp_agent.guest.options import RunOptions
+from garp_agent.guest.reload import Reload
+from garp_agent.guest.serving import Service
 from garp_agent.runtime.control_socket import AlreadyRunningError, ControlSocket
 from garp_agent.runtime.log import Log
 from garp_agent.runtime.netlink import Netlink
 from garp_agent.runtime.notify import Notify
 from garp_agent.runtime.signals import Signals
-from garp_agent.wire.model import (
-    LEVEL_DEBUG,
-    LEVEL_ERROR,
-    LEVEL_INFO,
-    LEVEL_NOTICE,
-    LEVEL_WARNING,
-    Errno,
-)
+from garp_agent.wire.model import LEVEL_DEBUG, LEVEL_INFO, LEVEL_WARNING, Errno
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from garp_agent.config.settings import Settings
     from garp_agent.guest.loop import Sender
-    from garp_agent.guest.requests import RequestHandler
-    from garp_agent.runtime.child import Child
-    from garp_agent.wire.lines import Line
+    from garp_agent.guest.options import RunOptions
 
 EXIT_FAILED = 1
 EXIT_NO_PERMISSION = 77  # EX_NOPERM, sysexits.h
 EXIT_CONFIG = 78  # EX_CONFIG
 
-DRY_RUN = (("dry_run", "nothing is sent"),)  # what every line of a dry run's log ends with
+DRY_RUN = (("dry_run", "nothing is sent"),)  # the last field of every log line of a dry run
 NO_PERMISSION = (
     "garp-agent: no permission to send frames: CAP_NET_RAW is missing; "
     "run it as root, or give it that capability (AmbientCapabilities=CAP_NET_RAW in a unit)"
@@ -60,8 +47,9 @@ NO_PERMISSION = (
 
 
 def run(options: RunOptions) -> int:
-    """Be the daemon until told to end; the exit status."""
-    log = _log(options)
+    """Run the daemon until a signal ends it; return the exit status."""
+    level = LEVEL_DEBUG if options.verbose or options.dry_run else LEVEL_INFO
+    log = Log(level, options.log_format == "json", DRY_RUN if options.dry_run else ())
     try:
         settings = read_settings(options.config, options.overrides())
         frames = sender(options.dry_run)
@@ -79,183 +67,117 @@ def run(options: RunOptions) -> int:
     return 0
 
 
-def _log(options: RunOptions) -> Log:
-    level = LEVEL_DEBUG if options.verbose or options.dry_run else LEVEL_INFO
-    return Log(level, options.log_format == "json", DRY_RUN if options.dry_run else ())
-
-
 def sender(dry_run: bool) -> Sender:
-    """What takes the frames; raises PermissionError where it must not send any."""
+    """Return what sends the frames.  Raises PermissionError without CAP_NET_RAW."""
     return DryRun() if dry_run else PacketSender()
 
 
 def _uniform() -> float:
-    """A number from [0, 1).  Drawn from the kernel: guests cloned from one image must differ,
-    and ``random`` would cost 0.5 MB."""
+    """Return a number from [0, 1).
+
+    From the kernel, because guests that are cloned with their memory must differ; ``random`` also
+    costs 0.5 MB.
+    """
     return int.from_bytes(os.urandom(6), "big") / (1 << 48)
 
 
 class AgentDaemon:
-    """The agent while it runs: loop, signals, doors, configuration."""
+    """The agent while it runs.
+
+    Raises AlreadyRunningError if another agent serves the control socket, OSError if there can be
+    no netlink socket.
+    """
 
     def __init__(self, options: RunOptions, settings: Settings, frames: Sender, log: Log) -> None:
         self._options = options
         self._log = log
         self._started = time.monotonic()
+        self._is_ready = False  # the first dump is complete and its frames are sent
         self._notify = Notify()
-        self._ready = False
         self._signals = Signals()
         self._engine = Engine(settings, _uniform, log.level)
         self._netlink = Netlink(settings.reconcile_interval, GUEST)
         self._loop = Loop(self._engine, self._netlink, frames, log, self._after_turn)
         self._loop.watch(self._signals, self._read_signals)
-        self._reading: Child | None = None  # a reload under way
-        self._read_again = False
-        self._control: ControlSocket | None = None
-        self._port: HintPort | None = None
-        self._answers: dict[str, RequestHandler] = {}
-        self._port_was: object = None
-        self._claims: ConflictSocket | None = None
-        self._watched = -1  # the engine's revision that the claims are watched for
-        self._open_control()
+        self._reload = Reload(options, self._loop, log, self._notify, self._apply)
+        self._operator = Service(self._engine, self._loop, Cause.OPERATOR, self._status)
+        self._host = Service(self._engine, self._loop, Cause.HINT, self._status)
+        self._port_logged: object = None
+        self._conflict_socket: ConflictSocket | None = None
+        self._conflict_revision = -1  # the engine's revision that the conflict socket listens for
+        self._open_control_socket()
+        self._open_hint_port()
 
     def run(self) -> None:
-        """Turn until SIGTERM or SIGINT."""
+        """Run until SIGTERM or SIGINT."""
         try:
             self._loop.run()
         finally:
             self._notify.say("STOPPING=1")
-            self._close_control()
-            self._close_port()
-            if self._claims is not None:
-                self._claims.close()
+            self._operator.close()
+            self._host.close()
+            if self._conflict_socket is not None:
+                self._conflict_socket.close()
             self._loop.close()
             self._signals.close()
         self._log.say(LEVEL_INFO, "stopped", frames_sent=self._engine.counters.sent)
 
     def _after_turn(self, now: float) -> float:
+        """Do what the loop leaves to the daemon; return when to be called again at the latest."""
         if self._engine.inventory.complete:
-            if not self._ready:
-                self._ready = True
-                self._notify.say("READY=1")
-                self._open_port()
-                self._open_claims()
-            assert self._port is not None
-            self._port.attempt(now)
-            self._note_port()
+            if not self._is_ready:
+                self._start()
+            self._host.attempt(now)
+            self._log_port()
             if self._engine.has_lease() and not self._port.is_open():
                 self._engine.handle(HintPortClosed(), now)
-            if self._control is not None:
-                self._control.attempt(now)
-            self._watch_claims()
+            self._operator.attempt(now)
+            self._listen_for_conflicts()
         self._notify.alive(now)
         return self._notify.deadline()
 
-    # -- signals ------------------------------------------------------------------------
+    def _start(self) -> None:
+        """Load and open what the first frames did not wait for."""
+        self._is_ready = True
+        self._operator.load()
+        self._host.load()
+        self._notify.say("READY=1")
+        self._open_conflict_socket()
 
     def _read_signals(self, now: float) -> None:
         arrived = self._signals.read()
         if signal.SIGUSR1 in arrived:
             self._loop.act(BurstRequested(Cause.OPERATOR, reason="SIGUSR1"), now)
         if signal.SIGHUP in arrived:
-            self._reload(now)
+            self._reload.request(now)
         if {signal.SIGTERM, signal.SIGINT} & arrived:
             self._loop.stop()
 
-    # -- configuration ------------------------------------------------------------------
-
-    def _reload(self, now: float) -> None:
-        if self._reading is not None:
-            self._read_again = True
-            return
-        self._notify.say("RELOADING=1")
-        try:
-            reading = begin_reading(self._options.config, self._options.overrides())
-        except SettingsError as error:
-            self._refuse(error)
-            return
-        if reading is None:
-            self._apply(Settings(), now)
-            return
-        self._reading = reading
-        self._loop.watch(reading, self._read_settings)
-
-    def _read_settings(self, now: float) -> None:
-        reading = self._reading
-        assert reading is not None
-        if not reading.read():
-            return
-        self._loop.unwatch(reading)
-        self._reading = None
-        try:
-            self._apply(finish_reading(reading), now)
-        except SettingsError as error:
-            self._refuse(error)
-        if self._read_again:
-            self._read_again = False
-            self._reload(now)
-
-    def _refuse(self, error: SettingsError) -> None:
-        for problem in str(error).splitlines():
-            self._log.say(LEVEL_ERROR, "configuration-refused", problem=problem)
-        self._notify.say("READY=1\nSTATUS=configuration refused; the old one is in force")
-
     def _apply(self, settings: Settings, now: float) -> None:
+        """Put the settings of a reload into force."""
         before = self._engine.settings
         self._engine.reconfigure(settings, now)
         self._netlink.reconcile_interval = settings.reconcile_interval
         if before.control_socket != settings.control_socket:
-            self._close_control()
-            self._open_control()
-        if before.hint_port != settings.hint_port and self._ready:
-            self._close_port()
-            self._open_port()
-        self._log.say(LEVEL_NOTICE, "configuration-loaded")
-        self._notify.say("READY=1\nSTATUS=configuration reloaded")
+            self._operator.close()
+            self._open_control_socket()
+        if before.hint_port != settings.hint_port:
+            self._host.close()
+            self._open_hint_port()
 
-    # -- conflicts ----------------------------------------------------------------------
+    # -- control socket, hint port ------------------------------------------------------
 
-    def _open_claims(self) -> None:
-        try:
-            self._claims = ConflictSocket()
-        except OSError as error:
-            self._log.say(
-                LEVEL_WARNING,
-                "claims-unheard",
-                error=Errno(error.errno or 0),
-                effect="conflicts will not be noticed",
-            )
-            return
-        self._loop.watch(self._claims, self._read_claims)
-        self._loop.hear_before_sending(self._claims, self._read_claims)
-
-    def _read_claims(self, now: float) -> bool:
-        assert self._claims is not None
-        claims = self._claims.read()
-        for claim in claims:
-            self._engine.handle(claim, now)
-        return bool(claims)
-
-    def _watch_claims(self) -> None:
-        if self._claims is not None and self._watched != self._engine.revision:
-            self._watched = self._engine.revision
-            plans = self._engine.plans.values()
-            self._claims.listen_for({address for plan in plans for address in plan.targets})
-
-    # -- doors --------------------------------------------------------------------------
-
-    def _open_control(self) -> None:
+    def _open_control_socket(self) -> None:
         path = self._engine.settings.control_socket
         if not path:
             return
         try:
-            self._control = ControlSocket(path)
+            self._operator.open(ControlSocket(path))
         except OSError as error:
-            if (
-                isinstance(error, AlreadyRunningError)
-                and not self._options.dry_run
-                and not self._ready
-            ):
+            # Two agents would send twice as much.  A dry run sends nothing, and a reload must not
+            # end an agent that works.
+            is_second = isinstance(error, AlreadyRunningError)
+            if is_second and not self._options.dry_run and not self._is_ready:
                 raise
             self._log.say(
                 LEVEL_WARNING,
@@ -264,90 +186,64 @@ class AgentDaemon:
                 error=Errno(error.errno or 0),
                 effect="status and burst will not work",
             )
-            return
-        self._loop.watch(self._control, self._read_control)
 
-    def _close_control(self) -> None:
-        if self._control is not None:
-            self._loop.unwatch(self._control)
-            self._control.close()
-            self._control = None
-
-    def _read_control(self, now: float) -> None:
-        assert self._control is not None
-        for client, line in self._control.read():
-            self._control.reply(client, self._answer("control", Cause.OPERATOR, line, now))
-
-    def _open_port(self) -> None:
+    def _open_hint_port(self) -> None:
+        """Prepare the port; it is opened by the service's attempts."""
         self._port = HintPort(self._engine.settings.hint_port)
-        self._loop.watch(self._port, self._read_port)
+        self._host.open(self._port)
 
-    def _close_port(self) -> None:
-        if self._port is not None:
-            self._loop.unwatch(self._port)
-            self._port.close()
-            self._port = None
+    def _log_port(self) -> None:
+        """Log the port's state when it changes.
 
-    def _read_port(self, now: float) -> None:
-        assert self._port is not None
-        for line in self._port.read(now):
-            self._port.reply(self._answer("port", Cause.HINT, line, now), now)
-
-    def _note_port(self) -> None:
-        """Say once what is seen of the port; a host that comes and goes is the normal case."""
+        Not whether a host is connected: a host connects for each hint and disconnects.
+        """
         port = self._port
-        assert port is not None
-        is_open = port.state in (PortState.HOST_AWAY, PortState.HOST_CONNECTED)
-        seen = (is_open or port.state, port.path)
-        if seen != self._port_was:
-            self._port_was = seen
+        state = "open" if port.is_open() else port.state.value
+        if (state, port.path) != self._port_logged:
+            self._port_logged = state, port.path
             self._log.say(
                 LEVEL_INFO,
                 "hint-port",
                 name=port.name or None,
                 path=port.path or None,
-                state="open" if is_open else port.state.value,
+                state=state,
                 error=Errno(port.error) if port.error else None,
             )
 
-    def _answer(self, door: str, cause: Cause, line: Line, now: float) -> bytes:
-        try:
-            answers = self._answers_for(door, cause)
-            return answers.answer(line, now, lambda event: self._loop.act(event, now))
-        except (OSError, ImportError) as error:  # no descriptor left to load it with
-            from garp_agent.wire.protocol import ErrorClass, ProtocolError, encode_error
-
-            return encode_error(ProtocolError(ErrorClass.FAILED, f"cannot be loaded: {error}"))
-
-    def _answers_for(self, door: str, cause: Cause) -> RequestHandler:
-        if door not in self._answers:
-            from garp_agent.guest.requests import RequestHandler
-            from garp_agent.wire.protocol import CONTROL_COMMANDS, PORT_COMMANDS
-
-            commands = CONTROL_COMMANDS if door == "control" else PORT_COMMANDS
-            self._answers[door] = RequestHandler(self._engine, commands, cause, self._status)
-        return self._answers[door]
-
-    # -- status -------------------------------------------------------------------------
-
     def _status(self, now: float) -> dict[str, object]:
-        from garp_agent.guest import status as report
-
-        status = report.status(self._engine, now, self._started)
-        status["configuration"] = configuration_path(self._options.config) or None
-        status["dry_run"] = self._options.dry_run
-        status["hint_port"] = self._port_status(now)
-        return status
-
-    def _port_status(self, now: float) -> dict[str, object]:
-        port, answers = self._port, self._answers.get("port")
-        last = answers.last_request if answers else None
         return {
-            "name": self._engine.settings.hint_port or None,
-            "path": port.path or None if port else None,
-            "state": port.state.value if port else PortState.OFF.value,
-            "error": os.strerror(port.error) if port and port.error else None,
-            "requests": answers.requests if answers else 0,
-            "errors": answers.errors if answers else 0,
-            "seconds_since_last": None if last is None else round(now - last, 3),
+            **status.status(self._engine, now, self._started),
+            "configuration": configuration_path(self._options.config) or None,
+            "dry_run": self._options.dry_run,
+            "hint_port": status.port_status(self._port, self._host.handler, now),
         }
+
+    # -- conflicts ----------------------------------------------------------------------
+
+    def _open_conflict_socket(self) -> None:
+        try:
+            self._conflict_socket = ConflictSocket()
+        except OSError as error:
+            self._log.say(
+                LEVEL_WARNING,
+                "claims-unheard",
+                error=Errno(error.errno or 0),
+                effect="conflicts will not be noticed",
+            )
+            return
+        self._loop.watch(self._conflict_socket, self._read_claims)
+        self._loop.hear_before_sending(self._conflict_socket, self._read_claims)
+
+    def _read_claims(self, now: float) -> bool:
+        assert self._conflict_socket is not None
+        claims = self._conflict_socket.read()
+        for claim in claims:
+            self._engine.handle(claim, now)
+        return bool(claims)
+
+    def _listen_for_conflicts(self) -> None:
+        """Let the conflict socket listen for the addresses that are announced now."""
+        if self._conflict_socket is not None and self._conflict_revision != self._engine.revision:
+            self._conflict_revision = self._engine.revision
+            plans = self._engine.plans.values()
+            self._conflict_socket.listen_for({each for plan in plans for each in plan.targets})

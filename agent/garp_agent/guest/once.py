@@ -1,6 +1,6 @@
-"""What is done once and not for ever: ``garp-agent announce`` and ``list``.
+"""What runs once and ends: ``garp-agent announce`` and ``list``.
 
-Decides when there is nothing left to do.
+Decides when everything is done.
 """
 
 from __future__ import annotations
@@ -19,52 +19,49 @@ from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from garp_agent.guest.core.policy import Plan
     from garp_agent.guest.loop import Sender
 
 
 class Announced(NamedTuple):
-    """What came of announcing once."""
+    """The result of announcing once."""
 
     sent: int  # frames
-    dropped: int
+    dropped: int  # frames
     plans: list[Plan]  # of every link
 
 
 def announce(settings: Settings, sender: Sender, log: Log) -> Announced:
-    """Announce everything once, as fast as the bucket allows."""
-    quiet = settings._replace(burst=(0.0,), interval=3600.0, jitter=0.0)
-    engine = Engine(quiet, lambda: 1.0, log.level)
-
-    def after_turn(now: float) -> float:
-        if engine.inventory.complete and engine.schedule.is_idle():
-            loop.stop()
-        return inf
-
-    loop = Loop(engine, Netlink(quiet.reconcile_interval, GUEST), sender, log, after_turn)
-    loop.run()
-    loop.close()
+    """Announce every address once, as fast as the token bucket allows; close ``sender``."""
+    once = settings._replace(burst=(0.0,), interval=3600.0, jitter=0.0)
+    engine = Engine(once, lambda: 1.0, log.level)
+    _run(engine, sender, log, engine.schedule.is_idle)
     dropped = sum(engine.counters.dropped.values())
     return Announced(engine.counters.sent, dropped, list(engine.plans.values()))
 
 
 def plans(settings: Settings) -> list[Plan]:
-    """What policy makes of every link at this moment; opens nothing but netlink."""
+    """Return what policy plans for every link at this moment; sends nothing."""
     engine = Engine(settings, lambda: 1.0)
-
-    def after_turn(now: float) -> float:
-        if engine.inventory.complete:
-            loop.stop()
-        return inf
-
-    loop = Loop(
-        engine, Netlink(settings.reconcile_interval, GUEST), DryRun(), Log(LEVEL_ERROR), after_turn
-    )
-    loop.run()
-    loop.close()
+    _run(engine, DryRun(), Log(LEVEL_ERROR), lambda: True)
     return [engine.plans[ifindex] for ifindex in sorted(engine.plans)]
 
 
 def only(settings: Settings, interfaces: tuple[str, ...]) -> Settings:
-    """The settings, with just these interfaces selected, whatever the file says of them."""
+    """Return the settings with just these interfaces selected, whatever the file says of them."""
     return settings._replace(interfaces=InterfaceSelection(include=interfaces))
+
+
+def _run(engine: Engine, sender: Sender, log: Log, is_done: Callable[[], bool]) -> None:
+    """Run the loop until the first dump is complete and ``is_done`` returns true."""
+
+    def after_turn(now: float) -> float:
+        if engine.inventory.complete and is_done():
+            loop.stop()
+        return inf
+
+    loop = Loop(engine, Netlink(engine.settings.reconcile_interval, GUEST), sender, log, after_turn)
+    loop.run()
+    loop.close()

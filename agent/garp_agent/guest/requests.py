@@ -1,7 +1,7 @@
-"""What a request asks of the engine, and the line that answers it.
+"""What a request makes the engine do, and the line that answers it.
 
-Decides nothing about frames.  First the frames, then the reply: the loop lets the
-engine act on :func:`event` before it asks for :func:`reply`.
+Does not decide about frames.  The frames of a burst go out before the reply is built, so that the
+reply can say how many there were.
 """
 
 from __future__ import annotations
@@ -19,57 +19,65 @@ if TYPE_CHECKING:
     from garp_agent.guest.core.model import Event
     from garp_agent.wire.lines import Line
 
+# Only the host can promise hints; only the operator may see everything.
+COMMANDS = {
+    Cause.HINT: protocol.PORT_COMMANDS,
+    Cause.OPERATOR: protocol.CONTROL_COMMANDS,
+}
+
 
 class RequestHandler:
-    """One door's requests.  ``status`` gives the whole status, for doors that may ask for it."""
+    """Answers the requests that come in one way.
+
+    ``cause``: of the bursts that are requested; HINT for the host, OPERATOR for local clients.
+    ``status``: returns the daemon's status as plain values, given the time.
+    """
 
     def __init__(
-        self,
-        engine: Engine,
-        commands: tuple[str, ...],
-        cause: Cause,
-        status: Callable[[float], dict[str, object]],
+        self, engine: Engine, cause: Cause, status: Callable[[float], dict[str, object]]
     ) -> None:
         self._engine = engine
-        self._commands = commands
         self._cause = cause
         self._status = status
-        self._known = protocol.Deduplicator()
-        self.requests = 0
-        self.errors = 0
-        self.last_request: float | None = None  # seconds, monotonic
+        self._known = Deduplicator()
+        self.requests = 0  # lines that were requests
+        self.errors = 0  # lines that were not
+        self.last_request: float | None = None  # the time, seconds
 
     def answer(self, line: Line, now: float, act: Callable[[Event], int]) -> bytes:
-        """Do what ``line`` asks for and say what came of it.
+        """Do what ``line`` asks for, and return the reply line.
 
-        ``act`` hands an event to the engine, sends what follows at once, and returns the
-        number of frames that went out.
+        ``act`` hands an event to the engine, sends what is due, and returns how many frames were
+        sent.
         """
         try:
-            request = protocol.parse(line, self._commands)
+            request = protocol.parse(line, COMMANDS[self._cause])
         except protocol.ProtocolError as error:
             self.errors += 1
             return protocol.encode_error(error)
         self.requests += 1
         self.last_request = now
+        if isinstance(request, protocol.Sync):
+            return protocol.encode_sync(request.id)
+        return protocol.encode_return(request.id, self._value(request, now, act))
+
+    def _value(
+        self, request: protocol.Request, now: float, act: Callable[[Event], int]
+    ) -> dict[str, object]:
         if isinstance(request, protocol.Burst):
             return self._burst(request, act)
         if isinstance(request, protocol.Lease):
             act(LeaseGranted(request.seconds))
-            interval = self._engine.schedule.interval
-            return protocol.encode_return(request.id, protocol.lease_value(request, interval))
-        if isinstance(request, protocol.Sync):
-            return protocol.encode_sync(request.id)
+            return protocol.lease_value(request, self._engine.schedule.interval)
         if isinstance(request, protocol.Status):
-            return protocol.encode_return(request.id, self._status(now))
-        return protocol.encode_return(request.id, self._info(now))
+            return self._status(now)
+        return self._info(now)
 
-    def _burst(self, request: protocol.Burst, act: Callable[[Event], int]) -> bytes:
+    def _burst(self, request: protocol.Burst, act: Callable[[Event], int]) -> dict[str, object]:
         offsets = request.offsets(self._engine.settings.burst)
         seen = bool(request.boot) and self._known.seen(request.boot, request.sequence)
         frames = 0 if seen else act(BurstRequested(self._cause, offsets, request.reason))
-        value = protocol.burst_value(request, offsets, frames, seen)
-        return protocol.encode_return(request.id, value)
+        return protocol.burst_value(request, offsets, frames, seen)
 
     def _info(self, now: float) -> dict[str, object]:
         counters = self._engine.counters
@@ -77,7 +85,7 @@ class RequestHandler:
             __version__,
             self._links(),
             {"sent": counters.sent, "dropped": sum(counters.dropped.values())},
-            max(0.0, round(self._engine.lease_until - now, 3)) if self._engine.has_lease() else 0,
+            max(0.0, round(self._engine.lease_until - now, 3)) if self._engine.has_lease() else 0.0,
         )
 
     def _links(self) -> Iterator[protocol.LinkBrief]:
@@ -86,3 +94,34 @@ class RequestHandler:
                 addresses = tuple(address_text(each) for each in plan.targets if each)
                 mac = address_text(plan.link.hardware_address)
                 yield protocol.LinkBrief(plan.link.name, mac, addresses)
+
+
+class Deduplicator:
+    """Remembers which numbered hints were seen.
+
+    A host numbers its hints within one ``boot`` (any name for one run of the host's program).
+    For each boot this keeps the highest number, and which of the ``window`` numbers below it were
+    seen; older numbers count as seen.  It keeps the latest ``boots`` boots.
+    """
+
+    __slots__ = ("_boots", "_known", "_window")
+
+    def __init__(self, boots: int = 8, window: int = 64) -> None:
+        self._boots = boots
+        self._window = window
+        self._known: dict[str, tuple[int, int]] = {}  # highest number; bit n: highest - n was seen
+
+    def seen(self, boot: str, sequence: int) -> bool:
+        """Return whether this hint was seen before; remember it."""
+        highest, bits = self._known.pop(boot, (sequence, 0))
+        if sequence > highest:
+            shift = min(sequence - highest, self._window)
+            highest, bits = sequence, bits << shift & (1 << self._window) - 1
+        age = highest - sequence
+        known = age >= self._window or bool(bits >> age & 1)
+        if not known:
+            bits |= 1 << age
+        self._known[boot] = (highest, bits)
+        if len(self._known) > self._boots:
+            del self._known[next(iter(self._known))]
+        return known

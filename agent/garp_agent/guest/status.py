@@ -1,7 +1,4 @@
-"""What the agent knows, as plain values for JSON: for ``status`` and for ``list``.
-
-Decides nothing.  Loaded only when somebody asks.
-"""
+"""The agent's state as plain values for JSON: what ``status`` and ``list`` show."""
 
 from __future__ import annotations
 
@@ -18,10 +15,12 @@ if TYPE_CHECKING:
     from garp_agent.guest.core.conflicts import Rival
     from garp_agent.guest.core.engine import Engine
     from garp_agent.guest.core.policy import Plan
+    from garp_agent.guest.io.hint_port import HintPort
+    from garp_agent.guest.requests import RequestHandler
 
 
 def links(plans: Iterable[Plan]) -> list[dict[str, object]]:
-    """Every link and address: announced how, or skipped and why."""
+    """Return every link with its addresses: how each is announced, or why it is skipped."""
     return [
         {
             "interface": plan.link.name,
@@ -38,7 +37,7 @@ def links(plans: Iterable[Plan]) -> list[dict[str, object]]:
 def _addresses(plan: Plan) -> Iterator[dict[str, object]]:
     for address, target in plan.targets.items():
         yield {
-            "address": address_text(address) or None,
+            "address": address_text(address) or None,  # None: RARP for the hardware address alone
             "announced_as": [kind.value for kind in target.kinds],
             "skipped": None,
         }
@@ -51,7 +50,10 @@ def _addresses(plan: Plan) -> Iterator[dict[str, object]]:
 
 
 def status(engine: Engine, now: float, started: float) -> dict[str, object]:
-    """The running daemon's state; times in seconds."""
+    """Return the engine's state.
+
+    ``now`` and ``started``: the time, and the time of the daemon's start, in seconds.
+    """
     counters = engine.counters
     return {
         "version": __version__,
@@ -67,11 +69,25 @@ def status(engine: Engine, now: float, started: float) -> dict[str, object]:
         "overruns": engine.overruns,
         "conflicts": engine.conflicts.claims,
         "resumes": engine.resumes,
-        "links": [_with_counters(engine, plan, now) for plan in list(engine.plans.values())],
+        "links": [_link_status(engine, plan, now) for plan in list(engine.plans.values())],
     }
 
 
-def _with_counters(engine: Engine, plan: Plan, now: float) -> dict[str, object]:
+def port_status(port: HintPort, handler: RequestHandler | None, now: float) -> dict[str, object]:
+    """Return the state of the hint port and what came in there; ``now`` in seconds."""
+    last = handler.last_request if handler else None
+    return {
+        "name": port.name or None,
+        "path": port.path or None,
+        "state": port.state.value,
+        "error": os.strerror(port.error) if port.error else None,
+        "requests": handler.requests if handler else 0,
+        "errors": handler.errors if handler else 0,
+        "seconds_since_last": None if last is None else round(now - last, 3),
+    }
+
+
+def _link_status(engine: Engine, plan: Plan, now: float) -> dict[str, object]:
     ifindex = plan.link.ifindex
     (row,) = links((plan,))
     schedule = engine.schedule
@@ -107,7 +123,8 @@ def _counted(engine: Engine, ifindex: int, address: bytes, now: float) -> dict[s
 
 
 def _until(moment: float, now: float) -> float:
-    return max(0.0, round(moment - now, 3))  # what is due now is done after the answer
+    """Return the seconds until ``moment``; 0 if it is over, because what is due comes next."""
+    return max(0.0, round(moment - now, 3))
 
 
 def _rival(rival: Rival, now: float) -> dict[str, object]:

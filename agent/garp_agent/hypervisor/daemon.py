@@ -257,7 +257,7 @@ class Watch:
 
     def _read_control(self, now: float) -> None:
         assert self._control is not None
-        for client, line in self._control.read():
+        for client, line in self._control.read(now):
             try:
                 answer = self._answer(parse(line, COMMANDS), now)
             except ProtocolError as error:

@@ -1,7 +1,6 @@
-"""Runs a function in a forked child, which hands the result over and ends.
+"""Runs a function in a forked child, which hands over the result and exits.
 
-Decides nothing about the work.  What the work needs to import, and whatever it hangs
-on, stays with the child.
+The modules that the work imports, its memory and whatever it hangs on stay with the child.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-PATIENCE = 10  # seconds the child may take
+TIME_LIMIT = 10  # seconds; then SIGALRM ends the child
 
 
 class ChildError(Exception):
@@ -24,9 +23,10 @@ class ChildError(Exception):
 
 
 class Child:
-    """One run of ``work``, begun at once; its result must be fit for :mod:`marshal`.
+    """A child process that runs ``work``, started at once.
 
-    Raises OSError where there can be no further process, or no pipe to it.
+    The result must be one that :mod:`marshal` can write.
+    Raises OSError if there can be no process, or no pipe to it.
     """
 
     def __init__(self, work: Callable[[], Any]) -> None:
@@ -39,38 +39,42 @@ class Child:
             os.close(write_end)
             raise
         if self._pid == 0:
-            _be_the_child(work, write_end)
+            _run_in_child(work, write_end)
         os.close(write_end)
 
     def fileno(self) -> int:
-        """The descriptor to wait on, for reading."""
+        """Return the descriptor to wait on, for reading."""
         return self._pipe
 
     def read(self) -> bool:
-        """Take in what the child wrote; whether it has finished."""
+        """Receive a part of the result; return whether the child has finished."""
         data = os.read(self._pipe, 1 << 16)
         self._received += data
         return not data
 
     def result(self) -> Any:
-        """Wait for the child and return what the work returned; raises ChildError."""
+        """Wait for the child to exit, and return what ``work`` returned.
+
+        Raises ChildError if ``work`` raised, took longer than TIME_LIMIT, or was killed.
+        """
         while not self.read():
             pass
         os.close(self._pipe)
         if os.waitpid(self._pid, 0)[1] != 0:
-            raise ChildError(f"it failed, or took more than {PATIENCE} s")
+            raise ChildError(f"it failed, or took more than {TIME_LIMIT} s")
         return marshal.loads(self._received)
 
 
-def _be_the_child(work: Callable[[], Any], write_end: int) -> None:
+def _run_in_child(work: Callable[[], Any], write_end: int) -> None:
     status = 1
     try:
         _close_all_but(write_end)
         signal.set_wakeup_fd(-1)
+        # systemd sends SIGTERM to all processes of a unit: the child must end by it.
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL)  # a service is stopped with all its processes
+            signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(PATIENCE)
+        signal.alarm(TIME_LIMIT)
         _write_all(write_end, marshal.dumps(work()))
         status = 0
     finally:
@@ -78,17 +82,17 @@ def _be_the_child(work: Callable[[], Any], write_end: int) -> None:
 
 
 def _close_all_but(kept: int) -> None:
-    """Nobody shall take the child for its parent: a socket answers as long as anyone has it."""
+    """Close inherited descriptors: a socket accepts clients as long as any process has it open."""
     try:
         descriptors = list(map(int, os.listdir("/proc/self/fd")))
-    except OSError:  # no /proc here
+    except OSError:  # /proc is not mounted
         descriptors = list(range(1024))
     for descriptor in descriptors:
         if descriptor > 2 and descriptor != kept:
             try:
                 os.close(descriptor)
             except OSError:
-                pass  # that of the list, or none
+                pass  # not open: the listing's own descriptor is already closed
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
@@ -96,5 +100,5 @@ def _write_all(descriptor: int, data: bytes) -> None:
         while data:
             data = data[os.write(descriptor, data) :]
     except OSError as error:
-        if error.errno != errno.EPIPE:
+        if error.errno != errno.EPIPE:  # EPIPE: the daemon has ended
             raise

@@ -1,7 +1,4 @@
-"""Asks the running daemon over its control socket.
-
-Decides nothing about what is asked or shown.
-"""
+"""Asks a running daemon for one thing over its control socket, as ``status`` and ``burst`` do."""
 
 from __future__ import annotations
 
@@ -9,11 +6,11 @@ import socket
 
 from garp_agent.wire import protocol
 
-TIMEOUT = 5.0  # seconds for the whole reply
+TIMEOUT = 5.0  # seconds to wait for each part of the reply
 
 
 class ClientError(Exception):
-    """The daemon could not be asked, or refused; the text says what to do."""
+    """There was no reply, or the daemon refused; the text says what to do."""
 
 
 def ask(
@@ -22,7 +19,11 @@ def ask(
     arguments: dict[str, object] | None = None,
     program: str = "garp-agent",
 ) -> dict[str, object]:
-    """Send one command and return what ``program`` answered; raises ClientError."""
+    """Send one command to the daemon that listens on ``path``; return the value of its reply.
+
+    ``program``: the daemon's name, for error texts.
+    Raises ClientError.
+    """
     request = protocol.encode_request(command, arguments)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:

@@ -1,9 +1,10 @@
-"""The control socket: lines in from local clients, replies out (unix(7)).
+"""The control socket: a listening Unix socket that takes request lines from local clients.
 
-Decides how many clients there may be and which goes first when there are too many;
-never what a line means.  Of each client one line is taken, and the next when that is
-answered and the answer read: one that asks a lot, or does not read, keeps itself waiting
-and nobody else.
+Limits how many clients there are and how much each may ask at once; does not know what a line
+means.  It takes one line of a client and the next one after the reply is sent, so a client that
+asks without end, or does not read, delays only itself.
+
+Source: unix(7).
 """
 
 from __future__ import annotations
@@ -22,31 +23,36 @@ if TYPE_CHECKING:
     from garp_agent.wire.lines import Line
 
 MODE = 0o660
-CLIENTS = 32  # at once; a newer one takes the place of the one that was silent longest
-BACKLOG = 1024  # connections that may wait for their turn
-CHUNK = 4096  # bytes read from one client before the next has its turn
-DEAF = 1.0  # seconds for which nobody is accepted where there is not even a descriptor to refuse
+CLIENTS = 32  # at once; one more takes the place of the client that was silent longest
+BACKLOG = 1024  # connections that may wait to be accepted
+CHUNK = 4096  # bytes read from one client before the next client's turn
+ACCEPT_RETRY = 1.0  # seconds without accepting, where no descriptor is left to refuse with
 
 
 class AlreadyRunningError(OSError):
-    """Another agent answers on the path."""
+    """Another daemon listens on the path."""
 
 
 class _Client:
     __slots__ = ("decoder", "sock", "unsent", "waiting")
 
-    def __init__(self, sock: socket.socket, decoder: LineDecoder) -> None:
+    def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self.decoder = decoder
+        self.decoder = LineDecoder()
         self.unsent = b""
-        self.waiting: list[Line] = []  # lines received and not yet taken
+        self.waiting: list[Line] = []  # lines received and not yet returned
 
 
 class ControlSocket:
-    """A listening socket at ``path``; raises OSError where there can't be one."""
+    """A listening socket at ``path``, made with mode 0660, and its clients.
+
+    Raises AlreadyRunningError if another daemon listens there, and OSError if there can be no
+    socket.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path
+        # Closed and used to accept and hang up on a client when no other descriptor is left.
         self._spare = _spare_descriptor()
         try:
             self._epoll = select.epoll()
@@ -57,29 +63,24 @@ class ControlSocket:
         self._identity = _identity(path)
         self._epoll.register(self._listener.fileno(), select.EPOLLIN)
         self._clients: dict[int, _Client] = {}  # by descriptor, the longest silent first
-        self._deaf_until = -inf
-        self._is_deaf = False
+        self._accept_at = inf  # when to accept again; inf: accepting
 
     def fileno(self) -> int:
-        """The descriptor to wait on, for reading."""
+        """Return the descriptor to wait on, for reading."""
         return self._epoll.fileno()
 
     def attempt(self, now: float) -> None:
-        """Accept again, if that was given up a while ago."""
-        if not self._is_deaf:
-            return
-        if self._deaf_until == -inf:
-            self._deaf_until = now + DEAF
-        elif now >= self._deaf_until:
-            self._is_deaf, self._deaf_until = False, -inf
+        """Accept clients again if ACCEPT_RETRY has passed since descriptors ran out."""
+        if now >= self._accept_at:
+            self._accept_at = inf
             self._epoll.register(self._listener.fileno(), select.EPOLLIN)
 
-    def read(self) -> list[tuple[int, Line]]:
-        """Lines that clients sent, at most one of each, with the client to reply to."""
+    def read(self, now: float) -> list[tuple[int, Line]]:
+        """Return lines that clients sent, at most one of each, with the client to reply to."""
         lines: list[tuple[int, Line]] = []
         for descriptor, mask in self._epoll.poll(0, CLIENTS + 1):
             if descriptor == self._listener.fileno():
-                self._accept()
+                self._accept(now)
                 continue
             client = self._clients.get(descriptor)
             if client is None:
@@ -92,15 +93,15 @@ class ControlSocket:
                 lines.append((descriptor, client.waiting.pop(0)))
         return lines
 
-    def reply(self, descriptor: int, data: bytes) -> None:
-        """Send ``data`` to a client, now or as it reads; nothing if it has gone."""
-        client = self._clients.get(descriptor)
-        if client is not None:
-            client.unsent += data
-            self._flush(descriptor, client)
+    def reply(self, client: int, data: bytes) -> None:
+        """Send ``data`` to a client of :meth:`read`, now or as it reads; nothing if it has gone."""
+        found = self._clients.get(client)
+        if found is not None:
+            found.unsent += data
+            self._flush(client, found)
 
     def close(self) -> None:
-        """Close everything and remove the path if it is still ours."""
+        """Close everything, and remove the path if this socket is still what is there."""
         for descriptor in list(self._clients):
             self._drop(descriptor)
         self._epoll.close()
@@ -110,22 +111,25 @@ class ControlSocket:
         if self._identity is not None and _identity(self.path) == self._identity:
             os.unlink(self.path)
 
-    def _accept(self) -> None:
+    def _accept(self, now: float) -> None:
         try:
             sock = self._listener.accept()[0]
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError:
-            self._refuse()
+            self._refuse(now)
             return
         sock.setblocking(False)
         while len(self._clients) >= CLIENTS:
             self._drop(next(iter(self._clients)))
-        self._clients[sock.fileno()] = _Client(sock, LineDecoder())
+        self._clients[sock.fileno()] = _Client(sock)
         self._epoll.register(sock.fileno(), select.EPOLLIN)
 
-    def _refuse(self) -> None:
-        """Out of descriptors: answer the next client by hanging up, rather than spin on it."""
+    def _refuse(self, now: float) -> None:
+        """Hang up on the next client, because there is no descriptor to serve it with.
+
+        A connection left in the backlog would keep the listener readable: a busy loop.
+        """
         if self._spare >= 0:
             os.close(self._spare)
             self._spare = -1
@@ -136,7 +140,7 @@ class ControlSocket:
             pass
         except OSError:
             self._epoll.unregister(self._listener.fileno())
-            self._is_deaf = True
+            self._accept_at = now + ACCEPT_RETRY
 
     def _receive(self, descriptor: int, client: _Client) -> None:
         try:
@@ -159,9 +163,9 @@ class ControlSocket:
         except OSError:
             self._drop(descriptor)
             return
-        # Nothing is received meanwhile: neither lines nor replies can pile up.
-        busy = client.unsent or client.waiting
-        self._epoll.modify(descriptor, select.EPOLLOUT if busy else select.EPOLLIN)
+        # Receive nothing meanwhile, so that neither lines nor replies can pile up.
+        is_busy = client.unsent or client.waiting
+        self._epoll.modify(descriptor, select.EPOLLOUT if is_busy else select.EPOLLIN)
 
     def _drop(self, descriptor: int) -> None:
         client = self._clients.pop(descriptor)
@@ -182,14 +186,14 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 
 def _listen(path: str) -> socket.socket:
-    _clear_the_way(path)
+    _remove_stale_socket(path)
     sock = socket.socket(
         socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
     )
     mask = os.umask(0o022)
     try:
         os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
-        os.umask(0o777 & ~MODE)
+        os.umask(0o777 & ~MODE)  # bind() makes the socket with its mode: there is no gap
         sock.bind(path)
         sock.listen(BACKLOG)
     except OSError:
@@ -200,8 +204,11 @@ def _listen(path: str) -> socket.socket:
     return sock
 
 
-def _clear_the_way(path: str) -> None:
-    """Remove a socket that nobody listens on any more; leave everything else alone."""
+def _remove_stale_socket(path: str) -> None:
+    """Remove a socket on which no process listens any more; leave everything else alone.
+
+    Raises FileExistsError if something else is there, AlreadyRunningError if a process listens.
+    """
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise FileExistsError(errno.EEXIST, "something that is no socket is there", path)
@@ -214,5 +221,5 @@ def _clear_the_way(path: str) -> None:
             os.unlink(path)
             return
         except BlockingIOError:
-            pass  # its backlog is full: somebody is there
+            pass  # EAGAIN: its backlog is full, so a process listens
     raise AlreadyRunningError(errno.EADDRINUSE, "another garp-agent answers there", path)

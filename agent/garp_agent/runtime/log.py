@@ -1,32 +1,33 @@
-"""Writes notices to standard error: one line each, for journald and for people, or as JSON.
+"""Writes notices to standard error, one line each: text for people and journald, or JSON.
 
-Decides only how a line looks.  ``logging`` would cost the daemon 2.4 MB.
+Does not decide what is worth a line.  Writing never waits for the reader and never raises: a log
+line is no reason to stop announcing.  ``logging`` would cost the daemon 2.4 MB.
 """
 
 from __future__ import annotations
 
+import codecs
 import errno
 import os
 import select
 import socket
 import sys
 
-from garp_agent.wire.model import (
-    LEVEL_INFO,
-    LEVEL_WARNING,
-    Errno,
-    Notice,
-)
+from garp_agent.wire.model import LEVEL_INFO, LEVEL_WARNING, Errno, Notice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import TextIO
 
 _LEVEL_NAMES = {3: "error", 4: "warning", 5: "notice", 6: "info", 7: "debug"}
 
+# Loads the codec that ascii_quoted() uses: later there may be no descriptor left to load it with.
+codecs.lookup("unicode_escape")
+
 
 def text_of(value: object) -> object:
-    """A field's value as people write it: addresses and error numbers by their names."""
+    """Return a field's value as people write it: addresses as text, error numbers as names."""
     if isinstance(value, bytes):
         return address_text(value)
     if isinstance(value, Errno):
@@ -35,7 +36,7 @@ def text_of(value: object) -> object:
 
 
 def address_text(address: bytes) -> str:
-    """An IPv4, IPv6 or hardware address as text; "" for none."""
+    """Return an IPv4, IPv6 or hardware address as text; "" for none."""
     if len(address) == 4:
         return socket.inet_ntop(socket.AF_INET, address)
     if len(address) == 16:
@@ -44,9 +45,10 @@ def address_text(address: bytes) -> str:
 
 
 class Log:
-    """Standard error.  ``level``: the least urgent notices that are written.
+    """Standard error.
 
-    ``marks``: fields that every line ends with.
+    ``level``: write notices of this LEVEL_* and more urgent ones (lower numbers).
+    ``marks``: fields at the end of every line.
     """
 
     def __init__(
@@ -57,14 +59,14 @@ class Log:
     ) -> None:
         self.level = level
         self._marks = marks
-        self._lost = 0  # lines, since the last that was written
-        self._format = _json_line if as_json else _text_line
-        # journald takes the level from a prefix and would show it to people otherwise.
+        self._lost = 0  # lines lost since the last one that was written
+        self._format = _json_format() if as_json else _text_line
+        # journald reads the level from a prefix (sd-daemon(3)); people should not see it.
         self._prefix = not as_json and "JOURNAL_STREAM" in os.environ
 
     def write(self, notice: Notice) -> None:
-        """Write one notice; a reader that hangs or has gone is no reason to stop announcing."""
-        if notice.level > self.level or sys.stderr is None:  # None: closed before we began
+        """Write one notice, or count it as lost if the reader leaves no room for it."""
+        if notice.level > self.level or sys.stderr is None:  # None: was closed before the start
             return
         if not _has_room(sys.stderr):
             self._lost += 1
@@ -80,19 +82,19 @@ class Log:
         try:
             sys.stderr.write(line + "\n")
             sys.stderr.flush()
-        except (OSError, ValueError):
+        except (OSError, ValueError):  # the reader has gone; the stream is closed
             pass
 
     def say(self, level: int, event: str, **fields: object) -> None:
-        """Write one notice made here."""
+        """Write one notice with these fields; fields that are None are left out."""
         self.write(Notice(level, event, tuple(fields.items())))
 
 
 def _has_room(stream: TextIO) -> bool:
-    """Whether a line can be written without waiting for whoever reads it."""
+    """Return whether a write would not wait for the reader."""
     try:
         return bool(select.select((), (stream,), (), 0)[1])
-    except (OSError, ValueError):  # nothing to wait for behind it
+    except (OSError, ValueError):  # no descriptor behind it, so nothing to wait for
         return True
 
 
@@ -101,21 +103,24 @@ def _text_line(notice: Notice) -> str:
     for name, value in notice.fields:
         if value is not None:
             shown = str(text_of(value))
-            plain = shown.isprintable() and shown and not set(shown) & set(' "=')
-            words.append(f"{name}={shown if plain else ascii_quoted(shown)}")
+            is_plain = shown.isprintable() and shown and not set(shown) & set(' "=')
+            words.append(f"{name}={shown if is_plain else ascii_quoted(shown)}")
     return " ".join(words)
 
 
 def ascii_quoted(text: str) -> str:
-    """Text in double quotes, with everything that could break a line or a terminal escaped."""
+    """Return text in double quotes, with all that could break a line or a terminal escaped."""
     escaped = text.encode("unicode_escape").decode("ascii").replace('"', '\\"')
     return f'"{escaped}"'
 
 
-def _json_line(notice: Notice) -> str:
-    import json  # loads re: 1.2 MB, for those who ask for this format
+def _json_format() -> Callable[[Notice], str]:
+    import json  # here, because it costs 0.5 MB that the text format does not need
 
-    fields = {name: text_of(value) for name, value in notice.fields if value is not None}
-    return json.dumps(
-        {"level": _LEVEL_NAMES[notice.level], "event": notice.event, **fields}, default=str
-    )
+    def line(notice: Notice) -> str:
+        fields = {name: text_of(value) for name, value in notice.fields if value is not None}
+        return json.dumps(
+            {"level": _LEVEL_NAMES[notice.level], "event": notice.event, **fields}, default=str
+        )
+
+    return line

@@ -1,6 +1,6 @@
-"""Tells the service manager how we are (sd_notify(3)); silent where there is none.
+"""Tells the service manager the daemon's state (sd_notify(3)); does nothing without a manager.
 
-Decides only when the watchdog wants to hear from us: half way through its period.
+Decides only when the watchdog is due: twice in its period.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from math import inf
 
 
 class Notify:
-    """The service manager's socket, from NOTIFY_SOCKET and WATCHDOG_USEC."""
+    """The manager's socket and watchdog, from NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID."""
 
     def __init__(self) -> None:
         self._socket: socket.socket | None = None
-        self._half_period = inf
+        self._half_period = inf  # seconds
         self._next = inf
+        # Removed, so that a child does not speak for the daemon.
         path = os.environ.pop("NOTIFY_SOCKET", "")
         if path[:1] in ("/", "@"):
             self._open(path)
@@ -31,17 +32,17 @@ class Notify:
             return
         self._socket = sock
         period = os.environ.get("WATCHDOG_USEC", "")
-        for_us = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        if period.isdecimal() and int(period) > 0 and for_us:
+        is_ours = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        if period.isdecimal() and int(period) > 0 and is_ours:
             self._half_period = int(period) / 2e6
             self._next = -inf
 
     def deadline(self) -> float:
-        """When the watchdog wants its next sign of life."""
+        """Return when to call :meth:`alive` at the latest; ``math.inf`` without a watchdog."""
         return self._next
 
     def alive(self, now: float) -> None:
-        """A turn of the loop was completed: tell the watchdog if it is time to."""
+        """Tell the watchdog that the daemon works, if it is due."""
         if now >= self._next:
             self._next = now + self._half_period
             self.say("WATCHDOG=1")
@@ -52,4 +53,4 @@ class Notify:
             try:
                 self._socket.send(state.encode())
             except OSError:
-                pass  # the manager is not reading; it will hear the next one
+                pass  # the manager does not read now; the next message may reach it

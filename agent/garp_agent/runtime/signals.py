@@ -1,6 +1,6 @@
-"""Turns signals into bytes on a pipe that the loop can wait on (signal(7)).
+"""Turns signals into bytes on a pipe that a reactor can wait on (signal(7)).
 
-Decides nothing: which signal means what is the loop's business.
+Does not decide what a signal means.
 """
 
 from __future__ import annotations
@@ -12,27 +12,28 @@ WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
 class Signals:
-    """The signals that arrived."""
+    """The signals of WATCHED that arrived.  There can be one instance in a process."""
 
     def __init__(self) -> None:
         self._read_end, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        # Python's C-level handler writes each signal's number to the pipe at once.
         signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
         for number in WATCHED:
             signal.signal(number, _ignore)
 
     def fileno(self) -> int:
-        """The descriptor to wait on, for reading."""
+        """Return the descriptor to wait on, for reading."""
         return self._read_end
 
     def read(self) -> set[int]:
-        """The numbers of the signals that have arrived since the last call."""
+        """Return the numbers of the signals that arrived since the last call."""
         try:
             return set(os.read(self._read_end, 4096)) & set(WATCHED)
         except BlockingIOError:
             return set()
 
     def close(self) -> None:
-        """Give the signals their default meaning back."""
+        """Give the signals back their default action, and close the pipe."""
         signal.set_wakeup_fd(-1)
         for number in WATCHED:
             signal.signal(number, signal.SIG_DFL)
@@ -41,4 +42,4 @@ class Signals:
 
 
 def _ignore(number: int, frame: object) -> None:
-    """Only the byte on the pipe counts."""
+    """Do nothing: the byte on the pipe is what counts.  SIG_IGN would write none."""

@@ -1,4 +1,4 @@
-"""The bounds of numbers that both the configuration and the protocol know."""
+"""Ranges of numbers, and those that both the configuration and the protocol use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from garp_agent.wire.record import NamedTuple
 
 
 class Bound(NamedTuple):
-    """The closed range that a number may lie in; durations in seconds."""
+    """The closed range of a number; durations are in seconds."""
 
     least: float
     most: float

@@ -1,26 +1,24 @@
-"""Mark and sweep: what a netlink dump says of things that live events speak of as well.
+"""Mark and sweep: combines a netlink dump with the live events that arrive during it.
 
-A dump and the live events arrive on one netlink socket.  Recent kernels do not hold changes
-up while they dump, so a dump can name what a live event has already removed (rtnetlink(7)).
-Live events are therefore right from the start of a dump on, and the dump is ignored for
-everything that they named.  What neither named since the start is gone.  A dump that is never
-completed removes nothing.
+A dump and the live events arrive on one netlink socket.  The kernel does not stop changes while
+it dumps, so a dump can name what a live event has already removed (rtnetlink(7)).  Therefore a
+live event overrules the dump, from the start of the dump on.  What neither of them named since
+the start is gone.  A dump that never completes removes nothing.
 
-Does not keep the things themselves: a fold (guest.core.inventory, hypervisor.core.bonds) does.
+Keeps only the marks; guest.core.inventory and hypervisor.core.bonds keep the things.
 """
 
 from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable
-    from typing import TypeVar
+    from collections.abc import Iterable
 
-    Key = TypeVar("Key", bound=Hashable)
+    from garp_agent.wire.record import T
 
 
 class DumpMarks:
-    """The marks of one fold.  Keys are the fold's own: an ifindex, an address, ..."""
+    """The marks of one dump.  Keys are any hashable values: an ifindex, an address, ..."""
 
     __slots__ = ("_live", "_seen")
 
@@ -29,14 +27,15 @@ class DumpMarks:
         self._live: set[object] = set()  # named by live events since the start
 
     def start(self) -> None:
-        """Begin a dump.  One that was under way is given up."""
+        """Begin a dump; abandon the one under way."""
         self._seen = set()
         self._live.clear()
 
     def seen(self, key: object, dumped: bool) -> bool:
-        """Mark ``key`` as present; return whether to believe the message.
+        """Mark ``key`` as present; return whether to believe the message that names it.
 
-        False: a dump says it (``dumped``), and a live event has spoken of ``key`` since the start.
+        ``dumped``: the message is part of the dump.  Such a message is not to be believed if a
+        live event has named ``key`` since the start.
         """
         if self._seen is None:
             return True
@@ -48,7 +47,7 @@ class DumpMarks:
         return True
 
     def removed(self, key: object) -> None:
-        """Note that a live event removed ``key``: the dump may still name it."""
+        """Note that a live event removed ``key``; the dump can still name it."""
         if self._seen is not None:
             self._live.add(key)
             self._seen.discard(key)
@@ -57,7 +56,7 @@ class DumpMarks:
         """Return whether a live event has named ``key`` since the start of the dump."""
         return key in self._live
 
-    def sweep(self, known: Iterable[Key]) -> list[Key]:
+    def sweep(self, known: Iterable[T]) -> list[T]:
         """End the dump; return those of ``known`` that are gone."""
         if self._seen is None:
             return []

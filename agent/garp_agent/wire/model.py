@@ -1,4 +1,4 @@
-"""The events and values that both daemons know.
+"""Events and values that both daemons know.
 
 Times are seconds of the monotonic clock, as floats.
 """
@@ -19,30 +19,30 @@ class LinkGone(NamedTuple):
 
 
 class DumpStarted(NamedTuple):
-    """From here on the kernel tells everything anew; nothing is known to be gone yet."""
+    """The kernel names everything anew from here on; nothing is known to be gone yet."""
 
-    overrun: bool = False  # events were lost (ENOBUFS), which is why
+    overrun: bool = False  # the reason: events were lost (ENOBUFS)
 
 
 class DumpComplete(NamedTuple):
-    """The kernel has told everything since :class:`DumpStarted`; what it did not name is gone."""
+    """The kernel has named everything since :class:`DumpStarted`; the rest is gone."""
 
 
 class Errno(int):
-    """An error number among the fields of a notice; the edge writes its name (errno(3))."""
+    """An error number in the fields of a notice; the log writes its name (errno(3))."""
 
     __slots__ = ()
 
 
 class Notice(NamedTuple):
-    """Something an operator may want to read; the edge turns it into a line of log."""
+    """Something that an operator may want to read; runtime.log makes a line of it."""
 
     level: int  # a LEVEL_* below
     event: str  # a stable name, words joined by hyphens: "link-announced"
-    fields: tuple[tuple[str, object], ...] = ()  # bytes of 4, 6 or 16 are addresses
+    fields: tuple[tuple[str, object], ...] = ()  # bytes of length 4, 6 or 16 are addresses
 
 
-# syslog levels, RFC 5424 section 6.2.1, as <N> prefixes for journald.
+# Levels as in syslog (RFC 5424 section 6.2.1), which journald reads from a prefix <N>.
 LEVEL_ERROR = 3
 LEVEL_WARNING = 4
 LEVEL_NOTICE = 5

@@ -1,25 +1,26 @@
-"""Hint lines to requests, replies to lines, and back; docs/protocol.md is the text of it.
+"""The hint protocol: lines to requests, replies to lines, and back (docs/protocol.md).
 
-Decides what a line means, which arguments are allowed and to which bounds they are
-clamped.  Never acts on a request, never reads or writes a descriptor, never blocks,
-and never keeps more than one line.  The guest's port, the control socket and the
-hypervisor's end share it.  The form is QMP's and the QEMU guest agent's: one JSON
-object a line, ``execute``, ``arguments``, ``id``, and 0xFF for "forget what came before".
+Decides what a line means, which arguments are allowed, and to which ranges they are clamped.
+Never acts on a request.  The hint port, both control sockets and the watcher use it.
+
+The form is that of QMP and the QEMU guest agent: one JSON object a line with ``execute``,
+``arguments`` and ``id``, and 0xFF for "discard what came before".
 """
 
 from __future__ import annotations
 
-import json
 from enum import Enum
 
+from garp_agent.wire import strict_json
 from garp_agent.wire.bounds import BURST_ROUNDS, Bound
 from garp_agent.wire.lines import DELIMITER, Overlong
 from garp_agent.wire.record import NamedTuple
+from garp_agent.wire.strict_json import INTEGER_MOST
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from typing import NoReturn, Union
+    from typing import Union
 
     from garp_agent.wire.lines import Line
 
@@ -29,32 +30,31 @@ VERSION = 1
 
 BURST_COUNT = BURST_ROUNDS
 BURST_INTERVAL = Bound(0.05, 10.0)
-BURST_INTERVAL_DEFAULT = 0.1  # where only a count is given
+BURST_INTERVAL_DEFAULT = 0.1  # seconds, if only a count is given
 BURST_DELAY = Bound(0.0, 60.0)
 LEASE_SECONDS = Bound(0.0, 3600.0)
 REASON_LIMIT = 128  # characters; the rest is cut off
-TEXT_LIMIT = 128  # characters of an id or a boot
-INTEGER_MOST = 2**63 - 1
-DESCRIPTION_LIMIT = 512
-INFO_ADDRESSES = 32  # an info reply names at most as many, and as many links
+TEXT_LIMIT = 128  # characters of an id or a boot; more is an error
+DESCRIPTION_LIMIT = 512  # characters; the rest is cut off
+INFO_ADDRESSES = 32  # addresses in an info reply at most, and links at most
 
 PORT_COMMANDS = ("burst", "info", "lease", "sync")
 CONTROL_COMMANDS = ("burst", "info", "status", "sync")
 
 
 class ErrorClass(Enum):
-    """What kind of thing went wrong, for programs; the description is for people."""
+    """The kind of an error, for programs; its description is for people."""
 
     LINE_TOO_LONG = "LineTooLong"
     INVALID_JSON = "InvalidJSON"
     INVALID_REQUEST = "InvalidRequest"
     COMMAND_NOT_FOUND = "CommandNotFound"
     INVALID_ARGUMENT = "InvalidArgument"
-    FAILED = "Failed"  # understood, and could not be done
+    FAILED = "Failed"  # understood, but could not be done
 
 
 class ProtocolError(Exception):
-    """A line that is no request, or no reply; or a request that could not be done."""
+    """A line that is not a request or not a reply, or a request that could not be done."""
 
     def __init__(self, error_class: ErrorClass, description: str, id: Scalar = None) -> None:
         super().__init__(description)
@@ -67,19 +67,22 @@ class ProtocolError(Exception):
 
 
 class Burst(NamedTuple):
-    """Announce now, in rounds."""
+    """Announce all addresses, in rounds."""
 
     id: Scalar = None
     reason: str = ""  # printable
-    rounds: int | None = None  # `count` on the wire; None: as configured
-    interval: float | None = None  # None: as configured
-    delay: float = 0.0
-    boot: str = ""  # "": not numbered
+    rounds: int | None = None  # "count" in the request; None: as configured
+    interval: float | None = None  # seconds between rounds; None: as configured
+    delay: float = 0.0  # seconds before the first round
+    boot: str = ""  # "": the hint has no number
     sequence: int = 0
     adjusted: tuple[tuple[str, int | float | str], ...] = ()  # arguments that were clamped
 
     def offsets(self, configured: tuple[float, ...]) -> tuple[float, ...]:
-        """When the rounds are due, in seconds from now."""
+        """Return when the rounds are due, in seconds from now.
+
+        ``configured``: the offsets of a burst in the guest's configuration.
+        """
         if self.rounds is None and self.interval is None:
             if not self.delay:
                 return configured
@@ -92,13 +95,13 @@ class Burst(NamedTuple):
 
 
 class Info(NamedTuple):
-    """Tell in brief who you are and what you announce."""
+    """Return a short description of the agent and of what it announces."""
 
     id: Scalar = None
 
 
 class Lease(NamedTuple):
-    """The host promises hints for so many seconds; 0 takes the promise back."""
+    """Accept the host's promise to send hints for ``seconds``; 0 revokes it."""
 
     id: Scalar = None
     seconds: float = 0.0
@@ -106,13 +109,13 @@ class Lease(NamedTuple):
 
 
 class Status(NamedTuple):
-    """Tell everything."""
+    """Return the whole status."""
 
     id: Scalar = None
 
 
 class Sync(NamedTuple):
-    """Answer, so that the asker knows where the replies to it begin."""
+    """Reply, so that the client knows where the replies to it begin."""
 
     id: Scalar = None
 
@@ -122,7 +125,7 @@ if TYPE_CHECKING:
 
 
 class _Arguments:
-    """Takes arguments out of an object by name; collects all that is wrong with them."""
+    """Reads arguments by name and type; collects everything that is wrong with them."""
 
     __slots__ = ("adjusted", "allowed", "given", "problems")
 
@@ -169,9 +172,10 @@ class _Arguments:
 
 
 def parse(line: Line, commands: tuple[str, ...] = PORT_COMMANDS) -> Request:
-    """Return the request in ``line``; ``commands`` are those allowed where it came from.
+    """Return the request in ``line``.
 
-    Raises ProtocolError.
+    ``commands``: those that are allowed where the line came from.
+    Raises ProtocolError, with the request's id if it could be read.
     """
     if isinstance(line, Overlong):
         text = f"the line is longer than {line.limit} bytes and was discarded"
@@ -215,7 +219,7 @@ def _burst(id: Scalar, arguments: _Arguments) -> Burst:
 
 
 def _reason(arguments: _Arguments) -> str:
-    """A hint is not lost over the words it comes with: they are made fit to print."""
+    """Return the reason, cut and made printable: a hint is not refused because of its text."""
     given = arguments.text("reason") or ""
     reason = given[:REASON_LIMIT]
     if not reason.isprintable():
@@ -246,90 +250,23 @@ def _lease(id: Scalar, arguments: _Arguments) -> Lease:
     return Lease(id, seconds or 0.0, tuple(arguments.adjusted))
 
 
-def _info(id: Scalar, arguments: _Arguments) -> Info:
-    return Info(id)
-
-
-def _status(id: Scalar, arguments: _Arguments) -> Status:
-    return Status(id)
-
-
-def _sync(id: Scalar, arguments: _Arguments) -> Sync:
-    return Sync(id)
-
-
 _COMMANDS: dict[str, tuple[tuple[str, ...], Callable[[Scalar, _Arguments], Request]]] = {
     "burst": (("reason", "count", "interval", "delay", "boot", "sequence"), _burst),
-    "info": ((), _info),
+    "info": ((), lambda id, arguments: Info(id)),
     "lease": (("seconds",), _lease),
-    "status": ((), _status),
-    "sync": ((), _sync),
+    "status": ((), lambda id, arguments: Status(id)),
+    "sync": ((), lambda id, arguments: Sync(id)),
 }
 
 
-# -- JSON, more strictly than the library reads it --------------------------------------
-
-
-def _integer(digits: str) -> int:
-    value = int(digits) if len(digits) <= 20 else INTEGER_MOST + 1
-    if abs(value) > INTEGER_MOST:
-        raise ProtocolError(ErrorClass.INVALID_JSON, f"the integer {digits[:20]} is out of range")
-    return value
-
-
-def _real(digits: str) -> float:
-    value = float(digits)
-    if abs(value) == float("inf"):
-        raise ProtocolError(ErrorClass.INVALID_JSON, f"the number {digits[:20]} is out of range")
-    return value
-
-
-def _constant(name: str) -> NoReturn:
-    raise ProtocolError(ErrorClass.INVALID_JSON, f"{name} is not JSON")
-
-
-def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ProtocolError(ErrorClass.INVALID_JSON, "an object names a member twice")
-    return members
-
-
-_WHITE = " \t\n\r"
-_JSON = json.JSONDecoder(
-    object_pairs_hook=_members,
-    parse_int=_integer,
-    parse_float=_real,
-    parse_constant=_constant,
-)
-
-
-def _value(text: str) -> object:
-    """The same as ``_JSON.decode``, which takes regular expressions to pass over white space."""
-    value, end = _JSON.raw_decode(text, _past_white(text, 0))
-    end = _past_white(text, end)
-    if end < len(text):
-        raise json.JSONDecodeError("extra data", text, end)
-    return value
-
-
-def _past_white(text: str, start: int) -> int:
-    return len(text) - len(text[start:].lstrip(_WHITE))
+# -- the parts of a line ---------------------------------------------------------------
 
 
 def _object(line: bytes) -> dict[str, object]:
     try:
-        value = _value(line.decode())
-    except UnicodeDecodeError as error:
-        raise ProtocolError(
-            ErrorClass.INVALID_JSON, f"the line is not UTF-8 at byte {error.start}"
-        ) from None
-    except json.JSONDecodeError as error:
-        raise ProtocolError(
-            ErrorClass.INVALID_JSON, f"the line is not JSON at character {error.pos}"
-        ) from None
-    except RecursionError:
-        raise ProtocolError(ErrorClass.INVALID_JSON, "the line is nested too deeply") from None
+        value = strict_json.loads(line)
+    except strict_json.JsonError as error:
+        raise ProtocolError(ErrorClass.INVALID_JSON, str(error)) from None
     if not isinstance(value, dict):
         text = f"the line must be an object, not {_brief(value)}"
         raise ProtocolError(ErrorClass.INVALID_REQUEST, text)
@@ -351,47 +288,47 @@ def _is_plain(text: str) -> bool:
 
 
 def _brief(value: object) -> str:
-    """A value as an error names it: bounded, ASCII, never walked."""
+    """Return a value for an error text: short and ASCII, without the content of containers."""
     if isinstance(value, dict):
         return "an object"
     if isinstance(value, list):
         return "an array"
     cut = value[:32] + "..." if isinstance(value, str) and len(value) > 32 else value
-    return json.dumps(cut)
+    return strict_json.dumps(cut).decode()
 
 
 # -- replies ----------------------------------------------------------------------------
 
 
 class Reply(NamedTuple):
-    """What the other end answered: a value, or an error."""
+    """A reply: a value, or an error."""
 
     id: Scalar
     value: dict[str, object]
-    error_class: str = ""  # "": no error.  Text: a newer peer may know more of them.
+    error_class: str = ""  # "": no error.  Not an ErrorClass: newer peers may send others.
     description: str = ""
 
 
 class LinkBrief(NamedTuple):
-    """One link in an info reply; as text."""
+    """One link in an info reply, as text."""
 
     name: str
     hardware_address: str
-    addresses: tuple[str, ...]  # those announced
+    addresses: tuple[str, ...]  # those that are announced
 
 
 def encode_return(id: Scalar, value: Mapping[str, object]) -> bytes:
-    """The line that answers a request that was done."""
+    """Return the reply line for a request that was done."""
     return _encode({"return": dict(value)}, id)
 
 
 def encode_sync(id: Scalar) -> bytes:
-    """The answer to :class:`Sync`: 0xFF before it ends whatever line the reader had begun."""
+    """Return the reply to :class:`Sync`; its 0xFF discards the line that the reader had begun."""
     return DELIMITER + encode_return(id, {})
 
 
 def encode_error(error: ProtocolError) -> bytes:
-    """The line that answers a line that was no request, or could not be done."""
+    """Return the reply line for a line that was not a request, or could not be done."""
     members = {"class": error.error_class.value, "desc": error.description}
     return _encode({"error": members}, error.id)
 
@@ -403,7 +340,10 @@ def encode_request(
     *,
     delimited: bool = True,
 ) -> bytes:
-    """The line that asks; ``delimited`` makes the other end forget half a line of another."""
+    """Return a request line.
+
+    ``delimited``: begin with 0xFF, so that the peer discards what another client left unfinished.
+    """
     members: dict[str, object] = {"execute": command}
     if arguments:
         members["arguments"] = dict(arguments)
@@ -411,7 +351,7 @@ def encode_request(
 
 
 def parse_reply(line: bytes) -> Reply:
-    """The reply that a line is; members not known here are passed over."""
+    """Return the reply in ``line``; skip members of newer peers.  Raises ProtocolError."""
     members = _object(line)
     id = _id(members)
     value, error = members.get("return"), members.get("error")
@@ -428,7 +368,10 @@ def parse_reply(line: bytes) -> Reply:
 def burst_value(
     burst: Burst, offsets: Iterable[float], frames: int, duplicate: bool = False
 ) -> dict[str, object]:
-    """What answers a burst: ``frames`` went out before this reply, rounds are at ``offsets``."""
+    """Return the value of the reply to a burst.
+
+    ``offsets``: when the rounds are due, seconds.  ``frames``: how many were sent before the reply.
+    """
     return {
         "adjusted": dict(burst.adjusted),
         "duplicate": duplicate,
@@ -438,14 +381,17 @@ def burst_value(
 
 
 def lease_value(lease: Lease, interval: float) -> dict[str, object]:
-    """What answers a lease: ``interval`` is the refresh interval now in force."""
+    """Return the value of the reply to a lease; ``interval``: the refresh interval in force."""
     return {"adjusted": dict(lease.adjusted), "interval": interval, "seconds": lease.seconds}
 
 
 def info_value(
     version: str, links: Iterable[LinkBrief], counters: Mapping[str, int], lease: float
 ) -> dict[str, object]:
-    """What answers info; bounded, so that it fits a reply line whatever the guest has."""
+    """Return the value of the reply to info, short enough for a reply line on the port.
+
+    ``lease``: seconds left of the lease, 0 without one.
+    """
     named: list[dict[str, object]] = []
     left, omitted = INFO_ADDRESSES, 0
     for link in links:
@@ -469,39 +415,4 @@ def info_value(
 def _encode(members: dict[str, object], id: Scalar) -> bytes:
     if id is not None:
         members["id"] = id
-    text = json.dumps(members, sort_keys=True, allow_nan=False, separators=(", ", ": "))
-    return text.encode("ascii") + b"\n"
-
-
-# -- hints seen before ------------------------------------------------------------------
-
-
-class Deduplicator:
-    """Says whether a numbered hint was seen already.
-
-    A host numbers its hints within one ``boot`` (any name for one run of it).  Per boot
-    the highest number is kept and which of the ``window`` numbers below it were seen; what
-    is older than that counts as seen.  The ``boots`` heard of last are kept.
-    """
-
-    __slots__ = ("_boots", "_known", "_window")
-
-    def __init__(self, boots: int = 8, window: int = 64) -> None:
-        self._boots = boots
-        self._window = window
-        self._known: dict[str, tuple[int, int]] = {}
-
-    def seen(self, boot: str, sequence: int) -> bool:
-        """Whether it was; from now on it has been."""
-        highest, bits = self._known.pop(boot, (sequence, 0))
-        if sequence > highest:
-            shift = min(sequence - highest, self._window)
-            highest, bits = sequence, bits << shift & (1 << self._window) - 1
-        age = highest - sequence
-        known = age >= self._window or bool(bits >> age & 1)
-        if not known:
-            bits |= 1 << age
-        self._known[boot] = (highest, bits)
-        if len(self._known) > self._boots:
-            del self._known[next(iter(self._known))]
-        return known
+    return strict_json.dumps(members) + b"\n"

@@ -1,13 +1,15 @@
-"""``NamedTuple`` and ``Generic`` without ``typing``.
+"""``NamedTuple`` and ``Generic`` without the module ``typing``.
 
 Importing ``typing`` costs the daemon about 1.5 MB and 5 ms, because it loads ``re``.  A class made
 here is an ordinary ``collections.namedtuple`` subclass without an instance dict.  Type checkers
-read ``record.pyi`` instead, where both names are those of ``typing``.
+read ``record.pyi`` instead, where all names are those of ``typing``.
 """
 
 from __future__ import annotations
 
 from collections import namedtuple
+
+T = None  # the parameter of generic classes; a TypeVar for type checkers
 
 
 class _RecordType(type):
@@ -23,7 +25,7 @@ class _RecordType(type):
 
 
 class _Marker:
-    """What a record class names as its base; replaced by the metaclass."""
+    """The base that a record class names; the metaclass takes its place (PEP 560)."""
 
     def __mro_entries__(self, bases: tuple[object, ...]) -> tuple[type, ...]:
         return (_base,)
@@ -34,7 +36,7 @@ NamedTuple = _Marker()
 
 
 class Generic:
-    """What a generic class names as its base, as ``typing.Generic``; takes any parameters."""
+    """The base that a generic class names, like ``typing.Generic``; takes any parameters."""
 
     __slots__ = ()
 

@@ -1,14 +1,11 @@
-"""Netlink datagrams to events, and dump requests to bytes.
+"""The format of rtnetlink: splits datagrams into messages and attributes, builds dump requests.
 
-Decides what each rtnetlink message says about links, addresses and IPv6 forwarding,
-and which messages say nothing to us.  Never decides what follows from it, keeps no
-state between datagrams, and knows no socket.  The kernel is trusted but its future
-is not known: message types and attributes that are new to us are skipped; bytes that
-do not add up are a :class:`DecodeError`.
+Does not know what a program makes of a message: each brings readers for the message types that it
+needs (guest.core.kernel, hypervisor.core.linkstate).  Keeps no state between datagrams.  Message
+types and attributes of newer kernels are skipped; inconsistent bytes raise :class:`DecodeError`.
 
-Formats: RFC 3549, netlink(7), rtnetlink(7); numbers: <linux/netlink.h>,
-<linux/rtnetlink.h>, <linux/if_link.h>, <linux/if_addr.h>, <linux/netconf.h>.
-All in the byte order of the host.
+Sources: RFC 3549, netlink(7), rtnetlink(7); numbers from <linux/netlink.h>, <linux/rtnetlink.h>,
+<linux/if_link.h>, <linux/if_addr.h>, <linux/netconf.h>.  All fields are in host byte order.
 """
 
 from __future__ import annotations
@@ -16,19 +13,16 @@ from __future__ import annotations
 from struct import Struct
 
 from garp_agent.wire.model import LinkGone
-from garp_agent.wire.record import Generic, NamedTuple
+from garp_agent.wire.record import Generic, NamedTuple, T
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from typing import Callable, TypeVar, Union
+    from typing import Callable, Union
 
-    Event = TypeVar("Event")
-    # Given the datagram, where the body of one message starts and ends, and whether it is part
-    # of a dump: what it says, if it says anything.
-    Reader = Callable[[bytes, int, int, bool], tuple[Event, ...]]
-else:
-    Event = None
+    # From the datagram, the start and end of one message's body, and whether it is part of a
+    # dump, to the events in the message.
+    Reader = Callable[[bytes, int, int, bool], tuple[T, ...]]
 
 RTM_NEWLINK = 16
 RTM_DELLINK = 17
@@ -84,11 +78,11 @@ _U32 = Struct("=I")
 
 
 class DecodeError(ValueError):
-    """Bytes that are not what the kernel would send; says where."""
+    """Bytes that are not rtnetlink; the text says where."""
 
 
 class DumpDone(NamedTuple):
-    """The dump asked for with this sequence number has ended."""
+    """The dump with this sequence number has ended; ``errno`` is not 0 if it ended early."""
 
     sequence: int
     errno: int = 0
@@ -102,7 +96,7 @@ class RequestFailed(NamedTuple):
 
 
 class DumpInterrupted(NamedTuple):
-    """Things changed while the kernel was dumping: it may have left something out."""
+    """Something changed during the dump, so that it can be incomplete (NLM_F_DUMP_INTR)."""
 
     sequence: int
 
@@ -111,30 +105,30 @@ if TYPE_CHECKING:
     ControlMessage = Union[DumpDone, RequestFailed, DumpInterrupted]
 
 
-class Subject(NamedTuple, Generic[Event]):
-    """What a program wants to hear of, and how it reads it."""
+class Subject(NamedTuple, Generic[T]):
+    """What a program wants to know: its multicast groups, its dumps, and how it decodes them."""
 
-    groups: tuple[int, ...]
-    steps: tuple[Callable[[int], bytes], ...]  # sequence number -> request
-    decode: Callable[[bytes], list[Event | ControlMessage]]  # raises DecodeError
+    groups: tuple[int, ...]  # RTNLGRP_*
+    steps: tuple[Callable[[int], bytes], ...]  # dumps, in order: sequence number -> request
+    decode: Callable[[bytes], list[T | ControlMessage]]  # raises DecodeError
 
 
 # -- requests ---------------------------------------------------------------------------
 
 
 def dump_links(sequence: int) -> bytes:
-    """Ask for every link, without its IPv6 statistics."""
+    """Return the request for all links, without their IPv6 statistics."""
     without_statistics = _ATTRIBUTE.pack(8, IFLA_EXT_MASK) + _U32.pack(_RTEXT_FILTER_SKIP_STATS)
     return _dump(RTM_GETLINK, sequence, _LINK.pack(AF_UNSPEC, 0, 0, 0, 0) + without_statistics)
 
 
 def dump_addresses(sequence: int) -> bytes:
-    """Ask for every address of every family."""
+    """Return the request for all addresses of all families."""
     return _dump(RTM_GETADDR, sequence, ADDRESS_HEADER.pack(AF_UNSPEC, 0, 0, 0, 0))
 
 
 def dump_forwarding(sequence: int) -> bytes:
-    """Ask for the IPv6 forwarding of every link."""
+    """Return the request for the IPv6 forwarding setting of all links."""
     return _dump(RTM_GETNETCONF, sequence, NETCONF_HEADER.pack(AF_INET6))
 
 
@@ -146,13 +140,12 @@ def _dump(message_type: int, sequence: int, body: bytes) -> bytes:
 # -- datagrams --------------------------------------------------------------------------
 
 
-def decode(readers: Mapping[int, Reader[Event]], datagram: bytes) -> list[Event | ControlMessage]:
-    """Return what one datagram says, in its order.
+def decode(readers: Mapping[int, Reader[T]], datagram: bytes) -> list[T | ControlMessage]:
+    """Return the events and control messages of one datagram, in its order.
 
-    ``readers`` has one reader for each message type of interest; other types are skipped.
-    Raises DecodeError.
+    ``readers``: by message type; other types are skipped.  Raises DecodeError.
     """
-    found: list[Event | ControlMessage] = []
+    found: list[T | ControlMessage] = []
     interrupted = False
     end = len(datagram)
     offset = 0
@@ -202,7 +195,10 @@ def _control(
 
 
 def attributes(data: bytes, start: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """Type and value of each attribute; ``dict()`` of it keeps the last, as the kernel does."""
+    """Yield type and value of each attribute; ``dict()`` keeps the last, as nla_parse() does.
+
+    Raises DecodeError.
+    """
     offset = start
     while offset < end:
         if end - offset < 4:
@@ -218,18 +214,18 @@ def attributes(data: bytes, start: int, end: int) -> Iterator[tuple[int, bytes]]
 
 
 def nested(value: bytes) -> dict[int, bytes]:
-    """The attributes inside the value of another."""
+    """Return the attributes inside an attribute's value, by type.  Raises DecodeError."""
     return dict(attributes(value, 0, len(value)))
 
 
 def link_header(data: bytes, start: int, end: int) -> tuple[int, int, int, int, dict[int, bytes]]:
-    """Family, hardware type, index, flags and attributes of RTM_NEWLINK or RTM_DELLINK."""
+    """Return family, hardware type, index, flags and attributes of RTM_NEWLINK or RTM_DELLINK."""
     family, hardware_type, ifindex, flags, _change = fixed(_LINK, data, start, end)
     return family, hardware_type, ifindex, flags, dict(attributes(data, start + _LINK.size, end))
 
 
 def u32(found: Mapping[int, bytes], attribute_type: int, default: int = 0) -> int:
-    """A 32-bit attribute, or ``default`` if it is absent."""
+    """Return a 32-bit attribute, or ``default`` if it is absent.  Raises DecodeError."""
     value = found.get(attribute_type)
     if value is None:
         return default
@@ -237,7 +233,7 @@ def u32(found: Mapping[int, bytes], attribute_type: int, default: int = 0) -> in
 
 
 def u8(found: Mapping[int, bytes], attribute_type: int, default: int = 0) -> int:
-    """An 8-bit attribute, or ``default`` if it is absent."""
+    """Return an 8-bit attribute, or ``default`` if it is absent.  Raises DecodeError."""
     value = found.get(attribute_type)
     if value is None:
         return default
@@ -247,12 +243,13 @@ def u8(found: Mapping[int, bytes], attribute_type: int, default: int = 0) -> int
 
 
 def text(found: Mapping[int, bytes], attribute_type: int) -> str:
-    """A NUL-terminated string, "" if it is absent; any bytes but NUL can be in a name."""
+    """Return a NUL-terminated string; "" if it is absent.  Names need not be UTF-8."""
     value = found.get(attribute_type, b"")
     return value.partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 
 def integer(layout: Struct, attribute_type: int, value: bytes) -> int:
+    """Return the integer at the start of an attribute's value.  Raises DecodeError."""
     if len(value) < layout.size:
         raise DecodeError(
             f"attribute {attribute_type} has {len(value)} bytes; must have {layout.size}"
@@ -261,17 +258,18 @@ def integer(layout: Struct, attribute_type: int, value: bytes) -> int:
 
 
 def fixed(layout: Struct, data: bytes, start: int, end: int) -> tuple[int, ...]:
+    """Return the fields of the header that a body begins with.  Raises DecodeError."""
     if end - start < layout.size:
         raise DecodeError(f"body has {end - start} bytes; must have at least {layout.size}")
     return layout.unpack_from(data, start)
 
 
 def is_partial(family: int, found: Mapping[int, bytes]) -> bool:
-    """Whether it is about one aspect of the link only: bridge port, IPv6, wireless event."""
+    """Return whether RTM_NEWLINK describes one aspect only: bridge port, IPv6, wireless event."""
     return family != AF_UNSPEC or IFLA_WIRELESS in found
 
 
 def link_gone(data: bytes, start: int, end: int, dumped: bool) -> tuple[LinkGone, ...]:
-    """RTM_DELLINK; of another family it only tells that a port left its bridge."""
+    """Read RTM_DELLINK.  With family AF_BRIDGE it only says that a port left its bridge."""
     family, _hardware_type, ifindex, _flags, _change = fixed(_LINK, data, start, end)
     return (LinkGone(ifindex),) if family == AF_UNSPEC else ()

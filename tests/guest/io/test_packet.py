@@ -1,4 +1,4 @@
-"""Frames on real interfaces, and what each of the kernel's refusals is taken for."""
+"""PacketSender on real links: frames arrive, and each error of the kernel gives its outcome."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from bench.lab import ROOT, TinyLab
 from garp_agent.guest.core.model import SendOutcome
-from garp_agent.guest.io.packet import SET_APART, DryRun, PacketSender
+from garp_agent.guest.io.packet import OWN_SOCKETS, DryRun, PacketSender
 from tests.runtime.descriptors import descriptors_left, open_descriptors
 
 pytestmark = pytest.mark.netns
@@ -24,7 +24,7 @@ FRAME = bytes.fromhex("ffffffffffff 02005e005310 88b5") + b"hello".ljust(46, b"\
 
 @pytest.fixture
 def links(tiny_lab: TinyLab) -> TinyLab:
-    """guest eth0, eth1 -- eth0, eth1 peer"""
+    """Two links: eth0 and eth1 of guest, each to the same name at peer."""
     tiny_lab.wire(("guest", "eth1", "peer", "eth1"))
     tiny_lab.ip("guest", "link set eth1 up")
     tiny_lab.ip("peer", "link set eth1 up")
@@ -34,7 +34,7 @@ def links(tiny_lab: TinyLab) -> TinyLab:
 
 @pytest.fixture
 def sender(links: TinyLab) -> Iterator[PacketSender]:
-    with links.entered("guest"):  # and the test with it
+    with links.entered("guest"):  # the test runs in this namespace too
         made = PacketSender()
         yield made
         made.close()
@@ -54,7 +54,7 @@ def index(where: TinyLab, name: str) -> int:
 
 
 def arrived(wire: socket.socket) -> list[bytes]:
-    """A veth pair hands a frame over before send() returns."""
+    """Return what has arrived; a veth pair delivers a frame before send() returns."""
     frames = []
     wire.setblocking(False)
     while True:
@@ -64,7 +64,7 @@ def arrived(wire: socket.socket) -> list[bytes]:
             return frames
 
 
-def test_a_frame_goes_out_of_its_link_as_it_is(
+def test_a_frame_leaves_on_its_link_unchanged(
     links: TinyLab, sender: PacketSender, wires: dict[str, socket.socket]
 ) -> None:
     for name in ("eth0", "eth1", "eth1", "eth0"):
@@ -73,7 +73,7 @@ def test_a_frame_goes_out_of_its_link_as_it_is(
     assert arrived(wires["eth1"]) == [FRAME] * 2
 
 
-def test_a_link_that_is_down(links: TinyLab, sender: PacketSender) -> None:
+def test_a_link_that_is_down_gives_link_down(links: TinyLab, sender: PacketSender) -> None:
     eth0 = index(links, "eth0")
     for _ in range(2):
         links.ip("guest", "link set eth0 down")
@@ -84,7 +84,7 @@ def test_a_link_that_is_down(links: TinyLab, sender: PacketSender) -> None:
 
 
 @pytest.mark.parametrize("bound", [True, False])
-def test_a_link_that_is_gone(links: TinyLab, sender: PacketSender, bound: bool) -> None:
+def test_a_deleted_link_gives_gone(links: TinyLab, sender: PacketSender, bound: bool) -> None:
     eth0, eth1 = index(links, "eth0"), index(links, "eth1")
     if bound:
         assert sender.send(eth0, "eth0", FRAME) == SENT
@@ -115,18 +115,19 @@ def test_a_link_recreated_with_the_same_index(
         assert len(arrived(wire)) == outcomes.count(SENT)
 
 
-def test_a_renamed_link_keeps_its_socket(
+def test_a_renamed_link_gets_frames_under_its_old_name(
     links: TinyLab, sender: PacketSender, wires: dict[str, socket.socket]
 ) -> None:
+    """Between the rename and the event that tells of it."""
     eth0 = index(links, "eth0")
     assert sender.send(eth0, "eth0", FRAME) == SENT
     links.ip("guest", "link set eth0 down", "link set eth0 name other", "link set other up")
     links.wait_until_up("guest", "peer")
-    assert sender.send(eth0, "eth0", FRAME) == SENT  # we have not heard of it yet
+    assert sender.send(eth0, "eth0", FRAME) == SENT
     assert len(arrived(wires["eth0"])) == 2
 
 
-def test_no_frame_goes_out_of_a_link_that_took_the_name(
+def test_a_link_that_took_the_name_of_another_gets_no_frame_of_it(
     links: TinyLab, sender: PacketSender, wires: dict[str, socket.socket]
 ) -> None:
     eth0, eth1 = index(links, "eth0"), index(links, "eth1")
@@ -141,7 +142,7 @@ def test_no_frame_goes_out_of_a_link_that_took_the_name(
     assert len(arrived(wires["eth1"])) == 2
 
 
-def test_a_name_that_is_no_text(links: TinyLab, sender: PacketSender) -> None:
+def test_a_name_that_is_not_utf8_drops_the_frame(links: TinyLab, sender: PacketSender) -> None:
     name = os.fsdecode(b"\xff\xfe")
     links.run("guest", ["ip", "link", "add", "dev", name, "type", "veth", "peer", "name", "p"])
     ifindex = index(links, name)
@@ -149,20 +150,24 @@ def test_a_name_that_is_no_text(links: TinyLab, sender: PacketSender) -> None:
     assert sender.send(index(links, "eth0"), "eth0", FRAME) == SENT
 
 
-def test_a_full_queue(links: TinyLab, sender: PacketSender) -> None:
-    eth0, eth1 = index(links, "eth0"), index(links, "eth1")
-    qdisc = "tc qdisc add dev eth0 root tbf rate 8bit burst 100 limit 200"
-    links.run("guest", qdisc.split())
-    outcomes = [sender.send(eth0, "eth0", FRAME) for _ in range(10)]
+def limit_rate(links: TinyLab, queue: int) -> None:
+    """Let eth0 queue so many bytes and send hardly any."""
+    links.run("guest", f"tc qdisc add dev eth0 root tbf rate 8bit burst 100 limit {queue}".split())
+
+
+def test_a_full_queue_drops_the_frame(links: TinyLab, sender: PacketSender) -> None:
+    limit_rate(links, 200)
+    outcomes = [sender.send(index(links, "eth0"), "eth0", FRAME) for _ in range(10)]
     assert outcomes[0] == SENT
     assert outcomes[-1] == (SendOutcome.DROPPED, errno.ENOBUFS)
-    assert sender.send(eth1, "eth1", FRAME) == SENT
+    assert sender.send(index(links, "eth1"), "eth1", FRAME) == SENT
 
 
-def test_a_full_send_buffer_sets_its_link_apart(links: TinyLab, sender: PacketSender) -> None:
+def test_a_full_send_buffer_gives_the_next_link_its_own_socket(
+    links: TinyLab, sender: PacketSender
+) -> None:
     eth0, eth1 = index(links, "eth0"), index(links, "eth1")
-    qdisc = "tc qdisc add dev eth0 root tbf rate 8bit burst 100 limit 100000000"
-    links.run("guest", qdisc.split())
+    limit_rate(links, 100_000_000)
     while (outcome := sender.send(eth0, "eth0", FRAME)) == SENT:
         pass
     assert outcome == (SendOutcome.DROPPED, errno.EAGAIN)
@@ -170,23 +175,23 @@ def test_a_full_send_buffer_sets_its_link_apart(links: TinyLab, sender: PacketSe
     assert sender.send(eth1, "eth1", FRAME) == (SendOutcome.DROPPED, errno.EAGAIN)
     for _ in range(1000):
         assert sender.send(eth1, "eth1", FRAME) == SENT
-    # The one that keeps its frames gets no more than that one socket either.
+    # The link that keeps its frames gets one socket, not one for each frame.
     for _ in range(2000):
         last = sender.send(eth0, "eth0", FRAME)
     assert last == (SendOutcome.DROPPED, errno.EAGAIN)
     assert len(open_descriptors() - before) == 1
-    assert SET_APART < 1000
+    assert OWN_SOCKETS < 1000
 
 
-def test_out_of_descriptors_it_goes_on(links: TinyLab, sender: PacketSender) -> None:
+def test_frames_are_sent_without_free_descriptors(links: TinyLab, sender: PacketSender) -> None:
+    eth0, eth1 = index(links, "eth0"), index(links, "eth1")
     with descriptors_left(0):
-        for name, ifindex in (("eth0", 100), ("eth1", 102), ("eth0", 100)):
+        for name, ifindex in (("eth0", eth0), ("eth1", eth1), ("eth0", eth0)):
             assert sender.send(ifindex, name, FRAME) == SENT
-    assert (index(links, "eth0"), index(links, "eth1")) == (100, 102)
 
 
-def test_without_the_capability_there_is_none() -> None:
-    """In a process of its own, as it can't be got back."""
+def test_without_the_capability_there_is_a_permission_error() -> None:
+    """In a child, because a process cannot get a capability back."""
     script = "from garp_agent.guest.io.packet import PacketSender; PacketSender()"
     drop = ["setpriv", "--bounding-set", "-net_raw", "--inh-caps", "-net_raw"]
     done = subprocess.run(
@@ -199,11 +204,11 @@ def test_without_the_capability_there_is_none() -> None:
     assert done.stderr.splitlines()[-1].startswith("PermissionError")
 
 
-def test_a_dry_run_takes_all_and_sends_nothing(
+def test_a_dry_run_reports_all_frames_as_sent_and_sends_none(
     links: TinyLab, wires: dict[str, socket.socket]
 ) -> None:
     dry = DryRun()
-    assert dry.send(100, "eth0", FRAME) == SENT
+    assert dry.send(index(links, "eth0"), "eth0", FRAME) == SENT
     assert dry.send(12345, "nothing", FRAME) == SENT
     dry.close()
     assert arrived(wires["eth0"]) == []

@@ -1,7 +1,8 @@
-"""Hears who else claims our addresses: two AF_PACKET sockets behind a filter (packet(7)).
+"""Receives frames in which other machines claim our addresses: two filtered AF_PACKET sockets.
 
-Decides nothing about a claim.  The kernel drops every frame that names none of our
-addresses before it would wake us (SO_ATTACH_FILTER, socket(7)).
+Does not decide what follows from a claim.  The kernel's filter drops all frames that do not name
+one of our addresses, so that ordinary ARP and neighbour discovery wake no guest (packet(7);
+SO_ATTACH_FILTER, socket(7)).
 """
 
 from __future__ import annotations
@@ -23,14 +24,17 @@ if TYPE_CHECKING:
 SO_ATTACH_FILTER = 26  # <asm-generic/socket.h>
 ETH_P_ARP = 0x0806  # <linux/if_ether.h>
 ETH_P_IPV6 = 0x86DD
-RECEIVE_BUFFER = 1 << 14  # bytes: a storm of claims is not worth more
+RECEIVE_BUFFER = 1 << 14  # bytes; the kernel drops the rest of a storm of claims
 FRAME = 1514  # bytes
-BATCH = 16  # frames read before the loop gets its turn again
+BATCH = 16  # frames read from one socket in one call
 _PROGRAM = Struct("HP")  # struct sock_fprog
 
 
 class ConflictSocket:
-    """ConflictSocket to the addresses that were named last; raises OSError as socket(2) does."""
+    """Sockets that receive claims to the addresses of :meth:`listen_for`; at first to none.
+
+    Raises OSError as socket(2) does: PermissionError without CAP_NET_RAW.
+    """
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -47,26 +51,30 @@ class ConflictSocket:
         self.listen_for(())
 
     def fileno(self) -> int:
-        """The descriptor to wait on, for reading."""
+        """Return the descriptor to wait on, for reading."""
         return self._epoll.fileno()
 
     def listen_for(self, addresses: Collection[bytes]) -> None:
-        """Hear claims to these addresses, and no others."""
+        """Receive claims to these addresses, and to no others, from now on.
+
+        If the kernel has no memory for all of them, only the first ones count.
+        Raises OSError as setsockopt(2) does for other reasons.
+        """
         arp, ipv6 = self._sockets.values()
         _attach_most(arp, arp_filter, [each for each in addresses if len(each) == 4])
         _attach_most(ipv6, advertisement_filter, [each for each in addresses if len(each) == 16])
 
     def read(self) -> list[ClaimSeen]:
-        """The claims that have arrived, a bounded batch of them."""
+        """Return claims that have arrived, at most BATCH for each protocol."""
         claims = []
         for descriptor, _ in self._epoll.poll(0, len(self._sockets)):
             for _ in range(BATCH):
                 try:
                     frame, source = self._sockets[descriptor].recvfrom(FRAME)
                     claim = decode(frame)
-                except OSError:  # nothing more; or the link went down
+                except OSError:  # EAGAIN: no more frames; ENETDOWN: a link went down
                     break
-                except (FrameError, UnicodeDecodeError):  # malformed; a link name that is no text
+                except (FrameError, UnicodeDecodeError):  # malformed; a link name that is not UTF-8
                     continue
                 if claim.override and not claim.probe:
                     claims.append(ClaimSeen(source[0], claim.address, claim.hardware_address))
@@ -82,8 +90,11 @@ class ConflictSocket:
 def _attach_most(
     sock: socket.socket, build: Callable[[list[bytes]], bytes], addresses: list[bytes]
 ) -> None:
-    """Watch as many as the kernel has memory for (net.core.optmem_max): 300 on older ones."""
-    # An empty one first: what the last filter took is free for the new one then.
+    """Attach a filter for as many addresses as the kernel has memory for.
+
+    The limit is net.core.optmem_max; its old default of 20 KiB allows about 300 addresses.
+    """
+    # An empty filter first, which frees the memory of the previous one.
     for count in (0, *_halves(len(addresses))):
         try:
             _attach(sock, build(addresses[:count]))

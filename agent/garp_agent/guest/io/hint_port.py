@@ -1,18 +1,18 @@
-"""The hint port: bytes from the host, over whatever the hypervisor offers.
+"""The hint port: request lines from the host, over the channel that the hypervisor offers.
 
-A virtio-serial port (by name), another character device (a Xen channel is a tty), or
-a Unix socket (by path).  Decides how to open it and what the kernel's answers say of
-the host; never what a line means.
+A channel is a virtio-serial port (found by name), another character device (a Xen channel is a
+terminal) or a Unix socket (by path).  Opens it, reads lines, writes replies, and derives from the
+kernel's results whether a host is connected.  Does not know what a line means.
 
-A virtio port whose host is away reads as b"" and polls as ready for ever, so it is
-watched edge-triggered: one wake-up for each connect, datum and disconnect, none while
-idle (drivers/char/virtio_console.c).  b"" there means "no host", not "closed"; of a
-terminal line it means that it was hung up, for good.
+A virtio-serial port without a host polls as readable all the time, and reads as b""
+(drivers/char/virtio_console.c).  So the port is watched edge-triggered: one wake-up for each
+connect, datum and disconnect, none while idle.  There b"" means "no host".  On a socket or a
+terminal it means "closed".
 
-Replies are one small non-blocking write: a host that does not read loses them.  But
-bytes and the news of a connect come through different queues, and in a busy guest the
-bytes of a new host arrive while the kernel still takes it for absent and accepts no
-reply: such a reply waits for the connect, for a moment.
+A reply is one non-blocking write, so a host that does not read loses it.  There is one exception.
+Data and the notice of a connect come through different virtio queues.  In a busy guest the first
+request of a new host can arrive while the kernel still refuses writes (EAGAIN), because it does
+not know the host.  Such a reply is kept until the notice arrives, at most EARLY seconds.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import os
 import select
 import socket
 import stat
+import termios
+import tty
 from enum import Enum
 
 from garp_agent.wire.lines import LineDecoder
@@ -32,23 +34,24 @@ if TYPE_CHECKING:
 
     from garp_agent.wire.lines import Line
 
-CHUNK = 1024  # bytes read at once: 170 of the shortest lines
-CHUNKS = 16  # after which the loop gets its turn again: a host may pour without end
-BATCH = 256  # lines after which the loop gets its turn again
-RETRY = 5.0  # seconds between attempts to open; made at ticks, which come anyway
-BY_NAME = "/dev/virtio-ports/"
+# What one call of read() takes at most, so that a host cannot keep the loop busy.
+CHUNK = 1024  # bytes in one read(2): 170 of the shortest lines
+CHUNKS = 16
+BATCH = 256  # lines, if a chunk ends there
+RETRY = 5.0  # seconds between attempts to open
+BY_NAME = "/dev/virtio-ports/"  # udev's links
 SYSFS = "/sys/class/virtio-ports"
-EARLY = 0.2  # seconds for which a reply waits for the news that its host has connected
+EARLY = 0.2  # seconds for which a reply is kept until its host is known to be connected
 EARLY_LIMIT = 8192  # bytes of such replies
 _EDGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLET
 
 
 class PortState(Enum):
-    """How things stand with the port."""
+    """The state of the port, as `status` shows it."""
 
     OFF = "off"
     ABSENT = "absent"
-    BUSY = "busy"  # somebody else has it open
+    BUSY = "busy"  # another process has it open
     FORBIDDEN = "forbidden"
     FAILED = "failed"
     HOST_AWAY = "open, host not connected"
@@ -56,32 +59,36 @@ class PortState(Enum):
 
 
 class HintPort:
-    """The port that ``name`` (a virtio-serial port's name, or an absolute path) stands for."""
+    """The hint port called ``name``: a virtio-serial port's name, an absolute path, or "" for none.
+
+    Closed at first; :meth:`attempt` opens it.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.path = ""  # where it was found
+        self.path = ""  # where the port was at the last attempt; "": not found
         self.state = PortState.ABSENT if name else PortState.OFF
         self.error = 0  # errno of the last attempt to open; 0: it worked
         self._epoll = select.epoll()
         self._descriptor = -1
-        self._is_stream = False  # a socket or a terminal line: b"" means that it is closed
-        self._decoder: LineDecoder | None = None
+        self._is_stream = False  # a socket or a terminal: b"" means "closed"
+        self._decoder = LineDecoder()
         self._next_attempt = 0.0
+        self._now = 0.0  # the time of the latest read()
         self._early = b""  # replies kept
         self._early_until = 0.0
-        self._torn = b""  # what ends a reply of which only a part fitted
+        self._torn = b""  # ends the reply before, if only a part of it fitted
 
     def fileno(self) -> int:
-        """The descriptor to wait on, for reading."""
+        """Return the descriptor to wait on, for reading."""
         return self._epoll.fileno()
 
     def is_open(self) -> bool:
-        """Whether a hint can come in."""
+        """Return whether hints can arrive."""
         return self._descriptor >= 0
 
     def attempt(self, now: float) -> None:
-        """Open the port if it is closed and was not tried lately."""
+        """Open the port if it is closed and RETRY has passed since the last attempt."""
         if self._descriptor >= 0 or not self.name or now < self._next_attempt:
             return
         self._next_attempt = now + RETRY
@@ -92,32 +99,35 @@ class HintPort:
             self.error = error.errno or errno.EIO
             self.state = _closed_state(self.error)
 
-    def read(self, now: float) -> Iterator[Line]:
-        """The lines that have arrived, a bounded batch of them; to be read to its end.
+    def read(self, now: float) -> Iterator[tuple[int, Line]]:
+        """Yield lines that have arrived, a bounded number, each with the client to reply to.
 
-        Each comes before more is read: what it asks for is done first.
+        Reads more only after a line was yielded, so the caller acts on it first.  The caller must
+        exhaust the iterator: an edge that is not read to its end does not come again.
         """
+        self._now = now
         for _, mask in self._epoll.poll(0, 1):
-            yield from self._drain()
+            for line in self._drain():
+                yield self._descriptor, line
             if self._descriptor >= 0 and not self._is_stream:
                 self._note_host(mask)
-                self._send_kept(now)
+                self._send_kept()
 
-    def reply(self, data: bytes, now: float) -> None:
-        """Answer, if the host reads; a reply that does not fit is lost, never queued."""
+    def reply(self, client: int, data: bytes) -> None:
+        """Send ``data`` to the client of a line, if the host reads; else it is lost."""
         try:
-            if self._descriptor >= 0:
+            if client == self._descriptor >= 0:
                 data = self._torn + data
                 whole = os.write(self._descriptor, data) == len(data)
                 self._torn = b"" if whole else b"\n"
         except BlockingIOError:
             if self.state is PortState.HOST_AWAY:
-                self._keep(data, now)
+                self._keep(data)
         except OSError:
             pass
 
     def close(self) -> None:
-        """Close the port and what waits on it."""
+        """Close everything."""
         self._hang_up(PortState.OFF, 0)
         self._epoll.close()
 
@@ -135,7 +145,7 @@ class HintPort:
             raise OSError(errno.ENODEV, "neither a character device nor a socket")
         try:
             self._epoll.register(descriptor, _EDGES)
-        except OSError:  # EPERM: a device that nothing can wait on
+        except OSError:  # EPERM: the device does not support polling
             os.close(descriptor)
             raise
         self._descriptor = descriptor
@@ -147,7 +157,7 @@ class HintPort:
 
     def _hang_up(self, state: PortState, error: int) -> None:
         if self._descriptor >= 0:
-            os.close(self._descriptor)  # which also takes it out of the epoll set
+            os.close(self._descriptor)  # this removes it from the epoll set too
             self._descriptor = -1
         self.state = state
         self.error = error
@@ -155,7 +165,6 @@ class HintPort:
     # -- reading ------------------------------------------------------------------------
 
     def _drain(self) -> Iterator[Line]:
-        assert self._decoder is not None
         count = 0
         for _ in range(CHUNKS):
             if count >= BATCH:
@@ -174,11 +183,10 @@ class HintPort:
             lines = self._decoder.feed(data)
             count += len(lines)
             yield from lines
-        # The edge was consumed with bytes left behind it: ask for it again.
+        # More data is there, but its edge is consumed: modify() makes epoll report it again.
         self._epoll.modify(self._descriptor, _EDGES)
 
     def _end_of_data(self) -> None:
-        assert self._decoder is not None
         self._decoder.clear()
         if self._is_stream:
             self._hang_up(PortState.ABSENT, 0)
@@ -186,26 +194,29 @@ class HintPort:
     def _note_host(self, mask: int) -> None:
         away = bool(mask & select.EPOLLHUP)
         self.state = PortState.HOST_AWAY if away else PortState.HOST_CONNECTED
-        if away and self._decoder is not None:
+        if away:
             self._decoder.clear()
 
-    # -- replies to a host of whose connect we have not heard yet ------------------------
+    # -- replies that the kernel refuses until it knows the host -------------------------
 
-    def _keep(self, reply: bytes, now: float) -> None:
-        early = self._early if now < self._early_until else b""
+    def _keep(self, reply: bytes) -> None:
+        early = self._early if self._now < self._early_until else b""
         if len(early) + len(reply) <= EARLY_LIMIT:
             self._early = early + reply
-            self._early_until = now + EARLY
+            self._early_until = self._now + EARLY
 
-    def _send_kept(self, now: float) -> None:
+    def _send_kept(self) -> None:
         if self.state is PortState.HOST_CONNECTED and self._early:
             early, self._early = self._early, b""
-            if now < self._early_until:
-                self.reply(early, now)
+            if self._now < self._early_until:
+                self.reply(self._descriptor, early)
 
 
 def find(name: str) -> str:
-    """Where the virtio-serial port called ``name`` is: udev's link, or through sysfs; "" if not."""
+    """Return the path of the virtio-serial port called ``name``; "" if there is none.
+
+    Looks for udev's link first, then in sysfs, because a minimal guest has no udev.
+    """
     if os.path.exists(BY_NAME + name):
         return BY_NAME + name
     try:
@@ -242,12 +253,9 @@ def _open_device(path: str) -> int:
 
 
 def _make_raw(descriptor: int) -> None:
-    import termios
-    import tty
-
     try:
-        tty.setraw(descriptor, termios.TCSANOW)  # no echo: the host would read its own hints
-    except termios.error as error:  # it is no OSError
+        tty.setraw(descriptor, termios.TCSANOW)  # with echo the host would read its own hints
+    except termios.error as error:  # not a subclass of OSError
         raise OSError(*error.args) from None
 
 

@@ -1,13 +1,12 @@
-"""Sends frames through one AF_PACKET socket, bound anew where the link changes (packet(7)).
+"""Sends frames through one AF_PACKET socket, bound again when the link changes (packet(7)).
 
-Decides only what an error of the kernel means.  Never blocks, never retries, and
-receives nothing.
+Decides only what an error of the kernel means.  Never blocks, retries or receives.
 
-A socket is bound to a link's index, so a rename between two frames can't send one
-out of another link.  One socket for all links, because closing one makes the kernel
-wait for a grace period (10 ms in which nothing else is announced); binding one that
-receives nothing costs microseconds.  Its send buffer is common too: a link whose driver
-keeps frames uses it up, so a link that meets it full gets a socket of its own.
+The socket is bound to a link's index, so a rename between two frames cannot send one out of
+another link.  All links share it, because closing a packet socket makes the kernel wait for an RCU
+grace period: about 10 ms, in which nothing is announced.  Binding one that receives nothing costs
+microseconds.  The links share its send buffer too.  A driver that keeps frames fills it up, so a
+link that finds it full (EAGAIN) gets its own socket.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from struct import Struct
 
 from garp_agent.guest.core.model import SendOutcome
 
-SET_APART = 64  # links that may have a socket of their own
+OWN_SOCKETS = 64  # links that may have their own socket
 
 _SIOCGIFINDEX = 0x8933  # netdevice(7)
 _NAME_TO_INDEX = Struct("16si20x")  # struct ifreq
@@ -29,47 +28,47 @@ _GONE = (errno.ENXIO, errno.ENODEV)
 
 
 class PacketSender:
-    """Puts frames on links; raises PermissionError where that is not allowed (CAP_NET_RAW)."""
+    """Puts frames on links.  Raises PermissionError without CAP_NET_RAW, OSError as socket(2)."""
 
     def __init__(self) -> None:
-        self._common = _Outlet()
-        self._own: dict[int, _Outlet] = {}  # by ifindex, of the links set apart
+        self._shared = _Outlet()
+        self._own: dict[int, _Outlet] = {}  # by ifindex
 
     def send(self, ifindex: int, name: str, frame: bytes) -> tuple[SendOutcome, int]:
-        """Send one whole Ethernet frame; the errno is 0 when it was taken.
+        """Send one whole Ethernet frame; return the outcome and the errno (0: none).
 
-        ``name`` is what the link is called now: the kernel binds by name, and what it
-        bound is compared with ``ifindex``.
+        ``name``: the current name of the link, because the kernel binds by name.  The frame is
+        sent only if that name still belongs to ``ifindex``.
         """
-        outlet = self._own.get(ifindex, self._common)
+        outlet = self._own.get(ifindex, self._shared)
         try:
             outlet.send(ifindex, name, frame)
         except OSError as error:
             if error.errno == errno.EAGAIN:
-                self._set_apart(ifindex)
+                self._give_own_socket(ifindex)
             return _outcome(error)
-        except UnicodeError:  # Python names links in UTF-8 only; the kernel takes any bytes
+        except UnicodeError:  # Python can bind to UTF-8 names only; the kernel allows any bytes
             return SendOutcome.DROPPED, errno.EILSEQ
         return SendOutcome.SENT, 0
 
     def close(self) -> None:
         """Close the sockets."""
-        for outlet in (self._common, *self._own.values()):
+        for outlet in (self._shared, *self._own.values()):
             outlet.close()
 
-    def _set_apart(self, ifindex: int) -> None:
-        if ifindex not in self._own and len(self._own) < SET_APART:
+    def _give_own_socket(self, ifindex: int) -> None:
+        if ifindex not in self._own and len(self._own) < OWN_SOCKETS:
             try:
                 self._own[ifindex] = _Outlet()
             except OSError:
-                pass  # out of descriptors; there will be another frame
+                pass  # no descriptor is left; the next frame that finds EAGAIN tries again
 
 
 class _Outlet:
-    """A socket and the link that it is bound to."""
+    """A packet socket and the link that it is bound to."""
 
     def __init__(self) -> None:
-        # Protocol 0: nothing is ever queued for reading.
+        # Protocol 0: the kernel queues no frame for reading.
         self._socket = socket.socket(
             socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0
         )
@@ -91,7 +90,7 @@ class _Outlet:
     def _bind(self, ifindex: int, name: str) -> None:
         self._bound_to = 0
         self._socket.bind((name, 0))
-        # socket.if_nametoindex() would need a descriptor, and tells no errno.
+        # socket.if_nametoindex() would need a descriptor, and reports no errno.
         request = _NAME_TO_INDEX.pack(self._socket.getsockname()[0].encode(), 0)
         if _NAME_TO_INDEX.unpack(ioctl(self._socket, _SIOCGIFINDEX, request))[1] != ifindex:
             raise OSError(errno.ENODEV, "the name belongs to another link now")
@@ -108,11 +107,11 @@ def _outcome(error: OSError) -> tuple[SendOutcome, int]:
 
 
 class DryRun:
-    """Takes frames and sends none."""
+    """Stands in for :class:`PacketSender`; sends nothing."""
 
     def send(self, ifindex: int, name: str, frame: bytes) -> tuple[SendOutcome, int]:
-        """Say that the frame was taken."""
+        """Report the frame as sent."""
         return SendOutcome.SENT, 0
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing."""
