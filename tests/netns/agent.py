@@ -1,7 +1,6 @@
-"""The real daemon in a namespace, and what arrives at the other end of its wire.
+"""The real daemon in a namespace, and what arrives at the other end of its link.
 
-Nothing here sleeps for a time and then looks: every wait names its condition, and
-only a broken agent ever waits for the whole of `LIMIT`.
+Every wait names its condition and polls it; only a broken agent makes a test wait for `LIMIT`.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import contextlib
 import errno
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -27,27 +27,32 @@ from bench import lab
 from garp_agent.runtime import client
 from garp_agent.wire import protocol
 
-LIMIT = 30.0
+LIMIT = 60.0  # seconds
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(lab.ROOT / "agent")}
 COMMAND = (sys.executable, "-m", "garp_agent")
 
-# Nothing is announced but for a cause: no refresh falls into a test, and a burst is one round.
+# Announce only for a cause: no refresh happens during a test, and a burst has one round.
 QUIET = """\
 interval: 270s
 interval_with_lease: 270s
 jitter: 0%
 burst: [0s]
 """
+NO_BUCKET = "rate_limit:\n  frames_per_second: 1000\n  depth: 1000\n"
+# A burst that is still under way whenever a test does something: ten rounds.
+LONG_BURST = QUIET.replace("[0s]", "[0s, 1s, 2s, 3s, 4s, 5s, 6s, 7s, 8s, 9s]") + NO_BUCKET
 
 RARP = "rarp"
+NEW_MAC = "02:00:5e:00:53:77"  # for a link that changes its hardware address
+OTHER_MAC = "02:00:5e:00:53:20"  # for the guest's second link
 _SO_RCVBUFFORCE = 33
 _OUTGOING = 4
 
-Value = TypeVar("Value")
+T = TypeVar("T")
 
 
-def until(look: Callable[[], Value], what: str) -> Value:
-    """What `look` returns, as soon as it is true."""
+def until(look: Callable[[], T], what: str) -> T:
+    """Call `look` until its value is true, and return the value."""
     end = time.monotonic() + LIMIT
     while not (value := look()):
         assert time.monotonic() < end, f"never happened: {what}"
@@ -56,7 +61,7 @@ def until(look: Callable[[], Value], what: str) -> Value:
 
 
 class Agent:
-    """`garp-agent run` in a namespace of a lab; its log is read from a file, as JSON."""
+    """`garp-agent run` in a namespace of a lab; its log is a file of JSON lines."""
 
     def __init__(
         self,
@@ -72,7 +77,7 @@ class Agent:
         self.lab = where
         self.control = directory / "control.sock"
         self.config = directory / "config.yaml"
-        self.config.write_text(f"control_socket: {self.control}\nhint_port: none\n{config}")
+        self.write_config(self.config, config)
         self.log_file = directory / f"log-{time.monotonic_ns()}"
         command = [*prefix, *COMMAND, "run", "--log-format", "json", "-c", str(self.config)]
         with open(self.log_file, "wb") as log:
@@ -86,7 +91,7 @@ class Agent:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_rest: object) -> None:
-        """End it, unless the test has; it must have been well all the time."""
+        """Stop the agent unless the test has; it must end with status 0."""
         if kind is None and self.process.poll() is None:
             assert self.stop() == 0, self.log_text()
             assert self.log()[-1]["event"] == "stopped"
@@ -96,7 +101,7 @@ class Agent:
         return self.process.pid
 
     def wait_until_ready(self) -> None:
-        """Return when the daemon has seen everything once and sent what followed from it."""
+        """Return when the agent has completed its first dump and sent what followed from it."""
 
         def ready() -> bool:
             assert self.process.poll() is None, f"it ended: {self.log_text()}"
@@ -112,15 +117,20 @@ class Agent:
         return self.log_file.read_text()
 
     def log(self, event: str = "", **fields: object) -> list[dict[str, Any]]:
-        """The lines so far that say this."""
+        """Return the lines so far that have this event and these fields."""
         # What follows the last line end is still being written.
         *lines, _ = self.log_text().split("\n")
         read = [json.loads(line) for line in lines]
         wanted = {"event": event, **fields} if event else fields
         return [line for line in read if wanted.items() <= line.items()]
 
-    def wait_for_log(self, event: str, **fields: object) -> dict[str, Any]:
-        return until(lambda: self.log(event, **fields), f"log {event} {fields}")[-1]
+    def wait_for_log(self, event: str, count: int = 1, **fields: object) -> dict[str, Any]:
+        """Return the last such line, as soon as there are `count` of them."""
+        found = until(
+            lambda: (lines := self.log(event, **fields))[count - 1 :] and lines,
+            f"log {event} {fields}",
+        )
+        return found[-1]
 
     def status(self) -> dict[str, Any]:
         return client.ask(str(self.control), "status")
@@ -130,7 +140,7 @@ class Agent:
         return found[-1] if found else None
 
     def addresses(self, name: str = "eth0") -> dict[str, dict[str, Any]]:
-        """What status says of each of a link's addresses, by address."""
+        """Return what status says of each address of a link, by address."""
         link = self.link(name) or {"addresses": []}
         return {address["address"]: address for address in link["addresses"]}
 
@@ -143,16 +153,38 @@ class Agent:
     def sent_by(self, cause: str) -> int:
         return int(self.status()["frames"]["by_cause"].get(cause, 0))
 
+    def proc(self, file: str, field: str) -> str:
+        """Return the first word after a field's name in one of its files in /proc, proc(5)."""
+        text = Path(f"/proc/{self.pid}/{file}").read_text()
+        return text.partition(field)[2].split()[0]
+
+    def state(self) -> str:
+        """Return "S" for sleeping, "T" for stopped, "R" for running or runnable."""
+        return self.proc("stat", f"({Path(f'/proc/{self.pid}/comm').read_text().strip()})")
+
+    def is_asleep(self) -> bool:
+        return self.state() == "S"
+
     def voluntary_switches(self) -> int:
-        """How often it went to sleep, proc(5)."""
-        text = Path(f"/proc/{self.pid}/status").read_text()
-        return int(text.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+        """Return how often it went to sleep."""
+        return int(self.proc("status", "\nvoluntary_ctxt_switches:"))
+
+    def resident(self) -> int:
+        """Return its resident memory in KiB."""
+        return int(self.proc("status", "\nVmRSS:"))
+
+    def children(self) -> list[int]:
+        text = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+        return [int(word) for word in text.split()]
+
+    def descriptors(self) -> set[int]:
+        return {int(name) for name in os.listdir(f"/proc/{self.pid}/fd")}
 
     def open_files(self) -> int:
-        """How many it holds, once it has closed its ends of what others have."""
-        # A hang-up makes it runnable at once: when it sleeps next, it has seen it.
+        """Return the number of its descriptors, once it has closed those of departed clients."""
+        # A hang-up makes it runnable at once: when it next sleeps, it has handled that.
         until(self.is_asleep, "it sleeps")
-        return len(os.listdir(f"/proc/{self.pid}/fd"))
+        return len(self.descriptors())
 
     def has_open(self, path: Path) -> bool:
         for name in Path(f"/proc/{self.pid}/fd").iterdir():
@@ -161,21 +193,49 @@ class Agent:
                     return True
         return False
 
-    def is_asleep(self) -> bool:
-        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
-
     # Doing
 
     def burst(self) -> int:
-        """The number of frames that went out before the reply."""
+        """Return the number of frames that were sent before the reply."""
         return int(str(client.ask(str(self.control), "burst")["frames"]))
+
+    def send_more(self, count: int) -> None:
+        """Return when it has sent so many more frames."""
+        before = self.sent()
+        until(lambda: self.sent() >= before + count, f"{count} more frames")
 
     def kill(self, number: int) -> None:
         os.kill(self.pid, number)
 
+    def write_config(self, path: Path, text: str) -> None:
+        path.write_text(f"control_socket: {self.control}\nhint_port: none\n{text}")
+
+    def reload(self, config: str) -> None:
+        """Replace the file as editors do and send SIGHUP; does not wait."""
+        new = self.config.with_suffix(".new")
+        self.write_config(new, config)
+        new.rename(self.config)
+        self.kill(signal.SIGHUP)
+
+    def limit_descriptors(self, limit: int | None) -> None:
+        """Set how many descriptors it may have open, getrlimit(2); None removes the limit."""
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        soft = most if limit is None else limit
+        resource.prlimit(self.pid, resource.RLIMIT_NOFILE, (soft, most))
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Stop the daemon with SIGSTOP during the block."""
+        self.kill(signal.SIGSTOP)
+        try:
+            until(lambda: self.state() == "T", "it stops")
+            yield
+        finally:
+            self.kill(signal.SIGCONT)
+
     @contextlib.contextmanager
     def asked_while_stopped(self, command: str = "burst") -> Iterator[list[dict[str, object]]]:
-        """As `stopped`, with a request that is there when the daemon runs again; its value."""
+        """As `stopped`; a request waits when it continues, and its reply joins the list."""
         value: list[dict[str, object]] = []
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asker:
             asker.settimeout(LIMIT)
@@ -186,28 +246,8 @@ class Agent:
             with asker.makefile("rb") as replies:
                 value.append(protocol.parse_reply(replies.readline()).value)
 
-    def reload(self, config: str) -> None:
-        """Replace the file as editors do, and say so; see `wait_for_log`."""
-        new = self.config.with_suffix(".new")
-        new.write_text(f"control_socket: {self.control}\nhint_port: none\n{config}")
-        new.rename(self.config)
-        self.kill(signal.SIGHUP)
-
-    @contextlib.contextmanager
-    def stopped(self) -> Iterator[None]:
-        """The daemon does not run during the block."""
-        self.kill(signal.SIGSTOP)
-        try:
-            until(lambda: self.state() == "T", "it stops")
-            yield
-        finally:
-            self.kill(signal.SIGCONT)
-
-    def state(self) -> str:
-        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
-
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Its exit status."""
+        """End the daemon with a signal; return its exit status."""
         self.kill(number)
         return self.process.wait(LIMIT)
 
@@ -228,14 +268,14 @@ class Capture:
         self.socket.close()
 
     def read(self) -> list[bytes]:
-        """All frames so far."""
+        """Return all frames so far."""
         while True:
             try:
                 frame, sender = self.socket.recvfrom(1 << 16)
             except BlockingIOError:
                 return self.frames
             except OSError as error:
-                if error.errno != errno.ENETDOWN:  # said once, when the link goes down
+                if error.errno != errno.ENETDOWN:  # reported once, when the link goes down
                     raise
                 continue
             if sender[2] != _OUTGOING:
@@ -246,7 +286,7 @@ class Capture:
         self.frames = []
 
     def announcements(self, address: str = "", mac: str = lab.GUEST_MAC) -> list[Packet]:
-        """The frames from a hardware address that announce an address, or any."""
+        """Return the frames from a hardware address that announce `address`, or any address."""
         own = bytes.fromhex(mac.replace(":", ""))
         packets = [Ether(frame) for frame in self.read() if frame[6:12] == own]
         return [p for p in packets if announced(p) and address in ("", announced(p))]
@@ -260,23 +300,34 @@ class Capture:
 
 
 def forget_link_local(where: lab.Lab, *links: str) -> None:
-    """Leave a lab with the addresses that it was given: the kernel's own come and go by DAD."""
+    """Leave only the addresses the lab gave: link-local ones come and go by themselves (DAD)."""
     for role in ("guest", "peer"):
         for link in links or ("eth0",):
             where.ip(role, f"link set {link} addrgenmode none", f"addr flush dev {link} scope link")
 
 
 def announced(packet: Packet) -> str:
-    """The address that a frame announces or probes for; "" for any other frame."""
+    """Return the address that a frame announces or probes for; "" for any other frame."""
     if packet.type == 0x8035:
         return RARP
     if ARP in packet:
         arp = packet[ARP]
-        # Linux resolving a neighbour sends requests too, for somebody else's address.
+        # Linux also sends requests to resolve a neighbour, for an address of that neighbour.
         return str(arp.pdst) if arp.psrc in (arp.pdst, "0.0.0.0") else ""
     if ICMPv6ND_NA in packet and not packet[ICMPv6ND_NA].S:
         return str(packet[ICMPv6ND_NA].tgt) if packet[IPv6].dst == "ff02::1" else ""
     return ""
+
+
+def sysctl(where: lab.Lab, role: str, *settings: str) -> None:
+    """Set "net.ipv4...=value"s in a role's namespace."""
+    where.run(role, ["sysctl", "-qw", *settings])
+
+
+def believed(where: lab.Lab, address: str, role: str = "peer") -> str | None:
+    """Return the hardware address that a role's neighbour table has for an address."""
+    entry = where.neighbours(role).get(address)
+    return entry.mac if entry else None
 
 
 def command(
