@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from garp_agent.config import read as config
+from garp_agent.config.errors import ConfigError
 from garp_agent.config.settings import Settings
 from garp_agent.guest.core import frames, kernel
 from garp_agent.guest.core.engine import Engine
@@ -99,11 +100,11 @@ def replies(data: bytes) -> None:
 def configuration(data: bytes) -> None:
     """What is taken comes back from its own text; what is refused says where."""
     try:
-        settings = config.load(data, "fuzzed.yaml")
-    except config.ConfigError as error:
-        problems = error.errors
+        settings = config.read_text(data, "fuzzed.yaml")
+    except ConfigError as error:
+        problems = error.problems
     else:
-        assert config.load(config.dump(settings).encode(), "dumped.yaml") == settings
+        assert config.read_text(config.as_yaml(settings).encode(), "dumped.yaml") == settings
         return
     assert problems
     assert all(str(problem).startswith("fuzzed.yaml") for problem in problems)

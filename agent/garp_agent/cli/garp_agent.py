@@ -14,6 +14,7 @@ import click
 
 from garp_agent import __version__
 from garp_agent.config import load as configuration
+from garp_agent.config.errors import ConfigError
 from garp_agent.config.settings import Settings
 from garp_agent.guest import daemon, options
 from garp_agent.render.guard import guarded
@@ -147,9 +148,9 @@ def check_command(file: str | None) -> None:
 @_options(options.CONFIG)
 def config_command(config: str | None) -> None:
     """Print the configuration in force, the defaults included, as a configuration file."""
-    from garp_agent.config.read import dump
+    from garp_agent.config.read import as_yaml
 
-    click.echo(dump(_settings(config)), nl=False)
+    click.echo(as_yaml(_settings(config)), nl=False)
 
 
 @cli.command("status")
@@ -293,8 +294,8 @@ def _settings(path: str | None) -> Settings:
 
     file = configuration.configuration_path(path)
     try:
-        return config.read(file) if file else Settings()
-    except config.ConfigError as error:
+        return config.read_file(file) if file else Settings()
+    except ConfigError as error:
         click.echo(str(error), err=True)
         sys.exit(daemon.EXIT_CONFIG)
 

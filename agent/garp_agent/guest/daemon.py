@@ -11,7 +11,8 @@ import signal
 import sys
 import time
 
-from garp_agent.config.load import SettingsError, configuration_path, read_settings
+from garp_agent.config.errors import ConfigError
+from garp_agent.config.load import configuration_path, read_settings
 from garp_agent.guest import status
 from garp_agent.guest.core.engine import Engine
 from garp_agent.guest.core.kernel import GUEST
@@ -53,7 +54,7 @@ def run(options: RunOptions) -> int:
     try:
         settings = read_settings(options.config, options.overrides())
         frames = sender(options.dry_run)
-    except SettingsError as error:
+    except ConfigError as error:
         print(error, file=sys.stderr)
         return EXIT_CONFIG
     except PermissionError:

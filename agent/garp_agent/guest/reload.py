@@ -6,7 +6,8 @@ what a setting means: the daemon puts the settings into force.
 
 from __future__ import annotations
 
-from garp_agent.config.load import SettingsError, begin_reading, finish_reading
+from garp_agent.config.errors import ConfigError
+from garp_agent.config.load import begin_reading, finish_reading
 from garp_agent.config.settings import Settings
 from garp_agent.wire.model import LEVEL_ERROR, LEVEL_NOTICE
 
@@ -54,7 +55,7 @@ class Reload:
         self._notify.say("RELOADING=1")
         try:
             self._reading = begin_reading(self._options.config, self._options.overrides())
-        except SettingsError as error:
+        except ConfigError as error:
             self._refuse(error)
             return
         if self._reading is None:  # no file and no overrides
@@ -71,7 +72,7 @@ class Reload:
         self._reading = None
         try:
             settings = finish_reading(reading)
-        except SettingsError as error:
+        except ConfigError as error:
             self._refuse(error)
         else:
             self._accept(settings, now)
@@ -84,7 +85,7 @@ class Reload:
         self._log.say(LEVEL_NOTICE, "configuration-loaded")
         self._notify.say("READY=1\nSTATUS=configuration reloaded")
 
-    def _refuse(self, error: SettingsError) -> None:
+    def _refuse(self, error: ConfigError) -> None:
         for problem in str(error).splitlines():
             self._log.say(LEVEL_ERROR, "configuration-refused", problem=problem)
         self._notify.say("READY=1\nSTATUS=configuration refused; the old one is in force")

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from garp_agent.config.errors import ConfigError
 from garp_agent.config.load import configuration_path
 from garp_agent.config.settings import Settings
 from garp_agent.diagnosis.doctor.facts import (
@@ -101,8 +102,8 @@ def read_configuration(path: str | None) -> tuple[ConfigurationFacts, Settings]:
     settings = Settings()
     if file:
         try:
-            settings = config.read(file)
-        except config.ConfigError as error:
+            settings = config.read_file(file)
+        except ConfigError as error:
             problems = tuple(str(error).splitlines())
     return (
         ConfigurationFacts(

@@ -1,0 +1,123 @@
+"""A YAML text as a tree of PyYAML's nodes, each with its place and what is wrong with it.
+
+Responsible for YAML itself: encoding, syntax, the limits on size, depth and number, and what is
+refused wherever it stands (aliases, anchors, tags, a second document).  Knows no key.
+
+PyYAML's composer (``yaml.compose()``) keeps lines and duplicate keys, and builds no object that a
+tag names.  One of its methods is overridden, because it would follow aliases, with which a small
+file can describe 10^9 values, and would recurse until Python raises RecursionError.
+
+Source: YAML 1.1 (https://yaml.org/spec/1.1/), as PyYAML reads it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+from yaml.composer import ComposerError
+
+from garp_agent.config.errors import ConfigError, Problem, shown
+
+MOST_BYTES = 1 << 20
+MOST_NODES = 10_000  # keys and values; a file that describes one guest has some dozens
+MOST_DEPTH = 16  # three are of use; the others leave room for an error that names the key
+
+_HINTS = (
+    ("alias", "; write a glob that begins with * in quotes"),
+    (r"character '\t'", "; write spaces instead of tabs"),
+    ("flow", "; write a value that contains [ ] { } ? or : in quotes"),
+    ("cannot start any token", "; write such a value in quotes"),
+)
+
+
+def compose(raw: bytes, source: str) -> Any:
+    """Read a document: a yaml.Node, or None where there is none.  Raises ConfigError.
+
+    Each node has one attribute more: ``wrong``, which is "" for a good one.
+    """
+    if len(raw) > MOST_BYTES:
+        raise ConfigError([Problem(source, "too large", f"at most {MOST_BYTES} bytes")])
+    allowed = ""
+    try:
+        text = raw.decode()
+        composer = _Composer(text)
+        return composer.get_single_node()
+    except UnicodeDecodeError as error:
+        line, column = _place_after(raw[: error.start].decode())
+        wrong = f"the byte 0x{raw[error.start]:02x} is not UTF-8"
+    except yaml.reader.ReaderError as error:
+        line, column = _place_after(text[: error.position])
+        wrong = f"the character U+{ord(text[error.position]):04X} is not allowed in YAML"
+    except ComposerError as error:  # from compose_node, or PyYAML's only other: two documents
+        line, column = place(error.problem_mark)
+        wrong, allowed = str(error.problem), error.note or ""
+        if not allowed:
+            wrong, allowed = "a second document begins", "one document"
+    except yaml.MarkedYAMLError as error:
+        line, column = place(error.problem_mark)
+        wrong = f"not YAML: {_syntax(error)}"
+    except (ValueError, OverflowError):
+        # PyYAML does not check what it converts: "\UFFFFFFFF", %YAML with a long number.
+        line, column = place(composer.get_mark())
+        wrong = "not YAML: a number or an escape is out of range"
+    raise ConfigError([Problem(source, wrong, allowed, line=line, column=column)])
+
+
+class _Composer(yaml.SafeLoader):
+    _nodes = _depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        parser: Any = self  # whose methods have no types
+        event = parser.peek_event()
+        self._nodes += 1
+        self._depth += 1
+        if self._nodes > MOST_NODES:
+            self._stop(event, "too many values", f"at most {MOST_NODES} keys and values")
+        if self._depth > MOST_DEPTH:
+            self._stop(event, "nested too deeply", f"at most {MOST_DEPTH} levels")
+        wrong = self._wrong_with(event)
+        if isinstance(event, yaml.AliasEvent):
+            parser.get_event()
+            start, end = event.start_mark, event.end_mark
+            node: Any = yaml.ScalarNode("", "", start, end)  # type: ignore[arg-type]
+        else:
+            event.anchor = event.tag = None  # else PyYAML judges them, in its own words
+            node = super().compose_node(parent, index)
+        node.wrong = wrong
+        self._depth -= 1
+        return node
+
+    def _stop(self, event: Any, wrong: str, allowed: str) -> None:
+        raise ComposerError(None, None, wrong, event.start_mark, allowed)
+
+    def _wrong_with(self, event: Any) -> str:
+        if isinstance(event, yaml.AliasEvent):
+            glob = shown(f"*{event.anchor}")
+            return f'YAML aliases are not supported, write "{glob}" if a glob is meant'
+        if event.anchor is not None:
+            return "YAML anchors are not supported"
+        return "YAML tags are not supported" if event.tag is not None else ""
+
+
+def _syntax(error: yaml.MarkedYAMLError) -> str:
+    words = ", ".join(shown(part) for part in (error.context, error.problem) if part)
+    words = words.replace(r"'\x00'", "the end")
+    return words + next((hint for part, hint in _HINTS if part in words), "")
+
+
+def _place_after(before: str) -> tuple[int, int]:
+    return before.count("\n") + 1, len(before) - before.rfind("\n")
+
+
+def place(mark: Any) -> tuple[int, int]:
+    """Return a mark's line and column, both from 1."""
+    return mark.line + 1, mark.column + 1
+
+
+def given(node: Any) -> str:
+    """Return a node as it is written, in one printable line."""
+    if isinstance(node, yaml.CollectionNode) and not node.flow_style:
+        return "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
+    start, end = node.start_mark, node.end_mark
+    return shown(start.buffer[start.pointer : end.pointer]) or "nothing"

@@ -1,0 +1,70 @@
+"""What is wrong with a configuration, in the words that the operator reads.
+
+Responsible for how a problem looks: one line, ``FILE:LINE: KEY: given VALUE: what is wrong;
+allowed ...``.  Knows no key and no rule.  The daemon loads this module, so it imports little.
+"""
+
+from __future__ import annotations
+
+from garp_agent.wire.record import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+SHOWN_CHARACTERS = 60  # of a value; the line and the key say where the rest is
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong with a configuration."""
+
+    source: str  # the file's name, or "command line"
+    wrong: str
+    allowed: str = ""
+    key: str = ""  # dotted, list items by index: "interfaces.include[2]"; "" for the document
+    given: str = ""  # as written in the file; "" where there is nothing to show
+    line: int = 0  # from 1; 0 for the file as a whole
+    column: int = 0
+
+    def __str__(self) -> str:
+        place = f"{self.source}:{self.line}" if self.line else self.source
+        given = self.given and f"given {self.given}"
+        allowed = self.allowed and f"; allowed {self.allowed}"
+        return ": ".join(filter(None, (place, self.key, given, self.wrong))) + allowed
+
+
+class ConfigError(Exception):
+    """The configuration is refused.  The text has one line for each of ``problems``."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(sorted(problems, key=lambda each: (each.line, each.column)))
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+class InvalidError(Exception):
+    """A value is not what its key takes.  The text says why, but not where."""
+
+
+def require(good: object, wrong: str) -> None:
+    """Raise InvalidError, unless all is good."""
+    if not good:
+        raise InvalidError(wrong)
+
+
+def escaped(text: str) -> str:
+    """Replace what is not printable, so that a file cannot control the terminal."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def shown(text: str) -> str:
+    """Shorten a piece of the file to one printable line."""
+    text = " ".join(text[: 4 * SHOWN_CHARACTERS].split())
+    if len(text) > SHOWN_CHARACTERS:
+        text = text[: SHOWN_CHARACTERS - 3] + "..."
+    return escaped(text)
+
+
+def series(words: Iterable[str], last: str) -> str:
+    """Join words: ``a, b or c``."""
+    *front, end = words
+    return f"{', '.join(front)} {last} {end}" if front else end

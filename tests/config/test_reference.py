@@ -1,0 +1,84 @@
+"""The example file and the reference page say what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from garp_agent.config import read
+from garp_agent.config.errors import ConfigError
+from garp_agent.config.keys import KEYS
+from garp_agent.config.settings import Settings
+from tests.config.refusals import settings_of
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = (ROOT / "contrib" / "garp-agent.yaml").read_text()
+REFERENCE = (ROOT / "docs" / "configuration.md").read_text()
+
+
+def leaves(value: Any, name: str = "") -> list[str]:
+    """Return the dotted names of all fields that hold no further fields."""
+    if not hasattr(value, "_fields"):
+        return [name]
+    inner = ((field, getattr(value, field)) for field in value._fields)
+    return [
+        leaf for field, each in inner for leaf in leaves(each, f"{name}.{field}" if name else field)
+    ]
+
+
+def test_every_setting_has_one_key() -> None:
+    assert [key.renamed or key.name for key in KEYS] == leaves(Settings())
+
+
+def test_the_example_has_every_key_at_its_default() -> None:
+    assert settings_of(EXAMPLE) == Settings()
+    bare = [line for line in EXAMPLE.splitlines() if line and not line.startswith("#")]
+    assert bare == read.as_yaml(Settings()).splitlines()
+
+
+def test_the_reference_has_every_key_with_its_default_and_bounds() -> None:
+    rows = re.findall(r"^\| `([a-z0-9_.]+)` \| `(.*?)` \| (.*?) \| .+ \|$", REFERENCE, re.M)
+    assert rows == [
+        (key.name, key.form.write(key.get(Settings())), key.form.allowed) for key in KEYS
+    ]
+
+
+def test_the_reference_shows_the_errors_of_its_example() -> None:
+    text = b"interval: 5\nrate_limit:\n  dept: 3\ninterfaces: {include: [eth0, *lan]}\n"
+    text += b"addresses: {exclude: [10.0.0.1/8]}\n"
+    (shown,) = re.findall(r"^```\n(.*?)\n```$", REFERENCE, re.M | re.S)
+    with pytest.raises(ConfigError) as caught:
+        read.read_text(text, "/etc/garp-agent/config.yaml")
+    assert str(caught.value) == shown
+
+
+PLACES = {
+    "duration": ["interval: {}", "reconcile_interval: {}"],
+    "percentage": ["jitter: {}"],
+    "number": ["rate_limit:\n  frames_per_second: {}"],
+    "switch": ["mac_only: {}"],
+    "name, glob, path": ["interfaces:\n  include:\n  - {}"],
+    "block": ["addresses:\n  exclude:\n  - {}"],
+    "list": ["interfaces:\n  exclude: {}"],
+}
+
+
+@pytest.mark.parametrize("form", PLACES)
+def test_the_reference_says_how_each_value_is_written(form: str) -> None:
+    row = rf"^\| {form} \| (.*?) \| (.*) \|$"
+    ((written, refused),) = re.findall(row, REFERENCE, re.M)
+    for text in re.findall("`(.*?)`", written):
+        assert any(is_good(place.format(text)) for place in PLACES[form]), text
+    for text in re.findall("`(.*?)`", refused):
+        assert not any(is_good(place.format(text)) for place in PLACES[form]), text
+
+
+def is_good(text: str) -> bool:
+    try:
+        settings_of(text)
+    except ConfigError:
+        return False
+    return True
