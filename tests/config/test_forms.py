@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from garp_agent.config.keys import BY_NAME
 from tests.config.refusals import refusals, settings_of
+from tests.world import property_settings
 
 # Below each key: what is given, and what is wrong with it, at least two spaces apart.
 REFUSED = r"""
@@ -222,6 +223,7 @@ def test_a_duration_is_in_seconds(text: str, seconds: float) -> None:
     assert settings_of(f"interval_with_lease: 270s\ninterval: {text}").interval == seconds
 
 
+@property_settings(100)
 @given(st.integers(0, 270_000), st.sampled_from(["ms", "s", "m", "h"]))
 def test_a_duration_is_the_nearest_float(thousandths: int, unit: str) -> None:
     size = {"ms": Fraction(1, 1000), "s": Fraction(1), "m": Fraction(60), "h": Fraction(3600)}

@@ -26,6 +26,7 @@ from garp_agent.config.settings import (
     Settings,
 )
 from tests.config.refusals import EVERY_KEY, refusals, settings_of
+from tests.world import property_settings
 
 EVERY_SETTING = Settings(
     interval=1.5,
@@ -235,6 +236,7 @@ def gives_settings_or_lines(raw: bytes) -> None:
         assert line.isprintable()
 
 
+@property_settings(100)
 @given(st.binary(max_size=200))
 @example(b"")
 @example(b"\x00")
@@ -254,11 +256,13 @@ SNIPPETS = (
 )
 
 
+@property_settings(100)
 @given(st.lists(st.sampled_from(SNIPPETS), max_size=40).map("".join))
 def test_any_text_that_resembles_yaml_gives_settings_or_lines(text: str) -> None:
     gives_settings_or_lines(text.encode())
 
 
+@property_settings(100)
 @given(st.data())
 def test_a_good_text_with_one_change_gives_settings_or_lines(data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(EVERY_KEY)))
@@ -325,6 +329,7 @@ def settings_with(interval: float) -> st.SearchStrategy[Settings]:
     )
 
 
+@property_settings(100)
 @given(microseconds(0.1, 270).flatmap(settings_with))
 def test_settings_written_as_yaml_are_read_back_the_same(settings: Settings) -> None:
     assert settings_of(read.as_yaml(settings)) == settings
