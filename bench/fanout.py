@@ -1,17 +1,16 @@
-"""A failover on a hypervisor with 1,000 guests: when does the last one have its hint?
+"""A failover on a hypervisor with 1,000 guests: when does the last guest have its hint?
 
-The real `garp-hint watch`, as a process of its own, beside its peer in the same run: a
-script that goes from guest to guest.  A guest is a Unix socket; a process of its own
-answers for all of them and notes when each hint arrived, so some of the time measured is
-that process's.  Ten guests are stuck: half never accept, half never answer.  The
-failover is an operator's `burst` on the status socket, and time runs from its sending.
+The real `garp-hint watch` runs as a process of its own; in the same run its peer, a script that
+goes from guest to guest.  A guest is a Unix socket.  One more process answers for all guests and
+notes when each hint arrived, so that part of the measured time is its own.  Ten guests are stuck:
+five never accept, five never answer.  The failover is a `burst` on the status socket; the time
+runs from the sending of this request.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import json
 import os
 import select
@@ -28,14 +27,14 @@ from typing import Any
 from garp_agent.runtime import client
 
 ROOT = Path(__file__).resolve().parent.parent
-PORT = "org.garp_agent.bench"  # no real guest's
-BOUND = 0.1  # seconds until the last hint is there
-PATIENCE = 60.0
+PORT = "org.garp_agent.bench"  # the port of no real guest
+BOUND = 0.1  # seconds until the last hint has arrived
+PATIENCE = 60.0  # seconds
 STUCK = 10
 
 
 def serve(directory: str, guests: int) -> None:
-    """Be the guests: answer, and note when each hint came, until the standard input ends."""
+    """Answer for the guests until the standard input ends; then print the arrivals as JSON."""
     listeners: dict[int, socket.socket] = {}
     poller = select.epoll()
     poller.register(0, select.EPOLLIN | select.EPOLLHUP)
@@ -67,7 +66,7 @@ def serve(directory: str, guests: int) -> None:
 
 
 def _answer(sock: socket.socket, arrivals: list[tuple[str, float]]) -> None:
-    """Whoever connects has sent already, or is just about to; so waiting is short."""
+    """Answer one client.  It has sent already or is about to, so that recv() hardly waits."""
     data = sock.recv(4096)
     now = time.monotonic()
     for line in data.splitlines():
@@ -81,16 +80,12 @@ def _answer(sock: socket.socket, arrivals: list[tuple[str, float]]) -> None:
 
 @contextlib.contextmanager
 def running(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A Python program that ends with its standard input."""
+    """Run a Python module, and kill it at the end."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'agent'}:{ROOT}"}
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-m", *arguments]
     with subprocess.Popen(
-        [sys.executable, "-m", *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        cwd=ROOT,
-        env=environment,
+        command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env=environment
     ) as process:
         try:
             yield process
@@ -99,7 +94,7 @@ def running(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def one_after_another(directory: str, id: str) -> None:
-    """The peer: what a script would do, with the same second of patience."""
+    """Hint as a script would, with the same timeout of 1 s for a guest."""
     line = f'{{"execute": "burst", "id": "{id}"}}\n'.encode()
     for path in Path(directory).glob(f"*/{PORT}"):
         with socket.socket(socket.AF_UNIX) as sock, contextlib.suppress(OSError):
@@ -110,57 +105,42 @@ def one_after_another(directory: str, id: str) -> None:
 
 
 def hinted(status_socket: str, guests: int, failovers: int) -> list[float]:
-    """Ask the watcher for hints; when each was asked for."""
+    """Ask the watcher for hints again and again; return when each was asked for."""
     began = []
+    _wait(status_socket, lambda status: _answering(status["guests"]) >= guests)
     for number in range(failovers):
         time.sleep(0.2)
         began.append(time.monotonic())
         client.ask(status_socket, "burst")
-        _wait(functools.partial(_have_answered, status_socket, number, guests))
+        _wait(status_socket, lambda status, n=number: status["history"][n]["answered"] >= guests)
     return began
 
 
-def _have_answered(status_socket: str, number: int, guests: int) -> bool:
-    history: Any = client.ask(status_socket, "status")["history"]
-    return bool(history[number]["answered"] >= guests)
+def _answering(guests: list[dict[str, Any]]) -> int:
+    return [guest["state"] for guest in guests].count("answered")
 
 
-def _wait(condition: Callable[[], bool]) -> None:
+def _wait(status_socket: str, condition: Callable[[Any], bool]) -> None:
     end = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > end:
-            raise SystemExit("fanout: the guests did not answer")
+    while time.monotonic() < end:
+        with contextlib.suppress(client.ClientError):
+            if condition(client.ask(status_socket, "status")):
+                return
         time.sleep(0.05)
-
-
-def _greeted(status_socket: str, guests: int) -> bool:
-    try:
-        status = client.ask(status_socket, "status")
-    except client.ClientError:
-        return False
-    known: Any = status["guests"]
-    return [guest["state"] for guest in known].count("answered") >= guests
-
-
-def resident(pid: int) -> float:
-    """Resident memory in MB."""
-    with open(f"/proc/{pid}/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    raise SystemExit("fanout: the guests did not answer")
 
 
 def measure(guests: int, failovers: int) -> dict[str, float]:
-    """Seconds until the last hint was there; of the watcher, and of its peer."""
+    """Return seconds until the last hint arrived, for the watcher and for its peer."""
     with tempfile.TemporaryDirectory() as directory:
         status_socket = f"{directory}/status.sock"
         with running("bench.fanout", "--serve", directory, "--guests", str(guests)) as peers:
-            assert peers.stdin is not None
             assert peers.stdout is not None
             peers.stdout.readline()
             options = ("--port", PORT, "--status-socket", status_socket)
-            with running("garp_agent.cli.hint_main", "watch", *options) as watcher:
-                _wait(lambda: _greeted(status_socket, guests))
+            with running("garp_agent.hypervisor", "watch", *options) as watcher:
                 began = hinted(status_socket, guests, failovers)
-                megabytes = resident(watcher.pid)
+                pages = int(Path(f"/proc/{watcher.pid}/statm").read_text().split()[1])
             start = time.monotonic()
             one_after_another(directory, "script")
             arrivals = json.loads(peers.communicate("")[0])
@@ -175,12 +155,12 @@ def measure(guests: int, failovers: int) -> dict[str, float]:
         "last_hint_median": median(seconds),
         "last_hint_most": max(seconds),
         "script_last_hint": last["script"] - start,
-        "resident_megabytes": megabytes,
+        "resident_megabytes": pages * os.sysconf("SC_PAGE_SIZE") / 1e6,
     }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and say; exit status 1 if the bound is not kept."""
+    """Measure and print; return 1 if the median exceeds the bound."""
     parser = argparse.ArgumentParser(prog="python -m bench.fanout", description=__doc__)
     parser.add_argument("--guests", type=int, default=1000)
     parser.add_argument("--failovers", type=int, default=20)

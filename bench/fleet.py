@@ -39,8 +39,8 @@ from garp_agent.guest.core.model import (  # noqa: E402
     Link,
     LinkSeen,
 )
-from garp_agent.hypervisor.core.watcher import Options, Watcher  # noqa: E402
-from garp_agent.hypervisor.io.channels import Channel  # noqa: E402
+from garp_agent.hypervisor.core.guests import Channel  # noqa: E402
+from garp_agent.hypervisor.core.watcher import HintOptions, Watcher  # noqa: E402
 from garp_agent.wire import protocol  # noqa: E402
 from garp_agent.wire.lines import LineDecoder  # noqa: E402
 from garp_agent.wire.model import (  # noqa: E402
@@ -182,10 +182,10 @@ def hints(
 
 
 def _lines_of(host: int, pace: float, settings: Settings) -> list[Event]:
-    watcher = Watcher(Options(pace=pace), f"host-{host}", lambda: 0.5)
+    watcher = Watcher(HintOptions(pace=pace), f"host-{host}", lambda: 0.5)
     watcher.found([Channel(str(n), f"/{n:04}") for n in range(GUESTS_PER_HOST)], 0.0)
     calls = sorted(watcher.failover("bond0", "failover", 1.0, 1.0), key=lambda call: call.path)
-    return [_read(call.conversation.outgoing, settings) for call in calls]
+    return [_read(call.exchange.outgoing, settings) for call in calls]
 
 
 def _read(outgoing: bytes, settings: Settings) -> Event:

@@ -1,211 +1,134 @@
-"""Guests as a hypervisor sees them: Unix sockets, each with an agent behind it, or worse.
+"""Guests as a hypervisor sees them: Unix sockets, each with an agent behind it, or something else.
 
-Answers with the project's own protocol, or misbehaves as told; notes when each request
-arrived.  Knows nothing of the network.
+They answer with the project's own protocol, or misbehave as told, and keep each request.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import select
 import socket
 import threading
-import time
 from collections.abc import Iterable
+from contextlib import ExitStack, suppress
 from enum import Enum
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple
 
 from garp_agent.wire import protocol
 from garp_agent.wire.lines import LineDecoder
 
-PORT = f"org.garp_agent.test.{os.getpid()}"  # no real guest's, nor another test run's
+PORT = f"org.garp_agent.test.{os.getpid()}"  # the port of no real guest and of no other test run
 BABBLE = b"\x00\xfe{[" * 1000 + b"\n"
-SLOWNESS = 0.3  # seconds that a slow guest takes
+LEFTOVER = b'half a reply\xff{"return": {}, "id": "another"}\n{"event": "x"}\n'
+SLOWNESS = 0.3  # seconds
 
 
 class Manner(Enum):
-    """How a guest behaves."""
+    """How a guest behaves.  As QEMU, each serves one client at a time."""
 
     ANSWERS = "answers"
-    SLOW = "slow"  # answers after a while
-    CHATTY = "chatty"  # first what others left in the channel, then the answer, in pieces
+    SLOW = "slow"  # answers after SLOWNESS
+    IN_PIECES = "in pieces"  # sends replies to an earlier client, then its own, in pieces
     REFUSES = "refuses"  # answers with an error
-    DEAF = "deaf"  # listens and never accepts, as a stopped QEMU
-    MUTE = "mute"  # accepts and never reads, as a guest without an agent
+    STOPPED = "stopped"  # listens and never accepts, as a stopped QEMU
+    FULL = "full"  # as STOPPED, with a full backlog
+    NO_AGENT = "no agent"  # accepts and never reads
     SILENT = "silent"  # reads and never answers
-    GARBAGE = "garbage"  # answers without end, and makes no sense
-    HANGS_UP = "hangs-up"
+    BURSTS_ONLY = "bursts only"  # answers nothing else
+    GARBAGE = "garbage"  # sends nonsense without end
+    HANGS_UP = "hangs up"
     HALF_CLOSES = "half-closes"  # shuts down its sending side, and reads
-    SELECTIVE = "selective"  # as QEMU one client at a time; answers bursts, nothing else
-    CROWDED = "crowded"  # never accepts, and its backlog is full
-
-
-class Arrival(NamedTuple):
-    """A request that reached a guest."""
-
-    guest: int
-    when: float  # monotonic
-    request: protocol.Request
 
 
 class Guests:
-    """Guests ``0`` to ``len(manners) - 1``, served by a thread of their own."""
+    """Guests with the numbers from 0; each has a thread while the context is entered."""
 
     def __init__(self, directory: Path, manners: Iterable[Manner]) -> None:
         self.manners = list(manners)
         self.paths = [str(directory / f"{n}-guest{n}" / PORT) for n in range(len(self.manners))]
-        self.arrivals: list[Arrival] = []
-        self._files = contextlib.ExitStack()
-        self._epoll = select.epoll()
-        self._files.callback(self._epoll.close)
-        self._listeners: dict[int, tuple[int, socket.socket]] = {}
-        self._clients: dict[int, _Client] = {}
-        self._due: list[tuple[float, _Client, bytes]] = []
-        self._wake, self._woken = socket.socketpair()
-        self._epoll.register(self._woken.fileno(), select.EPOLLIN)
+        self._arrivals: list[tuple[int, protocol.Request]] = []
+        self._files = ExitStack()
+        self._sockets: list[socket.socket] = []  # on which a thread may wait
+        self._stopping = threading.Event()
+        self._threads = []
         for number, (path, manner) in enumerate(zip(self.paths, self.manners)):
-            self._listen(number, path, manner)
-        self._thread = threading.Thread(target=self.serve, daemon=True)
+            listener = self._listener(path, 0 if manner is Manner.FULL else 1)
+            if manner is Manner.FULL:
+                self._files.enter_context(socket.socket(socket.AF_UNIX)).connect(path)
+            elif manner is not Manner.STOPPED:
+                thread = threading.Thread(target=self._serve, args=(number, listener), daemon=True)
+                self._threads.append(thread)
 
     def __enter__(self) -> Guests:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._wake.send(b"x")
-        self._thread.join()
-        self.close()
-
-    def close(self) -> None:
-        """Stop listening; the paths stay, as they do when a QEMU dies."""
-        for client in list(self._clients.values()):
-            client.sock.close()
-        for _, listener in self._listeners.values():
-            listener.close()
+    def __exit__(self, *error: object) -> None:
+        """Stop; the paths stay, as they do when a QEMU dies."""
+        self._stopping.set()
+        for sock in list(self._sockets):
+            with suppress(OSError):  # closed, or not connected any more
+                sock.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
         self._files.close()
-        self._wake.close()
-        self._woken.close()
 
     def requests(self, number: int) -> list[protocol.Request]:
-        """What has reached one guest."""
-        return [arrival.request for arrival in list(self.arrivals) if arrival.guest == number]
+        """Return what has reached one guest."""
+        return [request for guest, request in list(self._arrivals) if guest == number]
 
-    def serve(self) -> None:
-        """Answer until woken."""
-        while True:
-            first = min((when for when, _, _ in self._due), default=None)
-            for descriptor, mask in self._epoll.poll(
-                None if first is None else max(0.0, first - time.monotonic())
-            ):
-                if descriptor == self._woken.fileno():
-                    return
-                if descriptor in self._listeners:
-                    self._accept(descriptor)
-                elif mask == select.EPOLLOUT:
-                    self._clients[descriptor].send(BABBLE)
-                else:
-                    self._receive(self._clients[descriptor])
-            self._send_due()
-
-    def _listen(self, number: int, path: str, manner: Manner) -> None:
+    def _listener(self, path: str, backlog: int) -> socket.socket:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        listener = socket.socket(socket.AF_UNIX)
+        listener = self._files.enter_context(socket.socket(socket.AF_UNIX))
         listener.bind(path)
-        listener.listen(0 if manner is Manner.CROWDED else 1)
-        listener.setblocking(False)
-        self._listeners[listener.fileno()] = (number, listener)
-        if manner is Manner.CROWDED:
-            crowd = self._files.enter_context(socket.socket(socket.AF_UNIX))
-            crowd.connect(path)
-        elif manner is not Manner.DEAF:
-            self._epoll.register(listener.fileno(), select.EPOLLIN)
+        listener.listen(backlog)
+        self._sockets.append(listener)
+        return listener
 
-    def _accept(self, descriptor: int) -> None:
-        number, listener = self._listeners[descriptor]
-        with contextlib.suppress(BlockingIOError):
-            sock = listener.accept()[0]
-            manner = self.manners[number]
-            if manner is Manner.HANGS_UP:
-                sock.close()
-                return
-            sock.setblocking(False)
-            if manner is Manner.HALF_CLOSES:
-                sock.shutdown(socket.SHUT_WR)
-            if manner is Manner.SELECTIVE:
-                self._epoll.modify(descriptor, 0)  # the next has to wait until this one leaves
-            self._clients[sock.fileno()] = _Client(number, sock)
-            if manner is not Manner.MUTE:
-                self._epoll.register(sock.fileno(), select.EPOLLIN)
+    def _serve(self, number: int, listener: socket.socket) -> None:
+        manner = self.manners[number]
+        with suppress(OSError):  # accept() after the shutdown
+            while True:
+                client = listener.accept()[0]
+                self._sockets.append(client)
+                if manner is Manner.NO_AGENT or self._stopping.is_set():
+                    self._files.enter_context(client)
+                    continue
+                with client, suppress(OSError):
+                    if manner is Manner.HALF_CLOSES:
+                        client.shutdown(socket.SHUT_WR)
+                    if manner is not Manner.HANGS_UP:
+                        self._talk(number, client)
 
-    def _receive(self, client: _Client) -> None:
-        data = b""
-        with contextlib.suppress(OSError):
-            data = client.sock.recv(4096)
-        if not data:
-            self._hang_up(client)
-            return
-        now = time.monotonic()
-        for line in client.decoder.feed(data):
-            assert isinstance(line, bytes)
-            request = protocol.parse(line)
-            self.arrivals.append(Arrival(client.guest, now, request))
-            self._answer(client, request, now)
+    def _talk(self, number: int, client: socket.socket) -> None:
+        decoder = LineDecoder()
+        while data := client.recv(4096):
+            for line in decoder.feed(data):
+                request = protocol.parse(line)
+                self._arrivals.append((number, request))
+                self._answer(self.manners[number], client, request)
 
-    def _hang_up(self, client: _Client) -> None:
-        del self._clients[client.sock.fileno()]
-        client.sock.close()
-        if self.manners[client.guest] is Manner.SELECTIVE:
-            for descriptor, (number, _) in self._listeners.items():
-                if number == client.guest:
-                    self._epoll.modify(descriptor, select.EPOLLIN)
-
-    def _answer(self, client: _Client, request: protocol.Request, now: float) -> None:
-        manner = self.manners[client.guest]
+    def _answer(self, manner: Manner, client: socket.socket, request: protocol.Request) -> None:
+        reply = answer(request)
         if manner is Manner.SLOW:
-            self._due.append((now + SLOWNESS, client, answer(request)))
-        elif manner is Manner.CHATTY:
-            stale = b'half a reply\xff{"return": {}, "id": "another"}\n{"event": "x"}\n'
-            whole = stale + answer(request)
-            for start in range(0, len(whole), 16):
-                client.send(whole[start : start + 16])
+            self._stopping.wait(SLOWNESS)
+        elif manner is Manner.IN_PIECES:
+            for byte in LEFTOVER:
+                client.sendall(bytes([byte]))
         elif manner is Manner.REFUSES:
             error = protocol.ProtocolError(protocol.ErrorClass.FAILED, "not today", request.id)
-            client.send(protocol.encode_error(error))
+            reply = protocol.encode_error(error)
         elif manner is Manner.GARBAGE:
-            self._epoll.modify(client.sock.fileno(), select.EPOLLIN | select.EPOLLOUT)
-        elif manner is Manner.ANSWERS or (
-            manner is Manner.SELECTIVE and isinstance(request, protocol.Burst)
-        ):
-            client.send(answer(request))
-
-    def _send_due(self) -> None:
-        now = time.monotonic()
-        for entry in [entry for entry in self._due if entry[0] <= now]:
-            self._due.remove(entry)
-            entry[1].send(entry[2])
-
-
-class _Client:
-    def __init__(self, guest: int, sock: socket.socket) -> None:
-        self.guest = guest
-        self.sock = sock
-        self.decoder = LineDecoder()
-
-    def send(self, data: bytes) -> None:
-        with contextlib.suppress(OSError):
-            self.sock.send(data)
+            while True:  # until the client hangs up
+                client.sendall(BABBLE)
+        silent = manner in (Manner.SILENT, Manner.HALF_CLOSES)
+        ignored = manner is Manner.BURSTS_ONLY and not isinstance(request, protocol.Burst)
+        if not (silent or ignored):
+            client.sendall(reply)
 
 
 def answer(request: protocol.Request) -> bytes:
-    """What an agent with one address says."""
+    """Return the reply of an agent with one address."""
     value: dict[str, object] = {}
     if isinstance(request, protocol.Burst):
         value = protocol.burst_value(request, request.offsets((0.0, 0.1, 0.4)), 1)

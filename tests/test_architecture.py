@@ -67,7 +67,8 @@ IMPORTS = [each for name, tree in MODULES.items() for each in imports_in(tree, n
 
 
 def folder_of(name: str) -> str:
-    return name.split(".")[0]
+    """Return the first part of a name; the two entry points are a layer of their own."""
+    return "__main__" if name.endswith("__main__") else name.split(".")[0]
 
 
 def is_core(name: str) -> bool:
@@ -156,7 +157,8 @@ MAY_LOAD = {
     "select": "runtime guest hypervisor diagnosis",
     "socket": "cli runtime guest.io hypervisor.io diagnosis",
     "subprocess": "diagnosis",
-    "time": "guest.loop guest.daemon hypervisor.daemon runtime render diagnosis",
+    "time": "guest.loop guest.daemon hypervisor.converse hypervisor.daemon "
+    "runtime render diagnosis",
     "yaml": "config",
 }
 

@@ -70,7 +70,7 @@ def main():
     sys.path[:1] = [archive + "/" + sys.implementation.cache_tag, archive + "/source"]
     sys.argv[:2] = [archive]
     if archive.rpartition("/")[2].startswith("garp-hint"):
-        from garp_agent.cli.hint_main import main
+        from garp_agent.hypervisor.__main__ import main
     else:
         from garp_agent.__main__ import main
     main()

@@ -1,4 +1,4 @@
-"""A `garp-hint` to run: its commands, and its watcher as a process of its own."""
+"""Runs `garp-hint`: single commands, and the watcher as a process of its own."""
 
 from __future__ import annotations
 
@@ -15,47 +15,43 @@ from typing import Any
 from garp_agent.runtime import client
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 30.0  # seconds; nothing takes as long unless it is broken
-COMMAND = (sys.executable, "-m", "garp_agent.cli.hint_main")
+PATIENCE = 30.0  # seconds; only a broken program takes as long
+COMMAND = (sys.executable, "-m", "garp_agent.hypervisor")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "agent")}
 
 
 def eventually(condition: Callable[[], object], what: str) -> None:
-    """Wait until it is so: what happens in another process has no event to wait for."""
+    """Wait until ``condition`` is true; another process gives no event to wait for."""
     end = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < end, f"not within {PATIENCE:g} s: {what}"
         time.sleep(0.005)
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """One command, to its end."""
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        env=ENVIRONMENT,
-        check=False,
+def run(*arguments: str) -> tuple[int, str, str]:
+    """Run one command; return its exit status, standard output and standard error."""
+    command = [*COMMAND, *arguments]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=PATIENCE, env=ENVIRONMENT, check=False
     )
+    return done.returncode, done.stdout, done.stderr
 
 
 class Watcher:
-    """`garp-hint watch` under way."""
+    """A running `garp-hint watch`."""
 
-    def __init__(self, process: subprocess.Popen[str], status_socket: Path) -> None:
+    def __init__(self, process: subprocess.Popen[str], status_socket: str) -> None:
         self.process = process
-        self.status_socket = str(status_socket)
+        self.status_socket = status_socket
 
     def ask(self, command: str = "status") -> dict[str, Any]:
         return client.ask(self.status_socket, command)
 
     def is_ready(self) -> bool:
         assert self.process.poll() is None, self.process.communicate()[1]
-        try:
+        with contextlib.suppress(client.ClientError):
             return bool(self.ask()["ready"])
-        except client.ClientError:
-            return False
+        return False
 
     def guests(self) -> dict[str, dict[str, Any]]:
         return {guest["guest"]: guest for guest in self.ask()["guests"]}
@@ -64,13 +60,13 @@ class Watcher:
         return {name: guest["state"] for name, guest in self.guests().items()}
 
     def last(self) -> dict[str, Any]:
-        """The last failover, once nothing of it is waited for."""
+        """Return the last failover, when each of its hints has an outcome."""
         eventually(lambda: not self.ask()["history"][-1]["awaited"], "every hint has its outcome")
         entry: dict[str, Any] = self.ask()["history"][-1]
         return entry
 
     def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
-        """End it; its exit status and what it logged."""
+        """End it; return its exit status and its log."""
         self.process.send_signal(number)
         _, log = self.process.communicate(timeout=PATIENCE)
         return self.process.returncode, log
@@ -78,19 +74,18 @@ class Watcher:
 
 @contextlib.contextmanager
 def watching(
-    directory: Path, *options: str, prefix: tuple[str, ...] = (), **environment: str
+    directory: Path,
+    *options: str,
+    prefix: tuple[str, ...] = (),
+    environment: dict[str, str] | None = None,
 ) -> Iterator[Watcher]:
-    """A watcher that knows its links, and has looked for guests once."""
-    status_socket = directory / "status.sock"
-    arguments = [*COMMAND, "watch", "--status-socket", str(status_socket), *options]
-    with subprocess.Popen(
-        [*prefix, *arguments],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**ENVIRONMENT, **environment},
-    ) as process:
+    """Run a watcher that knows its links and has searched for guests once."""
+    path = str(directory / "status.sock")
+    command = [*prefix, *COMMAND, "watch", "--status-socket", path, *options]
+    variables = {**ENVIRONMENT, **(environment or {})}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=variables) as process:
         try:
-            watcher = Watcher(process, status_socket)
+            watcher = Watcher(process, path)
             eventually(watcher.is_ready, "it is ready")
             yield watcher
         finally:

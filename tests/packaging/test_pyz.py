@@ -118,7 +118,7 @@ def test_a_newer_interpreter_is_found_beside_an_old_one(pyz: Path, old: Path) ->
 
 
 def test_the_hypervisors_end_by_its_name(pyz: Path, tmp_path: Path) -> None:
-    pytest.importorskip("garp_agent.cli.hint_main")
+    pytest.importorskip("garp_agent.hypervisor.__main__")
     hint = tmp_path / "garp-hint"
     hint.symlink_to(pyz)
     done = start(hint, "--help", GARP_PYTHON=sys.executable)

@@ -64,7 +64,7 @@ def test_what_is_in_them(rpms: dict[str, Path]) -> None:
     assert not [path for path in agent if "/host/" in path or "__pycache__" in path]
     assert run("rpm", "-qcp", rpms["garp-agent"]).split() == ["/etc/garp-agent/config.yaml"]
     hint = run("rpm", "-qlp", rpms["garp-hint"]).splitlines()
-    assert "/usr/share/garp-hint/garp_agent/cli/hint_main.py" in hint
+    assert "/usr/share/garp-hint/garp_agent/hypervisor/__main__.py" in hint
     assert not set(agent) & set(hint) - {"/usr/share/licenses"}
 
 

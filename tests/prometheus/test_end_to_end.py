@@ -31,7 +31,7 @@ from tests.prometheus.test_rules import CONTRIB, RULES, dashboard, expressions
 pytestmark = pytest.mark.netns
 
 TEXTFILE = CONTRIB / "garp-agent-textfile"
-HINT = (sys.executable, "-m", "garp_agent.cli.hint_main")
+HINT = (sys.executable, "-m", "garp_agent.hypervisor")
 EXPORTER, SERVER = "127.0.0.1:9100", "127.0.0.1:9090"
 # Of a guest that is well.
 EMPTY = re.compile(r"frames_dropped_total|garp_agent_up\{.*\} == 0\)$")

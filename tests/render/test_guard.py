@@ -71,7 +71,7 @@ def test_a_reader_that_is_gone(command: str, closed_pipe: int) -> None:
 
 @pytest.mark.parametrize("command", ["--help", "list --json --port org.garp_agent.none"])
 def test_the_hypervisors_end(command: str, full: int, closed_pipe: int) -> None:
-    module = "garp_agent.cli.hint_main"
+    module = "garp_agent.hypervisor"
     status, said = run(*command.split(), stdout=full, module=module)
     assert (status, said.splitlines()[-1]) == (1, f"garp-hint: {FULL}".rstrip())
     assert "Traceback" not in said

@@ -20,7 +20,7 @@ from tests.vm.wire import Told, mac_text
 GUEST_MAC = "52:54:00:00:00:01"
 GUEST_ADDRESS = "192.0.2.1"
 CHANNEL = "/run/libvirt/qemu/channel/1-guest/org.garp_agent.0"
-GARP_HINT = ("python3", "-m", "garp_agent.cli.hint_main")
+GARP_HINT = ("python3", "-m", "garp_agent.hypervisor")
 MONITOR = "/run/qemu/guest.qmp"
 GUEST_AGENT_PORT = "org.qemu.guest_agent.0"
 GUEST_AGENT_RELAY = "relay.guest-agent"

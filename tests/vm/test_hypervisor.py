@@ -153,9 +153,9 @@ def test_no_promise_waits_for_an_agent_that_comes_later(site: Site) -> None:
 
 
 def test_list_and_send_reach_the_guest(site: Site, agent: Agent) -> None:
-    listed = site.hypervisor.check("python3", "-m", "garp_agent.cli.hint_main", "list")
+    listed = site.hypervisor.check("python3", "-m", "garp_agent.hypervisor", "list")
     assert "guest" in listed
     assert "answered" in listed
     before = hints(agent.settled())
-    site.hypervisor.check("python3", "-m", "garp_agent.cli.hint_main", "send", "--guest", "guest")
+    site.hypervisor.check("python3", "-m", "garp_agent.hypervisor", "send", "--guest", "guest")
     assert hints(agent.status()) > before  # the frames come before the reply

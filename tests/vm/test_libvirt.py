@@ -13,7 +13,7 @@ from tests.vm.agent import Agent
 from tests.vm.libvirt import NAME, Libvirt, LibvirtGuest
 from tests.vm.pump import PUMP
 
-GARP_HINT = ("python3", "-m", "garp_agent.cli.hint_main")
+GARP_HINT = ("python3", "-m", "garp_agent.hypervisor")
 ADDRESS = "192.0.2.1"
 NEW_NAME = "renamed"
 

@@ -1,23 +1,72 @@
-"""QEMU's own announcement, for guests that have no agent: `announce-self` over QMP.
+"""QEMU's own announcement for guests without agent: the command ``announce-self`` over QMP.
 
-Decides what is asked of a QEMU monitor.  Pure.  QMP's replies have the form of ours;
-its greeting and events have not, and are passed over.  QEMU takes both commands in
-order, so they are sent together, without waiting for the greeting.  What announce-self
-covers and what it does not is in docs/garp-hint.md.
+Decides which QEMU monitors are asked and what they are asked; opens no socket.  A reply of QMP
+has the form of ours.  Its greeting and its events do not, and are skipped.  QEMU handles commands
+in order; therefore both are sent together, without waiting for the greeting.
+
+Which addresses announce-self covers: docs/garp-hint.md.
 """
 
 from __future__ import annotations
 
-from garp_agent.hypervisor.core.exchange import Exchange
+from garp_agent.hypervisor.core.exchange import Call, Exchange, Outcome
+from garp_agent.wire.model import LEVEL_WARNING
 from garp_agent.wire.protocol import encode_request
 
-# QEMU insists on all four; the times are QEMU's own after a migration, in milliseconds.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from garp_agent.hypervisor.core.exchange import Result
+    from garp_agent.hypervisor.core.guests import Channel, Guest
+    from garp_agent.hypervisor.core.notices import Notices
+    from garp_agent.hypervisor.core.rounds import FailoverRecord
+
+ANNOUNCE_SELF = "announce-self"  # kind of a call, and QEMU's name of the command
+# QEMU requires all four; they are its own defaults after a migration, in milliseconds.
 SCHEDULE = {"initial": 50, "max": 550, "rounds": 5, "step": 100}
 
 
 def announce_self() -> Exchange:
-    """The conversation with one monitor."""
-    requests = (("qmp_capabilities", None), ("announce-self", SCHEDULE))
+    """Return the exchange with one monitor."""
+    requests = (("qmp_capabilities", None), (ANNOUNCE_SELF, SCHEDULE))
     return Exchange(
         {name: encode_request(name, values, name, delimited=False) for name, values in requests}
     )
+
+
+class SelfAnnouncements:
+    """The known monitors, and which of them to ask at a failover."""
+
+    def __init__(self, is_enabled: bool, notices: Notices) -> None:
+        self._is_enabled = is_enabled
+        self._notices = notices
+        self._monitors: dict[str, str] = {}  # paths by guest
+
+    def __len__(self) -> int:
+        return len(self._monitors)
+
+    def found(self, monitors: Iterable[Channel]) -> None:
+        """Take in the monitors that exist now."""
+        self._monitors = {monitor.guest: monitor.path for monitor in monitors}
+
+    def announce_silent(self, record: FailoverRecord, guests: Iterable[Guest]) -> list[Call]:
+        """Return the calls for all guests that have a monitor and no agent that answers."""
+        answering = {guest.channel.guest for guest in guests if guest.answers}
+        silent = [name for name in self._monitors if name not in answering]
+        return [call for name in silent for call in self.announce(record, name)]
+
+    def announce(self, record: FailoverRecord, name: str) -> list[Call]:
+        """Return the call for one guest, if it has a monitor: one call in a round."""
+        path = self._monitors.get(name)
+        if not self._is_enabled or path is None or name in record.announced:
+            return []
+        record.announced.add(name)
+        return [Call(path, announce_self(), ANNOUNCE_SELF, record.number)]
+
+    def ended(self, result: Result) -> None:
+        """Log a call that failed."""
+        if result.outcome is not Outcome.ANSWERED:
+            outcome = result.outcome.value
+            path = result.call.path
+            self._notices.say(LEVEL_WARNING, "monitor-failed", path=path, outcome=outcome)

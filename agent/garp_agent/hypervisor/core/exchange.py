@@ -1,8 +1,11 @@
-"""One conversation with one guest, without the wire: bytes out, bytes in, an outcome.
+"""One exchange with one peer, without the socket: bytes out, bytes in, an outcome.
 
-Decides when a guest has answered and what its silence means.  Pure: never opens a
-socket, never reads a clock.  Only a reply with the id of a request is evidence of an
-agent; what others left in the channel is passed over, within bounds.
+Decides when the peer has answered and what its silence means.  Does not open a socket and does
+not read a clock.  Only a reply with the id of one of the requests counts: a socket accepts bytes
+also when no agent runs in the guest.  Replies to earlier clients can still be in the channel;
+they are skipped, up to a limit.
+
+Format: docs/protocol.md.
 """
 
 from __future__ import annotations
@@ -16,70 +19,42 @@ from garp_agent.wire.record import NamedTuple
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Protocol
 
-    class Conversation(Protocol):
-        """What :mod:`garp_agent.hypervisor.io.fanout` can carry out."""
-
-        outgoing: bytes  # to be sent
-
-        def received(self, data: bytes) -> Outcome | None:
-            """Take in what came (b"" when the other end hung up); the outcome once there is one."""
-
-        def expired(self) -> Outcome:
-            """The outcome when time has run out."""
-
-
-NOISE_LIMIT = 64 * 1024  # bytes read before what we wait for is given up as garbage
+NOISE_LIMIT = 64 * 1024  # bytes without an expected reply, after which the peer is no agent
 
 
 class Outcome(Enum):
-    """What became of a conversation."""
+    """How an exchange ended."""
 
     ANSWERED = "answered"
-    REFUSED = "refused"  # by an agent, with an error
-    BUSY = "busy"  # another client has the channel
-    NO_AGENT = "no-agent"  # connected, and nobody replied in time
-    GARBAGE = "garbage"  # replied, with something that is not our protocol
-    HUNG_UP = "hung-up"  # closed before the reply
-    GONE = "gone"  # nobody listens there
-    FORBIDDEN = "forbidden"
-    FAILED = "failed"  # another error of the system: see its number
+    REFUSED = "refused"  # an agent answered with an error
+    BUSY = "busy"  # another client uses the channel
+    NO_AGENT = "no-agent"  # connected, and no reply in time
+    GARBAGE = "garbage"  # replies that are not of our protocol
+    HUNG_UP = "hung-up"  # the connection was closed before the reply
+    GONE = "gone"  # no process listens on the socket
+    FORBIDDEN = "forbidden"  # connecting is not permitted
+    FAILED = "failed"  # another system error; Result.errno has its number
 
 
-class Call(NamedTuple):
-    """Whom to talk to, and about what."""
-
-    path: str  # of the socket
-    conversation: Conversation
-    kind: str = ""  # the caller's; comes back in the result
-    number: int = 0  # likewise
-
-
-class Result(NamedTuple):
-    """How a call ended."""
-
-    call: Call
-    outcome: Outcome
-    seconds: float  # from its start
-    errno: int = 0
+REPLIED = (Outcome.ANSWERED, Outcome.REFUSED)  # an agent replied to all requests
 
 
 class Exchange:
-    """Requests that go out together, and the replies to them."""
+    """Requests that are sent together, and the replies to them."""
 
     __slots__ = ("_awaited", "_decoder", "_noise", "outgoing", "replies")
 
     def __init__(self, requests: Mapping[str, bytes]) -> None:
         """``requests``: lines by their ids."""
-        self.outgoing = b"".join(requests.values())
-        self.replies: dict[str, Reply] = {}
+        self.outgoing = b"".join(requests.values())  # not sent yet
+        self.replies: dict[str, Reply] = {}  # by id
         self._awaited = set(requests)
         self._decoder = LineDecoder(REPLY_LIMIT)
-        self._noise = 0
+        self._noise = 0  # bytes since the last expected reply
 
     def received(self, data: bytes) -> Outcome | None:
-        """Take in what came; the outcome once every request is answered, or none can be."""
+        """Take in ``data``, b"" if the peer hung up; return the outcome once there is one."""
         if not data:
             return Outcome.HUNG_UP
         self._noise += len(data)
@@ -92,7 +67,7 @@ class Exchange:
         return Outcome.GARBAGE if self._noise > NOISE_LIMIT else None
 
     def expired(self) -> Outcome:
-        """The outcome when time has run out."""
+        """Return the outcome when the time is over."""
         return Outcome.GARBAGE if self._noise else Outcome.NO_AGENT
 
     def _take(self, line: bytes) -> None:
@@ -104,3 +79,21 @@ class Exchange:
             self._awaited.remove(reply.id)
             self.replies[reply.id] = reply
             self._noise = 0
+
+
+class Call(NamedTuple):
+    """An exchange to carry out on one socket."""
+
+    path: str  # of the socket
+    exchange: Exchange
+    kind: str = ""  # for the caller, which finds it in the result
+    number: int = 0  # likewise
+
+
+class Result(NamedTuple):
+    """How a call ended."""
+
+    call: Call
+    outcome: Outcome
+    seconds: float  # since the call was started
+    errno: int = 0

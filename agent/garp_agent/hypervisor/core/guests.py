@@ -1,25 +1,36 @@
-"""What the watcher remembers of a guest and of a failover.
+"""Contact with one guest: its channel, its state, its lease, and when to talk to it next.
 
-Decides nothing but how they look as plain values.  Pure.
+Does not decide when a hint is sent (hypervisor.core.rounds) and opens no socket.  A guest is not
+trusted: each value in a reply is checked for type and range before it is used.
 """
 
 from __future__ import annotations
 
 from math import inf
 
-from garp_agent.hypervisor.core.exchange import Outcome
+from garp_agent.hypervisor.core.exchange import REPLIED, Exchange, Outcome, Result
+from garp_agent.hypervisor.core.lease import PromisedLease
+from garp_agent.wire.protocol import encode_request
 from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from garp_agent.hypervisor.io.channels import Channel
+    from collections.abc import Mapping
 
-NAMES = 32  # guests named in one entry of the history
-REPEATS = (1.0, 3.0)  # seconds after which a hint that was not answered is sent again
+CHECK_INTERVAL = 60.0  # seconds between contacts with a guest that answers and has no lease
+RETRY_MOST = 60.0  # seconds between contacts with a guest that does not answer, at most
+VERSION_LIMIT = 32  # characters kept of a guest's version
+
+
+class Channel(NamedTuple):
+    """The socket through which a guest is reached."""
+
+    guest: str  # name
+    path: str
 
 
 class Guest:
-    """One guest's channel, and what is known of it."""
+    """One guest, and what is known of it."""
 
     __slots__ = (
         "answered",
@@ -27,9 +38,8 @@ class Guest:
         "failures",
         "hints",
         "last_seconds",
-        "leased_until",
+        "lease",
         "next_contact",
-        "open_promise",
         "outcome",
         "slowest_seconds",
         "version",
@@ -37,31 +47,72 @@ class Guest:
 
     def __init__(self, channel: Channel, now: float) -> None:
         self.channel = channel
-        self.outcome: Outcome | None = None  # of the last call
-        self.version = ""
-        self.leased_until = -inf
-        self.open_promise = False  # a lease was sent, and what became of it is not known
-        self.next_contact = now  # inf: under way
-        self.failures = 0  # in a row
-        self.hints = 0  # sent, repeats not counted
-        self.answered = 0  # of them
-        self.last_seconds: float | None = None  # until a hint was answered
+        self.outcome: Outcome | None = None  # of the last call; None: no call has ended yet
+        self.version = ""  # of the agent; "": it has never answered
+        self.lease = PromisedLease()
+        self.next_contact = now  # inf: a contact is under way
+        self.failures = 0  # calls without a reply, in a row
+        self.hints = 0  # sent to this guest, without repetitions
+        self.answered = 0  # hints
+        self.last_seconds: float | None = None  # from the failover to the reply, the last time
         self.slowest_seconds: float | None = None
 
     @property
     def answers(self) -> bool:
-        """Whether there is an agent, as far as is known."""
-        return self.outcome in (Outcome.ANSWERED, Outcome.REFUSED)
+        """Return whether the agent replied to the last call."""
+        return self.outcome in REPLIED
+
+    def begin_contact(self, wanted: float, serial: str, now: float) -> Exchange:
+        """Return what to ask now; ``wanted``: seconds of the lease, ``serial``: part of the ids."""
+        self.next_contact = inf
+        requests = {}
+        seconds = self.lease.to_send(wanted, self.answers, now)
+        if seconds is not None:
+            id = f"lease-{serial}" if seconds else f"bye-{serial}"
+            requests[id] = encode_request("lease", {"seconds": seconds}, id)
+        if not requests or not self.version:
+            id = f"info-{serial}"
+            requests[id] = encode_request("info", None, id, delimited=not requests)
+        return Exchange(requests)
+
+    def end_contact(
+        self, result: Result, wanted: float, most: float, random: float, now: float
+    ) -> None:
+        """Take in the replies and set the time of the next contact.
+
+        ``wanted``, ``most``: seconds of a lease.  ``random``: 0 to 1; it spreads the contacts, so
+        that guests that were found together are contacted at different times later.
+        """
+        if result.outcome not in REPLIED:
+            self.failures += 1
+            delay = min(RETRY_MOST, 2.0 ** min(self.failures, 10))
+            self.next_contact = now + delay * (0.5 + random / 2)
+            return
+        delay = CHECK_INTERVAL
+        replies = result.call.exchange.replies
+        for id, reply in replies.items():
+            if id.startswith("info-"):
+                self.version = _version_in(reply.value)
+            else:
+                delay = self.lease.confirm(reply, most, now) or CHECK_INTERVAL
+        if wanted and not any(id.startswith("lease-") for id in replies):
+            delay = 0.0  # the guest answers, and no lease was offered yet
+        self.next_contact = now + delay * (0.8 + random / 5)
+
+    def note_hint_answered(self, seconds: float) -> None:
+        """Count a hint that was answered ``seconds`` after the failover."""
+        self.answered += 1
+        self.last_seconds = seconds
+        self.slowest_seconds = max(self.slowest_seconds or 0.0, seconds)
 
     def values(self, now: float) -> dict[str, object]:
-        """How things stand with it, as plain values."""
-        lease = self.leased_until - now
+        """Return the state as plain values, for the status."""
         return {
             "guest": self.channel.guest,
             "path": self.channel.path,
             "state": self.outcome.value if self.outcome else "new",
             "version": self.version or None,
-            "lease": round(lease, 1) if lease > 0 else 0,
+            "lease": round(self.lease.remaining(now), 1) or 0,
             "hints": self.hints,
             "answered": self.answered,
             "last_seconds": rounded(self.last_seconds),
@@ -69,89 +120,13 @@ class Guest:
         }
 
 
-class Unanswered(NamedTuple):
-    """A guest that did not answer a hint."""
-
-    guest: str
-    outcome: Outcome
-    has_agent: bool  # as far as is known: it has answered before
-
-
-class Failover:
-    """One reason to hint, and what came of it."""
-
-    __slots__ = (
-        "announced",
-        "answered",
-        "awaited",
-        "began",
-        "fastest",
-        "frames",
-        "guests",
-        "link",
-        "number",
-        "reason",
-        "repeat_at",
-        "repeats",
-        "slowest",
-        "superseded",
-        "unanswered",
-        "wall",
-    )
-
-    def __init__(self, number: int, link: str, reason: str, now: float, wall: float) -> None:
-        self.number = number
-        self.link = link
-        self.reason = reason
-        self.began = now
-        self.wall = wall
-        self.guests = 0
-        self.answered = 0
-        self.frames = 0
-        self.fastest: float | None = None  # seconds until the first answer
-        self.slowest: float | None = None  # and until the last
-        self.awaited: dict[str, str] = {}  # guests by path
-        self.unanswered: dict[str, Unanswered] = {}  # by path
-        self.superseded = 0  # guests not heard of when the next failover came
-        self.announced: set[str] = set()  # guests for which QEMU was asked to announce
-        self.repeats = list(REPEATS)
-        self.repeat_at = inf
-
-    def end(self) -> None:
-        """A newer hint serves as well: nothing of this one is waited for any more."""
-        self.superseded = len(self.awaited)
-        self.awaited.clear()
-        self.repeat_at = inf
-
-    def lost(self) -> list[str]:
-        """The guests that have an agent and did not answer."""
-        return [entry.guest for entry in self.unanswered.values() if entry.has_agent]
-
-    def values(self) -> dict[str, object]:
-        """What came of it, as plain values."""
-        states: dict[str, int] = {}
-        for entry in self.unanswered.values():
-            states[entry.outcome.value] = states.get(entry.outcome.value, 0) + 1
-        others = [entry.guest for entry in self.unanswered.values() if not entry.has_agent]
-        return {
-            "number": self.number,
-            "time": self.wall,
-            "link": self.link,
-            "reason": self.reason,
-            "guests": self.guests,
-            "answered": self.answered,
-            "awaited": len(self.awaited),
-            "frames": self.frames,
-            "fastest_seconds": rounded(self.fastest),
-            "slowest_seconds": rounded(self.slowest),
-            "superseded": self.superseded,
-            "unanswered": self.lost()[:NAMES],
-            "unanswered_without_agent": others[:NAMES],
-            "unanswered_by_state": states,
-            "announced_self": len(self.announced),
-        }
-
-
 def rounded(seconds: float | None) -> float | None:
-    """To microseconds."""
+    """Return ``seconds`` in whole microseconds."""
     return None if seconds is None else round(seconds, 6)
+
+
+def _version_in(value: Mapping[str, object]) -> str:
+    version = value.get("version")
+    if isinstance(version, str) and version.isascii() and version.isprintable() and version:
+        return version[:VERSION_LIMIT]
+    return "unknown"

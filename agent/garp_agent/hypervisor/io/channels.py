@@ -1,20 +1,25 @@
-"""Finds the running guests' channels: who listens on which Unix socket, and for which guest.
+"""Finds the channels of running guests: listening Unix sockets, and the names of their guests.
 
-Decides which sockets are channels and what a guest is called.  Never connects.
-The kernel's list (/proc/net/unix) is the same for every version of libvirt and needs no
-privilege; sockets that it does not call by the port's name are found by patterns.
+Decides which sockets are channels and to which guest each belongs; never connects.  The kernel's
+list, /proc/net/unix, does not depend on the version of libvirt and needs no privilege.  Sockets
+whose names do not contain the name of the port are found by patterns.
 
-libvirt's paths, with the name cut after 20 characters:
+Paths of libvirt, in which the guest's name is cut after 20 characters:
   newer   /run/libvirt/qemu/channel/ID-NAME/PORT
   older   /var/lib/libvirt/qemu/channel/target/domain-ID-NAME/PORT
   oldest  /var/lib/libvirt/qemu/channel/target/domain-NAME/PORT, .../target/NAME.PORT
+
+Sources: unix(7); net/unix/af_unix.c, unix_seq_show(); libvirt's src/qemu/qemu_domain.c.
 """
 
 from __future__ import annotations
 
+import glob
 import os
+import re
 import stat
 
+from garp_agent.hypervisor.core.guests import Channel
 from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False
@@ -24,29 +29,24 @@ if TYPE_CHECKING:
 PORT_NAME = "org.garp_agent.0"
 SOCKETS = "/proc/net/unix"
 STATUS_DIRECTORY = "/run/libvirt/qemu"
-CUT_AT = 20  # characters to which libvirt cuts a guest's name in a path
+CUT_AT = 20  # characters of a guest's name that libvirt keeps in a path
 STATUS_LIMIT = 1 << 20  # bytes read of one status file
 
-_ACCEPTING = 0x10000  # __SO_ACCEPTCON
-_STREAM = 1
-_QUEUED = 2  # SS_CONNECTING: connected, not yet accepted
+_ACCEPTING = 0x10000  # __SO_ACCEPTCON: the socket listens
+_STREAM = 1  # SOCK_STREAM
+_CONNECTING = 2  # SS_CONNECTING: connected, and not accepted yet
 
 
-class Channel(NamedTuple):
-    """A guest's channel."""
+class _UnixSocket(NamedTuple):
+    """One line of /proc/net/unix."""
 
-    guest: str
-    path: str
-
-
-class _Socket(NamedTuple):
     path: str
     listening: bool
-    queued: bool
+    queued: bool  # a client has connected and was not accepted yet
 
 
 class Finder:
-    """Finds channels again and again, and remembers what cost something to find out."""
+    """Finds channels, and remembers names that were looked up in status files."""
 
     def __init__(
         self,
@@ -54,21 +54,24 @@ class Finder:
         patterns: Iterable[str] = (),
         status_directory: str = STATUS_DIRECTORY,
     ) -> None:
-        """``patterns``: globs of more sockets; what the first ``*`` stands for is the guest."""
+        """``patterns``: globs of more sockets; the first ``*`` matches the guest's name.
+
+        ``status_directory``: where libvirt keeps the status files of its guests; "" for none.
+        """
         self.port_name = port_name
         self.patterns = tuple(patterns)
         self.status_directory = status_directory
-        self._guests: dict[str, str] = {}
+        self._names: dict[str, str] = {}  # guests by path
 
     def find(self) -> list[Channel]:
-        """The channels there are now, by guest and path."""
+        """Return the channels that exist now, by guest and path."""
         paths = {
             entry.path
-            for entry in _sockets(_read(SOCKETS))
+            for entry in _unix_sockets(_beginning(SOCKETS))
             if entry.listening and self._is_channel(os.path.basename(entry.path))
         }
-        self._guests = {path: self._guests.get(path) or self._guest(path) for path in paths}
-        channels = [Channel(guest, path) for path, guest in self._guests.items()]
+        self._names = {path: self._names.get(path) or self._guest(path) for path in paths}
+        channels = [Channel(guest, path) for path, guest in self._names.items()]
         known = {os.path.realpath(path) for path in paths} if self.patterns else set()
         for channel in matching(self.patterns):
             real = os.path.realpath(channel.path)
@@ -88,20 +91,18 @@ class Finder:
 
 
 def guest_of(path: str, port_name: str = PORT_NAME) -> str:
-    """The guest that a path of libvirt's (or one laid out like that) belongs to."""
+    """Return the guest to which a path of libvirt belongs, or a path with the same layout."""
     folder, base = os.path.split(path)
     if base.endswith("." + port_name):
         return base[: -len(port_name) - 1]
     directory = os.path.basename(folder)
-    rest = directory[7:] if directory.startswith("domain-") else directory
+    rest = directory.removeprefix("domain-")
     number, dash, name = rest.partition("-")
     return name if dash and name and number.isdecimal() else rest or path
 
 
 def matching(patterns: Iterable[str]) -> Iterator[Channel]:
-    """The sockets that patterns match, each with what the first ``*`` stands for."""
-    import glob
-
+    """Yield the sockets that match; a guest's name is what the first ``*`` matches."""
     for pattern in patterns:
         for path in glob.iglob(pattern):
             try:
@@ -113,19 +114,17 @@ def matching(patterns: Iterable[str]) -> Iterator[Channel]:
 
 
 def queued_paths() -> set[str]:
-    """The sockets where somebody has connected and was not accepted yet."""
-    return {entry.path for entry in _sockets(_read(SOCKETS)) if entry.queued}
+    """Return the sockets to which a client has connected that was not accepted yet."""
+    return {entry.path for entry in _unix_sockets(_beginning(SOCKETS)) if entry.queued}
 
 
 def _starred(pattern: str, path: str) -> str:
-    import re
-
     found = re.fullmatch("([^/]*)".join(map(re.escape, pattern.split("*"))), path)
     return found.group(1) if found and found.re.groups else path
 
 
-def _sockets(listing: bytes) -> Iterator[_Socket]:
-    """The stream sockets with a path, from the text of /proc/net/unix."""
+def _unix_sockets(listing: bytes) -> Iterator[_UnixSocket]:
+    """Yield the stream sockets with a path in the text of /proc/net/unix."""
     for line in listing.splitlines()[1:]:
         fields = line.split(None, 7)
         if len(fields) < 8 or not fields[7].startswith(b"/"):
@@ -133,11 +132,11 @@ def _sockets(listing: bytes) -> Iterator[_Socket]:
         flags, kind, state = (int(field, 16) for field in fields[3:6])
         if kind == _STREAM:
             path = os.fsdecode(fields[7])
-            yield _Socket(path, bool(flags & _ACCEPTING), state == _QUEUED)
+            yield _UnixSocket(path, bool(flags & _ACCEPTING), state == _CONNECTING)
 
 
 def _name_in_status(directory: str, path: str) -> str:
-    """The guest whose status file names the path.  libvirt calls the file by the guest."""
+    """Return the guest whose status file contains ``path``; libvirt names the file after it."""
     escaped = path
     for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("'", "&apos;")):
         escaped = escaped.replace(character, entity)
@@ -147,13 +146,13 @@ def _name_in_status(directory: str, path: str) -> str:
     except OSError:
         return ""
     for name in names:
-        if name.endswith(".xml") and wanted in _read(f"{directory}/{name}"):
+        if name.endswith(".xml") and wanted in _beginning(f"{directory}/{name}"):
             return name[: -len(".xml")]
     return ""
 
 
-def _read(path: str) -> bytes:
-    """A file's beginning; nothing if it can't be read: it is a source among others."""
+def _beginning(path: str) -> bytes:
+    """Return a file's first bytes; b"" if it cannot be read, because other sources remain."""
     try:
         with open(path, "rb") as file:
             return file.read() if path == SOCKETS else file.read(STATUS_LIMIT)

@@ -1,10 +1,14 @@
-"""Many conversations at once over Unix sockets; one that is stuck delays no other.
+"""Carries out many calls at once over Unix sockets; a slow peer does not delay the others.
 
-Decides in which order sockets are connected, written and read, and when one has had
-its time.  Never decides what is said (:mod:`garp_agent.hypervisor.core.exchange`) or to whom.
-Connect and send come first for all, because on a Unix socket both end at once one way
-or the other; only then are they watched.  A full backlog (EAGAIN) is tried again until
-the time is up.  No more sockets are open at once than descriptors allow: the rest wait.
+Decides in which order sockets are connected, written and read, and when a call has expired.  Does
+not decide what is said (hypervisor.core.exchange) or to which guests.
+
+On a Unix socket connect and send either succeed or fail at once; therefore both are done for all
+calls first, and only then the sockets are watched for replies.  While the backlog of a listener
+is full (EAGAIN), connecting is retried until the call expires.  Calls beyond the limit on open
+descriptors wait until others have ended.
+
+Sources: unix(7), connect(2).
 """
 
 from __future__ import annotations
@@ -22,19 +26,28 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-TIMEOUT = 1.0  # seconds that a guest has to answer
-RECONNECT = 0.02  # seconds between attempts while the backlog is full
-BATCH = 256  # sockets handled before the loop gets its turn again
-CHUNK = 16384  # bytes read from one socket before the next has its turn
-DESCRIPTORS = 65536  # no more are asked for
-SPARE_DESCRIPTORS = 64  # left to everything else in the process
+TIMEOUT = 1.0  # seconds until a call without a reply expires
+RECONNECT = 0.02  # seconds between attempts to connect while the backlog is full
+BATCH = 256  # sockets handled in one call of read()
+CHUNK = 16384  # bytes read from one socket in one call of read()
+DESCRIPTORS = 65536  # the limit asked for, if the administrator allows as many
+SPARE_DESCRIPTORS = 64  # kept for the rest of the process
 
 _STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_OUTCOMES = {
+    errno.ENOENT: Outcome.GONE,
+    errno.ECONNREFUSED: Outcome.GONE,
+    errno.ENOTDIR: Outcome.GONE,
+    errno.EACCES: Outcome.FORBIDDEN,
+    errno.EPERM: Outcome.FORBIDDEN,
+    errno.EPIPE: Outcome.HUNG_UP,
+    errno.ECONNRESET: Outcome.HUNG_UP,
+}
 
 
-class _Line:
-    """A call under way."""
+class _OpenCall:
+    """A call with a connected socket."""
 
     __slots__ = ("call", "expires", "sock", "started")
 
@@ -46,72 +59,73 @@ class _Line:
 
 
 class Fanout:
-    """Carries out calls; hand it ``now`` as you would a loop's engine."""
+    """The calls under way.  The caller supplies the time."""
 
     def __init__(self, timeout: float = TIMEOUT, most: int = 0) -> None:
-        """``most`` sockets at once; 0: as many as the process may have."""
+        """``timeout``: seconds for one call.  ``most``: open sockets; 0: as many as allowed."""
         self.timeout = timeout
         self.most = most or _raise_descriptor_limit()
         self._epoll = select.epoll()
-        self._lines: dict[int, _Line] = {}  # by descriptor; the first to expire first
-        self._crowded: list[tuple[Call, float]] = []  # with their starts: the backlog was full
+        self._open: dict[int, _OpenCall] = {}  # by descriptor; the first to expire first
+        self._refused: list[tuple[Call, float]] = []  # the backlog was full; with their starts
         self._reconnect_at = inf
         self._waiting: list[Call] = []  # for a descriptor
 
     def fileno(self) -> int:
-        """The descriptor to wait on, for reading."""
+        """Return the descriptor to wait on, for reading."""
         return self._epoll.fileno()
 
     def __len__(self) -> int:
-        return len(self._lines) + len(self._crowded) + len(self._waiting)
+        """Return the number of calls that have no result yet."""
+        return len(self._open) + len(self._refused) + len(self._waiting)
 
     def deadline(self) -> float:
-        """When to call :meth:`advance` at the latest."""
-        first = next(iter(self._lines.values()), None)
+        """Return when :meth:`advance` must be called at the latest."""
+        first = next(iter(self._open.values()), None)
         return min(first.expires if first else inf, self._reconnect_at)
 
     def start(self, calls: Iterable[Call], now: float) -> list[Result]:
-        """Begin; the results are those that are known at once."""
+        """Start calls; return the results that are known at once."""
         results: list[Result] = []
         self._begin([(call, now) for call in calls], now, results)
         return results
 
     def cancel(self, paths: set[str]) -> None:
-        """Hang up on these, without a result: something more important is to be said."""
-        for line in list(self._lines.values()):
-            if line.call.path in paths:
-                self._hang_up(line)
-        self._crowded = [entry for entry in self._crowded if entry[0].path not in paths]
+        """End the calls to these sockets without a result."""
+        for opened in list(self._open.values()):
+            if opened.call.path in paths:
+                self._hang_up(opened)
+        self._refused = [entry for entry in self._refused if entry[0].path not in paths]
         self._waiting = [call for call in self._waiting if call.path not in paths]
 
     def read(self, now: float) -> list[Result]:
-        """Go on where sockets are ready, a bounded batch of them."""
+        """Receive and send on at most BATCH sockets that are ready; return the calls that ended."""
         results: list[Result] = []
         for descriptor, mask in self._epoll.poll(0, BATCH):
-            line = self._lines[descriptor]
+            opened = self._open[descriptor]
             try:
-                outcome = self._receive(line) if mask & ~select.EPOLLOUT else None
+                outcome = self._receive(opened) if mask & ~select.EPOLLOUT else None
                 if outcome is None:
-                    self._send(line)
+                    self._send(opened)
             except OSError as error:
-                self._hang_up(line)
-                results.append(_failed(line.call, error, now - line.started))
+                self._hang_up(opened)
+                results.append(_failed(opened.call, error, now - opened.started))
                 continue
             if outcome is None:
-                self._epoll.modify(descriptor, _interest(line))
+                self._epoll.modify(descriptor, _interest(opened))
             else:
-                self._hang_up(line)
-                results.append(Result(line.call, outcome, now - line.started))
+                self._hang_up(opened)
+                results.append(Result(opened.call, outcome, now - opened.started))
         if results:
             self._begin_waiting(now, results)
         return results
 
     def advance(self, now: float) -> list[Result]:
-        """End what has had its time, and try again what could not begin."""
+        """End the calls that have expired, and retry those that could not begin."""
         results: list[Result] = []
         self._expire(now, results)
         if now >= self._reconnect_at:
-            entries, self._crowded, self._reconnect_at = self._crowded, [], inf
+            entries, self._refused, self._reconnect_at = self._refused, [], inf
             for call, started in entries:
                 if now >= started + self.timeout:
                     results.append(Result(call, Outcome.BUSY, now - started))
@@ -121,102 +135,105 @@ class Fanout:
         return results
 
     def close(self) -> None:
-        """Hang up on everybody."""
-        for line in list(self._lines.values()):
-            self._hang_up(line)
+        """Close all sockets."""
+        for opened in list(self._open.values()):
+            self._hang_up(opened)
         self._epoll.close()
 
     # -- beginning ----------------------------------------------------------------------
 
     def _begin(self, entries: list[tuple[Call, float]], now: float, results: list[Result]) -> None:
-        begun: list[_Line] = []
+        begun: list[_OpenCall] = []
         for call, started in entries:
-            if len(self._lines) + len(begun) >= self.most:
+            if len(self._open) + len(begun) >= self.most:
                 self._waiting.append(call)
                 continue
             try:
-                line = self._connect(call, started, now + self.timeout)
+                opened = self._connect(call, started, now + self.timeout)
             except BlockingIOError:
-                self._crowded.append((call, started))
+                self._refused.append((call, started))
                 self._reconnect_at = min(self._reconnect_at, now + RECONNECT)
             except OSError as error:
-                if error.errno in _OUT_OF_DESCRIPTORS and (begun or self._lines):
+                # Without another call under way, no descriptor would become free: give up.
+                if error.errno in _OUT_OF_DESCRIPTORS and (begun or self._open):
                     self._waiting.append(call)
                 else:
                     results.append(_failed(call, error, now - started))
             else:
-                begun.append(line)
-        for line in begun:
-            self._lines[line.sock.fileno()] = line
-            self._epoll.register(line.sock.fileno(), _interest(line))
+                begun.append(opened)
+        for opened in begun:
+            self._open[opened.sock.fileno()] = opened
+            self._epoll.register(opened.sock.fileno(), _interest(opened))
 
-    def _connect(self, call: Call, started: float, expires: float) -> _Line:
+    def _connect(self, call: Call, started: float, expires: float) -> _OpenCall:
         sock = socket.socket(socket.AF_UNIX, _STREAM)
-        line = _Line(call, sock, started, expires)
+        opened = _OpenCall(call, sock, started, expires)
         try:
             sock.connect(call.path)
-            self._send(line)
+            self._send(opened)
         except OSError:
             sock.close()
             raise
-        return line
+        return opened
 
     def _begin_waiting(self, now: float, results: list[Result]) -> None:
-        room = max(0, self.most - len(self._lines))
-        calls, self._waiting = self._waiting[:room], self._waiting[room:]
+        free = max(0, self.most - len(self._open))
+        calls, self._waiting = self._waiting[:free], self._waiting[free:]
         self._begin([(call, now) for call in calls], now, results)
 
-    # -- going on -----------------------------------------------------------------------
+    # -- sending and receiving ----------------------------------------------------------
 
-    def _send(self, line: _Line) -> None:
-        conversation = line.call.conversation
-        if conversation.outgoing:
+    def _send(self, opened: _OpenCall) -> None:
+        exchange = opened.call.exchange
+        if exchange.outgoing:
             try:
-                sent = line.sock.send(conversation.outgoing)
+                sent = opened.sock.send(exchange.outgoing)
             except BlockingIOError:
                 return
-            conversation.outgoing = conversation.outgoing[sent:]
+            exchange.outgoing = exchange.outgoing[sent:]
 
-    def _receive(self, line: _Line) -> Outcome | None:
+    def _receive(self, opened: _OpenCall) -> Outcome | None:
         try:
-            data = line.sock.recv(CHUNK)
+            data = opened.sock.recv(CHUNK)
         except BlockingIOError:
             return None
-        return line.call.conversation.received(data)
+        return opened.call.exchange.received(data)
 
     # -- ending -------------------------------------------------------------------------
 
     def _expire(self, now: float, results: list[Result]) -> None:
-        expired: list[_Line] = []
-        for line in self._lines.values():
-            if now < line.expires:
+        expired: list[_OpenCall] = []
+        for opened in self._open.values():
+            if now < opened.expires:
                 break
-            expired.append(line)
-        # Who is still in the backlog waits for another client to leave; ask before hanging up.
+            expired.append(opened)
+        # A connection that QEMU has not accepted waits for another client to leave.  The kernel
+        # shows that only while the connection exists.
         queued = queued_paths() if expired else set()
-        for line in expired:
-            self._hang_up(line)
-            outcome = line.call.conversation.expired()
-            if outcome is Outcome.NO_AGENT and line.call.path in queued:
+        for opened in expired:
+            self._hang_up(opened)
+            outcome = opened.call.exchange.expired()
+            if outcome is Outcome.NO_AGENT and opened.call.path in queued:
                 outcome = Outcome.BUSY
-            results.append(Result(line.call, outcome, now - line.started))
+            results.append(Result(opened.call, outcome, now - opened.started))
 
-    def _hang_up(self, line: _Line) -> None:
-        del self._lines[line.sock.fileno()]
-        line.sock.close()  # which also takes it out of the epoll set
+    def _hang_up(self, opened: _OpenCall) -> None:
+        del self._open[opened.sock.fileno()]
+        opened.sock.close()  # the kernel takes a closed socket out of the epoll set
 
 
-def _interest(line: _Line) -> int:
-    return select.EPOLLIN | (select.EPOLLOUT if line.call.conversation.outgoing else 0)
+def _interest(opened: _OpenCall) -> int:
+    return select.EPOLLIN | (select.EPOLLOUT if opened.call.exchange.outgoing else 0)
 
 
 def _failed(call: Call, error: OSError, seconds: float) -> Result:
-    number = error.errno or errno.ENAMETOOLONG  # the one that Python finds by itself
-    return Result(call, _MEANING.get(number, Outcome.FAILED), seconds, number)
+    # Python itself finds a path of more than 107 bytes too long, and gives no number.
+    number = error.errno or errno.ENAMETOOLONG
+    return Result(call, _OUTCOMES.get(number, Outcome.FAILED), seconds, number)
 
 
 def _raise_descriptor_limit() -> int:
-    """Allow ourselves what the administrator allows; how many sockets that makes."""
+    """Raise the soft limit on descriptors as far as allowed; return how many sockets that makes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -224,16 +241,5 @@ def _raise_descriptor_limit() -> int:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
             soft = wanted
         except (OSError, ValueError):
-            pass  # forbidden by a sandbox: with fewer at once the rest wait
+            pass  # a sandbox forbids it; then more calls wait
     return max(1, (DESCRIPTORS if soft == resource.RLIM_INFINITY else soft) - SPARE_DESCRIPTORS)
-
-
-_MEANING = {
-    errno.ENOENT: Outcome.GONE,
-    errno.ECONNREFUSED: Outcome.GONE,
-    errno.ENOTDIR: Outcome.GONE,
-    errno.EACCES: Outcome.FORBIDDEN,
-    errno.EPERM: Outcome.FORBIDDEN,
-    errno.EPIPE: Outcome.HUNG_UP,
-    errno.ECONNRESET: Outcome.HUNG_UP,
-}

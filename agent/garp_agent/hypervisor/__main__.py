@@ -1,20 +1,18 @@
-"""The commands of ``garp-hint``, the hypervisor's end.
+"""``garp-hint``, and ``python -m garp_agent.hypervisor``: runs the watcher, or a click command.
 
-Decides what is printed where, and the exit status: 0 done, and every guest answered;
-1 not done, or a guest did not answer; 2 wrong usage; 3 there is no such guest; 4 the
-watcher can't be asked.  ``watch`` has its options read in a child, so that the daemon
-never loads click.
+The options of ``watch`` are read by click in a child process, so that the daemon never loads
+click.
 """
 
 from __future__ import annotations
 
 import sys
 
+from garp_agent.cli.exits import EXIT_FAILED
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
-
-EXIT_FAILED = 1
 
 
 def main() -> None:
@@ -24,12 +22,12 @@ def main() -> None:
         from garp_agent.render.guard import guarded
 
         guarded(lambda: cli(prog_name="garp-hint"), "garp-hint")
-    given = _read_options(sys.argv[1:])
-    sys.exit(given if isinstance(given, int) else _watch(given))
+    given = _options_from_child(sys.argv[1:])
+    sys.exit(given if isinstance(given, int) else _run_daemon(given))
 
 
-def _read_options(arguments: list[str]) -> dict[str, Any] | int:
-    """What ``watch`` was told, or the exit status if that was not to watch."""
+def _options_from_child(arguments: list[str]) -> dict[str, Any] | int:
+    """Return the options of ``watch``; after --help or wrong usage, the exit status."""
     from garp_agent.runtime.child import Child, ChildError
 
     def work() -> dict[str, Any] | int:
@@ -45,8 +43,9 @@ def _read_options(arguments: list[str]) -> dict[str, Any] | int:
     return given
 
 
-def _watch(given: dict[str, Any]) -> int:
-    from garp_agent.hypervisor.daemon import Watch, WatchOptions
+def _run_daemon(given: dict[str, Any]) -> int:
+    from garp_agent.hypervisor.daemon import WatcherDaemon
+    from garp_agent.hypervisor.options import WatchOptions
     from garp_agent.runtime.control_socket import AlreadyRunningError
     from garp_agent.runtime.log import Log
     from garp_agent.wire.model import LEVEL_DEBUG, LEVEL_INFO
@@ -54,15 +53,15 @@ def _watch(given: dict[str, Any]) -> int:
     options = WatchOptions(**given)
     log = Log(LEVEL_DEBUG if options.verbose else LEVEL_INFO, options.log_format == "json")
     try:
-        watch = Watch(options, log)
+        daemon = WatcherDaemon(options, log)
     except AlreadyRunningError:
-        print(f"garp-hint: {options.status_socket}: another one watches", file=sys.stderr)
+        print(f"garp-hint: {options.status_socket}: another watcher runs", file=sys.stderr)
         return EXIT_FAILED
     except OSError as error:
         where = f"{options.status_socket}: {error.strerror}"
         print(f"garp-hint: {where}; choose another --status-socket, or none", file=sys.stderr)
         return EXIT_FAILED
-    watch.run()
+    daemon.run()
     return 0
 
 

@@ -1,0 +1,66 @@
+"""The lease that this host promises to one guest: "I send hints for the next N seconds".
+
+Decides what to send to a guest so that it never counts on a lease that is not kept.  Does not
+decide whether a lease may be promised (hypervisor.core.contacts) and sends nothing.
+
+Format: docs/protocol.md, command ``lease``.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from garp_agent.wire.protocol import Reply
+
+LEASE = 90.0  # seconds promised by default; renewed after a third
+RENEWAL_LEAST = 1.0  # seconds between two renewals at least
+
+
+class PromisedLease:
+    """What one guest was promised, as far as this host knows."""
+
+    __slots__ = ("_unconfirmed", "_until")
+
+    def __init__(self) -> None:
+        self._until = -inf
+        self._unconfirmed = False  # a lease was sent, and no reply to it or to a later one came
+
+    def remaining(self, now: float) -> float:
+        """Return the seconds for which the guest has confirmed a lease; 0 without one."""
+        return max(0.0, self._until - now)
+
+    def may_be_held(self, now: float) -> bool:
+        """Return whether the guest has a lease or can still get one from the channel."""
+        return self._unconfirmed or self._until > now
+
+    def to_send(self, wanted: float, answers: bool, now: float) -> float | None:
+        """Return the seconds to send in a request: 0 revokes; None: send no such request.
+
+        ``wanted``: the lease to promise now, in seconds; 0 for none.
+        ``answers``: the guest replied to the last call.
+
+        Without an agent, a lease waits in the channel.  An agent that starts later would take it
+        for a new one when this host may be gone.  Therefore only a guest that answers gets a
+        lease, and for the others a lease without a reply is revoked by the next request.
+        """
+        if wanted and answers:
+            self._unconfirmed = True
+            return wanted
+        if self._unconfirmed or (not wanted and self._until > now):
+            return 0.0
+        return None
+
+    def confirm(self, reply: Reply, most: float, now: float) -> float:
+        """Take in the reply to a lease request; return the seconds until the renewal, or 0.
+
+        ``most``: a guest cannot make this host promise more than that, in seconds.
+        """
+        self._unconfirmed = False
+        if reply.error_class:
+            return 0.0
+        given = reply.value.get("seconds")
+        seconds = min(max(0.0, float(given)), most) if isinstance(given, (int, float)) else 0.0
+        self._until = now + seconds if seconds else -inf
+        return max(RENEWAL_LEAST, seconds / 3) if seconds else 0.0

@@ -1,0 +1,92 @@
+"""The kernel's link messages in, failovers out; logs which links are followed.
+
+Does not decide what a failover is (hypervisor.core.bonds) or what is done about it.
+"""
+
+from __future__ import annotations
+
+from garp_agent.hypervisor.core.bonds import Follower
+from garp_agent.hypervisor.core.linkstate import LINKS
+from garp_agent.runtime.netlink import Netlink
+from garp_agent.wire.model import LEVEL_INFO, LEVEL_WARNING, DumpComplete, DumpStarted
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from garp_agent.hypervisor.core.bonds import BondFailover
+    from garp_agent.hypervisor.core.linkstate import LinkEvent
+    from garp_agent.runtime.log import Log
+
+RECONCILE = 300.0  # seconds between two dumps of all links, even if no message was lost
+
+
+class Following:
+    """The netlink socket and the links that are followed.  The caller supplies the time."""
+
+    def __init__(self, names: tuple[str, ...], debounce: float, log: Log) -> None:
+        """``names``, ``debounce``: as :class:`Follower` takes them."""
+        self._netlink = Netlink(RECONCILE, LINKS)
+        self._follower = Follower(names, debounce)
+        self._log = log
+        self._overruns = 0
+        self._logged: set[str] = set()  # names of the links in the log
+        self.is_complete = False  # the first dump has ended
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait on, for reading."""
+        return self._netlink.fileno()
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._netlink.close()
+
+    @property
+    def is_following(self) -> bool:
+        """Return whether a failover would be noticed."""
+        return self.is_complete and self._follower.is_following
+
+    def read(self, now: float) -> list[BondFailover]:
+        """Read what the kernel has sent; return the failovers that are due."""
+        return self._handle(self._netlink.read(now), now)
+
+    def advance(self, now: float) -> list[BondFailover]:
+        """Ask for a dump if one is due; return the failovers that are due."""
+        return self._handle(self._netlink.reconcile(now), now)
+
+    def deadline(self) -> float:
+        """Return when :meth:`advance` must be called at the latest."""
+        return min(self._netlink.deadline(), self._follower.deadline())
+
+    def values(self) -> dict[str, object]:
+        """Return the state as plain values, for the status."""
+        return {
+            "following": [dict(zip(link._fields, link)) for link in self._follower.followed()],
+            "netlink_overruns": self._overruns,
+            "netlink_undecoded": self._netlink.malformed,
+        }
+
+    def _handle(self, events: list[LinkEvent], now: float) -> list[BondFailover]:
+        for event in events:
+            self._follower.handle(event, now)
+            if isinstance(event, DumpStarted) and event.overrun:
+                self._overruns += 1
+                self._log.say(LEVEL_WARNING, "netlink-overrun")
+            elif isinstance(event, DumpComplete) and not self.is_complete:
+                self.is_complete = True
+                if not self._follower.is_following:
+                    wanted = ",".join(self._follower.names) or None
+                    self._log.say(LEVEL_WARNING, "nothing-to-follow", wanted=wanted)
+        failovers = self._follower.advance(now)
+        if events and self.is_complete:
+            self._log_followed()
+        return failovers
+
+    def _log_followed(self) -> None:
+        links = {link.link: link for link in self._follower.followed()}
+        for name in self._logged - set(links):
+            self._log.say(LEVEL_WARNING, "no-longer-following", link=name)
+        for name in sorted(set(links) - self._logged):
+            link = links[name]
+            ports, mode = ",".join(link.ports), link.mode or None
+            fields = {"link": name, "kind": link.kind, "mode": mode, "ports": ports}
+            self._log.say(LEVEL_INFO, "following", **fields)
+        self._logged = set(links)

@@ -1,0 +1,31 @@
+"""The command line of ``garp-hint watch``, as values."""
+
+from __future__ import annotations
+
+from garp_agent.hypervisor.core.bonds import DEBOUNCE
+from garp_agent.hypervisor.core.lease import LEASE
+from garp_agent.hypervisor.io.channels import PORT_NAME, STATUS_DIRECTORY
+from garp_agent.hypervisor.io.fanout import TIMEOUT
+from garp_agent.wire.record import NamedTuple
+
+DISCOVER = 5.0  # seconds
+STATUS_SOCKET = "/run/garp-hint/status.sock"
+
+
+class WatchOptions(NamedTuple):
+    """What ``garp-hint watch`` was told; times in seconds."""
+
+    port: str = PORT_NAME
+    channels: tuple[str, ...] = ()  # patterns
+    libvirt_status: str = STATUS_DIRECTORY
+    bonds: tuple[str, ...] = ()  # links to follow; (): all
+    lease: float = LEASE  # 0: none
+    pace: float = 0.0  # guests a second; 0: all at once
+    debounce: float = DEBOUNCE
+    timeout: float = TIMEOUT  # for a guest to answer
+    discover: float = DISCOVER  # between two searches for guests
+    status_socket: str = STATUS_SOCKET  # "": none
+    announce_self: bool = False
+    monitors: tuple[str, ...] = ()  # patterns
+    verbose: bool = False
+    log_format: str = "text"  # or "json"
