@@ -130,7 +130,7 @@ class Fleet:
                 continue  # it was woken by something else meanwhile
             engine = self._engines[number]
             self._tell(engine, event, now)
-            for _ in engine.advance(now):
+            while engine.next_frame(now) is not None:
                 self.frames.append((now, number))
             deadlines[number] = max(now, engine.deadline())
             serial += 1

@@ -188,7 +188,7 @@ class World:
         self.random.choices(actions, weights)[0]()
 
     def send(self) -> None:
-        for frame in self.engine.advance(self.now):
+        while (frame := self.engine.next_frame(self.now)) is not None:
             self.witness.saw(frame, self.now)
             self.engine.handle(Sent(frame, SendOutcome.SENT), self.now)
         self.engine.take_notices()

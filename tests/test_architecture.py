@@ -192,7 +192,10 @@ link = Link(2, "eth0", b"\\2\\0\\0\\0\\0\\1", ARPHRD_ETHER, IFF_UP | IFF_LOWER_U
 items = [InterfaceAddress(2, b"\\x0a\\0\\0\\1", 24), InterfaceAddress(2, bytes(15) + b"\\1", 64)]
 for event in (DumpStarted(), LinkSeen(link), *map(AddressSeen, items), DumpComplete()):
     engine.handle(event, 0.0)
-sent = [encode(frame) for now in range(60) for frame in engine.advance(float(now))]
+sent = []
+for now in range(60):
+    while (frame := engine.next_frame(float(now))) is not None:
+        sent.append(encode(frame))
 assert len(sent) > 20, sent
 """
 

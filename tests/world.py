@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from hypothesis import settings as hypothesis_settings
@@ -118,6 +118,7 @@ class Agent:
         self.now = now
         self.wakeups = 0
         self.outcome = (SendOutcome.SENT, 0)
+        self.after_frame: Callable[[Frame], Iterable[Any]] = lambda frame: ()
 
     def tell(self, *events: Any) -> list[Frame]:
         """Several things happen at once, in one turn of the loop; what it sends."""
@@ -153,12 +154,14 @@ class Agent:
 
     def _turn(self) -> list[Frame]:
         self.wakeups += 1
-        announcements = self.engine.advance(self.now)
-        assert self.engine.deadline() > self.now, "a deadline in the past spins"
-        for announcement in announcements:
+        frames: list[Frame] = []
+        while (announcement := self.engine.next_frame(self.now)) is not None:
+            frames.append(Frame(self.now, announcement))
             self.engine.handle(Sent(announcement, *self.outcome), self.now)
-        assert self.engine.deadline() > self.now, "an outcome is no reason to wake up"
-        return [Frame(self.now, announcement) for announcement in announcements]
+            for event in self.after_frame(frames[-1]):
+                self.engine.handle(event, self.now)
+        assert self.engine.deadline() > self.now, "a deadline in the past spins"
+        return frames
 
 
 def addresses(frames: Iterable[Frame]) -> list[bytes]:

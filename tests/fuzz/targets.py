@@ -47,7 +47,7 @@ def netlink(data: bytes) -> None:
     events = [message for message in messages if not isinstance(message, control)]
     for event in (DumpStarted(), *events, DumpComplete(), *events):
         engine.handle(event, 0.0)
-    for frame in engine.advance(0.0):
+    while (frame := engine.next_frame(0.0)) is not None:
         frames.encode(frame)
 
 
@@ -65,7 +65,7 @@ def claims(data: bytes) -> None:
         return
     engine = Engine(Settings(), random.Random(1).random)
     engine.handle(ClaimSeen("eth0", claim.address, claim.hardware_address), 0.0)
-    assert not engine.advance(0.0)
+    assert engine.next_frame(0.0) is None
 
 
 def hints(data: bytes) -> None:
@@ -74,7 +74,7 @@ def hints(data: bytes) -> None:
 
     def act(event: Event) -> int:
         engine.handle(event, 0.0)
-        return len(engine.advance(0.0))
+        return sum(1 for _ in iter(lambda: engine.next_frame(0.0), None))
 
     for cause in (Cause.HINT, Cause.OPERATOR):
         decoder = lines.LineDecoder()

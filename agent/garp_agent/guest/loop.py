@@ -1,22 +1,24 @@
-"""The agent's one loop: the only ``while``, the only reader of the clock.
+"""The agent's loop: waits, reads the clock, and sends what the engine says.
 
-Decides nothing: it waits, hands what happened to the engine, sends what the engine
-says, and hands back what became of it.
+Hands what happened to the engine, sends one frame at a time as the engine builds it, and hands
+back the outcome of each.  Does not decide what to send or when, and does not read requests.
+
+Sources: clock_gettime(2), socket(7).
 """
 
 from __future__ import annotations
 
-import select
 import time
 from math import inf
 
 from garp_agent.guest.core.frames import encode
 from garp_agent.guest.core.model import Resumed, Sent
+from garp_agent.runtime.reactor import Reactor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Protocol, Union
+    from typing import Union
 
     from garp_agent.guest.core.engine import Engine
     from garp_agent.guest.core.kernel import Observation
@@ -24,23 +26,19 @@ if TYPE_CHECKING:
     from garp_agent.guest.io.packet import DryRun, PacketSender
     from garp_agent.runtime.log import Log
     from garp_agent.runtime.netlink import Netlink
+    from garp_agent.runtime.reactor import Source
 
     Sender = Union[PacketSender, DryRun]
 
-    class Watched(Protocol):
-        """Something to wait on."""
-
-        def fileno(self) -> int: ...
-
-
-SUSPENDED = 0.5  # seconds by which the boot-time clock must have gained on the monotonic one
+# Seconds that the boot-time clock must gain on the monotonic clock to count as a suspension.
+SUSPENDED = 0.5
 
 
 class Loop:
-    """Kernel, engine and sender, and whatever else is watched.
+    """Kernel, engine and sender, and the other sources that the daemon watches.
 
-    ``after_turn`` is called with the time once everything that was due is sent, and
-    returns when it wants to be called again at the latest.
+    ``after_turn`` is called with the time (seconds, monotonic) when everything that was due is
+    sent.  It returns when it must be called again at the latest; ``math.inf`` for never.
     """
 
     def __init__(
@@ -56,47 +54,38 @@ class Loop:
         self._sender = sender
         self._log = log
         self._after_turn = after_turn
-        self._epoll = select.epoll()
-        self._handlers: dict[int, Callable[[float], object]] = {}
-        self._decisive: dict[int, Callable[[float], bool]] = {}  # heard before each frame
+        self._reactor = Reactor()
+        self._before_frames = Reactor()  # the sources that are also read before each frame
         self._suspended = _suspended(time.monotonic())
         self._stopping = False
+        # The first source is read first: no request may announce what is no longer ours.
         self.watch(netlink, self._read_kernel)
         self.hear_before_sending(netlink, self._read_kernel)
 
-    def hear_before_sending(self, source: Watched, reader: Callable[[float], bool]) -> None:
-        """Call ``reader`` before a frame, too, if ``source`` can be read; did it hear anything?"""
-        self._decisive[source.fileno()] = reader
+    def hear_before_sending(self, source: Source, reader: Callable[[float], object]) -> None:
+        """Also read ``source`` before every frame.  ``reader`` is called if it is readable."""
+        self._before_frames.watch(source, reader)
 
-    def watch(self, source: Watched, handler: Callable[[float], object]) -> None:
-        """Call ``handler`` with the time whenever ``source`` can be read."""
-        self._handlers[source.fileno()] = handler
-        self._epoll.register(source.fileno(), select.EPOLLIN)
+    def watch(self, source: Source, handler: Callable[[float], object]) -> None:
+        """Call ``handler`` with the time (seconds, monotonic) whenever ``source`` is readable."""
+        self._reactor.watch(source, handler)
 
-    def unwatch(self, source: Watched) -> None:
-        """Stop waiting for ``source``; to be called before it is closed."""
-        self._epoll.unregister(source.fileno())
-        del self._handlers[source.fileno()]
+    def unwatch(self, source: Source) -> None:
+        """Stop waiting for ``source``.  Call this before ``source`` is closed."""
+        self._reactor.unwatch(source)
 
     def stop(self) -> None:
-        """End :meth:`run` after this turn."""
+        """Make :meth:`run` return after this turn."""
         self._stopping = True
 
     def run(self) -> None:
-        """Turn until stopped."""
+        """Wait, read and send until stopped."""
         wake_at = -inf
         while not self._stopping:
-            # A process that was stopped and goes on (EINTR) may be told of a time-out only: look.
-            ready = self._epoll.poll(_timeout(wake_at)) or self._epoll.poll(0)
+            ready = self._reactor.wait(wake_at)
             now = time.monotonic()
             self._note_suspension(now)
-            # The kernel first: nobody's request may announce what is no longer ours.
-            if len(ready) > 1:
-                ready.sort(key=lambda each: each[0] != self._netlink.fileno())
-            for descriptor, _ in ready:
-                handler = self._handlers.get(descriptor)
-                if handler is not None:  # an earlier handler may have closed it
-                    handler(now)
+            self._reactor.call(ready, now)
             if now >= self._netlink.deadline():
                 self._hand_over(self._netlink.reconcile(now), now)
             self.send_due()
@@ -104,45 +93,37 @@ class Loop:
             self._write_notices()
 
     def act(self, event: Event, now: float) -> int:
-        """Let the engine act on one event at once; the number of frames that went out."""
+        """Let the engine act on one event at once; return the number of frames sent."""
         self.engine.handle(event, now)
         return self.send_due()
 
     def send_due(self) -> int:
-        """Send what is due; the number of frames that went out.
+        """Send what is due; return the number of frames that were sent.
 
-        What the kernel and other claimants have said by then is heard before each frame: a
-        turn may be long, or interrupted for as long as somebody likes.
+        Before each frame, read what the kernel and other stations have said: this process can
+        be stopped between two frames, and an address can be gone by then.
         """
         now = time.monotonic()
-        if self.engine.deadline() > now:
-            return 0
-        self._hear(now)
         before = self.engine.counters.sent
-        for index, frame in enumerate(self.engine.advance(now)):
-            if index and self._hear(now) and not self.engine.holds(frame, now):
-                continue
+        while self.engine.deadline() <= now:
+            self._before_frames.call(self._before_frames.wait(-inf), now)
+            frame = self.engine.next_frame(now)
+            if frame is None:
+                break
             name = self.engine.inventory.links[frame.ifindex].name
-            outcome, number = self._sender.send(frame.ifindex, name, encode(frame))
-            self.engine.handle(Sent(frame, outcome, number), now)
+            outcome, errno = self._sender.send(frame.ifindex, name, encode(frame))
+            self.engine.handle(Sent(frame, outcome, errno), now)
         return self.engine.counters.sent - before
 
     def close(self) -> None:
-        """Close what the loop was given to send and listen with."""
+        """Write the last notices and close the sockets that the loop was given."""
         self._write_notices()
-        self._epoll.close()
+        self._reactor.close()
+        self._before_frames.close()
         self._netlink.close()
         self._sender.close()
 
-    def _hear(self, now: float) -> bool:
-        heard = False
-        for descriptor, _ in self._epoll.poll(0):
-            if descriptor in self._decisive:
-                heard |= self._decisive[descriptor](now)
-        return heard
-
     def _read_kernel(self, now: float) -> bool:
-        """Whether the kernel said anything."""
         return self._hand_over(self._netlink.read(now), now)
 
     def _hand_over(self, events: Sequence[Event], now: float) -> bool:
@@ -162,11 +143,9 @@ class Loop:
 
 
 def _suspended(now: float) -> float:
-    """Seconds that this machine has been suspended since it booted (clock_gettime(2))."""
+    """Return the seconds for which this machine has been suspended since it booted.
+
+    ``now``: seconds of CLOCK_MONOTONIC, which stops during a suspension; CLOCK_BOOTTIME does
+    not (clock_gettime(2)).
+    """
     return time.clock_gettime(time.CLOCK_BOOTTIME) - now
-
-
-def _timeout(wake_at: float) -> float | None:
-    if wake_at == inf:
-        return None
-    return max(0.0, wake_at - time.monotonic())

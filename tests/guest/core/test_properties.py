@@ -245,7 +245,11 @@ class Guest(RuleBasedStateMachine):
         self, settings: Settings, seed: int, first: list[InterfaceAddress], bridged: bool
     ) -> None:
         self.agent = Agent(settings, seed=seed)
+        self.agent.after_frame = self._after_frame
         self.settings = settings
+        self.interruptions: list[list[Any] | int] = []  # one after each of the next frames
+        self.interrupted = 0  # since the last step
+        self.allowed: dict[tuple[int, bytes], bool] = {}
         self.leased = False  # at some time since the last step
         self.owned = Owned()
         self.buckets: dict[int, TokenBucket] = {}
@@ -286,6 +290,12 @@ class Guest(RuleBasedStateMachine):
         if mine:
             ifindex, one = mine[which % len(mine)]
             self.happen([ClaimSeen(f"eth{ifindex}", one, bytes((2, 0, 0, 0, 0, rival)))])
+
+    @rule(interruptions=st.lists(st.one_of(events, st.integers(0, 99)), min_size=1, max_size=8))
+    def something_happens_after_each_of_the_next_frames(
+        self, interruptions: list[list[Any] | int]
+    ) -> None:
+        self.interruptions = interruptions
 
     @rule(settings=st.sampled_from(SETTINGS))
     def reconfigure(self, settings: Settings) -> None:
@@ -332,22 +342,38 @@ class Guest(RuleBasedStateMachine):
 
     def _judge(self, act: Any, now: float | None = None) -> None:
         self.leased = self.agent.engine.has_lease()
+        self.interrupted = 0
         self._note_who_waits(self.agent.now if now is None else now)
-        allowed = self.owned.announceable(self.settings)
-        frames = act()
+        act()
         self.leased = self.leased or self.agent.engine.has_lease()
-        for frame in frames:
-            assert self.owned.complete
-            self._judge_frame(frame, allowed)
         self.buckets = {i: b for i, b in self.buckets.items() if i in self.owned.links}
         self._note_who_waits(self.agent.now)
         for (ifindex, one), clock in self.clocks.items():
             waited = self.agent.now - clock.since
             assert waited <= clock.most + 1e-3, (ifindex, one, waited, clock.most)
 
+    def _after_frame(self, frame: Frame) -> list[Any]:
+        """Judge a frame at the moment it is sent; what happens before the next one."""
+        self._judge_frame(frame, self.allowed)
+        if not self.interruptions:
+            return []
+        self.interrupted += 1
+        events = self._events_of(self.interruptions.pop(0))
+        self._take(events, self.agent.now)
+        self._note_who_waits(self.agent.now)
+        return events
+
+    def _events_of(self, interruption: list[Any] | int) -> list[Any]:
+        if isinstance(interruption, list):
+            return interruption
+        gone = [LinkGone(ifindex) for ifindex in self.owned.links]
+        gone += [AddressGone(item) for item in self.owned.items.values()]
+        return [gone[interruption % len(gone)]] if gone else []
+
     def _judge_frame(self, frame: Frame, allowed: dict[tuple[int, bytes], bool]) -> None:
         sent = frame.announcement
         which = (sent.ifindex, sent.address)
+        assert self.owned.complete
         assert sent.hardware_address == self.owned.links[sent.ifindex].hardware_address
         assert which in allowed, "announced what is not owned"
         if frame.at < self.yielded.get(which, 0.0):
@@ -366,7 +392,7 @@ class Guest(RuleBasedStateMachine):
         clock.since, clock.most = frame.at, self._longest(sent.ifindex, allowed)
 
     def _note_who_waits(self, now: float) -> None:
-        allowed = self.owned.announceable(self.settings)
+        allowed = self.allowed = self.owned.announceable(self.settings)
         self.clocks = {which: self.clocks.get(which) or Clock(now) for which in allowed}
         for which, clock in self.clocks.items():
             clock.most = max(clock.most, self._longest(which[0], allowed))
@@ -383,7 +409,7 @@ class Guest(RuleBasedStateMachine):
     def _most_wakeups(self, seconds: float) -> float:
         links = max(1, len(self.owned.links))
         ticks = seconds / (self.settings.interval * (1 - self.settings.jitter)) + 1
-        rounds = 10 * (len(self.owned.items) + 2)
+        rounds = 10 * (len(self.owned.items) + 2) * (1 + self.interrupted)
         tokens = seconds * self.settings.bucket.rate + self.settings.bucket.depth
         return links * (ticks + rounds + tokens)
 
@@ -395,7 +421,7 @@ class Guest(RuleBasedStateMachine):
         if not engine.inventory.complete:
             return
         assert set(engine.plans) == set(self.owned.links)
-        lines = engine.schedule._lines
+        lines = engine.schedule._links
         assert set(lines) <= set(self.owned.links)
         assert len(engine.schedule._heap) <= 2 * 3 + 65  # of three links, not of the triggers
         allowed = self.owned.announceable(self.settings)

@@ -40,16 +40,18 @@ class Rival(NamedTuple):
 class Conflicts:
     """All claims to addresses that we announce."""
 
-    __slots__ = ("_settings", "claims", "rivals")
+    __slots__ = ("_deadline", "_settings", "claims", "rivals")
 
     def __init__(self, settings: Conflict) -> None:
         self._settings = settings
         self.claims = 0  # since the start
         self.rivals: dict[tuple[int, bytes], Rival] = {}  # by ifindex and address
+        self._deadline: float | None = inf  # None: to be found anew
 
     def configure(self, settings: Conflict) -> None:
         """Put other settings into force; to yield no more, or on again with the next claim."""
         self._settings = settings
+        self._deadline = None
         yields = settings.policy is ConflictPolicy.YIELD
         for key, rival in self.rivals.items():
             self.rivals[key] = rival._replace(withheld=rival.withheld and yields)
@@ -77,6 +79,7 @@ class Conflicts:
             yields,
             now if news else before.last_news,
         )
+        self._deadline = None
         return news
 
     def may_defend(self, ifindex: int, address: bytes, now: float) -> bool:
@@ -97,23 +100,28 @@ class Conflicts:
 
     def deadline(self) -> float:
         """When to call :meth:`expire` at the latest."""
-        return min(
-            (self._ends(each) for each in self.rivals.values() if each.withheld), default=inf
-        )
+        if self._deadline is None:
+            ends = [self._ends(each) for each in self.rivals.values() if each.withheld]
+            self._deadline = min(ends, default=inf)
+        return self._deadline
 
     def expire(self, now: float) -> list[tuple[int, bytes]]:
         """End the hold-offs that are over; the links and addresses they were for."""
+        if now < self.deadline():  # asked before every frame
+            return []
         over = [
             key for key, rival in self.rivals.items() if rival.withheld and self._ends(rival) <= now
         ]
         for key in over:
             self.rivals[key] = self.rivals[key]._replace(withheld=False)
+        self._deadline = None
         return over
 
     def keep(self, ifindex: int, addresses: Container[bytes]) -> None:
         """Forget the rivals for the link's other addresses."""
         for key in [k for k in self.rivals if k[0] == ifindex and k[1] not in addresses]:
             del self.rivals[key]
+            self._deadline = None
 
     def _ends(self, rival: Rival) -> float:
         return rival.last_claim + self._settings.hold_off

@@ -7,7 +7,6 @@ when an address is no longer ours its counters go, the totals stay.
 from __future__ import annotations
 
 from garp_agent.guest.core.model import (
-    Announcement,
     Cause,
     SendOutcome,
     Sent,
@@ -40,24 +39,21 @@ class Counters:
 
     def record(self, event: Sent, now: float) -> bool:
         """Count one frame; whether the address fares otherwise than with the frame before."""
-        mine = self.of(event.announcement)
+        frame = event.announcement
+        mine = self.address(frame.ifindex, frame.address)
         news = mine.last_errno != event.errno
         mine.last_errno = event.errno
         if event.outcome is not SendOutcome.SENT:
             for dropped in (self.dropped, mine.dropped):
                 dropped[event.errno] = dropped.get(event.errno, 0) + 1
             return news
-        cause = event.announcement.cause
+        cause = frame.cause
         self.sent += 1
         self.sent_by_cause[cause] = self.sent_by_cause.get(cause, 0) + 1
         mine.sent += 1
         mine.last_cause = cause
         mine.last_sent = now
         return news
-
-    def of(self, announcement: Announcement) -> AddressCounters:
-        """The counters of the address that is announced."""
-        return self.address(announcement.ifindex, announcement.address)
 
     def address(self, ifindex: int, address: bytes) -> AddressCounters:
         """The counters of one address, zero where nothing was sent yet."""

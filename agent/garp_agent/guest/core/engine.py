@@ -2,7 +2,7 @@
 
 Composes inventory, policy, schedule and counters; holds the lease.  Opens nothing,
 sends nothing, reads no time: the loop calls :meth:`Engine.handle` for everything that
-happens, :meth:`Engine.advance` for what is to be sent now, and comes back at
+happens, :meth:`Engine.next_frame` for each frame that is to be sent now, and comes back at
 :meth:`Engine.deadline` at the latest.
 
 Causes come from differences: the engine compares what policy says of a changed link
@@ -23,6 +23,7 @@ from garp_agent.guest.core.model import (
     Cause,
     ClaimSeen,
     HintPortClosed,
+    Kind,
     LeaseGranted,
     LinkSeen,
     Resumed,
@@ -72,13 +73,15 @@ class Engine:
         self._raised: dict[int, Cause] = {}  # links to burst on, once looked at
         self._awake_since = -inf  # the latest resume; what was due before it is no second one
         self._occasion: Cause | None = Cause.START  # why links are announced that were not before
+        self._due = Due(0, b"", Cause.START)  # the address that is being announced
+        self._kinds: list[Kind] = []  # the frames that it still takes
         self._notices: list[Notice] = []
         self._notices_lost = 0  # since the last drain, for want of room
 
     # -- what happens -----------------------------------------------------------------
 
     def handle(self, event: Event, now: float) -> None:
-        """Take one event in; what follows from it comes out of :meth:`advance`."""
+        """Take one event in; what follows from it comes out of :meth:`next_frame`."""
         if isinstance(event, Sent):
             self._sent(event, now)
         elif isinstance(event, BurstRequested):
@@ -102,43 +105,37 @@ class Engine:
         self._changed.update(self.inventory.links)
         self._set_interval(now)
 
-    def advance(self, now: float) -> list[Announcement]:
-        """What is to be sent now.  Nothing before the first complete dump."""
-        if not self.inventory.complete:
-            return []
-        if self.lease_until <= now and self.lease_until > -inf:
-            self._end_lease("ran out", now)
-        for ifindex, address in self.conflicts.expire(now):
-            self._changed.add(ifindex)
-            self._note(
-                LEVEL_NOTICE,
-                "address-conflict-over",
-                ("interface", self._name(ifindex)),
-                ("address", address),
-            )
-        late = now - max(self.schedule.deadline(), self._awake_since)
-        if late > max(LATE, self.schedule.interval):
-            self._resumed(Resumed(late), now)
-        self._settle(now)
-        return [frame for due in self.schedule.take(now) for frame in self._frames(due)]
+    def next_frame(self, now: float) -> Announcement | None:
+        """Build the next frame that is to be sent now, from what is true at this moment.
 
-    def holds(self, frame: Announcement, now: float) -> bool:
-        """Whether a frame of :meth:`advance` is still right, after events that came since."""
+        Return None if there is none, and before the first complete dump.  Send the frame, hand
+        over what happened meanwhile, then ask again until the answer is None.
+        """
+        if not self.inventory.complete:
+            return None
+        self._expire(now)
         self._settle(now)
-        plan = self.plans.get(frame.ifindex)
-        target = plan.targets.get(frame.address) if plan else None
-        return (
-            plan is not None
-            and target is not None
-            and frame.kind in target.kinds
-            and frame.hardware_address == plan.link.hardware_address
-        )
+        while self._kinds or self._take_due(now):
+            kind = self._kinds.pop(0)
+            plan = self.plans.get(self._due.ifindex)
+            target = plan.targets.get(self._due.address) if plan else None
+            if plan is not None and target is not None and kind in target.kinds:
+                return Announcement(
+                    self._due.ifindex,
+                    kind,
+                    plan.link.hardware_address,
+                    self._due.address,
+                    self._due.cause,
+                    target.router,
+                    target.override,
+                )
+        return None
 
     def deadline(self) -> float:
-        """When to call :meth:`advance` at the latest; ``math.inf`` if only events matter."""
+        """When to call :meth:`next_frame` at the latest; ``math.inf`` if only events matter."""
         if not self.inventory.complete:
             return inf
-        if self._changed or self._raised:
+        if self._changed or self._raised or self._kinds:
             return -inf
         lease = self.lease_until if self.has_lease() else inf
         return min(self.schedule.deadline(), self.conflicts.deadline(), lease)
@@ -277,6 +274,22 @@ class Engine:
             if burst:
                 self._raise_everywhere(Cause.RESUME)
 
+    def _expire(self, now: float) -> None:
+        """End what has run out by now, and notice a turn that comes far too late."""
+        if self.lease_until <= now and self.lease_until > -inf:
+            self._end_lease("ran out", now)
+        for ifindex, address in self.conflicts.expire(now):
+            self._changed.add(ifindex)
+            self._note(
+                LEVEL_NOTICE,
+                "address-conflict-over",
+                ("interface", self._name(ifindex)),
+                ("address", address),
+            )
+        late = now - max(self.schedule.deadline(), self._awake_since)
+        if late > max(LATE, self.schedule.interval):
+            self._resumed(Resumed(late), now)
+
     # -- plans --------------------------------------------------------------------------
 
     def _settle(self, now: float) -> None:
@@ -363,19 +376,14 @@ class Engine:
                     ("hardware_address", after.link.hardware_address),
                 )
 
-    def _frames(self, due: Due) -> Iterator[Announcement]:
-        plan = self.plans[due.ifindex]
-        target = plan.targets[due.address]
-        for kind in target.kinds:
-            yield Announcement(
-                due.ifindex,
-                kind,
-                plan.link.hardware_address,
-                due.address,
-                due.cause,
-                target.router,
-                target.override,
-            )
+    def _take_due(self, now: float) -> bool:
+        """Take the next address that is due, with the frames that announce it."""
+        due = self.schedule.next_due(now)
+        if due is None:
+            return False
+        self._due = due
+        self._kinds += self.plans[due.ifindex].targets[due.address].kinds
+        return True
 
     def _note(self, level: int, event: str, *fields: tuple[str, object]) -> None:
         if level > self.level:
