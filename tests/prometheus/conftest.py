@@ -1,4 +1,4 @@
-"""Tests with Prometheus' own programs; skipped with the reason where they are missing."""
+"""Prometheus' own programs; tests are skipped with the reason where they are not installed."""
 
 from __future__ import annotations
 
@@ -6,20 +6,16 @@ import shutil
 
 import pytest
 
-PROGRAMS = {
-    "promtool": "prometheus",
-    "prometheus": "prometheus",
-    "prometheus-node-exporter": "prometheus-node-exporter",
-}
+
+def need(program: str) -> str:
+    """Return the path of a program; its Debian package has its name, but promtool's has not."""
+    found = shutil.which(program)
+    if not found:
+        package = program.replace("promtool", "prometheus")
+        pytest.skip(f"needs `{program}` (Debian package {package})")
+    return found
 
 
 @pytest.fixture(scope="session")
 def promtool() -> str:
     return need("promtool")
-
-
-def need(program: str) -> str:
-    found = shutil.which(program)
-    if not found:
-        pytest.skip(f"needs `{program}` (Debian package {PROGRAMS[program]})")
-    return found

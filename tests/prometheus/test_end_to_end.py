@@ -1,6 +1,6 @@
-"""A running agent, a textfile, node_exporter, Prometheus: what comes out at the other end.
+"""A running agent and watcher, their textfiles, node_exporter and Prometheus.
 
-Everything runs inside a namespace of a lab, on its loopback interface.
+Everything runs in a namespace of a lab, on its loopback interface.
 """
 
 from __future__ import annotations
@@ -33,13 +33,12 @@ pytestmark = pytest.mark.netns
 TEXTFILE = CONTRIB / "garp-agent-textfile"
 HINT = (sys.executable, "-m", "garp_agent.hypervisor")
 EXPORTER, SERVER = "127.0.0.1:9100", "127.0.0.1:9090"
-# Of a guest that is well.
+# These have no samples while all is well.
 EMPTY = re.compile(r"frames_dropped_total|garp_agent_up\{.*\} == 0\)$")
-VARIABLES = {"$instance": ".*", "$__rate_interval": "1m"}
 
 
 class Answering(socketserver.StreamRequestHandler):
-    """Says yes to everything, as an agent does to a hint."""
+    """Answers every request as an agent answers a hint."""
 
     def handle(self) -> None:
         for line in self.rfile:
@@ -49,9 +48,9 @@ class Answering(socketserver.StreamRequestHandler):
 
 @contextlib.contextmanager
 def answering(path: Path) -> Iterator[None]:
-    """A guest's channel, with somebody behind it."""
+    """A guest's channel whose other end answers."""
     with socketserver.ThreadingUnixStreamServer(str(path), Answering) as server:
-        server.daemon_threads = True  # none is waited for
+        server.daemon_threads = True  # so that closing does not wait for their clients
         threading.Thread(target=server.serve_forever, args=(0.05,)).start()
         try:
             yield
@@ -60,13 +59,12 @@ def answering(path: Path) -> Iterator[None]:
 
 
 class Monitoring:
-    """The chain, in the guest's namespace, which is a hypervisor's too: a bridge, a guest."""
+    """The whole chain.  The namespace is a hypervisor's too: it has a bridge and a guest."""
 
     def __init__(self, where: TinyLab, agent: Agent, folder: Path) -> None:
-        self.lab, self.agent = where, agent
+        self.lab, self.agent, self.folder = where, agent, folder
         self.metrics = folder / "metrics"
         self.metrics.mkdir()
-        self.folder = folder
         self.status = folder / "status.sock"
         where.ip(
             "guest",
@@ -76,71 +74,57 @@ class Monitoring:
             *(f"link set {name} up" for name in ("eth1", "eth2", "virbr0")),
         )
         found = ("--bond", "virbr0", "--port", "none", "--channel", f"{folder}/*.hint")
-        self.watcher = self._start([*HINT, "watch", "--status-socket", str(self.status), *found])
-        until(self._has_found, "garp-hint finds its guest")
+        self.watcher = self._start(*HINT, "watch", "--status-socket", str(self.status), *found)
+        self._wait_for("garp_hint_guest_lease_seconds", "garp_hint_link_carrier")
         self.watcher.send_signal(signal.SIGUSR1)
-        until(self._has_hinted, "garp-hint hints")
+        self._wait_for("garp_hint_failovers_total", "garp_hint_guest_hint_seconds")
         self.collect()
         self._start(
-            [
-                need("prometheus-node-exporter"),
-                "--collector.disable-defaults",
-                "--collector.textfile",
-                f"--collector.textfile.directory={self.metrics}",
-                f"--web.listen-address={EXPORTER}",
-            ]
+            need("prometheus-node-exporter"),
+            "--collector.disable-defaults",
+            "--collector.textfile",
+            f"--collector.textfile.directory={self.metrics}",
+            f"--web.listen-address={EXPORTER}",
         )
-        self._start(
-            [
-                need("prometheus"),
-                f"--config.file={self._configuration()}",
-                f"--storage.tsdb.path={folder / 'tsdb'}",
-                f"--web.listen-address={SERVER}",
-            ]
-        )
-
-    def _configuration(self) -> Path:
-        file = self.folder / "prometheus.yml"
-        told = {
+        configuration = {
             "global": {"scrape_interval": "500ms", "evaluation_interval": "500ms"},
             "rule_files": [str(RULES)],
             "scrape_configs": [{"job_name": "node", "static_configs": [{"targets": [EXPORTER]}]}],
         }
-        file.write_text(json.dumps(told))  # which is YAML
-        return file
+        (folder / "prometheus.yml").write_text(json.dumps(configuration))  # JSON is YAML
+        self._start(
+            need("prometheus"),
+            f"--config.file={folder / 'prometheus.yml'}",
+            f"--storage.tsdb.path={folder / 'tsdb'}",
+            f"--web.listen-address={SERVER}",
+        )
 
-    def _start(self, command: list[str]) -> subprocess.Popen[str]:
+    def _start(self, *command: str) -> subprocess.Popen[str]:
         with open(self.folder / "log", "ab") as log:
-            return self.lab.start("guest", command, stdout=log, stderr=log, env=ENVIRONMENT)
+            return self.lab.start("guest", [*command], stdout=log, stderr=log, env=ENVIRONMENT)
+
+    def _wait_for(self, *families: str) -> None:
+        def are_there() -> bool:
+            self.collect_hint()
+            text = (self.metrics / "garp-hint.prom").read_text()
+            return all(f"{family}{{" in text for family in families)
+
+        until(are_there, f"garp-hint has {families}")
 
     def collect(self) -> str:
-        """Run the textfile snippet once; what it says."""
-        return self._collect("--control-socket", str(self.agent.control), agent=COMMAND)
+        """Run the textfile script once for the agent; return what it prints on standard error."""
+        return self._collect("garp_agent", COMMAND, "--control-socket", str(self.agent.control))
 
     def collect_hint(self) -> str:
-        """The same, for the hypervisor's end."""
-        return self._collect("--status-socket", str(self.status), agent=HINT, name="garp_hint")
+        return self._collect("garp_hint", HINT, "--status-socket", str(self.status))
 
-    def _has_found(self) -> bool:
-        self.collect_hint()
-        text = (self.metrics / "garp-hint.prom").read_text()
-        return "garp_hint_guest_lease_seconds{" in text and "garp_hint_link_carrier{" in text
-
-    def _has_hinted(self) -> bool:
-        self.collect_hint()
-        text = (self.metrics / "garp-hint.prom").read_text()
-        return "garp_hint_failovers_total{" in text and "garp_hint_guest_hint_seconds{" in text
-
-    def _collect(self, *options: str, agent: tuple[str, ...], name: str = "garp_agent") -> str:
-        done = self.lab.run(
-            "guest",
-            [str(TEXTFILE), str(self.metrics), *options],
-            env={**ENVIRONMENT, "GARP_AGENT": " ".join(agent), "GARP_NAME": name},
-        )
+    def _collect(self, name: str, program: tuple[str, ...], *options: str) -> str:
+        environment = {**ENVIRONMENT, "GARP_AGENT": " ".join(program), "GARP_NAME": name}
+        done = self.lab.run("guest", [str(TEXTFILE), str(self.metrics), *options], env=environment)
         return str(done.stderr)
 
     def get(self, path: str, **parameters: str) -> Any:
-        """What the server answers; None while it does not."""
+        """Return the data of the server's answer; None while it starts."""
         with contextlib.closing(http.client.HTTPConnection(SERVER, timeout=10)) as connection:
             with self.lab.entered("guest"):
                 try:
@@ -150,20 +134,28 @@ class Monitoring:
             connection.request("GET", f"{path}?{urllib.parse.urlencode(parameters)}")
             answer = connection.getresponse()
             text = answer.read()
-        # 503 while it starts.
-        return None if answer.status == 503 else json.loads(text)
+        if answer.status == 503:  # it is still reading its storage
+            return None
+        values = json.loads(text)
+        assert values["status"] == "success", values
+        return values["data"]
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        answer = self.get("/api/v1/query", query=expression)
-        if answer is None:
-            return []
-        assert answer["status"] == "success", answer
-        found: list[dict[str, Any]] = answer["data"]["result"]
+        data = self.get("/api/v1/query", query=expression) or {"result": []}
+        found: list[dict[str, Any]] = data["result"]
         return found
 
+    def value(self, expression: str) -> tuple[dict[str, str], float]:
+        """Return the labels and the value of the only sample."""
+        (sample,) = self.query(expression)
+        return sample["metric"], float(sample["value"][1])
+
+    def rules(self) -> list[dict[str, Any]]:
+        return [rule for group in self.get("/api/v1/rules")["groups"] for rule in group["rules"]]
+
     def alerts(self) -> set[str]:
-        answer = self.get("/api/v1/alerts") or {"data": {"alerts": []}}
-        return {alert["labels"]["alertname"] for alert in answer["data"]["alerts"]}
+        data = self.get("/api/v1/alerts") or {"alerts": []}
+        return {alert["labels"]["alertname"] for alert in data["alerts"]}
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +175,7 @@ def monitoring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitoring]
 
 
 @pytest.mark.parametrize("file", ["garp-agent.prom", "garp-hint.prom"])
-def test_promtool_finds_nothing_to_say(promtool: str, monitoring: Monitoring, file: str) -> None:
+def test_promtool_accepts_a_textfile(promtool: str, monitoring: Monitoring, file: str) -> None:
     text = (monitoring.metrics / file).read_text()
     assert "_up 1\n" in text
     done = subprocess.run(
@@ -192,34 +184,31 @@ def test_promtool_finds_nothing_to_say(promtool: str, monitoring: Monitoring, fi
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_only_whole_files_that_everybody_may_read(monitoring: Monitoring) -> None:
+def test_the_directory_holds_whole_files_that_node_exporter_may_read(
+    monitoring: Monitoring,
+) -> None:
     assert sorted(os.listdir(monitoring.metrics)) == ["garp-agent.prom", "garp-hint.prom"]
     for file in monitoring.metrics.iterdir():
         assert file.stat().st_mode & 0o777 == 0o644
 
 
-def test_the_figures_are_those_of_the_agent(monitoring: Monitoring) -> None:
-    (sample,) = monitoring.query(
-        f'garp_agent_address_frames_sent_total{{address="{GUEST_ADDRESS}"}}'
-    )
-    assert sample["metric"]["interface"] == "eth0"
-    assert 0 < int(sample["value"][1]) <= monitoring.agent.sent()
-    (sample,) = monitoring.query("garp_agent_refresh_interval_seconds")
-    assert sample["value"][1] == "5"
+def test_prometheus_has_the_values_of_agent_and_watcher(monitoring: Monitoring) -> None:
+    sent = f'garp_agent_address_frames_sent_total{{address="{GUEST_ADDRESS}"}}'
+    labels, value = monitoring.value(sent)
+    assert labels["interface"] == "eth0"
+    assert 0 < value <= monitoring.agent.sent()
+    assert monitoring.value("garp_agent_refresh_interval_seconds")[1] == 5
+    labels, value = monitoring.value("garp_hint_guest_hints_answered_total")
+    assert (labels["guest"], value) == ("vm1", 1)
+    labels, value = monitoring.value("garp_hint_link_carrier")
+    assert (labels["link"], value) == ("virbr0", 1)
 
 
-def test_the_figures_are_those_of_the_watcher(monitoring: Monitoring) -> None:
-    (sample,) = monitoring.query("garp_hint_guest_hints_answered_total")
-    assert sample["metric"]["guest"] == "vm1"
-    assert sample["value"][1] == "1"
-    (sample,) = monitoring.query("garp_hint_link_carrier")
-    assert (sample["metric"]["link"], sample["value"][1]) == ("virbr0", "1")
-
-
-@pytest.mark.parametrize("expression", list(expressions(dashboard()["panels"])))
-def test_the_expressions_of_the_dashboard(monitoring: Monitoring, expression: str) -> None:
-    for variable, value in VARIABLES.items():
-        expression = expression.replace(variable, value)
+@pytest.mark.parametrize("expression", list(expressions(dashboard())))
+def test_an_expression_of_the_dashboard_has_a_value(
+    monitoring: Monitoring, expression: str
+) -> None:
+    expression = expression.replace("$instance", ".*").replace("$__rate_interval", "1m")
     assert "$" not in expression
     if EMPTY.search(expression):
         monitoring.query(expression)
@@ -227,33 +216,26 @@ def test_the_expressions_of_the_dashboard(monitoring: Monitoring, expression: st
         until(lambda: monitoring.query(expression), f"{expression} has a value")
 
 
-def test_the_alerts_are_loaded_and_all_is_well(monitoring: Monitoring) -> None:
-    groups = monitoring.get("/api/v1/rules")["data"]["groups"]
-    rules = [rule for group in groups for rule in group["rules"]]
-    assert rules
-    until(lambda: all(r["health"] == "ok" for r in evaluated(monitoring)), "all are evaluated")
+def test_no_alert_fires_while_all_is_well(monitoring: Monitoring) -> None:
+    assert monitoring.rules()
+    until(lambda: all(r["health"] == "ok" for r in monitoring.rules()), "all are evaluated")
     assert monitoring.alerts() == set()
 
 
-def evaluated(monitoring: Monitoring) -> list[dict[str, Any]]:
-    groups = monitoring.get("/api/v1/rules")["data"]["groups"]
-    return [rule for group in groups for rule in group["rules"]]
+# The last tests of the module: agent and watcher do not run afterwards.
 
 
-def test_an_agent_that_is_gone_leaves_no_old_figures_and_an_alert(monitoring: Monitoring) -> None:
-    """The last test of the module: afterwards no agent runs."""
+def test_an_agent_that_ended_leaves_an_alert_and_no_old_values(monitoring: Monitoring) -> None:
     assert monitoring.agent.stop(signal.SIGTERM) == 0
     assert "is it running?" in monitoring.collect()
-    assert (monitoring.metrics / "garp-agent.prom").read_text().splitlines()[
-        -1
-    ] == "garp_agent_up 0"
+    lines = (monitoring.metrics / "garp-agent.prom").read_text().splitlines()
+    assert lines[-1] == "garp_agent_up 0"
     until(lambda: "GarpAgentDown" in monitoring.alerts(), "the alert")
-    until(lambda: not monitoring.query("garp_agent_uptime_seconds"), "the old figures go")
+    until(lambda: not monitoring.query("garp_agent_uptime_seconds"), "the old values end")
 
 
-def test_a_watcher_that_is_gone_leaves_an_alert(monitoring: Monitoring) -> None:
-    """As the one before, of the hypervisor's end."""
+def test_a_watcher_that_ended_leaves_an_alert_and_no_old_values(monitoring: Monitoring) -> None:
     monitoring.lab.stop(monitoring.watcher)
     monitoring.collect_hint()
     until(lambda: "GarpHintDown" in monitoring.alerts(), "the alert")
-    until(lambda: not monitoring.query("garp_hint_uptime_seconds"), "the old figures go")
+    until(lambda: not monitoring.query("garp_hint_uptime_seconds"), "the old values end")

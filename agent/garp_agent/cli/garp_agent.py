@@ -166,7 +166,9 @@ def status_command(control_socket: str | None, as_json: bool, prometheus: bool) 
     if as_json:
         click.echo(json.dumps(values, indent=2))
     else:
-        click.echo(metrics.agent(values) if prometheus else show.status(values), nl=False)
+        click.echo(
+            metrics.agent_metrics(values) if prometheus else show.status_text(values), nl=False
+        )
 
 
 @cli.command("burst")

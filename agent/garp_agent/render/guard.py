@@ -1,6 +1,7 @@
-"""What a command does when its output can't be written: one line, status 1, no traceback.
+"""Output that cannot be written: a full disk, a closed pipe.
 
-Decides nothing else.  Not loaded by the daemons.
+Responsible for one line on standard error and exit status 1 in place of a traceback.  Does not
+handle errors of sockets, and is not loaded by the daemons.
 """
 
 from __future__ import annotations
@@ -14,26 +15,26 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-EXIT_FAILED = 1
-# What only a write to a file or a pipe fails with: not the sockets that commands use.
+# The errors of writing to a file or a pipe, write(2).  Sockets, which commands use too, raise
+# others.
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EPIPE)
 
 
 def guarded(command: Callable[[], object], program: str) -> None:
-    """Run a command, which exits with its status; or say that its output can't be written."""
+    """Run a command, which ends by SystemExit; exit with 1 if its output cannot be written."""
     try:
         try:
             command()
         finally:
-            if sys.stdout:  # None where it is closed
+            if sys.stdout:  # None if it was closed at the start
                 sys.stdout.flush()
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
-        # The interpreter would try once more at its end.
+        # The interpreter flushes once more at its end, which would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if error.errno != errno.EPIPE:  # nobody reads any more: nothing to say
+        if error.errno != errno.EPIPE:  # the reader has closed the pipe and wants no more
             with contextlib.suppress(OSError):
                 text = f"{program}: the output could not be written: {error.strerror}"
                 print(text, file=sys.stderr)
-        sys.exit(EXIT_FAILED)
+        sys.exit(1)

@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from garp_agent.render.agent import Row, table
 from garp_agent.render.prometheus import metric
+from garp_agent.render.table import Row, table
 
 SHOWN = 200  # characters of what a guest says
 

@@ -16,7 +16,7 @@ from garp_agent.diagnosis import missing
 from garp_agent.diagnosis.doctor import agent, hint_port, network, sysctls
 from garp_agent.diagnosis.doctor.facts import Facts, SendPlan
 from garp_agent.diagnosis.doctor.findings import Finding, Level, failed
-from garp_agent.render.agent import printable
+from garp_agent.render.table import printable
 
 WIDTH_LEAST = 40
 BURST = "one burst of the running agent"

@@ -6,7 +6,7 @@ import json
 import time
 
 from garp_agent.diagnosis.watch.observe import SeenAnnouncement
-from garp_agent.render.agent import printable
+from garp_agent.render.table import printable
 
 KINDS = {
     "arp-request": "request",
