@@ -32,18 +32,7 @@ from garp_agent.cli.garp_agent import cli as garp_agent  # noqa: E402
 from garp_agent.cli.garp_hint import cli as garp_hint  # noqa: E402
 
 PROGRAMS: dict[str, Any] = {"garp-agent": garp_agent, "garp-hint": garp_hint}
-METADATA = """---
-title: {name}
-section: {section}
-date: {date}
-footer: garp-agent {version}
----
-"""
-
-
-def sources() -> list[Path]:
-    """Return the sources, one for each man page."""
-    return sorted((ROOT / "docs" / "man").glob("*.[1-8].md"))
+FOOTER = f"garp-agent {__version__}"
 
 
 def roff(source: Path) -> str:
@@ -52,10 +41,11 @@ def roff(source: Path) -> str:
     text = re.sub(r"^@(\w+) (\S+)@$", _insert, source.read_text(), flags=re.MULTILINE)
     text = re.sub(r"^(?:\|.*\n)+", _definitions, text, flags=re.MULTILINE)
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    date = time.strftime("%Y-%m-%d", time.gmtime(int(epoch))) if epoch else '""'
-    head = METADATA.format(name=name.upper(), section=section, date=date, version=__version__)
+    date = time.strftime("%Y-%m-%d", time.gmtime(int(epoch))) if epoch else ""
+    metadata = (f"title={name.upper()}", f"section={section}", f"date={date}", f"footer={FOOTER}")
     command = ["pandoc", "-s", "-f", "markdown-smart", "-t", "man"]
-    done = subprocess.run(command, input=head + text, stdout=subprocess.PIPE, text=True, check=True)
+    command += [word for each in metadata for word in ("-M", each)]
+    done = subprocess.run(command, input=text, stdout=subprocess.PIPE, text=True, check=True)
     # No hyphenation, no justification: options and paths stay in one piece.
     return done.stdout.replace("\n.SH NAME", "\n.nh\n.ad l\n.SH NAME", 1)
 
@@ -97,7 +87,7 @@ def main() -> None:
     if shutil.which("pandoc") is None:
         sys.exit("build_man: needs `pandoc` (Debian package pandoc)")
     output.mkdir(parents=True, exist_ok=True)
-    for source in sources():
+    for source in sorted((ROOT / "docs" / "man").glob("*.[1-8].md")):
         target = output / source.stem
         target.write_text(roff(source))
         print(target)

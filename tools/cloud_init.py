@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
-"""Prints user data for cloud-init that brings the single-file garp-agent along.
+"""Print user data for cloud-init that contains the single-file garp-agent.
 
-Some clouds take no more than 16 KiB of user data, and none of this fits there: put the file
-into the image, or use packages.  NoCloud, ConfigDrive and most private clouds take it.  The
-file is built without compiled code, which makes it small and its first start slower.
+It is too long for clouds that take 16 KiB of user data.  It contains no compiled code: that
+makes it smaller, and the first start slower.
 """
 
 from __future__ import annotations
@@ -16,22 +15,10 @@ from pathlib import Path
 
 import build_pyz
 
-TEMPLATE = build_pyz.ROOT / "contrib" / "cloud-init" / "no-repository.yaml"
-
-
-def user_data() -> str:
-    """The template with the file in it."""
+if __name__ == "__main__":
+    template = (build_pyz.ROOT / "contrib" / "cloud-init" / "no-repository.yaml").read_text()
     with tempfile.TemporaryDirectory() as scratch:
         pyz = Path(scratch) / "garp-agent.pyz"
         build_pyz.build(pyz, [])
-        packed = gzip.compress(pyz.read_bytes(), mtime=0)
-    return TEMPLATE.read_text().replace(
-        '"@GARP_AGENT_PYZ@"', f'"{base64.b64encode(packed).decode()}"'
-    )
-
-
-if __name__ == "__main__":
-    try:
-        sys.stdout.write(user_data())
-    except build_pyz.BuildError as error:
-        sys.exit(f"cloud_init: {error}")
+        packed = base64.b64encode(gzip.compress(pyz.read_bytes(), mtime=0)).decode()
+    sys.stdout.write(template.replace('"@GARP_AGENT_PYZ@"', f'"{packed}"'))

@@ -32,10 +32,7 @@ PURE_NEEDS='pytest>=7 pytest-timeout>=2 hypothesis>=6 click>=8.0 pyyaml>=5.3 sca
 
 say() { echo "setup: $*" >&2; }
 
-fail() {
-    say "$*"
-    exit 1
-}
+fail() { say "$*" && exit 1; }
 
 # Look also where the PATH of a plain user does not.
 there() (
@@ -49,14 +46,10 @@ there() (
 )
 
 missing_packages() {
-    for pair; do
-        there "${pair%:*}" || echo "${pair##*:}"
-    done
+    for pair; do there "${pair%:*}" || echo "${pair##*:}"; done
 }
 
-can_install() {
-    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null
-}
+can_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
 
 # Start no service now (policy-rc.d) and enable none for the next boot: deb-systemd-helper(1)
 # follows systemd.preset(5), init scripts are disabled afterwards.  Remove no package:
@@ -70,14 +63,11 @@ apt_install() (
     echo 'disable *' >"$made"
     if [ ! -e "$policy" ]; then
         made="$made $policy"
-        printf '#!/bin/sh\nexit 101\n' >"$policy"
-        chmod 755 "$policy"
+        printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod 755 "$policy"
     fi
     DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=300 \
         install --no-install-recommends --no-remove "$@" >/dev/null 2>&1 || return
-    for package; do
-        [ ! -e "/etc/init.d/$package" ] || update-rc.d "$package" disable >/dev/null
-    done
+    for package; do [ ! -e "/etc/init.d/$package" ] || update-rc.d "$package" disable; done >/dev/null
 )
 
 # All at once is faster.  One by one, an unavailable package does not stop the others.
@@ -85,9 +75,7 @@ install_packages() {
     say "installing the Debian packages $*"
     apt-get -qq -o DPkg::Lock::Timeout=300 update >/dev/null 2>&1 || true
     apt_install "$@" && return
-    for package; do
-        apt_install "$package" || true
-    done
+    for package; do apt_install "$package" || true; done
 }
 
 packages() {
@@ -100,42 +88,24 @@ packages() {
         "(apt-get install $missing)"
 }
 
-version_of() {
-    "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null
-}
+version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
 
-# A name on PATH may be pyenv's stand-in, which starts nothing: try each interpreter.
+# The first CPython of each version.  A name on PATH may be pyenv's stand-in, which may start
+# nothing: print what sys.executable says.
 pythons() {
-    for minor in 9 10 11 12 13; do
-        for candidate in "python3.$minor" python3 /usr/bin/python3 \
-            "${PYENV_ROOT:-${HOME:-/root}/.pyenv}/versions/3.$minor".*/bin/python3; do
-            if [ "$(version_of "$candidate")" = "3.$minor" ]; then
-                echo "3.$minor $(command -v "$candidate")"
-                break
-            fi
-        done
-    done
+    for candidate in python3 /usr/bin/python3 python3.9 python3.10 python3.11 python3.12 \
+        python3.13 python3.14 python3.15 \
+        "${PYENV_ROOT:-${HOME:-/root}/.pyenv}"/versions/3.*/bin/python3; do
+        "$candidate" -c 'import sys
+if sys.implementation.name == "cpython" and sys.version_info >= (3, 9):
+    print("%d.%d" % sys.version_info[:2], sys.executable)' 2>/dev/null || true
+    done | sort -u -t . -k 2,2n
 }
 
-main_python() {
-    python=${PYTHON:-python3}
-    case $(version_of "$python") in
-    3.9 | 3.[1-9][0-9]) echo "$python" ;;
-    *)
-        [ -z "${PYTHON:-}" ] || fail "PYTHON=$PYTHON is not a Python of at least 3.9"
-        pythons | tail -n 1 | cut -d ' ' -f 2
-        ;;
-    esac
-}
-
-can_make_venv() {
-    "$1" -c 'import ensurepip, venv' 2>/dev/null
-}
+can_make_venv() { "$1" -c 'import ensurepip, venv' 2>/dev/null; }
 
 make_venv() { # FOLDER INTERPRETER
-    if "$1/bin/python" -c 'import pip' 2>/dev/null; then
-        return
-    fi
+    ! "$1/bin/python" -c 'import pip' 2>/dev/null || return 0
     say "making $1 with Python $(version_of "$2")"
     if ! can_make_venv "$2" && can_install; then
         install_packages python3-venv "python$(version_of "$2")-venv"
@@ -151,9 +121,7 @@ pip_install() { # FOLDER REQUIREMENT...
     shift
     wanted="$* $(cksum <pyproject.toml) $(version_of "$folder/bin/python")"
     stamp=$folder/installed
-    if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
-        return
-    fi
+    [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ] || return 0
     say "installing Python packages into $folder"
     "$folder/bin/python" -m pip install -qq "$@" ||
         fail "pip could not install $* into $folder (see its message above)"
@@ -161,7 +129,14 @@ pip_install() { # FOLDER REQUIREMENT...
 }
 
 main_venv() { # FOLDER EXTRAS
-    python=$(main_python)
+    python=${PYTHON:-python3}
+    case $(version_of "$python") in
+    3.9 | 3.[1-9][0-9]) ;;
+    *)
+        [ -z "${PYTHON:-}" ] || fail "PYTHON=$PYTHON is not a Python of at least 3.9"
+        python=$(pythons | tail -n 1 | cut -d ' ' -f 2)
+        ;;
+    esac
     [ -n "$python" ] || fail "no Python of at least 3.9: apt-get install python3 python3-venv"
     make_venv "$1" "$python"
     pip_install "$1" -e ".[$2]"

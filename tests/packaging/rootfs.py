@@ -1,7 +1,7 @@
-"""Debian root file systems to install into: built once by mmdebstrap, unpacked for each test.
+"""Debian root file systems to install into, made by mmdebstrap and unpacked for each test.
 
-A chroot lives in namespaces of its own (mounts, processes, network), which end with the
-command: nothing stays mounted or running, whatever happens, and no service can be started.
+A chroot runs its commands in its own mount, process and network namespaces.  They end with the
+command, so nothing stays mounted or running.
 """
 
 from __future__ import annotations
@@ -12,35 +12,29 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
 
-from tests.packaging.support import ROOT, need, need_root
+import pytest
+
+from tests.packaging.support import ROOT, SYSTEM_PATH, need, run
 from tests.vm import images
 
 CACHE = Path(os.environ.get("GARP_PACKAGING_CACHE", ROOT / ".cache" / "packaging"))
 COMMON = ("python3-click", "python3-yaml", "iproute2", "iputils-arping", "kmod", "udev")
 KERNEL = ("linux-image-cloud-amd64", "initramfs-tools")
-
-
-class Recipe(NamedTuple):
-    """What a root file system is made of."""
-
-    suite: str
-    packages: tuple[str, ...]
-
-
+SYSV = ("sysvinit-core", "initscripts")
+# Suite and packages.
 RECIPES = {
-    "bookworm": Recipe("bookworm", ("systemd-sysv", *COMMON)),
-    "trixie": Recipe("trixie", ("systemd-sysv", *COMMON)),
-    "sysv": Recipe("bookworm", ("sysvinit-core", "initscripts", *COMMON)),
-    "openrc": Recipe("bookworm", ("openrc", "sysvinit-core", *COMMON)),
-    "booted-bookworm": Recipe("bookworm", ("systemd-sysv", *COMMON, *KERNEL)),
-    "booted-trixie": Recipe("trixie", ("systemd-sysv", *COMMON, *KERNEL)),
-    "booted-sysv": Recipe("bookworm", ("sysvinit-core", "initscripts", *COMMON, *KERNEL)),
-    "booted-cloud": Recipe("bookworm", ("systemd-sysv", "cloud-init", *COMMON, *KERNEL)),
+    "bookworm": ("bookworm", "systemd-sysv", *COMMON),
+    "trixie": ("trixie", "systemd-sysv", *COMMON),
+    "sysv": ("bookworm", *SYSV, *COMMON),
+    "openrc": ("bookworm", "openrc", "sysvinit-core", *COMMON),
+    "booted-bookworm": ("bookworm", "systemd-sysv", *COMMON, *KERNEL),
+    "booted-trixie": ("trixie", "systemd-sysv", *COMMON, *KERNEL),
+    "booted-sysv": ("bookworm", *SYSV, *COMMON, *KERNEL),
+    "booted-cloud": ("bookworm", "systemd-sysv", "cloud-init", *COMMON, *KERNEL),
 }
 
-# In the chroot's own namespaces; `exec` so that its status is ours.
+# `exec`: the status is that of the command.
 ENTER = """
 mount -t proc proc "$1/proc"
 mount -t sysfs -o ro sysfs "$1/sys"
@@ -58,64 +52,52 @@ exec chroot "$top" "$@"
 
 
 def tarball(name: str) -> Path:
-    """The root file system, built if it is not there yet."""
-    need_root()
-    recipe = RECIPES[name]
-    digest = hashlib.sha256(repr(recipe).encode()).hexdigest()[:12]
+    """Return the root file system of this recipe; build it if it is not in the cache."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    suite, *packages = RECIPES[name]
+    digest = hashlib.sha256(repr(RECIPES[name]).encode()).hexdigest()[:12]
     target = CACHE / f"rootfs-{name}-{digest}.tar"
     if not target.exists():
         mmdebstrap = need("mmdebstrap", "mmdebstrap")
         CACHE.mkdir(parents=True, exist_ok=True)
         unfinished = target.with_suffix(".unfinished.tar")
-        include = f"--include={','.join(recipe.packages)}"
-        command: list[str | Path] = [
-            mmdebstrap,
-            "--variant=minbase",
-            include,
-            recipe.suite,
-            unfinished,
-            images.mirror(),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+        options = ("--variant=minbase", f"--include={','.join(packages)}")
+        run(mmdebstrap, *options, suite, unfinished, images.mirror())
         unfinished.rename(target)
     return target
 
 
 class Chroot:
-    """A root file system of one's own, to be changed."""
+    """An unpacked root file system, removed when the block ends; starts no service by itself."""
 
     def __init__(self, name: str) -> None:
         image = tarball(name)
         self.top = Path(tempfile.mkdtemp(prefix="garp-chroot-"))
         try:
-            subprocess.run(["tar", "-xf", image, "-C", self.top], check=True)
+            run("tar", "-xf", image, "-C", self.top)
             policy = self.top / "usr/sbin/policy-rc.d"
-            policy.write_text("#!/bin/sh\nexit 101\n")  # no service is started in here
+            policy.write_text("#!/bin/sh\nexit 101\n")
             policy.chmod(0o755)
         except BaseException:
-            self.close()
+            self.__exit__()
             raise
 
     def __enter__(self) -> Chroot:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Remove it."""
         shutil.rmtree(self.top)
 
     def run(self, *command: str, status: int = 0) -> str:
-        """What a command inside prints; it must end with this status."""
+        """Return what a command inside prints; it must end with this status."""
         done = subprocess.run(
             [
                 *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--net", "--ipc"),
                 *("sh", "-ec", ENTER, "enter", str(self.top), *command),
             ],
             env={
-                "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                "PATH": SYSTEM_PATH,
                 "DEBIAN_FRONTEND": "noninteractive",
                 "LC_ALL": "C.UTF-8",
                 "HOME": "/root",
@@ -130,31 +112,29 @@ class Chroot:
         return done.stdout
 
     def shell(self, script: str, status: int = 0) -> str:
-        """The same, of a shell script each of whose commands must succeed."""
+        """Do the same for a shell script that ends at its first failing command."""
         return self.run("sh", "-ec", script, status=status)
 
-    def put(self, source: Path, inside: str) -> str:
-        """Copy a file in; where it is inside."""
-        target = self.top / inside.lstrip("/")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(source, target)
-        return inside
+    def install(self, *packages: Path) -> str:
+        """Install .deb files with apt."""
+        for package in packages:
+            shutil.copy(package, self.top / "tmp")
+        names = [f"/tmp/{package.name}" for package in packages]
+        return self.run("apt-get", "install", "-y", "--no-install-recommends", *names)
 
     def files(self) -> dict[str, str]:
-        """Every path with what it is; what package management notes down aside."""
+        """Return each path with its mode and content, without the records of dpkg and apt."""
         found = {}
-        noted = ("var/lib/dpkg", "var/lib/apt", "var/log", "var/cache")
-        passed_over = (*noted, "proc", "sys", "run", "dev", "tmp")
+        ignored = {"proc", "sys", "run", "dev", "tmp"}
+        ignored |= {f"var/{each}" for each in ("lib/dpkg", "lib/apt", "log", "cache")}
         for folder, folders, files in os.walk(self.top):
             inside = Path(folder).relative_to(self.top)
-            folders[:] = [each for each in folders if str(inside / each) not in passed_over]
-            for name in [*folders, *files]:
-                path = Path(folder, name)
+            folders[:] = [each for each in folders if str(inside / each) not in ignored]
+            for path in (Path(folder, name) for name in (*folders, *files)):
+                what = f"{path.lstat().st_mode:o}"
                 if path.is_symlink():
-                    found[str(inside / name)] = f"-> {path.readlink()}"
+                    what += f" -> {path.readlink()}"
                 elif path.is_file():
-                    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-                    found[str(inside / name)] = f"{path.stat().st_mode:o} {digest}"
-                else:
-                    found[str(inside / name)] = f"{path.lstat().st_mode:o}"
+                    what += hashlib.sha256(path.read_bytes()).hexdigest()
+                found[str(path.relative_to(self.top))] = what
         return found

@@ -1,12 +1,14 @@
-"""For the tests of the ways in: the repository's files, tools that may be missing, commands."""
+"""Shared by the tests of installation: paths, commands, tools that may be missing."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -15,34 +17,36 @@ CONTRIB = ROOT / "contrib"
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def need(tool: str, package: str) -> str:
-    """Where a tool is; without it the test is skipped, and says which package has it."""
-    found = shutil.which(tool, path=f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}")
+def tool(name: str) -> ModuleType:
+    """Import a program of tools/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def need(program: str, package: str) -> str:
+    """Return the path of a program; skip and name its Debian package where it is missing."""
+    found = shutil.which(program, path=f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}")
     if not found:
-        pytest.skip(f"needs `{tool}` (Debian package {package})")
+        pytest.skip(f"needs `{program}` (Debian package {package})")
     return found
-
-
-def need_root() -> None:
-    """Skip where we are not root."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root")
 
 
 def run(
     *command: str | Path,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
-    stdin: str | None = None,
     accept: Sequence[int] = (0,),
 ) -> str:
-    """What a command prints, both streams together; a status that is not accepted fails."""
+    """Return what a command prints on both streams; fail on a status that is not accepted."""
     done = subprocess.run(
         [str(word) for word in command],
         env=None if env is None else {**os.environ, **env},
         cwd=cwd,
-        input=stdin,
-        stdin=subprocess.DEVNULL if stdin is None else None,
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

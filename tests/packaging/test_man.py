@@ -9,8 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
-from tests.packaging.conftest import tool
-from tests.packaging.support import ROOT, need, run
+from tests.packaging.support import ROOT, need, run, tool
 
 build_man = tool("build_man")
 

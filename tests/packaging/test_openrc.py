@@ -1,4 +1,4 @@
-"""The OpenRC script, by its page's commands, under OpenRC in a chroot.  `make test-packages`"""
+"""The OpenRC script, installed as its page says, under OpenRC in a chroot.  `make test-packages`"""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tests.packaging.rootfs import Chroot
 from tests.packaging.support import CONTRIB
-from tests.packaging.test_docs import blocks, page
+from tests.packaging.test_docs import blocks
 
-# What a booted OpenRC has noted down about itself.
+# The state that a booted OpenRC keeps.
 BOOTED = """
 for folder in exclusive started starting stopping inactive wasinactive failed daemons options; do
     mkdir -p /run/openrc/$folder
@@ -19,14 +19,14 @@ touch /run/openrc/softlevel
 """
 
 
-def test_openrc_starts_supervises_and_stops_it(pyz: Path) -> None:
-    put_there, take_away = blocks(page("rc-local"), "sh openrc")
+def test_openrc_starts_supervises_and_stops_the_agent(pyz: Path) -> None:
+    put_there, take_away = blocks("rc-local", "sh openrc")
     with Chroot("openrc") as system:
         (system.top / "usr/sbin/policy-rc.d").unlink()
         shutil.copytree(CONTRIB, system.top / "root/contrib")
         shutil.copy(pyz, system.top / "root/garp-agent.pyz")
         with (system.top / "etc/rc.conf").open("a") as settings:
-            settings.write('\nrc_sys="docker"\n')  # a container: no hardware to look after
+            settings.write('\nrc_sys="docker"\n')  # a container: no hardware services
         printed = system.shell(
             "cd /root\n"
             + put_there
