@@ -14,7 +14,7 @@ def main() -> None:
     if sys.argv[1:2] == ["run"]:
         from garp_agent.guest import options
 
-        chosen = options.parse(sys.argv[2:])
+        chosen = options.parse_run_options(sys.argv[2:])
         if chosen is not None:
             from garp_agent.guest.daemon import run
 

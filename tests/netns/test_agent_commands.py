@@ -179,7 +179,7 @@ def test_burst_says_why_no_frame_went_out(tiny_lab: TinyLab, tmp_path: Path) -> 
             return done.returncode, done.stdout, done.stderr
 
         until(lambda: burst() != (0, "1 frames sent\n", ""), "the bucket is empty")
-        assert burst() == (0, "no frame sent yet: the rate limit makes them wait\n", "")
+        assert burst() == (0, "no frame sent yet: the rate limit delays them\n", "")
         tiny_lab.ip("guest", "link set eth0 down")
         agent.wait_for_log("link-withdrawn")
         status, said, why = burst()

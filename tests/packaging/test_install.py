@@ -75,7 +75,7 @@ def test_install_keeps_an_edited_configuration_and_replaces_an_edited_unit(tree:
     assert f"kept {config}" in said
     assert f"replaced {unit}" in said
     assert "ExecStart=" in unit.read_text()
-    assert f"kept, as it was edited, {config}" in install.uninstall(str(tree))
+    assert f"kept, because it was edited, {config}" in install.uninstall(str(tree))
     assert config.read_text() == "interval: 1s\n"
 
 

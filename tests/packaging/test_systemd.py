@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from garp_agent.config.settings import Settings
-from garp_agent.guest import daemon
+from garp_agent.runtime.exits import EXIT_CONFIG, EXIT_NO_PERMISSION
 from tests.packaging.support import CONTRIB, need, run
 
 SYSTEMD = CONTRIB / "systemd"
@@ -38,7 +38,7 @@ def test_unit_and_rule_agree_with_the_program() -> None:
     rule = (CONTRIB / "udev" / "80-garp-agent.rules").read_text()
     users = (SYSTEMD / "garp-agent.sysusers").read_text()
     statuses = re.findall(r"^RestartPreventExitStatus=(.*)$", unit, re.MULTILINE)[0].split()
-    assert set(map(int, statuses)) == {2, daemon.EXIT_NO_PERMISSION, daemon.EXIT_CONFIG}
+    assert set(map(int, statuses)) == {2, EXIT_NO_PERMISSION, EXIT_CONFIG}
     assert f'ATTR{{name}}=="{Settings().hint_port}"' in rule
     assert Settings().control_socket.startswith("/run/garp-agent/")
     assert "RuntimeDirectory=garp-agent\n" in unit

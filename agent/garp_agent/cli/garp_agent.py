@@ -1,32 +1,32 @@
-"""The commands of ``garp-agent``; the only module that imports click.
+"""The commands of ``garp-agent`` as click declares them: options, help texts, exit statuses.
 
-Decides what is printed where, and the exit status: 0 done, 1 not done, 2 wrong usage,
-77 no permission (EX_NOPERM), 78 bad configuration (EX_CONFIG).
+Does not format output (render) and does the work of no command.  ``__main__`` starts the daemon
+without this module where it can, because click costs memory.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import Any, Callable, TypeVar
+from typing import Any, Callable, NoReturn
 
 import click
 
 from garp_agent import __version__
-from garp_agent.config import load as configuration
+from garp_agent.config import load
 from garp_agent.config.errors import ConfigError
 from garp_agent.config.settings import Settings
 from garp_agent.guest import daemon, options
 from garp_agent.render.guard import guarded
+from garp_agent.runtime.exits import EXIT_CONFIG, EXIT_FAILED, EXIT_NO_PERMISSION
 from garp_agent.runtime.log import Log
 from garp_agent.wire.model import LEVEL_DEBUG, LEVEL_WARNING
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+# Only for completion.  As types of the options they would make click look at the files.
+FILE_NAMES = click.Path().shell_complete
+DIRECTORY_NAMES = click.Path(file_okay=False).shell_complete
 
-# What completion offers.  Not as the options' types: click would look at the files, and word
-# the errors.
-FILES = click.Path().shell_complete
-DIRECTORIES = click.Path(file_okay=False).shell_complete
+NOTHING = "nothing to announce; `garp-agent list` says why"
 
 
 def main() -> None:
@@ -34,24 +34,24 @@ def main() -> None:
     guarded(lambda: cli(prog_name="garp-agent"), "garp-agent")
 
 
-def _option(option: options.Option) -> Callable[[Command], Command]:
+def _option(option: options.Option) -> Callable[..., Any]:
     if not option.metavar:
         return click.option(*option.names, is_flag=True, help=option.help)
-    choice = click.Choice(option.choices) if option.choices else None
-    default = option.choices[0] if option.choices else None
     is_path = {"FILE", "PATH"} & {*option.metavar.split("|")}
     return click.option(
         *option.names,
         metavar=option.metavar,
-        type=choice,
-        default=default,
+        type=click.Choice(option.choices) if option.choices else None,
+        default=option.choices[0] if option.choices else None,
         help=option.help,
-        shell_complete=FILES if is_path else None,
+        shell_complete=FILE_NAMES if is_path else None,
     )
 
 
-def _options(*wanted: options.Option) -> Callable[[Command], Command]:
-    def decorate(command: Command) -> Command:
+def _with_options(*wanted: options.Option) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add options of the table to a command."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for option in reversed(wanted):
             command = _option(option)(command)
         return command
@@ -67,32 +67,32 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def cli() -> None:
     """Announce this machine's addresses, so that switches follow it after a failover.
 
-    Every configured IPv4 and IPv6 address is announced (gratuitous ARP, unsolicited
-    neighbour advertisement) on a jittered timer, at every change, and in a burst when
-    the hypervisor hints at one.
+    Every IPv4 address is announced by gratuitous ARP, and every IPv6 address by an unsolicited
+    neighbour advertisement: on a jittered timer, after every change, and in a burst when the
+    hypervisor hints at a failover.
     """
 
 
 @cli.command("run")
-@_options(*options.RUN)
+@_with_options(*options.RUN)
 def run_command(**given: Any) -> None:
-    """Be the daemon: announce everything, and go on until SIGTERM.
+    """Run the daemon: announce all addresses until SIGTERM or SIGINT.
 
-    SIGUSR1 asks for a burst, SIGHUP reloads the configuration.
+    SIGUSR1 starts a burst. SIGHUP reloads the configuration.
     """
     sys.exit(daemon.run(options.RunOptions(**given)))
 
 
 @cli.command("announce")
 @click.argument("interfaces", metavar="[INTERFACE]...", nargs=-1)
-@_options(options.CONFIG, options.DRY_RUN, options.VERBOSE, options.LOG_FORMAT)
+@_with_options(options.CONFIG, options.DRY_RUN, options.VERBOSE, options.LOG_FORMAT)
 def announce_command(
     interfaces: tuple[str, ...], config: str | None, dry_run: bool, verbose: bool, log_format: str
 ) -> None:
-    """Announce every address once, now; on these interfaces, or on all suitable ones.
+    """Announce every address once, now: on these INTERFACES, or on all that are suitable.
 
-    Exit status 0 if every frame went out, 1 if one was dropped or there was nothing to
-    announce, on one of the interfaces named or at all.
+    Exit status 0 if every frame was sent. Exit status 1 if a frame was dropped, or if there was
+    nothing to announce on one of the INTERFACES or at all.
     """
     from garp_agent.guest import once
 
@@ -106,98 +106,94 @@ def announce_command(
         done = once.announce(settings, daemon.sender(dry_run), log)
     except PermissionError:
         click.echo(daemon.NO_PERMISSION, err=True)
-        sys.exit(daemon.EXIT_NO_PERMISSION)
+        sys.exit(EXIT_NO_PERMISSION)
     silent = [each for each in done.plans if each.link.name in interfaces and not each.targets]
     for each in silent:
         why = each.skip.value if each.skip else "no address to announce"
         click.echo(f"garp-agent: {each.link.name}: not announced: {why}", err=True)
     if not done.sent and not done.dropped:
-        _fail("nothing to announce; `garp-agent list` says why")
+        _fail(NOTHING)
     verb = "would be sent" if dry_run else "sent"
     click.echo(f"{done.sent} frames {verb}, {done.dropped} dropped")
-    sys.exit(1 if done.dropped or silent else 0)
+    sys.exit(EXIT_FAILED if done.dropped or silent else 0)
 
 
 @cli.command("list")
-@_options(options.CONFIG)
+@_with_options(options.CONFIG)
 @AS_JSON
 def list_command(config: str | None, as_json: bool) -> None:
-    """Show every interface and address: announced how, or skipped and why.
+    """Show every interface and address: how it is announced, or why it is skipped.
 
     Sends nothing and needs no privilege.
     """
-    from garp_agent.guest import once
-    from garp_agent.guest import status as report
-    from garp_agent.render import agent as show
+    from garp_agent.guest import once, status
+    from garp_agent.render import agent as render
 
-    links = report.links(once.plans(_settings(config)))
-    click.echo(json.dumps(links, indent=2) if as_json else show.link_list(links), nl=as_json)
+    links = status.links(once.plans(_settings(config)))
+    click.echo(json.dumps(links, indent=2) if as_json else render.link_list(links), nl=as_json)
 
 
 @cli.command("check")
-@click.argument("file", required=False, shell_complete=FILES)
+@click.argument("file", required=False, shell_complete=FILE_NAMES)
 def check_command(file: str | None) -> None:
-    """Check a configuration FILE: all errors at once; exit status 78 if there are any."""
-    settings = _settings(file)
-    path = configuration.configuration_path(file)
+    """Check a configuration FILE and show all its errors; exit status 78 if there are any."""
+    _settings(file)
+    path = load.configuration_path(file)
     click.echo(f"{path}: good" if path else "no configuration file: the defaults are in force")
-    del settings
 
 
 @cli.command("config")
-@_options(options.CONFIG)
+@_with_options(options.CONFIG)
 def config_command(config: str | None) -> None:
-    """Print the configuration in force, the defaults included, as a configuration file."""
+    """Print the configuration in force as a file, with every key and its value."""
     from garp_agent.config.read import as_yaml
 
     click.echo(as_yaml(_settings(config)), nl=False)
 
 
 @cli.command("status")
-@_options(options.CONTROL_SOCKET)
+@_with_options(options.CONTROL_SOCKET)
 @AS_JSON
-@click.option("--prometheus", is_flag=True, help="Print Prometheus metrics.")
-def status_command(control_socket: str | None, as_json: bool, prometheus: bool) -> None:
-    """Show what the running daemon announces, has sent and has dropped."""
-    from garp_agent.render import agent as show
-    from garp_agent.render import prometheus as metrics
+@click.option("--prometheus", "as_metrics", is_flag=True, help="Print Prometheus metrics.")
+def status_command(control_socket: str | None, as_json: bool, as_metrics: bool) -> None:
+    """Show what the running daemon announces, and how many frames it has sent and dropped."""
+    from garp_agent.render import agent, prometheus
 
     values = _ask(control_socket, "status")
     if as_json:
         click.echo(json.dumps(values, indent=2))
     else:
-        click.echo(
-            metrics.agent_metrics(values) if prometheus else show.status_text(values), nl=False
-        )
+        render = prometheus.agent_metrics if as_metrics else agent.status_text
+        click.echo(render(values), nl=False)
 
 
 @cli.command("burst")
-@_options(options.CONTROL_SOCKET)
-@click.option("--reason", metavar="TEXT", default="", help="Words for the log.")
+@_with_options(options.CONTROL_SOCKET)
+@click.option("--reason", metavar="TEXT", default="", help="Text for the log of the daemon.")
 def burst_command(control_socket: str | None, reason: str) -> None:
-    """Ask the running daemon for a burst of announcements now."""
+    """Ask the running daemon to announce every address now, in a burst."""
     value = _ask(control_socket, "burst", {"reason": reason} if reason else None)
     if value["frames"]:
         click.echo(f"{value['frames']} frames sent")
         return
     links = _ask(control_socket, "status")["links"]
     if all(each["skipped"] for link in links for each in link["addresses"]):
-        _fail("nothing to announce; `garp-agent list` says why")
-    click.echo("no frame sent yet: the rate limit makes them wait")
+        _fail(NOTHING)
+    click.echo("no frame sent yet: the rate limit delays them")
 
 
 @cli.command("doctor")
-@_options(options.CONFIG, options.CONTROL_SOCKET)
+@_with_options(options.CONFIG, options.CONTROL_SOCKET)
 @AS_JSON
-@click.option("--no-send", is_flag=True, help="Send nothing, and check what can be checked so.")
+@click.option("--no-send", is_flag=True, help="Send nothing, and skip the checks that need it.")
 def doctor_command(
     config: str | None, control_socket: str | None, as_json: bool, no_send: bool
 ) -> None:
     """Check the whole chain, from the kernel's addresses to the frames on the wire.
 
-    Asks the running agent for a burst and looks at what goes out, then asks the network
-    who else has our addresses; says what is wrong and what to do.  Exit status 0 if
-    nothing failed, 1 otherwise.
+    Asks the running agent for a burst and captures what is sent. Then asks the network whether
+    other stations use our addresses. Shows what is wrong and what to do. Exit status 0 if no
+    check failed, 1 otherwise.
     """
     from garp_agent.diagnosis.doctor import run as doctor
 
@@ -209,20 +205,21 @@ def doctor_command(
     "--root",
     metavar="DIRECTORY",
     default="/",
-    shell_complete=DIRECTORIES,
-    help="The tree to install into.",
+    shell_complete=DIRECTORY_NAMES,
+    help="Root of the system to install into.",
 )
 @click.option(
     "--program",
     metavar="PATH",
-    shell_complete=FILES,
-    help="The program as the unit is to start it; without it this one, and a single-file "
-    "program copies itself to /usr/local/sbin.",
+    shell_complete=FILE_NAMES,
+    help="Program that the unit starts. By default this program; a single-file program copies "
+    "itself to /usr/local/sbin.",
 )
 def install_command(root: str, program: str | None) -> None:
-    """Put the systemd unit, the udev rule, the group and an example configuration into place.
+    """Install the systemd unit, the udev rule, the group and an example configuration.
 
-    With --root into the tree of an image.  May be repeated; an existing configuration is kept.
+    With --root, into the directory tree of an image. May be repeated: an existing configuration
+    is kept.
     """
     from garp_agent.cli import install
 
@@ -231,7 +228,8 @@ def install_command(root: str, program: str | None) -> None:
             click.echo(line)
     except (install.InstallError, OSError) as error:
         _fail(str(error))
-    click.echo(install.next_steps(root), nl=bool(install.next_steps(root)))
+    steps = install.next_steps(root)
+    click.echo(steps, nl=bool(steps))
 
 
 @cli.command("uninstall")
@@ -239,11 +237,11 @@ def install_command(root: str, program: str | None) -> None:
     "--root",
     metavar="DIRECTORY",
     default="/",
-    shell_complete=DIRECTORIES,
-    help="The tree to remove from.",
+    shell_complete=DIRECTORY_NAMES,
+    help="Root of the system to remove from.",
 )
 def uninstall_command(root: str) -> None:
-    """Take away what `install` put into place; an edited configuration is kept."""
+    """Remove what `install` has installed; an edited configuration is kept."""
     from garp_agent.cli import install
 
     try:
@@ -257,14 +255,18 @@ def uninstall_command(root: str) -> None:
 @click.argument("interfaces", metavar="[INTERFACE]...", nargs=-1)
 @AS_JSON
 @click.option(
-    "-r", "--read", metavar="FILE", shell_complete=FILES, help="Read a capture file instead."
+    "-r",
+    "--read",
+    metavar="FILE",
+    shell_complete=FILE_NAMES,
+    help="Read a capture file instead of interfaces.",
 )
 @click.option(
     "-w",
     "--write",
     metavar="FILE",
-    shell_complete=FILES,
-    help="Keep the announcements in a capture file.",
+    shell_complete=FILE_NAMES,
+    help="Write the announcements to a capture file.",
 )
 @click.option("--count", type=click.IntRange(1), metavar="N", help="End after N announcements.")
 @click.option(
@@ -278,28 +280,29 @@ def watch_command(
     count: int | None,
     seconds: float | None,
 ) -> None:
-    """Show the announcements on the wire as they come: our own, and everybody else's.
+    """Show announcements on the wire as they arrive: our own and those of other stations.
 
-    On these interfaces, or on all that the agent would announce on; until Ctrl-C.  Marks
-    what is irregular: malformed frames, conflicts, storms.  Exit status 1 if --count was
-    not reached.
+    Listens on these INTERFACES, or on all that the agent would announce on, until Ctrl-C. Marks
+    malformed frames, conflicts and storms. Exit status 1 if --count was not reached.
     """
     from garp_agent.diagnosis.watch import run as watch
 
     if read and interfaces:
-        raise click.UsageError("a capture file has no interfaces: give --read or INTERFACE")
+        raise click.UsageError(
+            "a capture file has no interfaces: give --read or INTERFACE, not both"
+        )
     sys.exit(watch.run(watch.Wanted(interfaces, read, write, as_json, count, seconds)))
 
 
 def _settings(path: str | None) -> Settings:
-    from garp_agent.config import read as config
+    from garp_agent.config.read import read_file
 
-    file = configuration.configuration_path(path)
+    file = load.configuration_path(path)
     try:
-        return config.read_file(file) if file else Settings()
+        return read_file(file) if file else Settings()
     except ConfigError as error:
         click.echo(str(error), err=True)
-        sys.exit(daemon.EXIT_CONFIG)
+        sys.exit(EXIT_CONFIG)
 
 
 def _require_interfaces(names: tuple[str, ...]) -> None:
@@ -318,14 +321,13 @@ def _ask(
 
     path = control_socket or _settings(None).control_socket
     if not path:
-        _fail("the configuration has no control socket: control_socket is none")
+        _fail("the configuration has no control socket (control_socket: none)")
     try:
         return client.ask(path, command, arguments)
     except client.ClientError as error:
         _fail(str(error))
-        raise
 
 
-def _fail(text: str) -> None:
+def _fail(text: str) -> NoReturn:
     click.echo(f"garp-agent: {text}", err=True)
-    sys.exit(daemon.EXIT_FAILED)
+    sys.exit(EXIT_FAILED)

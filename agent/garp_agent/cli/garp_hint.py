@@ -14,7 +14,6 @@ from typing import Any, Callable
 import click
 
 from garp_agent import __version__
-from garp_agent.cli.exits import EXIT_FAILED, EXIT_NO_GUEST, EXIT_NO_WATCHER
 from garp_agent.hypervisor import options as watch_options
 from garp_agent.hypervisor.converse import ask_guests
 from garp_agent.hypervisor.core.bonds import DEBOUNCE
@@ -25,6 +24,7 @@ from garp_agent.hypervisor.io import channels, fanout
 from garp_agent.hypervisor.io.channels import Finder
 from garp_agent.render import hypervisor as render
 from garp_agent.runtime import client
+from garp_agent.runtime.exits import EXIT_FAILED, EXIT_NO_GUEST, EXIT_NO_WATCHER
 from garp_agent.wire.bounds import Bound
 from garp_agent.wire.protocol import (
     BURST_COUNT,

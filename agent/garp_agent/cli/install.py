@@ -1,11 +1,11 @@
-"""Puts the units, the udev rule, the group and an example configuration into a tree.
+"""Installs units, udev rule, group and an example configuration into a directory tree.
 
-Decides which files a system needs to run the agent under systemd, what is said of each,
-and which of them an uninstall may take away.  Never touches the running system: no daemon
-is reloaded and no unit started, so that a tree may be an image that is being made.
+Responsible for the files that a system needs to run the agent under systemd, and for removing
+them again.  Does not touch the running system: it reloads no daemon and starts no unit, so that
+the tree may be an image that is being built.
 
-Both ways are idempotent.  A configuration that somebody edited is neither overwritten
-nor removed.
+Both directions may be repeated.  A configuration that was edited is neither overwritten nor
+removed.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import sys
 from typing import Any, NamedTuple
 
 GROUP = "garp"
-PROGRAM = "/usr/sbin/garp-agent"  # as the shipped units have it
-OWN_PLACE = "/usr/local/sbin/garp-agent"  # where a single-file program puts itself
+PROGRAM = "/usr/sbin/garp-agent"  # as in the shipped units
+OWN_COPY = "/usr/local/sbin/garp-agent"  # of a single-file program
 UNITS = "etc/systemd/system"
 ENABLED = f"{UNITS}/multi-user.target.wants/garp-agent.service"
 CONFIG = "etc/garp-agent/config.yaml"
@@ -27,54 +27,62 @@ FILES = {
     "etc/sysusers.d/garp-agent.conf": "systemd/garp-agent.sysusers",
     CONFIG: "garp-agent.yaml",
 }
-UNREADABLE = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")  # to the service
-_LOADER: Any = globals()["__loader__"]  # reads what lies beside this file, in an archive too
-FREE_IDS = range(999, 99, -1)  # where systemd and Debian look for a system group's
+# The unit hides these from the service (ProtectHome=, PrivateTmp=, systemd.exec(5)).
+UNREADABLE = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")
+SYSTEM_GROUPS = range(999, 99, -1)  # in the order in which Debian's adduser and systemd search
+_LOADER: Any = globals()["__loader__"]  # reads files of this package, from an archive too
 
 
 class InstallError(Exception):
-    """It was not done, and why; the tree is as it was where this is raised at the start."""
+    """The tree or the program cannot be used.  The text says why; nothing was changed."""
 
 
 class Tree(NamedTuple):
-    """A system's files, below ``root``."""
+    """The files of a system, below ``root``."""
 
     root: str
 
     def path(self, inside: str) -> str:
-        """Where a file of the tree is, on this machine; never outside the tree."""
+        """Return where a file of the tree is on this machine.
+
+        Raises InstallError if a symbolic link leads out of the tree.
+        """
         outside = os.path.join(self.root, inside.lstrip("/"))
         top = os.path.realpath(self.root)
         folder = os.path.realpath(os.path.dirname(outside))
         if os.path.commonpath([top, folder]) != top:
             raise InstallError(
-                f"{outside}: leads out of the tree, to {folder}; allowed what is below {top}"
+                f"{outside}: leads out of the tree, to {folder}; allowed: paths below {top}"
             )
         return outside
 
 
 def install(root: str = "/", program: str | None = None) -> list[str]:
-    """Put everything into the tree; a line for each thing: what was done with it."""
+    """Install everything; return a line for each file that says what was done.
+
+    ``program``: the path that the unit starts; None for this program.  Raises InstallError, or
+    OSError if a file cannot be written.
+    """
     tree = _tree(root)
     archive = _own_archive()
     copies_itself = program is None and archive != ""
-    chosen = program or (OWN_PLACE if copies_itself else os.path.abspath(sys.argv[0]))
+    chosen = program or (OWN_COPY if copies_itself else os.path.abspath(sys.argv[0]))
     contents = {inside: _content(inside, chosen) for inside in FILES}
-    _require_usable(tree, chosen, will_be_there=copies_itself)
+    _require_usable(tree, chosen, is_installed_now=copies_itself)
     done = []
     if copies_itself:
         with open(archive, "rb") as file:
-            done.append(_write(tree, OWN_PLACE, file.read(), 0o755))
+            done.append(_write(tree, OWN_COPY, file.read(), 0o755))
     for inside, content in contents.items():
         kept = inside == CONFIG and os.path.exists(tree.path(inside))
-        done.append(_said("kept", tree, inside) if kept else _write(tree, inside, content, 0o644))
+        done.append(_done("kept", tree, inside) if kept else _write(tree, inside, content, 0o644))
     done.append(_link(tree, ENABLED, "/" + next(iter(FILES))))
     done.append(_add_group(tree))
     return done
 
 
 def uninstall(root: str = "/") -> list[str]:
-    """Take everything out of the tree again; a line for each thing."""
+    """Remove everything again; return a line for each file.  Raises as :func:`install` does."""
     tree = _tree(root)
     done = [_remove(tree, ENABLED)]
     for inside in FILES:
@@ -83,21 +91,21 @@ def uninstall(root: str = "/") -> list[str]:
             inside == CONFIG and os.path.exists(path) and _read(path) != _shipped(FILES[inside])
         )
         done.append(
-            _said("kept, as it was edited,", tree, inside) if edited else _remove(tree, inside)
+            _done("kept, because it was edited,", tree, inside) if edited else _remove(tree, inside)
         )
-    if _is_own_copy(tree.path(OWN_PLACE)):
-        done.append(_remove(tree, OWN_PLACE))
+    if _is_own_copy(tree.path(OWN_COPY)):
+        done.append(_remove(tree, OWN_COPY))
     done.append(_remove_group(tree))
     for inside in (f"{UNITS}/multi-user.target.wants", "etc/garp-agent"):
         try:
             os.rmdir(tree.path(inside))
         except OSError:
-            pass  # something else is in it, or it never was there
+            pass  # it holds something else, or does not exist
     return done
 
 
 def next_steps(root: str) -> str:
-    """What is left to do on a running system; nothing in an image."""
+    """Return the commands to run next on a running system; "" for an image."""
     if os.path.realpath(root) != "/":
         return ""
     return (
@@ -117,7 +125,7 @@ def _content(inside: str, program: str) -> bytes:
 
 
 def _shipped(name: str) -> bytes:
-    """A file that came with this package: in it, or beside it in a source tree."""
+    """Return a file that came with this package: inside it, or beside it in a source tree."""
     package = os.path.dirname(os.path.dirname(__file__))
     for place in (package, os.path.dirname(os.path.dirname(package))):
         try:
@@ -126,13 +134,13 @@ def _shipped(name: str) -> bytes:
             continue
         return data
     raise InstallError(
-        f"{name}: not shipped with this garp-agent; a distribution's package has put the units "
-        "where they belong when it was installed"
+        f"{name}: not part of this garp-agent; the package of a distribution installs the units "
+        "itself"
     )
 
 
 def _own_archive() -> str:
-    """The single file that we run from; "" if we do not."""
+    """Return the path of the single file that this program runs from; "" if there is none."""
     return str(getattr(_LOADER, "archive", ""))
 
 
@@ -144,32 +152,32 @@ def _is_own_copy(path: str) -> bool:
         return False
 
 
-# -- what is there -------------------------------------------------------------------------
+# -- checks --------------------------------------------------------------------------------
 
 
 def _tree(root: str) -> Tree:
     if not os.path.isdir(os.path.join(root, "etc")):
         raise InstallError(
-            f"{root}: given as --root, and not a system's tree: there is no etc in it"
+            f"{root}: given as --root, but not the root of a system: there is no etc in it"
         )
     return Tree(root)
 
 
-def _require_usable(tree: Tree, program: str, *, will_be_there: bool) -> None:
+def _require_usable(tree: Tree, program: str, *, is_installed_now: bool) -> None:
     if not program.startswith("/") or set(program) & set(" \t\"'\\%$;"):
         raise InstallError(
             f"{program}: given as --program; allowed an absolute path without spaces, quotes, "
-            "backslashes, semicolons, dollar or percent signs"
+            "backslashes, semicolons, dollar signs and percent signs"
         )
     if program.startswith(UNREADABLE):
         raise InstallError(
-            f"{program}: the service could not read it (ProtectHome=, PrivateTmp=); put the "
-            "program elsewhere and name it with --program"
+            f"{program}: the service cannot read it (ProtectHome=, PrivateTmp=); put the "
+            "program elsewhere and give its path with --program"
         )
-    if not will_be_there and not os.path.exists(tree.path(program)):
+    if not is_installed_now and not os.path.exists(tree.path(program)):
         raise InstallError(
             f"{tree.path(program)}: there is no such program in the tree; install it there, or "
-            "name it as it is called inside with --program"
+            "give its path inside the tree with --program"
         )
 
 
@@ -178,10 +186,10 @@ def _read(path: str) -> bytes:
         return file.read()
 
 
-# -- doing ---------------------------------------------------------------------------------
+# -- files ---------------------------------------------------------------------------------
 
 
-def _said(what: str, tree: Tree, inside: str) -> str:
+def _done(what: str, tree: Tree, inside: str) -> str:
     return f"{what} {tree.path(inside)}"
 
 
@@ -190,13 +198,13 @@ def _write(tree: Tree, inside: str, content: bytes, mode: int) -> str:
     existed = os.path.exists(path)
     if existed and not os.path.islink(path) and _read(path) == content:
         os.chmod(path, mode)
-        return _said("unchanged", tree, inside)
+        return _done("unchanged", tree, inside)
     _replace(path, content, mode)
-    return _said("replaced" if existed else "wrote", tree, inside)
+    return _done("replaced" if existed else "wrote", tree, inside)
 
 
 def _replace(path: str, content: bytes, mode: int) -> None:
-    """The whole file or nothing, whatever happens meanwhile."""
+    """Write a file so that a reader, or a crash, never meets half of it (rename(2))."""
     os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
     unfinished = f"{path}.garp-agent-{os.getpid()}"
     try:
@@ -213,18 +221,18 @@ def _replace(path: str, content: bytes, mode: int) -> None:
 def _link(tree: Tree, inside: str, target: str) -> str:
     path = tree.path(inside)
     if os.path.lexists(path):
-        return _said("unchanged", tree, inside)
+        return _done("unchanged", tree, inside)
     os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
     os.symlink(target, path)
-    return _said("enabled", tree, inside)
+    return _done("enabled", tree, inside)
 
 
 def _remove(tree: Tree, inside: str) -> str:
     path = tree.path(inside)
     if not os.path.lexists(path):
-        return _said("absent", tree, inside)
+        return _done("absent", tree, inside)
     os.unlink(path)
-    return _said("removed", tree, inside)
+    return _done("removed", tree, inside)
 
 
 # -- the group (group(5), gshadow(5)) ------------------------------------------------------
@@ -251,9 +259,9 @@ def _add_group(tree: Tree) -> str:
     if any(line.startswith(f"{GROUP}:") for line in lines):
         return f"unchanged group {GROUP} in {path}"
     if not lines:
-        return f"left group {GROUP} to systemd-sysusers: there is no {path}"
+        return f"left group {GROUP} to systemd-sysusers, because there is no {path}"
     taken = {line.split(":")[2] for line in lines if line.count(":") >= 2}
-    free = next(each for each in FREE_IDS if str(each) not in taken)
+    free = next(each for each in SYSTEM_GROUPS if str(each) not in taken)
     _write_groups(path, [*lines, f"{GROUP}:x:{free}:"])
     shadow = tree.path("etc/gshadow")
     if os.path.exists(shadow):
@@ -268,7 +276,7 @@ def _remove_group(tree: Tree) -> str:
     if not ours:
         return f"absent group {GROUP} in {path}"
     if not ours[0].endswith(":"):
-        return f"kept group {GROUP} in {path}: it has members"
+        return f"kept group {GROUP} in {path}, because it has members"
     for name in ("etc/group", "etc/gshadow"):
         each = tree.path(name)
         kept = [line for line in _groups(each) if not line.startswith(f"{GROUP}:")]

@@ -24,6 +24,7 @@ from garp_agent.guest.loop import Loop
 from garp_agent.guest.reload import Reload
 from garp_agent.guest.serving import Service
 from garp_agent.runtime.control_socket import AlreadyRunningError, ControlSocket
+from garp_agent.runtime.exits import EXIT_CONFIG, EXIT_FAILED, EXIT_NO_PERMISSION
 from garp_agent.runtime.log import Log
 from garp_agent.runtime.netlink import Netlink
 from garp_agent.runtime.notify import Notify
@@ -35,10 +36,6 @@ if TYPE_CHECKING:
     from garp_agent.config.settings import Settings
     from garp_agent.guest.loop import Sender
     from garp_agent.guest.options import RunOptions
-
-EXIT_FAILED = 1
-EXIT_NO_PERMISSION = 77  # EX_NOPERM, sysexits.h
-EXIT_CONFIG = 78  # EX_CONFIG
 
 DRY_RUN = (("dry_run", "nothing is sent"),)  # the last field of every log line of a dry run
 NO_PERMISSION = (

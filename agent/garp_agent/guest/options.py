@@ -1,8 +1,8 @@
-"""The options of ``garp-agent run``: one table, read by click and, before it, by us.
+"""The options of ``garp-agent run``: one table for click and for a parser that needs no click.
 
-``run`` is what every guest starts at boot and keeps in memory; importing click costs it
-22 ms and 5 MB.  :func:`parse` understands the plain forms of the options below and
-leaves everything else (help, mistakes, abbreviations) to click.
+Every guest starts ``run`` at boot and keeps it in memory; importing click costs 22 ms and 5 MB.
+:func:`parse_run_options` reads the plain forms of the options, and leaves everything else (help,
+mistakes, abbreviations) to click.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from garp_agent.wire.record import NamedTuple
 
 
 class Option(NamedTuple):
-    """One option as click declares it."""
+    """One option, as click declares it."""
 
     names: tuple[str, ...]
     help: str
-    metavar: str = ""  # "": a flag
+    metavar: str = ""  # "" for a flag
     choices: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
-        """Its name as an identifier."""
+        """Return its name as an identifier."""
         return self.names[0].lstrip("-").replace("-", "_")
 
 
 class RunOptions(NamedTuple):
-    """What ``run`` was told; None where nothing was said."""
+    """The command line of ``run``; None for an option that is not given."""
 
     config: str | None = None
     interval: str | None = None
@@ -37,7 +37,7 @@ class RunOptions(NamedTuple):
     log_format: str = "text"
 
     def overrides(self) -> dict[str, str]:
-        """The configuration keys that the command line gives, as written there."""
+        """Return the configuration keys that the command line gives, as they are written there."""
         given = {
             "interval": self.interval,
             "hint_port": self.hint_port,
@@ -48,34 +48,36 @@ class RunOptions(NamedTuple):
 
 CONFIG = Option(
     ("--config", "-c"),
-    f"Configuration file; without it {DEFAULT_PATH} if that exists, else the defaults.",
+    f"Configuration file. Default: {DEFAULT_PATH} if it exists, else every key has its default.",
     "FILE",
 )
-DRY_RUN = Option(("--dry-run",), "Do everything but the sending; log the frames instead.")
+DRY_RUN = Option(("--dry-run",), "Do everything except sending; log the frames instead.")
 VERBOSE = Option(("--verbose", "-v"), "Log every frame.")
 LOG_FORMAT = Option(
-    ("--log-format",), "How log lines on standard error look.", "FORMAT", ("text", "json")
+    ("--log-format",), "Format of the log lines on standard error.", "FORMAT", ("text", "json")
 )
 CONTROL_SOCKET = Option(
-    ("--control-socket",), "Path of the control socket; 'none' for none.", "PATH"
+    ("--control-socket",),
+    "Path of the daemon's control socket, or 'none'; overrides the configuration.",
+    "PATH",
 )
 INTERVAL = Option(
     ("--interval",),
-    "Refresh interval, as 5s or 500ms; overrides the configuration, and raises "
-    "interval_with_lease to itself where that is shorter.",
+    "Refresh interval, for instance 5s or 500ms; overrides the configuration, and raises "
+    "interval_with_lease if that is shorter.",
     "DURATION",
 )
 HINT_PORT = Option(
     ("--hint-port",),
-    "Where the host's hints come in: a virtio-serial port's name, the path of a device or of "
+    "Port for hints from the host: the name of a virtio-serial port, the path of a device or of "
     "a Unix socket, or 'none'; overrides the configuration.",
     "NAME|PATH",
 )
 RUN = (CONFIG, INTERVAL, HINT_PORT, CONTROL_SOCKET, DRY_RUN, VERBOSE, LOG_FORMAT)
 
 
-def parse(arguments: list[str]) -> RunOptions | None:
-    """Read the arguments of ``run``; None if they are for click to judge."""
+def parse_run_options(arguments: list[str]) -> RunOptions | None:
+    """Read the arguments of ``run``; None if click has to read them."""
     known = {name: option for option in RUN for name in option.names}
     given: dict[str, object] = {}
     rest = iter(arguments)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from garp_agent.cli.exits import EXIT_FAILED
+from garp_agent.runtime.exits import EXIT_FAILED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ def status_text(values: dict[str, Any]) -> str:
         _process_line(values),
         _refresh_line(values),
         _frames_line(values),
-        _hint_port_line(values["hint_port"]),
+        _hint_port_line(values),
     ]
     if values["overruns"] or values["resumes"]:
         lines.append(f"netlink overruns {values['overruns']}, resumes {values['resumes']}")

@@ -20,12 +20,11 @@ from garp_agent.diagnosis.capture import Capture, CaptureError, Frame, configure
 from garp_agent.diagnosis.sighting import dissect
 from garp_agent.diagnosis.watch.observe import Observer, SeenAnnouncement
 from garp_agent.diagnosis.watch.table import Table, as_json, summary
+from garp_agent.runtime.exits import EXIT_FAILED, EXIT_NO_PERMISSION
 
 if TYPE_CHECKING:
     from types import FrameType
 
-EXIT_FAILED = 1
-EXIT_NO_PERMISSION = 77  # EX_NOPERM, sysexits.h
 ETHERNET = 1  # DLT_EN10MB
 FILE = "file"  # stands where an interface's name would
 
