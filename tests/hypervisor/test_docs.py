@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from xml.etree import ElementTree
 
-import click
+import pytest
 
+from bench.guests import Guests, Manner
 from garp_agent.cli.garp_hint import cli
 from garp_agent.hypervisor.core import rounds
 from garp_agent.hypervisor.core.exchange import Outcome
 from garp_agent.hypervisor.core.lease import LEASE
 from garp_agent.hypervisor.io import channels, fanout
+from garp_agent.wire.protocol import Burst
 from tests.hypervisor.core.talk import A, Talk
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "garp-hint.md").read_text()
-FLAT = " ".join(PAGE.split())
 SNIPPET = ROOT / "contrib" / "libvirt" / "channel.xml"
-
-
-def options(command: str) -> set[str]:
-    found = (each.opts for each in cli.commands[command].params if isinstance(each, click.Option))
-    return {name for names in found for name in names if name.startswith("--")}
+OPTIONS = {
+    name: {long for option in command.params for long in option.opts if long.startswith("--")}
+    for name, command in cli.commands.items()
+}
 
 
 def quoted_after(start: str) -> set[str]:
@@ -33,19 +36,15 @@ def quoted_after(start: str) -> set[str]:
 
 def test_page_names_every_option_of_watch_and_every_command() -> None:
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE))
-    assert options("watch") <= named
-    assert named - {name for command in cli.commands for name in options(command)} == {
-        "--live",  # of virsh
-        "--config",
-    }
+    assert OPTIONS["watch"] <= named
+    known = {option for options in OPTIONS.values() for option in options}
+    assert named - known == {"--live", "--config"}  # of virsh
     assert set(re.findall(r"^garp-hint ([a-z]+)", PAGE, re.MULTILINE)) == set(cli.commands)
 
 
 def test_page_names_every_state_and_every_value() -> None:
-    rows = re.findall(
-        r"^\| (`.*?`) \|", PAGE.partition("| state | |")[2].partition("\n\n")[0], re.M
-    )
-    states = {name for row in rows for name in re.findall("`(.*?)`", row)}
+    rows = PAGE.partition("| state |")[2].partition("\n\n")[0].splitlines()[2:]
+    states = {name for row in rows for name in re.findall("`(.*?)`", row.split("|")[1])}
     assert states == {outcome.value for outcome in Outcome}
     talk = Talk(A)
     talk.failover(0.0)
@@ -55,18 +54,29 @@ def test_page_names_every_state_and_every_value() -> None:
 
 
 def test_numbers_on_the_page_are_those_of_the_code() -> None:
-    assert f"the next {LEASE:g} s" in FLAT
-    assert f"within `--timeout` ({fanout.TIMEOUT:g} s)" in FLAT
-    assert "after {:g} s and {:g} s".format(*rounds.REPEATS) in FLAT
-    assert f"cut after {channels.CUT_AT} characters" in FLAT
-    assert f"the last {rounds.HISTORY} failovers" in FLAT
-    assert f"at most {rounds.NAMES})" in FLAT
+    text = " ".join(PAGE.split())
+    assert f"the next {LEASE:g} s" in text
+    assert f"within `--timeout` ({fanout.TIMEOUT:g} s)" in text
+    assert "after {:g} s and {:g} s".format(*rounds.REPEATS) in text
+    assert f"cut after {channels.CUT_AT} characters" in text
+    assert f"the last {rounds.HISTORY} failovers" in text
+    assert f"at most {rounds.NAMES})" in text
 
 
 def test_libvirt_snippet_on_the_page_is_the_file() -> None:
-    root = ElementTree.parse(SNIPPET).getroot()
-    assert [element.attrib for element in root] == [
-        {"mode": "bind"},
-        {"type": "virtio", "name": channels.PORT_NAME},
-    ]
+    source, target = ElementTree.parse(SNIPPET).getroot()
+    assert source.attrib == {"mode": "bind"}
+    assert target.attrib == {"type": "virtio", "name": channels.PORT_NAME}
     assert SNIPPET.read_text().partition("-->\n")[2] in PAGE
+
+
+def test_shell_command_on_the_protocol_page_hints_a_guest(short_path: Path) -> None:
+    if not shutil.which("socat"):
+        pytest.skip("needs `socat` (Debian package socat)")
+    page = (ROOT / "docs" / "protocol.md").read_text()
+    [command] = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    with Guests(short_path, [Manner.ANSWERS]) as guests:
+        mine = re.sub(r"(?<=UNIX-CONNECT:)[^,]*", guests.paths[0], command)
+        done = subprocess.run(["sh", "-c", mine], stdout=subprocess.PIPE, timeout=60, check=True)
+        assert guests.requests(0) == [Burst(reason="maintenance")]
+    assert json.loads(done.stdout)["return"]["frames"] == 1

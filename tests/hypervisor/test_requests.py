@@ -1,43 +1,27 @@
-"""What the status socket answers, whatever the line."""
+"""What the status socket answers; tests/wire has the errors of lines that are no requests."""
 
 from __future__ import annotations
 
 import json
 
-import pytest
-
 from garp_agent.hypervisor.requests import OperatorRequests
-from garp_agent.wire.lines import Overlong
-
-HINTED: list[tuple[str, float]] = []
-REQUESTS = OperatorRequests(
-    lambda reason, now: HINTED.append((reason, now)) or 3,  # type: ignore[func-returns-value]
-    lambda now: {"uptime": now},
-)
 
 
-@pytest.mark.parametrize(
-    ("line", "error"),
-    [
-        (b"\x00\xfe", "InvalidJSON"),
-        (b"[" * 4000, "InvalidJSON"),
-        (Overlong(4096), "LineTooLong"),
-        (b'{"execute": "lease"}', "CommandNotFound"),
-        (b"{}", "InvalidRequest"),
-    ],
-)
-def test_line_that_is_no_request_is_answered_with_its_error(
-    line: bytes | Overlong, error: str
-) -> None:
-    assert json.loads(REQUESTS.answer(line, 5.0))["error"]["class"] == error
+def test_requests_are_answered_with_their_id_and_errors_with_their_class() -> None:
+    hinted: list[tuple[str, float]] = []
 
+    def hint(reason: str, now: float) -> int:
+        hinted.append((reason, now))
+        return 3
 
-def test_requests_are_answered_with_their_id() -> None:
-    assert REQUESTS.answer(b'{"execute": "sync", "id": 7}', 5.0) == b'\xff{"id": 7, "return": {}}\n'
-    status = REQUESTS.answer(b'{"execute": "status", "id": 8}', 5.0)
-    assert json.loads(status) == {"id": 8, "return": {"uptime": 5.0}}
-    hints = [b'{"execute": "burst"}', b'{"execute": "burst", "arguments": {"reason": "x"}}']
-    assert [json.loads(REQUESTS.answer(line, 5.0)) for line in hints] == [
-        {"return": {"guests": 3}}
-    ] * 2
-    assert HINTED == [("operator", 5.0), ("x", 5.0)]
+    requests = OperatorRequests(hint, lambda now: {"uptime": now})
+    assert requests.answer(b'{"execute": "sync", "id": 7}', 5.0) == b'\xff{"id": 7, "return": {}}\n'
+    for line, expected in (
+        (b'{"execute": "status", "id": 8}', {"id": 8, "return": {"uptime": 5.0}}),
+        (b'{"execute": "burst"}', {"return": {"guests": 3}}),
+        (b'{"execute": "burst", "arguments": {"reason": "x"}}', {"return": {"guests": 3}}),
+    ):
+        assert json.loads(requests.answer(line, 5.0)) == expected
+    assert hinted == [("operator", 5.0), ("x", 5.0)]
+    for line, error in ((b"{}", "InvalidRequest"), (b'{"execute": "lease"}', "CommandNotFound")):
+        assert json.loads(requests.answer(line, 5.0))["error"]["class"] == error

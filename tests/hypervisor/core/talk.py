@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from garp_agent.hypervisor.core.exchange import Call, Outcome, Result
 from garp_agent.hypervisor.core.guests import Channel
 from garp_agent.hypervisor.core.watcher import HintOptions, Watcher
 from garp_agent.wire import protocol
 from garp_agent.wire.lines import LineDecoder
-from garp_agent.wire.protocol import Burst, Lease
-
-if TYPE_CHECKING:
-    from garp_agent.wire.protocol import Request
 
 A, B, C = (Channel(name, f"/run/{name}") for name in "abc")
 WALL = 1_700_000_000.0
 
 
-def requests(call: Call) -> list[Request]:
+def requests(call: Call) -> list[Any]:
     """Return what the guest reads."""
     return [protocol.parse(line) for line in LineDecoder().feed(call.exchange.outgoing)]
 
 
-def asked(calls: list[Call]) -> dict[str, list[object]]:
+def asked(calls: list[Call]) -> dict[str, list[Any]]:
     """Return the requests by guest, without their ids."""
     return {call.path[-1]: [each._replace(id=None) for each in requests(call)] for call in calls}
 
@@ -34,29 +30,31 @@ class Talk:
     def __init__(
         self, *channels: Channel, options: HintOptions | None = None, promise: bool = True
     ) -> None:
-        self.watcher = Watcher(options or HintOptions(), "boot", lambda: 1.0)
+        self.random = 1.0
+        self.version: object = "0.1.0"  # what the agents say
+        self.seconds: object = None  # None: as asked
+        self.frames: object = 2
+        self.watcher = Watcher(options or HintOptions(), "boot", lambda: self.random)
         self.watcher.promise(promise, 0.0)
         self.watcher.found(channels, 0.0)
-        # What the agents say; `seconds` None: as asked.
-        self.version: object = "0.1.0"
-        self.seconds: object = None
-        self.frames: object = 2
 
     def answer(self, calls: list[Call], now: float) -> list[Call]:
         """Let agents answer; return the calls that follow."""
         follow = []
         for call in calls:
             for request in requests(call):
-                line = protocol.encode_return(request.id, self._value(request))
-                outcome = call.exchange.received(line)
+                outcome = call.exchange.received(self._reply(request))
             assert outcome is Outcome.ANSWERED
             follow += self.watcher.finished(Result(call, outcome, 0.001), now)
         return follow
 
-    def _value(self, request: Request) -> dict[str, object]:
-        if isinstance(request, Lease):
-            return {"seconds": request.seconds if self.seconds is None else self.seconds}
-        return {"frames": self.frames} if isinstance(request, Burst) else {"version": self.version}
+    def _reply(self, request: Any) -> bytes:
+        value = {"version": self.version}
+        if isinstance(request, protocol.Lease):
+            value = {"seconds": request.seconds if self.seconds is None else self.seconds}
+        elif isinstance(request, protocol.Burst):
+            value = {"frames": self.frames}
+        return protocol.encode_return(request.id, value)
 
     def fail(
         self, calls: list[Call], now: float, outcome: Outcome = Outcome.NO_AGENT
@@ -75,17 +73,13 @@ class Talk:
     def failover(self, now: float, link: str = "bond0", reason: str = "r") -> list[Call]:
         return self.watcher.failover(link, reason, now, WALL)
 
-    def guest(self, name: str, now: float = 0.0) -> dict[str, object]:
-        guests = self.watcher.status(now)["guests"]
-        assert isinstance(guests, list)
-        [found] = [guest for guest in guests if guest["guest"] == name]
-        assert isinstance(found, dict)
-        return found
+    def guest(self, name: str, now: float = 0.0) -> dict[str, Any]:
+        guests: Any = self.watcher.status(now)["guests"]
+        return {guest["guest"]: guest for guest in guests}[name]
 
-    def history(self) -> list[dict[str, object]]:
-        history = self.watcher.status(0.0)["history"]
-        assert isinstance(history, list)
-        return history
+    def history(self) -> list[dict[str, Any]]:
+        history: Any = self.watcher.status(0.0)["history"]
+        return list(history)
 
-    def notices(self) -> list[tuple[int, str, dict[str, object]]]:
+    def notices(self) -> list[tuple[int, str, dict[str, Any]]]:
         return [(each.level, each.event, dict(each.fields)) for each in self.watcher.take_notices()]

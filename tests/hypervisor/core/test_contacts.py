@@ -1,4 +1,4 @@
-"""Contacts and leases, with literal times; `random` gives 1.0 unless a test says otherwise."""
+"""Contacts and leases, with literal times."""
 
 from __future__ import annotations
 
@@ -8,28 +8,34 @@ import pytest
 
 from garp_agent.hypervisor.core.contacts import CONTACT, REVOCATION
 from garp_agent.hypervisor.core.exchange import Call, Exchange, Outcome, Result
-from garp_agent.hypervisor.core.watcher import HintOptions, Watcher
+from garp_agent.hypervisor.core.watcher import HintOptions
 from garp_agent.wire import protocol
 from garp_agent.wire.model import LEVEL_DEBUG, LEVEL_INFO, LEVEL_WARNING
 from garp_agent.wire.protocol import Info, Lease
 from tests.hypervisor.core.talk import A, B, C, Talk, asked, requests
 
-LEASE, REVOKE = Lease(None, 90.0), Lease(None, 0.0)
+INFO, LEASE, REVOKE = [Info()], [Lease(None, 90.0)], [Lease(None, 0.0)]
 
 
-def test_found_guest_is_asked_for_info_and_then_given_a_lease() -> None:
+def test_found_guest_is_asked_for_info_and_gets_a_lease_that_is_renewed() -> None:
     talk = Talk(A, B)
     assert talk.watcher.deadline() == 0.0
     calls = talk.watcher.advance(0.0)
     assert {call.kind for call in calls} == {CONTACT}
-    assert asked(calls) == {"a": [Info()], "b": [Info()]}
+    assert asked(calls) == {"a": INFO, "b": INFO}
     assert len({request.id for call in calls for request in requests(call)}) == 2
     assert talk.watcher.deadline() == inf
     assert talk.watcher.advance(0.0) == []
     assert talk.answer(calls, 0.5) == []
     assert talk.watcher.deadline() == 0.5
-    assert asked(talk.watcher.advance(0.5)) == {"a": [LEASE], "b": [LEASE]}
+    calls = talk.watcher.advance(0.5)
+    assert asked(calls) == {"a": LEASE, "b": LEASE}
     assert talk.watcher.deadline() == inf
+    talk.answer(calls, 0.5)
+    assert talk.guest("a", 10.5)["lease"] == 80.0
+    assert talk.watcher.deadline() == 30.5
+    assert talk.watcher.advance(30.4) == []
+    assert asked(talk.watcher.advance(30.5)) == {"a": LEASE, "b": LEASE}
     levels = [level for level, event, _ in talk.notices() if event == "guest-state"]
     assert levels == [LEVEL_DEBUG, LEVEL_DEBUG]
 
@@ -39,53 +45,41 @@ def test_guest_without_an_answer_gets_no_lease_and_an_open_one_is_revoked() -> N
     talk, now = Talk(A), 0.0
     for _ in range(3):
         calls = talk.watcher.advance(now)
-        assert asked(calls) == {"a": [Info()]}
+        assert asked(calls) == {"a": INFO}
         talk.fail(calls, now)
         now = talk.watcher.deadline()
-    talk.meet(now)
-    now = talk.watcher.deadline()
+    now = talk.meet(now).watcher.deadline()
     talk.fail(talk.watcher.advance(now), now)  # the renewal; it may wait in the channel now
-    assert asked(talk.watcher.revoke_leases(now + 1.0)) == {"a": [REVOKE]}
+    assert asked(talk.watcher.revoke_leases(now + 1.0)) == {"a": REVOKE}
     now = talk.watcher.deadline()
     calls = talk.watcher.advance(now)
-    assert asked(calls) == {"a": [REVOKE]}
+    assert asked(calls) == {"a": REVOKE}
     talk.answer(calls, now)
     assert talk.guest("a", now)["lease"] == 0
     assert talk.watcher.revoke_leases(now) == []
-    assert asked(talk.watcher.advance(now)) == {"a": [LEASE]}
+    assert asked(talk.watcher.advance(now)) == {"a": LEASE}
     # No reply yet, but the guest can have it.
-    assert asked(talk.watcher.revoke_leases(now)) == {"a": [REVOKE]}
+    assert asked(talk.watcher.revoke_leases(now)) == {"a": REVOKE}
 
 
-def test_unanswered_lease_is_revoked_at_once_when_nothing_is_promised_any_more() -> None:
+def test_lease_is_revoked_and_given_when_links_go_and_come() -> None:
     talk = Talk(A).meet()
-    talk.fail(talk.watcher.advance(30.0), 31.0, Outcome.BUSY)
-    talk.watcher.promise(False, 31.5)
-    calls = talk.watcher.advance(31.5)
-    assert asked(calls) == {"a": [REVOKE]}
-    talk.answer(calls, 31.5)
-    assert talk.guest("a", 31.5)["lease"] == 0
-    assert asked(talk.watcher.advance(talk.watcher.deadline())) == {"a": [Info()]}
-
-
-def test_lease_is_renewed_after_a_third() -> None:
-    talk = Talk(A).meet()
-    assert talk.guest("a", 10.0)["lease"] == 80.0
-    assert talk.guest("a")["version"] == "0.1.0"
-    assert talk.watcher.deadline() == 30.0
-    assert talk.watcher.advance(29.9) == []
-    assert asked(talk.watcher.advance(30.0)) == {"a": [LEASE]}
-
-
-def test_random_number_spreads_renewals_and_retries() -> None:
-    talk = Talk()
-    talk.watcher = Watcher(HintOptions(), "boot", lambda: 0.0)
-    talk.watcher.promise(True, 0.0)
-    talk.watcher.found([A], 0.0)
-    talk.meet()
-    assert talk.watcher.deadline() == pytest.approx(24.0)
-    talk.fail(talk.watcher.advance(24.0), 24.0)
-    assert talk.watcher.deadline() == pytest.approx(25.0)
+    talk.watcher.promise(True, 5.0)  # no change
+    assert talk.watcher.advance(5.0) == []
+    talk.watcher.promise(False, 6.0)
+    calls = talk.watcher.advance(6.0)
+    assert asked(calls) == {"a": REVOKE}
+    talk.answer(calls, 6.0)
+    assert talk.guest("a", 6.0)["lease"] == 0
+    talk.watcher.promise(True, 7.0)
+    calls = talk.watcher.advance(7.0)
+    assert asked(calls) == {"a": LEASE}
+    talk.fail(calls, 8.0, Outcome.BUSY)
+    talk.watcher.promise(False, 8.5)  # at once, although that lease was not answered
+    calls = talk.watcher.advance(8.5)
+    assert asked(calls) == {"a": REVOKE}
+    talk.answer(calls, 8.5)
+    assert asked(talk.watcher.advance(talk.watcher.deadline())) == {"a": INFO}
 
 
 @pytest.mark.parametrize(
@@ -105,8 +99,7 @@ def test_seconds_that_a_guest_confirms_are_checked(
 ) -> None:
     talk = Talk(A)
     talk.seconds = given
-    talk.meet()
-    assert talk.guest("a")["lease"] == lease
+    assert talk.meet().guest("a")["lease"] == lease
     assert talk.watcher.deadline() == next_contact
 
 
@@ -117,20 +110,16 @@ def test_seconds_that_a_guest_confirms_are_checked(
 def test_version_that_a_guest_gives_is_checked(given: object, version: str) -> None:
     talk = Talk(A)
     talk.version = given
-    talk.answer(talk.watcher.advance(0.0), 0.0)
-    assert talk.guest("a")["version"] == version
+    assert talk.meet().guest("a")["version"] == version
 
 
 def test_agent_that_refuses_a_lease_is_asked_again_after_a_minute() -> None:
     talk = Talk(A)
     talk.answer(talk.watcher.advance(0.0), 0.0)
     [call] = talk.watcher.advance(0.0)
-    error = protocol.ProtocolError(
-        protocol.ErrorClass.COMMAND_NOT_FOUND, "no", requests(call)[0].id
-    )
-    outcome = call.exchange.received(protocol.encode_error(error))
-    assert outcome is Outcome.REFUSED
-    assert talk.watcher.finished(Result(call, outcome, 0.001), 0.0) == []
+    refusal = protocol.ProtocolError(protocol.ErrorClass.FAILED, "no", requests(call)[0].id)
+    assert call.exchange.received(protocol.encode_error(refusal)) is Outcome.REFUSED
+    assert talk.watcher.finished(Result(call, Outcome.REFUSED, 0.001), 0.0) == []
     guest = talk.guest("a")
     assert (guest["state"], guest["lease"], guest["version"]) == ("refused", 0, "0.1.0")
     assert talk.watcher.deadline() == 60.0
@@ -141,23 +130,10 @@ def test_agent_that_refuses_a_lease_is_asked_again_after_a_minute() -> None:
 def test_without_leases_guests_are_asked_for_info_every_minute(lease: float) -> None:
     talk = Talk(A, options=HintOptions(lease=lease), promise=not lease)
     calls = talk.watcher.advance(0.0)
-    assert asked(calls) == {"a": [Info()]}
+    assert asked(calls) == {"a": INFO}
     talk.answer(calls, 0.0)
     assert talk.watcher.advance(59.9) == []
-    assert asked(talk.watcher.advance(60.0)) == {"a": [Info()]}
-
-
-def test_lease_is_revoked_and_given_when_links_go_and_come() -> None:
-    talk = Talk(A).meet()
-    talk.watcher.promise(True, 5.0)  # no change
-    assert talk.watcher.advance(5.0) == []
-    talk.watcher.promise(False, 6.0)
-    calls = talk.watcher.advance(6.0)
-    assert asked(calls) == {"a": [REVOKE]}
-    talk.answer(calls, 6.0)
-    assert talk.guest("a", 6.0)["lease"] == 0
-    talk.watcher.promise(True, 7.0)
-    assert asked(talk.watcher.advance(7.0)) == {"a": [LEASE]}
+    assert asked(talk.watcher.advance(60.0)) == {"a": INFO}
 
 
 def test_guest_without_an_answer_is_retried_after_longer_and_longer_times() -> None:
@@ -167,11 +143,14 @@ def test_guest_without_an_answer_is_retried_after_longer_and_longer_times() -> N
         waits.append(talk.watcher.deadline() - now)
         now = talk.watcher.deadline()
     assert waits == [2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0, 60.0]
-    talk.meet(now)
-    assert talk.watcher.deadline() - now == 30.0
+    talk.random = 0.0  # it spreads renewals and retries
+    assert talk.meet(now).watcher.deadline() - now == pytest.approx(24.0)
     now = talk.watcher.deadline()
+    talk.notices()
     talk.fail(talk.watcher.advance(now), now, Outcome.BUSY)
-    assert talk.watcher.deadline() - now == 2.0
+    assert talk.watcher.deadline() - now == 1.0
+    state = {"guest": "a", "state": "busy"}
+    assert talk.notices() == [(LEVEL_WARNING, "guest-state", state)]
 
 
 def test_guest_that_left_is_forgotten_and_a_new_one_is_contacted() -> None:
@@ -185,19 +164,7 @@ def test_guest_that_left_is_forgotten_and_a_new_one_is_contacted() -> None:
         (LEVEL_INFO, "guest-found", {"guest": "c", "path": "/run/c"}),
     ]
     assert talk.guest("c")["state"] == "new"
-
-
-def test_guest_that_stops_answering_is_logged_as_a_warning() -> None:
-    talk = Talk(A).meet()
-    talk.fail(talk.watcher.advance(30.0), 31.0)
-    expected = (LEVEL_WARNING, "guest-state", {"guest": "a", "state": "no-agent"})
-    assert talk.notices() == [expected]
-
-
-def test_revocation_goes_to_guests_with_a_lease_only() -> None:
-    talk = Talk(A, B).meet()
-    talk.watcher.found([A, B, C], 5.0)
     calls = talk.watcher.revoke_leases(6.0)
     assert {call.kind for call in calls} == {REVOCATION}
-    assert asked(calls) == {"a": [REVOKE], "b": [REVOKE]}
+    assert asked(calls) == {"b": REVOKE}
     assert talk.watcher.revoke_leases(91.0) == []

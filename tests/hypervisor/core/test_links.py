@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from garp_agent.hypervisor.core.bonds import BondFailover, Follower
-from garp_agent.hypervisor.core.links import LinkChange, LinkTable
+from garp_agent.hypervisor.core.links import LinkTable
 from garp_agent.hypervisor.core.linkstate import (
     EVENT_BONDING_FAILOVER,
     Bond,
@@ -117,15 +117,3 @@ def test_bond_deleted_in_mid_dump_stays_deleted_when_the_dump_names_it() -> None
     assert not follower.is_following
     follower.handle(LinkReport(BOND0), 30.0)
     assert follower.advance(30.0) == [BondFailover("bond0", (), ("#2",))]
-
-
-def test_table_says_what_an_event_changed() -> None:
-    table = LinkTable()
-    port = LinkReport(ETH0, EVENT_BONDING_FAILOVER)
-    assert table.apply(port) == [LinkChange(None, ETH0, EVENT_BONDING_FAILOVER)]
-    free = ETH0._replace(master_ifindex=0)
-    assert table.ports(5) == [ETH0]
-    assert table.apply(LinkReport(free)) == [LinkChange(ETH0, free)]
-    assert table.ports(5) == []
-    assert table.apply(LinkGone(2)) == [LinkChange(free, None)]
-    assert table.apply(LinkGone(2)) == []

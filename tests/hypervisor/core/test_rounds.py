@@ -6,7 +6,6 @@ from math import inf
 
 import pytest
 
-from garp_agent.hypervisor.core.announce_self import ANNOUNCE_SELF
 from garp_agent.hypervisor.core.exchange import Call, Outcome
 from garp_agent.hypervisor.core.guests import Channel
 from garp_agent.hypervisor.core.rounds import HINT
@@ -15,11 +14,15 @@ from garp_agent.wire.model import LEVEL_NOTICE, LEVEL_WARNING
 from garp_agent.wire.protocol import Burst, Lease
 from tests.hypervisor.core.talk import WALL, A, B, C, Talk, asked, requests
 
-LEASE = Lease(None, 90.0)
+LEASE = [Lease(None, 90.0)]
 
 
 def hint(number: int = 1, reason: str = "r") -> list[Burst]:
     return [Burst(None, reason, None, None, 0.0, "boot", number)]
+
+
+def hints(calls: list[Call]) -> list[Call]:
+    return [call for call in calls if call.kind == HINT]
 
 
 def test_failover_hints_all_guests_and_first_those_that_answer() -> None:
@@ -28,12 +31,11 @@ def test_failover_hints_all_guests_and_first_those_that_answer() -> None:
     talk.fail([a, c], 1.0)
     talk.answer([b], 1.0)
     calls = talk.failover(10.0)
-    assert [call.path for call in calls] == ["/run/b", "/run/a", "/run/c"]
+    assert [call.path for call in hints(calls)] == ["/run/b", "/run/a", "/run/c"]
     assert asked(calls) == {"a": hint(), "b": hint(), "c": hint()}
-    assert {call.kind for call in calls} == {HINT}
 
 
-def test_history_entry_and_counters_of_a_failover() -> None:
+def test_failover_is_kept_in_history_counters_and_log() -> None:
     talk = Talk(A, B).meet()
     talk.watcher.found([A, B, C], 5.0)
     talk.fail(talk.watcher.advance(5.0), 5.0)
@@ -46,6 +48,7 @@ def test_history_entry_and_counters_of_a_failover() -> None:
     talk.answer([b], 10.002)
     assert talk.notices() == []
     talk.fail([c], 11.0)
+    slowest = pytest.approx(0.004)
     assert talk.history() == [
         {
             "number": 1,
@@ -57,7 +60,7 @@ def test_history_entry_and_counters_of_a_failover() -> None:
             "awaited": 0,
             "frames": 2,
             "fastest_seconds": pytest.approx(0.002),
-            "slowest_seconds": pytest.approx(0.004),
+            "slowest_seconds": slowest,
             "superseded": 0,
             "unanswered": [],
             "unanswered_without_agent": ["c"],
@@ -71,21 +74,9 @@ def test_history_entry_and_counters_of_a_failover() -> None:
     status = talk.watcher.status(11.0)
     assert status["failovers"] == {"bond0": 1}
     assert status["hints"] == {each.value: 0 for each in Outcome} | {"answered": 2, "no-agent": 1}
-    [(level, event, fields)] = talk.notices()
-    assert (level, event) == (LEVEL_NOTICE, "guests-hinted")
-    assert (fields["guests"], fields["answered"], fields["unanswered"]) == (3, 2, None)
-    assert fields["slowest_seconds"] == pytest.approx(0.004)
-
-
-def test_guest_that_did_not_answer_stays_in_the_history_after_it_left() -> None:
-    talk = Talk(A, B).meet()
-    a, b = talk.failover(10.0)
-    talk.answer([a], 10.0)
-    talk.fail([b], 11.0, Outcome.BUSY)
-    talk.watcher.found([A], 12.0)
-    assert talk.watcher.advance(12.0) == []
-    [entry] = talk.history()
-    assert (entry["unanswered"], entry["unanswered_by_state"]) == (["b"], {"busy": 1})
+    fields = {"link": "bond0", "guests": 3, "answered": 2, "unanswered": None}
+    expected = {**fields, "slowest_seconds": slowest}
+    assert talk.notices() == [(LEVEL_NOTICE, "guests-hinted", expected)]
 
 
 def test_guest_with_an_agent_is_hinted_again_under_the_same_number() -> None:
@@ -106,16 +97,26 @@ def test_guest_with_an_agent_is_hinted_again_under_the_same_number() -> None:
     assert talk.guest("b")["hints"] == 1
 
 
-def test_guest_without_an_answer_to_the_repetitions_is_logged_as_a_warning() -> None:
+def test_guest_that_answers_no_repetition_is_logged_as_a_warning_and_kept() -> None:
     talk = Talk(A).meet()
     talk.fail(talk.failover(10.0), 11.0)
-    for now in (11.0, 13.0, 20.0):
-        hints = [call for call in talk.watcher.advance(now) if call.kind == HINT]
-        assert len(hints) == (now < 20.0)
-        talk.fail(hints, now, Outcome.BUSY)
-    assert talk.history()[0]["unanswered"] == ["a"]
+    for now in (11.0, 13.0):
+        [call] = hints(talk.watcher.advance(now))
+        talk.fail([call], now, Outcome.BUSY)
     level, event, fields = talk.notices()[-1]
     assert (level, event, fields["unanswered"]) == (LEVEL_WARNING, "guests-hinted", "a")
+    talk.watcher.found([], 14.0)
+    assert talk.watcher.advance(20.0) == []
+    [entry] = talk.history()
+    assert (entry["unanswered"], entry["unanswered_by_state"]) == (["a"], {"busy": 1})
+
+
+def test_guest_that_left_is_not_hinted_again() -> None:
+    talk = Talk(A).meet()
+    talk.fail(talk.failover(10.0), 10.5)
+    talk.watcher.found([], 10.6)
+    assert talk.watcher.advance(11.0) == []
+    assert talk.notices()[-1][1] == "guests-hinted"
 
 
 def test_newer_failover_supersedes_the_hints_of_the_older_one() -> None:
@@ -125,12 +126,11 @@ def test_newer_failover_supersedes_the_hints_of_the_older_one() -> None:
     newer = talk.failover(10.1, "bond1", "bond1 went over")
     assert asked(newer) == dict.fromkeys("ab", hint(2, "bond1 went over"))
     assert talk.fail([b], 10.2, Outcome.BUSY) == []
-    first, second = talk.history()
-    assert (first["answered"], first["superseded"], first["awaited"]) == (1, 1, 0)
-    assert (second["answered"], second["superseded"], second["awaited"]) == (0, 0, 2)
+    counts = ("answered", "superseded", "awaited")
+    found = [[entry[name] for name in counts] for entry in talk.history()]
+    assert found == [[1, 1, 0], [0, 0, 2]]
     talk.answer(newer, 10.3)
     assert [entry["answered"] for entry in talk.history()] == [1, 2]
-    assert [entry["awaited"] for entry in talk.history()] == [0, 0]
     assert talk.watcher.status(11.0)["failovers"] == {"bond0": 1, "bond1": 1}
 
 
@@ -140,7 +140,7 @@ def test_contact_that_a_hint_cancelled_is_made_up_for() -> None:
     calls = talk.failover(30.1)
     assert talk.watcher.advance(30.2) == []
     talk.answer(calls, 30.3)
-    assert asked(talk.watcher.advance(30.3)) == {"a": [LEASE]}
+    assert asked(talk.watcher.advance(30.3)) == {"a": LEASE}
 
 
 def test_renewal_waits_for_the_hint() -> None:
@@ -149,7 +149,7 @@ def test_renewal_waits_for_the_hint() -> None:
     assert talk.watcher.advance(30.0) == []
     assert 30.0 < talk.watcher.deadline() <= 30.1
     talk.answer(calls, 30.05)
-    assert asked(talk.watcher.advance(talk.watcher.deadline())) == {"a": [LEASE]}
+    assert asked(talk.watcher.advance(talk.watcher.deadline())) == {"a": LEASE}
 
 
 @pytest.mark.parametrize(
@@ -160,24 +160,18 @@ def test_pace_spreads_the_bursts(pace: float, guests: int, last: float) -> None:
     channels = [Channel(f"{n:03}", f"/run/{n:03}") for n in range(guests)]
     talk = Talk(*channels, options=HintOptions(pace=pace)).meet()
     bursts = [request for call in talk.failover(10.0) for request in requests(call)]
-    delays = [each.delay for each in bursts if isinstance(each, Burst) and not each.adjusted]
-    assert len(delays) == guests
-    assert delays[0] == 0.0
+    assert all(burst.adjusted == () for burst in bursts)
+    delays = [burst.delay for burst in bursts]
+    assert (len(delays), delays[0]) == (guests, 0.0)
     assert delays == sorted(delays)
     assert delays[-1] == pytest.approx(last)
 
 
-def test_failover_without_guests_hints_nobody_and_is_kept() -> None:
+def test_history_keeps_the_last_hundred_failovers_with_and_without_guests() -> None:
     talk = Talk()
-    assert talk.failover(10.0) == []
-    assert talk.watcher.deadline() == inf
-    assert talk.history()[0]["guests"] == 0
-
-
-def test_history_keeps_the_last_hundred_failovers() -> None:
-    talk = Talk(A).meet()
     for number in range(150):
-        talk.answer(talk.failover(10.0 + number), 10.0 + number)
+        assert talk.failover(10.0 + number) == []
+        assert talk.watcher.deadline() == inf
     assert [entry["number"] for entry in talk.history()] == list(range(51, 151))
 
 
@@ -190,39 +184,29 @@ def announcing(*answering: Channel, enabled: bool = True) -> Talk:
     return talk
 
 
-def kinds(calls: list[Call]) -> list[tuple[str, str]]:
-    return [(call.kind, call.path) for call in calls]
+def paths(calls: list[Call]) -> list[str]:
+    return [call.path for call in calls]
 
 
 def test_guest_without_an_agent_that_answers_is_announced_by_qemu_at_once() -> None:
     talk = announcing(A)
-    expected = [(HINT, "/run/a"), (ANNOUNCE_SELF, "/mon/b"), (ANNOUNCE_SELF, "/mon/x")]
-    assert kinds(talk.failover(10.0)) == expected
+    calls = talk.failover(10.0)
+    assert paths(calls) == ["/run/a", "/mon/b", "/mon/x"]
     assert talk.history()[0]["announced_self"] == 2
     assert talk.watcher.status(0.0)["monitors"] == 3
+    assert talk.answer(calls[:1], 10.0) == []
+    talk.notices()
+    assert talk.fail(calls[1:2], 11.0, Outcome.BUSY) == []
+    fields = {"path": "/mon/b", "outcome": "busy"}
+    assert talk.notices() == [(LEVEL_WARNING, "monitor-failed", fields)]
 
 
 def test_guest_that_does_not_answer_is_announced_by_qemu_once() -> None:
     talk = announcing(A)
-    hints = talk.failover(10.0)[:1]
-    assert kinds(talk.fail(hints, 11.0)) == [(ANNOUNCE_SELF, "/mon/a")]
-    again = [call for call in talk.watcher.advance(11.0) if call.kind == HINT]
-    assert len(again) == 1
+    assert paths(talk.fail(talk.failover(10.0)[:1], 11.0)) == ["/mon/a"]
+    again = hints(talk.watcher.advance(11.0))
+    assert paths(again) == ["/run/a"]
     assert talk.fail(again, 12.0) == []
-
-
-def test_guest_that_answers_is_not_announced_by_qemu() -> None:
-    talk = announcing(A)
-    assert talk.answer(talk.failover(10.0)[:1], 10.0) == []
-
-
-def test_monitor_that_fails_is_logged_as_a_warning() -> None:
-    talk = announcing()
-    calls = talk.failover(10.0)
-    talk.notices()
-    assert talk.fail(calls[:1], 11.0, Outcome.BUSY) == []
-    expected = (LEVEL_WARNING, "monitor-failed", {"path": "/mon/a", "outcome": "busy"})
-    assert talk.notices() == [expected]
 
 
 def test_announce_self_is_off_by_default() -> None:

@@ -45,6 +45,13 @@ def outcomes(results: list[Result]) -> list[Outcome]:
     return [result.outcome for result in sorted(results, key=lambda result: result.call.number)]
 
 
+def listening(path: str, backlog: int) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen(backlog)
+    return listener
+
+
 def until_done(fanout: Fanout) -> list[Result]:
     results: list[Result] = []
     end = time.monotonic() + PATIENCE
@@ -74,8 +81,7 @@ def test_every_manner_has_its_outcome_and_delays_no_other_call(short_path: Path)
 
 def test_socket_without_listener_is_gone(short_path: Path) -> None:
     dead = str(short_path / "dead")
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.bind(dead)
+    listening(dead, 1).close()
     paths = [str(short_path / "none"), dead, f"{dead}/below", str(short_path / ("x" * 108))]
     found = outcomes(converse(calls(paths), timeout=20.0))
     assert found == [Outcome.GONE, Outcome.GONE, Outcome.GONE, Outcome.FAILED]
@@ -97,9 +103,7 @@ def test_request_larger_than_the_buffer_is_sent_as_the_guest_reads(short_path: P
     path = str(short_path / "socket")
     [call] = calls([path], 20_000)
     whole, received = call.exchange.outgoing, b""
-    with socket.socket(socket.AF_UNIX) as listener, closing(Fanout(timeout=1000.0)) as fanout:
-        listener.bind(path)
-        listener.listen(1)
+    with listening(path, 1) as listener, closing(Fanout(timeout=1000.0)) as fanout:
         assert fanout.start([call], 0.0) == []
         assert 0 < len(call.exchange.outgoing) < len(whole)
         with listener.accept()[0] as accepted:
@@ -112,19 +116,17 @@ def test_request_larger_than_the_buffer_is_sent_as_the_guest_reads(short_path: P
 
 def test_full_backlog_is_retried_until_there_is_space(short_path: Path) -> None:
     path = str(short_path / "socket")
-    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as other:
-        listener.bind(path)
-        listener.listen(0)
-        other.connect(path)
-        with closing(Fanout(timeout=1000.0)) as fanout:
+    with listening(path, 0) as listener, closing(Fanout(timeout=1000.0)) as fanout:
+        with socket.socket(socket.AF_UNIX) as other:
+            other.connect(path)
             assert fanout.start(calls([path]), 0.0) == []
             assert fanout.deadline() < 1.0
             assert fanout.advance(fanout.deadline()) == []
             listener.accept()[0].close()
-            assert fanout.advance(fanout.deadline()) == []
-            assert fanout.deadline() > 1000.0
-            with listener.accept()[0] as accepted:
-                assert accepted.recv(4096) == encode_request("info", None, "id-0")
+        assert fanout.advance(fanout.deadline()) == []
+        assert fanout.deadline() > 1000.0
+        with listener.accept()[0] as accepted:
+            assert accepted.recv(4096) == encode_request("info", None, "id-0")
 
 
 def test_calls_beyond_the_limit_wait_for_others_to_end(short_path: Path) -> None:
