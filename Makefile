@@ -5,7 +5,7 @@ LINT = .venv-lint/bin
 # What a shell may have set for other work.
 unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH
 
-.PHONY: help demo test lint bench bench-failover clean
+.PHONY: help demo test lint bench bench-failover bench-scale clean
 
 help:
 	@echo 'make demo    the outage after a failover with nothing, the arping loop, the agent (1 min)'
@@ -14,6 +14,7 @@ help:
 	@echo 'make test-packages   the ways in: packages, chroots, booted systems (20 min)'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make bench   what the agent costs and how fast it is, beside its peers'
+	@echo 'make bench-scale  what a fleet costs its network, simulated (5 min)'
 	@echo 'make bench-failover  outages behind a real bond, in virtual machines (10 min)'
 	@echo 'make pyz     dist/garp-agent.pyz: one file for a bare Python 3.9 or newer'
 	@echo 'make deb     dist/*.deb, with debhelper, dh-python, pandoc, python3-click and python3-yaml'
@@ -45,8 +46,12 @@ bench:
 	@$(BIN)/python -m bench.performance --json build/performance.json $(ARGS)
 
 bench-failover:
-	@tools/setup.sh test
-	@$(BIN)/python -m bench.failover_vm $(ARGS)
+	@tools/setup.sh plot
+	@.venv-plot/bin/python -m bench.failover_vm $(ARGS)
+
+bench-scale:
+	@tools/setup.sh plot
+	@.venv-plot/bin/python -m bench.fleet $(ARGS)
 
 clean:
 	rm -rf .venv .venv-* .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

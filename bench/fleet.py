@@ -1,35 +1,26 @@
-"""What a fleet of guests costs its network: the agent's real code, thousands of times over.
+"""Simulates what a fleet of guests costs its network, with the agent's real code.
 
-    python -m bench.fleet [--quick] [--json FILE]
+    python -m bench.fleet [--quick]
 
-Every guest is a real `core.engine`, every hint a line that the real watcher of the
-hypervisor writes and the real decoder reads; only the clock is literal, so an hour of
-50,000 guests takes a minute.  Guests have one address, which is one frame a refresh.  The
-arping loop is a model: one frame, a second in which arping waits, five of sleep, and some
-milliseconds of fork and exec.  Writes the tables and plots of docs/scale.md.
+Every guest is a real engine.  Every hint is a line that the real watcher writes and the real
+decoder reads.  Only the clock is simulated.  Each guest has one address, which is one frame a
+refresh.  The arping loop is a model: one frame, 1 s in arping, 5 s of sleep, 2 to 8 ms of fork and
+exec.  Writes the tables and plots of docs/scale.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import random
-import sys
-import time
 from array import array
 from collections.abc import Iterable, Sequence
 from heapq import heapify, heappop, heappush
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from bench.plot import Curve, Plot
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "agent"))
-
-from garp_agent.config.settings import Settings  # noqa: E402
-from garp_agent.guest.core.engine import Engine  # noqa: E402
-from garp_agent.guest.core.model import (  # noqa: E402
+from garp_agent.config.settings import Settings
+from garp_agent.guest.core.engine import Engine
+from garp_agent.guest.core.model import (
     ARPHRD_ETHER,
     AddressSeen,
     BurstRequested,
@@ -39,11 +30,11 @@ from garp_agent.guest.core.model import (  # noqa: E402
     Link,
     LinkSeen,
 )
-from garp_agent.hypervisor.core.guests import Channel  # noqa: E402
-from garp_agent.hypervisor.core.watcher import HintOptions, Watcher  # noqa: E402
-from garp_agent.wire import protocol  # noqa: E402
-from garp_agent.wire.lines import LineDecoder  # noqa: E402
-from garp_agent.wire.model import (  # noqa: E402
+from garp_agent.hypervisor.core.guests import Channel
+from garp_agent.hypervisor.core.watcher import HintOptions, Watcher
+from garp_agent.wire import protocol
+from garp_agent.wire.lines import LineDecoder
+from garp_agent.wire.model import (
     IFF_LOWER_UP,
     IFF_UP,
     LEVEL_ERROR,
@@ -54,16 +45,15 @@ from garp_agent.wire.model import (  # noqa: E402
 if TYPE_CHECKING:
     from garp_agent.guest.core.model import Event
 
-DOCS = ROOT / "docs"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
 SEED = 6
-INSTANT = 0.010  # seconds: the window of a peak
+INSTANT = 0.010  # seconds; the window of a peak
 GUESTS_PER_HOST = 50
 FAN_OUT = 0.0001  # seconds from one guest's hint to the next one's, as bench.fanout measures it
 HOSTS_APART = 0.002  # seconds within which many hosts notice the same failover
 ARPING = 1.0  # seconds that `arping -U -c1` takes
 SLEEP = 5.0
 FORK = (0.002, 0.008)  # seconds
-INSPECTION = 15  # ARP frames a second at which Cisco's inspection shuts a port
 
 Happening = tuple[float, int, "Event"]  # when, to which guest, what
 
@@ -75,15 +65,15 @@ class Times:
         self.all = array("d", sorted(times))
 
     def between(self, start: float, end: float) -> Times:
-        """Those in a span of time."""
+        """Return the times in [start, end)."""
         return Times(each for each in self.all if start <= each < end)
 
     def rate(self, start: float, end: float) -> float:
-        """Frames a second, on average."""
+        """Return the average frames a second in [start, end)."""
         return len(self.between(start, end).all) / (end - start)
 
     def peak(self, window: float) -> int:
-        """The most in any window of that length."""
+        """Return the most frames in any window of that length (seconds)."""
         most = first = 0
         for last, when in enumerate(self.all):
             while self.all[first] <= when - window:
@@ -92,7 +82,7 @@ class Times:
         return most
 
     def binned(self, start: float, end: float, width: float) -> list[tuple[float, float]]:
-        """Frames a second, bin by bin."""
+        """Return frames a second in bins of ``width`` seconds: (middle, rate)."""
         counts = [0] * round((end - start) / width)
         for when in self.all:
             index = int((when - start) / width)
@@ -101,7 +91,7 @@ class Times:
         return [(start + (n + 0.5) * width, count / width) for n, count in enumerate(counts)]
 
 
-# -- guests -------------------------------------------------------------------------------
+# -- guests -----------------------------------------------------------------------------
 
 
 class Fleet:
@@ -115,7 +105,7 @@ class Fleet:
         self.frames: list[tuple[float, int]] = []  # when, by which guest
 
     def run(self, until: float, happenings: Iterable[Happening] = ()) -> Times:
-        """Let time pass; the frames of all."""
+        """Simulate until ``until``; return the times of all frames."""
         queue: list[tuple[float, int, int, Event | None]] = []
         for number, boot in enumerate(self._boots):
             queue.append((boot, len(queue), number, DumpStarted()))
@@ -127,7 +117,7 @@ class Fleet:
         while queue and queue[0][0] < until:
             now, _, number, event = heappop(queue)
             if event is None and deadlines[number] != now:
-                continue  # it was woken by something else meanwhile
+                continue  # an event has woken the engine before
             engine = self._engines[number]
             self._tell(engine, event, now)
             while engine.next_frame(now) is not None:
@@ -148,13 +138,13 @@ class Fleet:
 
 
 def boots(guests: int, spread: float, seed: int = SEED) -> list[float]:
-    """When each guest starts: anywhere within the spread; 0: all at the same instant."""
+    """Return when each guest starts, spread evenly; 0: all at the same instant."""
     draw = random.Random(seed).random
     return [draw() * spread for _ in range(guests)]
 
 
 def arping_loops(starts: Sequence[float], until: float, seed: int = SEED) -> Times:
-    """`while true; do arping -q -U -c1; sleep 5; done` on every guest."""
+    """Return the frames of `while true; do arping -q -U -c1; sleep 5; done` on every guest."""
     draw = random.Random(seed)
     frames = []
     for start in starts:
@@ -165,13 +155,13 @@ def arping_loops(starts: Sequence[float], until: float, seed: int = SEED) -> Tim
     return Times(frames)
 
 
-# -- hosts --------------------------------------------------------------------------------
+# -- hosts ------------------------------------------------------------------------------
 
 
 def hints(
     hosts: int, at: float, pace: float, settings: Settings, seed: int = SEED
 ) -> list[Happening]:
-    """What the guests of so many hosts are told when these notice a failover."""
+    """Return the hints that the guests of ``hosts`` hosts get at a failover."""
     draw = random.Random(seed).random
     told: list[Happening] = []
     for host in range(hosts):
@@ -198,7 +188,7 @@ def _read(outgoing: bytes, settings: Settings) -> Event:
 
 
 def leases(guests: int, since: float, until: float, seed: int = SEED) -> list[Happening]:
-    """Promises of 90 s, renewed every 30 s, each guest at a moment of its own."""
+    """Return leases of 90 s, renewed every 30 s, each guest in a phase of its own."""
     draw = random.Random(seed).random
     told: list[Happening] = []
     for number in range(guests):
@@ -209,7 +199,7 @@ def leases(guests: int, since: float, until: float, seed: int = SEED) -> list[Ha
     return told
 
 
-# -- the scenarios ------------------------------------------------------------------------
+# -- the scenarios ----------------------------------------------------------------------
 
 
 class Scale(NamedTuple):
@@ -223,213 +213,142 @@ class Scale(NamedTuple):
 
 
 QUICK = Scale((50, 500), (5.0, 60.0), (1, 10), (0.0, 4.0), (10, 50))
+LOOP = "arping loop"
+AT = 100.0  # seconds: when the failover comes
 
 
-def steady(scale: Scale) -> list[dict[str, Any]]:
-    """Long after the start: frames a second and peaks."""
-    rows = []
+def every(interval: float) -> Settings:
+    """Return the settings of an agent with this refresh interval."""
+    return Settings(interval=interval, interval_with_lease=max(interval, 60.0))
+
+
+def steady(scale: Scale) -> dict[tuple[int, str], tuple[float, int]]:
+    """Frames a second and the peak in 10 ms, long after the start, by guests and interval."""
+    found = {}
     for guests in scale.fleets:
         for interval in scale.intervals:
-            settings = Settings(interval=interval, interval_with_lease=max(interval, 60.0))
             start, end = 2 * interval, 2 * interval + max(10.0, 2 * interval)
-            times = Fleet(settings, boots(guests, interval)).run(end).between(start, end)
-            rows.append(_row(times, start, end, guests=guests, interval=interval))
-        times = arping_loops(boots(guests, 6.0), 72.0).between(60.0, 72.0)
-        rows.append(_row(times, 60.0, 72.0, guests=guests, interval="arping loop"))
-    return rows
+            times = Fleet(every(interval), boots(guests, interval)).run(end)
+            found[guests, f"every {interval:g} s"] = (
+                times.rate(start, end),
+                times.between(start, end).peak(INSTANT),
+            )
+        times = arping_loops(boots(guests, 6.0), 72.0)
+        found[guests, LOOP] = (times.rate(60.0, 72.0), times.between(60.0, 72.0).peak(INSTANT))
+    return found
 
 
-def _row(times: Times, start: float, end: float, **more: Any) -> dict[str, Any]:
-    return {**more, "rate": times.rate(start, end), "peak": times.peak(INSTANT)}
+def steady_table(found: dict[tuple[int, str], tuple[float, int]]) -> str:
+    """Guests downwards, intervals across."""
+    kinds = dict.fromkeys(kind for _, kind in found)
+    rows = []
+    for guests in dict.fromkeys(guests for guests, _ in found):
+        cells = (found[guests, kind] for kind in kinds)
+        rows.append((f"{guests:,}", *(f"{figure(rate)} ({peak:,})" for rate, peak in cells)))
+    return table(("guests", *kinds), rows)
 
 
-def booted(scale: Scale) -> list[dict[str, Any]]:
-    """All guests start within a spread of time: the first seconds, and minutes later."""
+def boot_table(scale: Scale) -> str:
+    """Peaks in 10 ms after a common start: in the first second, and two minutes later."""
     rows = []
     for guests in scale.fleets:
         for spread in (0.0, 30.0):
             starts = boots(guests, spread)
-            ours = Fleet(Settings(), starts).run(130.0)
-            loop = arping_loops(starts, 130.0)
-            rows.append(
-                {
-                    "guests": guests,
-                    "spread": spread,
-                    "first": ours.between(0.0, spread + 1.0).peak(INSTANT),
-                    "later": ours.between(120.0, 130.0).peak(INSTANT),
-                    "loop_first": loop.between(0.0, spread + 1.0).peak(INSTANT),
-                    "loop_later": loop.between(120.0, 130.0).peak(INSTANT),
-                }
-            )
-    return rows
-
-
-def failed_over(scale: Scale) -> list[dict[str, Any]]:
-    """Hints to the guests of some hosts, in a fleet of all of them."""
-    rows = []
-    guests = max(scale.hosts) * GUESTS_PER_HOST
-    for leased in (False, True):
-        for hosts in scale.hosts:
-            for pace in scale.paces:
-                rows.append(_failover(guests, hosts, pace, leased))
-    return rows
-
-
-AT = 100.0  # seconds: when the failover comes
+            peaks = [
+                times.between(start, end).peak(INSTANT)
+                for times in (Fleet(Settings(), starts).run(130.0), arping_loops(starts, 130.0))
+                for start, end in ((0.0, spread + 1.0), (120.0, 130.0))
+            ]
+            within = f"{spread:g} s" if spread else "an instant"
+            rows.append((f"{guests:,}", within, *(f"{peak:,}" for peak in peaks)))
+    heads = ("agent: first", "agent: 2 min", "loop: first", "loop: 2 min")
+    return table(("guests", "started within", *heads), rows)
 
 
 def failover(guests: int, hosts: int, pace: float, leased: bool) -> tuple[Fleet, Times]:
-    """One failover; everything that all guests sent."""
-    settings = Settings()
-    happenings = hints(hosts, AT, pace, settings)
+    """Simulate one failover that concerns the guests of ``hosts`` hosts."""
+    happenings = hints(hosts, AT, pace, Settings())
     if leased:
         happenings += leases(guests, 0.0, AT + 20.0)
-    fleet = Fleet(settings, boots(guests, 30.0))
+    fleet = Fleet(Settings(), boots(guests, 30.0))
     return fleet, fleet.run(AT + 20.0, happenings)
 
 
-def _failover(guests: int, hosts: int, pace: float, leased: bool) -> dict[str, Any]:
+def failover_row(guests: int, hosts: int, pace: float, leased: bool) -> tuple[str, ...]:
+    """One row: before, peak, one host's switch port, and when the last guest was heard."""
     fleet, times = failover(guests, hosts, pace, leased)
     first: dict[int, float] = {}
     for when, number in fleet.frames:
         if when >= AT and number < hosts * GUESTS_PER_HOST:
             first.setdefault(number, when)
+    last = max(first.values()) - AT
     port = Times(when for when, number in fleet.frames if number < GUESTS_PER_HOST)
-    return {
-        "lease": leased,
-        "hosts": hosts,
-        "pace": pace,
-        "before": times.rate(AT - 20.0, AT),
-        "peak": times.between(AT, AT + 20.0).peak(INSTANT),
-        "port": port.between(AT, AT + 20.0).peak(1.0),
-        "last": max(first.values()) - AT,
-    }
+    return (
+        str(hosts),
+        "yes" if leased else "no",
+        f"{pace:g}" if pace else "-",
+        figure(times.rate(AT - 20.0, AT)),
+        f"{times.between(AT, AT + 20.0).peak(INSTANT):,}",
+        str(port.between(AT, AT + 20.0).peak(1.0)),
+        f"{last * 1000:.0f} ms" if last < 1 else f"{last:.1f} s",
+    )
 
 
-def one_port(scale: Scale) -> list[dict[str, Any]]:
-    """The guests of one host share a switch port: the most in any second of ten minutes."""
+def failover_table(scale: Scale) -> str:
+    """Hints to the guests of some hosts, in a fleet of all of them."""
+    guests = max(scale.hosts) * GUESTS_PER_HOST
+    heads = ("frames/s before", "peak in 10 ms", "one port, in 1 s", "last guest after")
+    return table(
+        ("hosts", "lease", "--pace", *heads),
+        [
+            failover_row(guests, hosts, pace, leased)
+            for leased in (False, True)
+            for hosts in scale.hosts
+            for pace in scale.paces
+        ],
+    )
+
+
+def port_table(scale: Scale) -> str:
+    """The most frames in any second of ten minutes on the switch port of one host."""
+    intervals = (5.0, 15.0, 60.0)
     rows = []
     for guests in scale.ports:
-        row: dict[str, Any] = {"guests": guests}
-        for interval in (5.0, 15.0, 60.0):
-            settings = Settings(interval=interval, interval_with_lease=max(interval, 60.0))
-            times = Fleet(settings, boots(guests, interval)).run(720.0)
-            row[f"{interval:g}"] = times.between(120.0, 720.0).peak(1.0)
-        rows.append(row)
-    return rows
+        fleets = (Fleet(every(each), boots(guests, each)).run(720.0) for each in intervals)
+        peaks = (str(times.between(120.0, 720.0).peak(1.0)) for times in fleets)
+        rows.append((str(guests), *peaks))
+    return table(("guests on the port", *(f"every {each:g} s" for each in intervals)), rows)
 
 
-def lease_lost(scale: Scale) -> dict[str, Any]:
-    """The hypervisors' ends stop: the promises run out."""
-    guests = scale.fleets[-2] if len(scale.fleets) > 1 else scale.fleets[0]
+def lease_table(scale: Scale) -> str:
+    """All watchers stop without taking their leases back."""
+    guests = scale.fleets[-2]
     times = Fleet(Settings(), boots(guests, 30.0)).run(360.0, leases(guests, 30.0, 200.0))
-    return {
-        "guests": guests,
-        "with": times.rate(140.0, 200.0),
-        "after": times.rate(320.0, 360.0),
-        "peak": times.between(200.0, 320.0).peak(INSTANT),
-        "second": times.between(200.0, 320.0).peak(1.0),
-    }
+    ending = times.between(200.0, 320.0)
+    heads = ("frames/s with leases", "frames/s without", "peak in 10 ms", "peak in 1 s")
+    rates = (figure(times.rate(140.0, 200.0)), figure(times.rate(320.0, 360.0)))
+    peaks = (f"{ending.peak(INSTANT):,}", f"{ending.peak(1.0):,}")
+    return table(("guests", *heads), [(f"{guests:,}", *rates, *peaks)])
 
 
-# -- the page -----------------------------------------------------------------------------
+# -- the page ---------------------------------------------------------------------------
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Markdown, figures to the right."""
+    """Return a table in Markdown, figures to the right."""
     lines = ["| " + " | ".join(heads) + " |", "|" + "---:|" * len(heads)]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join(lines)
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def figure(value: float) -> str:
-    """Three digits that count."""
+    """Return a number with three significant digits."""
     if value >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 1 else f"{value:.2g}"
 
 
-def tables(found: dict[str, Any]) -> dict[str, str]:
-    """All tables, by the names of their places in the page."""
-    return {
-        "steady": _steady_table(found["steady"]),
-        "boot": table(
-            (
-                "guests",
-                "started within",
-                "agent: first",
-                "agent: 2 min",
-                "loop: first",
-                "loop: 2 min",
-            ),
-            [
-                (
-                    f"{row['guests']:,}",
-                    f"{row['spread']:g} s" if row["spread"] else "an instant",
-                    *(f"{row[key]:,}" for key in ("first", "later", "loop_first", "loop_later")),
-                )
-                for row in found["boot"]
-            ],
-        ),
-        "failover": table(
-            (
-                "hosts",
-                "lease",
-                "--pace",
-                "frames/s before",
-                "peak in 10 ms",
-                "one port, in 1 s",
-                "last guest after",
-            ),
-            [
-                (
-                    str(row["hosts"]),
-                    "yes" if row["lease"] else "no",
-                    f"{row['pace']:g}" if row["pace"] else "-",
-                    figure(row["before"]),
-                    f"{row['peak']:,}",
-                    str(row["port"]),
-                    f"{row['last'] * 1000:.0f} ms" if row["last"] < 1 else f"{row['last']:.1f} s",
-                )
-                for row in found["failover"]
-            ],
-        ),
-        "port": table(
-            ("guests on the port", "every 5 s", "every 15 s", "every 60 s"),
-            [
-                (str(row["guests"]), *(str(row[key]) for key in ("5", "15", "60")))
-                for row in found["port"]
-            ],
-        ),
-        "lease": table(
-            ("guests", "frames/s with leases", "frames/s without", "peak in 10 ms", "peak in 1 s"),
-            [
-                (
-                    f"{found['lease']['guests']:,}",
-                    figure(found["lease"]["with"]),
-                    figure(found["lease"]["after"]),
-                    f"{found['lease']['peak']:,}",
-                    f"{found['lease']['second']:,}",
-                )
-            ],
-        ),
-    }
-
-
-def _steady_table(rows: list[dict[str, Any]]) -> str:
-    kinds = list(dict.fromkeys(row["interval"] for row in rows))
-    heads = [kind if isinstance(kind, str) else f"every {kind:g} s" for kind in kinds]
-    cells = {
-        (row["guests"], row["interval"]): f"{figure(row['rate'])} ({row['peak']:,})" for row in rows
-    }
-    sizes = dict.fromkeys(row["guests"] for row in rows)
-    return table(
-        ("guests", *heads), [(f"{n:,}", *(cells[n, kind] for kind in kinds)) for n in sizes]
-    )
-
-
 def written(page: str, found: dict[str, str]) -> str:
-    """The page with its tables replaced; raises ValueError where a place is missing."""
+    """Return the page with its tables replaced.  Raises ValueError where a place is missing."""
     for name, text in found.items():
         begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
         head, middle, rest = page.partition(begin)
@@ -440,82 +359,51 @@ def written(page: str, found: dict[str, str]) -> str:
     return page
 
 
-def plots(found: dict[str, Any], scale: Scale) -> dict[str, str]:
-    """The drawings, by file name."""
-    guests = scale.fleets[min(2, len(scale.fleets) - 1)]
-    return {
-        "scale-steady.svg": _plot_steady(found["steady"]),
-        "scale-boot.svg": _plot_boot(guests),
-        "scale-failover.svg": _plot_failover(max(scale.hosts), scale.paces),
-    }
+def draw(found: dict[tuple[int, str], tuple[float, int]], scale: Scale, folder: Path) -> None:
+    """Draw the three plots of the page."""
+    from bench.plot import Curve, lines  # needs matplotlib, which the tables do not
 
-
-def _plot_steady(rows: list[dict[str, Any]]) -> str:
-    kinds = list(dict.fromkeys(row["interval"] for row in rows))
-    curves = []
-    for kind in kinds:
-        name = kind if isinstance(kind, str) else f"every {kind:g} s"
-        points = [(row["guests"], row["rate"]) for row in rows if row["interval"] == kind]
-        curves.append(Curve(name, points, marks=True))
+    curves = [
+        Curve(kind, [(guests, found[guests, kind][0]) for guests in scale.fleets])
+        for kind in dict.fromkeys(kind for _, kind in found)
+    ]
     title = "Broadcast frames a second, by the size of the fleet"
-    return Plot(title, "guests", "frames/s", log_x=True, log_y=True).draw(curves)
+    lines(folder / "scale-steady.svg", title, "guests", "frames/s", curves, log="xy")
 
-
-def _plot_boot(guests: int) -> str:
-    starts = boots(guests, 0.0)
+    starts = boots(scale.fleets[-2], 0.0)
     ours = Fleet(Settings(), starts).run(40.0).binned(0.0, 40.0, 0.1)
     loop = arping_loops(starts, 40.0).binned(0.0, 40.0, 0.1)
-    title = f"{guests:,} guests started at the same instant"
-    return Plot(title, "seconds since the start", "frames/s", log_y=True).draw(
-        [Curve("garp-agent", ours, steps=True), Curve("arping loop", loop, steps=True)]
-    )
+    curves = [Curve("garp-agent", ours, steps=True), Curve(LOOP, loop, steps=True)]
+    title = f"{len(starts):,} guests started at the same instant"
+    x = "seconds since the start"
+    lines(folder / "scale-boot.svg", title, x, "frames/s", curves, log="y")
 
-
-def _plot_failover(hosts: int, paces: Sequence[float]) -> str:
-    curves = []
-    for pace in (paces[0], paces[len(paces) // 2], paces[-1]):
+    hosts, curves = max(scale.hosts), []
+    for pace in (scale.paces[0], scale.paces[len(scale.paces) // 2], scale.paces[-1]):
         _, times = failover(hosts * GUESTS_PER_HOST, hosts, pace, leased=True)
         points = [(when - AT, rate) for when, rate in times.binned(AT - 1.0, AT + 14.0, 0.1)]
         curves.append(Curve(f"--pace {pace:g}" if pace else "all at once", points, steps=True))
     title = f"A failover that concerns {hosts * GUESTS_PER_HOST:,} guests on {hosts} hosts"
-    return Plot(title, "seconds since the failover", "frames/s", log_y=True).draw(curves)
-
-
-def simulate(scale: Scale) -> dict[str, Any]:
-    """Everything; says on standard error how far it is."""
-    parts = {
-        "steady": steady,
-        "boot": booted,
-        "failover": failed_over,
-        "port": one_port,
-        "lease": lease_lost,
-    }
-    found = {}
-    for name, part in parts.items():
-        began = time.monotonic()
-        found[name] = part(scale)
-        print(f"{name}: {time.monotonic() - began:.1f} s", file=sys.stderr)
-    return found
+    x = "seconds since the failover"
+    lines(folder / "scale-failover.svg", title, x, "frames/s", curves, log="y")
 
 
 def main() -> None:
-    """Simulate, and write the page; --quick only shows a small one."""
+    """Simulate, and write the page; --quick only prints small tables."""
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m bench.fleet")
     parser.add_argument("--quick", action="store_true", help="small fleets; changes no file")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
-    given = parser.parse_args()
-    scale = QUICK if given.quick else Scale()
-    found = simulate(scale)
-    made = tables(found)
+    scale = QUICK if (quick := parser.parse_args().quick) else Scale()
+    found = steady(scale)
+    made = {"steady": steady_table(found)}
+    parts = {"boot": boot_table, "failover": failover_table, "port": port_table}
+    for name, part in {**parts, "lease": lease_table}.items():
+        made[name] = part(scale)
     for name, text in made.items():
         print(f"{name}\n\n{text}\n")
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=2) + "\n")
-    if not given.quick:
+    if not quick:
         page = DOCS / "scale.md"
         page.write_text(written(page.read_text(), made))
-        for name, drawing in plots(found, scale).items():
-            (DOCS / name).write_text(drawing)
+        draw(found, scale, DOCS)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,35 @@
-"""Long runs: a simulated year of the engine, and real hours of the daemon, under churn.
+"""Soak tests: a simulated year of the engine, and real hours of the daemon, under churn.
 
     python -m bench.soak year [--days N] [--seed N]
     python -m bench.soak real [--minutes N] [--seed N]      (root)
 
-Both check as they go, and end with status 1 at the first thing that does not hold:
-never an address that is not ours at that moment, never more than the bucket allows,
-every address announced within its time, no growth.  The real hours are in soak_real.py.
+Exit status 1 at the first check that fails.  The year checks that every frame is for an address of
+that moment, that the rate limit holds, that every address is announced in time and that nothing
+grows.  The real hours check that memory and descriptors do not grow and that the agent knows the
+kernel's addresses; what reaches the wire is tested in tests/netns/test_agent_faults.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import json
+import os
 import random
 import resource
+import signal
+import socket
+import subprocess
 import sys
+import tempfile
+import time
+from collections import deque
 from math import ceil
+from pathlib import Path
+from typing import Any
 
-from bench.soak_real import BrokenError, Judge, real
-from garp_agent.config.settings import Settings
+from bench.lab import ROOT, TinyLab
+from garp_agent.config.settings import Bucket, Settings
 from garp_agent.guest.core.engine import Engine
 from garp_agent.guest.core.model import (
     AddressGone,
@@ -34,6 +45,8 @@ from garp_agent.guest.core.model import (
     SendOutcome,
     Sent,
 )
+from garp_agent.guest.core.schedule import ROUNDING
+from garp_agent.runtime import client
 from garp_agent.wire.model import (
     IFF_LOWER_UP,
     IFF_UP,
@@ -47,11 +60,39 @@ DRIFT = 0.01  # of a day's ticks: with 17,280 of them, jitter makes a tenth of t
 UP = IFF_UP | IFF_LOWER_UP
 
 
-# -- a simulated year ----------------------------------------------------------------------
+class BrokenError(Exception):
+    """A check of the soak failed."""
+
+
+class Judge:
+    """A plain token bucket, and a limit for each second, to check the schedule against."""
+
+    def __init__(self, bucket: Bucket, slack: float = 0.0) -> None:
+        self._bucket = bucket
+        self._slack = slack  # seconds by which a frame may seem too early
+        self._level = float(bucket.depth)
+        self._since = 0.0
+        self._recent: deque[float] = deque()
+
+    def saw(self, now: float) -> None:
+        """Count a frame at ``now``.  Raises BrokenError where it is too early."""
+        rate, depth = self._bucket
+        self._level = min(depth, self._level + (now - self._since) * rate) - 1
+        self._since = now
+        if self._level < -(self._slack + 2 * ROUNDING) * rate:
+            raise BrokenError(f"{-self._level:.6f} more than the bucket allows at {now:.3f}")
+        self._recent.append(now)
+        while self._recent[0] < now - 1.0 + self._slack:
+            self._recent.popleft()
+        if len(self._recent) > self._bucket.in_a_second:
+            raise BrokenError(f"{len(self._recent)} frames within a second at {now:.3f}")
+
+
+# -- a simulated year -------------------------------------------------------------------
 
 
 class Witness:
-    """What must hold, kept apart from the engine: it knows only what the world did."""
+    """Checks every frame.  Knows only what the world did, not what the engine thinks."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -78,7 +119,7 @@ class Witness:
             ticks.append(now)
 
     def forget_waiting(self, ifindex: int, now: float) -> None:
-        """What the link has now has its time from now on."""
+        """Count the silence of the link's addresses from now on."""
         for address in self.owned.get(ifindex, ()):
             self.last[ifindex, address] = now
 
@@ -95,7 +136,7 @@ class Witness:
 
 
 class World:
-    """Links and addresses that come and go, and hosts that hint and promise."""
+    """Links and addresses that come and go; hints, leases and suspensions."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -167,19 +208,19 @@ class World:
     def hint(self) -> None:
         self.engine.handle(BurstRequested(Cause.HINT), self.now)
 
-    def promise(self) -> None:
+    def lease(self) -> None:
         self.engine.handle(LeaseGranted(self.random.uniform(10, 600)), self.now)
 
     def suspend(self) -> None:
         self.engine.handle(Resumed(30.0), self.now)
 
-    def something(self) -> None:
+    def change(self) -> None:
         choices = (
             (self.add_address, 8),
             (self.remove_address, 8),
             (self.flap, 6),
             (self.hint, 6),
-            (self.promise, 4),
+            (self.lease, 4),
             (self.add_link, 1),
             (self.remove_link, 1),
             (self.suspend, 1),
@@ -194,21 +235,21 @@ class World:
         self.engine.take_notices()
 
     def run(self, until: float, churn: float) -> None:
-        """Live until then, with something happening every ``churn`` seconds or so."""
-        change = self.now + self.random.expovariate(1 / churn)
+        """Simulate until ``until``, with a change every ``churn`` seconds on average."""
+        next_change = self.now + self.random.expovariate(1 / churn)
         while self.now < until:
             due = self.engine.deadline()
             if due <= self.now:
-                raise BrokenError(f"it wants to run again at once, at {self.now}")
-            self.now = min(due, change)
-            if self.now == change:
-                self.something()
-                change += self.random.expovariate(1 / churn)
+                raise BrokenError(f"the engine wants to run again at once, at {self.now}")
+            self.now = min(due, next_change)
+            if self.now == next_change:
+                self.change()
+                next_change += self.random.expovariate(1 / churn)
             self.send()
         self.witness.check_gaps(self.now, self.settings.interval_with_lease)
 
     def check_drift(self) -> None:
-        """A day in which nothing happens: as many ticks on every link as it has intervals."""
+        """Check that a quiet day has as many ticks on every link as intervals."""
         self.engine.handle(LeaseGranted(0.0), self.now)
         self.witness.ticks = {
             ifindex: [] for ifindex in self.links if self.witness.may_speak(ifindex)
@@ -239,6 +280,94 @@ def year(days: int, seed: int) -> None:
     world.check_drift()
     if len(sizes) > 2 and sizes[-1] > sizes[1] * 1.2:
         raise BrokenError(f"objects grew from {sizes[1]} to {sizes[-1]}")
+
+
+# -- real hours -------------------------------------------------------------------------
+
+
+class Daemon:
+    """The agent in a namespace, and changes to its world."""
+
+    def __init__(self, lab: TinyLab, folder: str, seed: int) -> None:
+        self.lab = lab
+        self.random = random.Random(seed)
+        self.control = os.path.join(folder, "control.sock")
+        port = os.path.join(folder, "port")
+        self.host = socket.socket(socket.AF_UNIX)
+        self.host.bind(port)
+        self.host.listen()
+        self.extra: set[int] = set()
+        config = Path(folder, "config.yaml")
+        config.write_text(f"control_socket: {self.control}\nhint_port: {port}\n")
+        environment = {**os.environ, "PYTHONPATH": str(ROOT / "agent")}
+        command = [sys.executable, "-m", "garp_agent", "run", "-c", str(config)]
+        self.agent = lab.start("guest", command, env=environment, stderr=subprocess.DEVNULL)
+
+    def change_address(self) -> None:
+        number = self.random.randint(100, 140)
+        verb = "del" if number in self.extra else "add"
+        self.lab.ip("guest", f"address {verb} 192.0.2.{number}/24 dev eth0")
+        self.extra ^= {number}
+
+    def flap(self) -> None:
+        self.lab.ip("peer", "link set eth0 down", "link set eth0 up")
+
+    def recreate(self) -> None:
+        self.lab.ip("guest", "link add extra0 type veth peer name extra1", "link del extra0")
+
+    def hint(self) -> None:
+        self.host.settimeout(30.0)  # the agent connects again at a tick
+        with self.host.accept()[0] as connection:
+            connection.settimeout(5.0)
+            connection.sendall(self.random.choice((b"BURST\n", b'{"execute":"info"}\n', b"{]\n")))
+            connection.recv(8192)
+
+    def pause(self) -> None:
+        os.kill(self.agent.pid, signal.SIGSTOP)
+        time.sleep(0.3)
+        os.kill(self.agent.pid, signal.SIGCONT)
+
+    def reload(self) -> None:
+        os.kill(self.agent.pid, signal.SIGHUP)
+
+    def check(self) -> tuple[int, int]:
+        """Return resident kilobytes and open files.  Raises BrokenError for a wrong inventory."""
+        if self.agent.poll() is not None:
+            raise BrokenError(f"the daemon ended with status {self.agent.returncode}")
+        shown = json.loads(self.lab.run("guest", ["ip", "-j", "address", "show", "eth0"]).stdout)
+        true = {each["local"] for each in shown[0]["addr_info"]}
+        for _ in range(100):
+            links: Any = client.ask(self.control, "status")["links"]
+            (link,) = [each for each in links if each["interface"] == "eth0"]
+            if (known := {each["address"] for each in link["addresses"]}) == true:
+                break
+            time.sleep(0.05)
+        else:
+            raise BrokenError(f"the agent knows {known}, the kernel {true}")
+        statm = Path(f"/proc/{self.agent.pid}/statm").read_text().split()
+        return int(statm[1]) * 4, len(os.listdir(f"/proc/{self.agent.pid}/fd"))
+
+
+def real(minutes: float, seed: int) -> None:
+    """Run the daemon for ``minutes`` under random changes.  Raises BrokenError."""
+    with TinyLab() as lab, tempfile.TemporaryDirectory() as folder:
+        daemon = Daemon(lab, folder, seed)
+        time.sleep(2.0)
+        daemon.hint()
+        first = size, files = daemon.check()
+        actions = (daemon.flap, daemon.recreate, daemon.hint, daemon.pause, daemon.reload)
+        begun = shown = time.monotonic()
+        while (now := time.monotonic()) < begun + 60 * minutes:
+            daemon.random.choice((*actions, daemon.change_address, daemon.change_address))()
+            time.sleep(daemon.random.uniform(0.0, 0.5))
+            if now - shown >= 60:
+                shown = now
+                size, files = daemon.check()
+                print(f"{(now - begun) / 60:5.1f} min: {size} kB, {files} files", flush=True)
+        size, files = daemon.check()
+        print(f"at first {first[0]} kB, {first[1]} files; at last {size} kB, {files} files")
+        if size > first[0] * 1.15 + 512 or files > first[1] + 2:
+            raise BrokenError("memory or open files grew")
 
 
 def main() -> None:

@@ -152,6 +152,7 @@ fi
 # shellcheck disable=SC2086 # lists of words
 case ${1:-} in
 demo) packages $DEMO_TOOLS ;;
+plot) packages $TEST_TOOLS ;;
 bench) packages $BENCH_TOOLS ;;
 man) packages pandoc:pandoc ;;
 test) packages $TEST_TOOLS ;;
@@ -163,6 +164,9 @@ pure)
     make_venv ".venv-$2" "$3"
     pip_install ".venv-$2" $PURE_NEEDS
     ;;
-*) fail "usage: $0 demo|bench|man|test|packaging|python|lint|pythons|pure" ;;
+*) fail "usage: $0 demo|bench|plot|man|test|packaging|python|lint|pythons|pure" ;;
 esac
-case $1 in demo | bench | man | test | packaging | python) main_venv .venv test ;; esac
+case $1 in
+demo | bench | man | test | packaging | python) main_venv .venv test ;;
+plot) main_venv .venv-plot test,plot ;;
+esac

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from bench.lab import TinyLab
-from bench.soak_real import Judge
+from bench.soak import Judge
 from garp_agent.config.settings import Settings
 from garp_agent.runtime import client
 from tests.fuzz import targets
