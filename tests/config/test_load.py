@@ -10,7 +10,7 @@ from garp_agent.config import load
 from garp_agent.config.errors import ConfigError
 from garp_agent.config.settings import Settings
 from garp_agent.runtime.child import Child
-from tests.config.refusals import EVERY_KEY, settings_of
+from tests.config.test_read import EVERY_KEY, EVERY_SETTING
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_the_file_that_is_named_wins_over_the_usual_one(usual: Path, tmp_path: P
     usual.write_text("interval: 9s\n")
     assert load.read_settings(None, {}) == Settings(interval=9.0)
     settings = load.read_settings(str(named), {"hint_port": "none"})
-    assert settings == settings_of(EVERY_KEY)._replace(hint_port="")
+    assert settings == EVERY_SETTING._replace(hint_port="")
 
 
 def test_the_problems_of_the_child_are_raised_here(usual: Path) -> None:
