@@ -43,7 +43,7 @@ from garp_agent.wire.model import (
 )
 
 if TYPE_CHECKING:
-    from garp_agent.guest.core.model import Event
+    from garp_agent.guest.core.model import EngineEvent
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SEED = 6
@@ -55,7 +55,7 @@ ARPING = 1.0  # seconds that `arping -U -c1` takes
 SLEEP = 5.0
 FORK = (0.002, 0.008)  # seconds
 
-Happening = tuple[float, int, "Event"]  # when, to which guest, what
+Happening = tuple[float, int, "EngineEvent"]  # when, to which guest, what
 
 
 class Times:
@@ -106,7 +106,7 @@ class Fleet:
 
     def run(self, until: float, happenings: Iterable[Happening] = ()) -> Times:
         """Simulate until ``until``; return the times of all frames."""
-        queue: list[tuple[float, int, int, Event | None]] = []
+        queue: list[tuple[float, int, int, EngineEvent | None]] = []
         for number, boot in enumerate(self._boots):
             queue.append((boot, len(queue), number, DumpStarted()))
         for when, number, happening in happenings:
@@ -127,7 +127,7 @@ class Fleet:
             heappush(queue, (deadlines[number], serial, number, None))
         return Times(when for when, _ in self.frames)
 
-    def _tell(self, engine: Engine, event: Event | None, now: float) -> None:
+    def _tell(self, engine: Engine, event: EngineEvent | None, now: float) -> None:
         if isinstance(event, DumpStarted):  # its start
             link = Link(2, "eth0", b"\2\0\0\0\0\1", ARPHRD_ETHER, IFF_UP | IFF_LOWER_UP)
             address = InterfaceAddress(2, b"\xc0\0\2\1", 24)
@@ -171,14 +171,14 @@ def hints(
     return told
 
 
-def _lines_of(host: int, pace: float, settings: Settings) -> list[Event]:
+def _lines_of(host: int, pace: float, settings: Settings) -> list[EngineEvent]:
     watcher = Watcher(HintOptions(pace=pace), f"host-{host}", lambda: 0.5)
     watcher.found([Channel(str(n), f"/{n:04}") for n in range(GUESTS_PER_HOST)], 0.0)
     calls = sorted(watcher.failover("bond0", "failover", 1.0, 1.0), key=lambda call: call.path)
     return [_read(call.exchange.outgoing, settings) for call in calls]
 
 
-def _read(outgoing: bytes, settings: Settings) -> Event:
+def _read(outgoing: bytes, settings: Settings) -> EngineEvent:
     for line in LineDecoder().feed(outgoing):
         assert isinstance(line, bytes)
         request = protocol.parse(line, protocol.PORT_COMMANDS)

@@ -232,7 +232,7 @@ class World:
         while (frame := self.engine.next_frame(self.now)) is not None:
             self.witness.saw(frame, self.now)
             self.engine.handle(Sent(frame, SendOutcome.SENT), self.now)
-        self.engine.take_notices()
+        self.engine.notices.take()
 
     def run(self, until: float, churn: float) -> None:
         """Simulate until ``until``, with a change every ``churn`` seconds on average."""

@@ -150,7 +150,7 @@ class Agent:
 
     def notices(self) -> list[str]:
         """The names of the notices since the last call."""
-        return [notice.event for notice in self.engine.take_notices()]
+        return [notice.event for notice in self.engine.notices.take()]
 
     def _turn(self) -> list[Frame]:
         self.wakeups += 1

@@ -19,7 +19,7 @@ from garp_agent.wire import lines, protocol, rtnetlink
 from garp_agent.wire.model import DumpComplete, DumpStarted
 
 if TYPE_CHECKING:
-    from garp_agent.guest.core.model import Event
+    from garp_agent.guest.core.model import EngineEvent
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -72,7 +72,7 @@ def hints(data: bytes) -> None:
     """Any bytes on any door give replies that a client can read, and no more than one a line."""
     engine = Engine(Settings(), random.Random(1).random)
 
-    def act(event: Event) -> int:
+    def act(event: EngineEvent) -> int:
         engine.handle(event, 0.0)
         return sum(1 for _ in iter(lambda: engine.next_frame(0.0), None))
 

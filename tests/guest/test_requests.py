@@ -103,7 +103,7 @@ def test_a_burst_is_sent_before_it_is_answered() -> None:
     frames = guest.sent + guest.agent.wait(5.0)
     assert times(frames, start) == [0.0, 0.1, 0.4]
     assert causes(frames) == ["hint"]
-    (notice,) = [n for n in guest.agent.engine.take_notices() if n.event == "burst"]
+    (notice,) = [n for n in guest.agent.engine.notices.take() if n.event == "burst"]
     assert dict(notice.fields) == {"cause": "hint", "reason": "bond0 failed over"}
 
 
@@ -177,7 +177,7 @@ def test_each_way_in_has_its_own_commands(cause: Cause, refused: str) -> None:
     guest = Guest(cause)
     assert guest.ask(refused)["error"]["class"] == "CommandNotFound"
     assert guest.sent == []
-    assert not guest.agent.engine.has_lease()
+    assert not guest.agent.engine.lease.is_in_force
 
 
 def test_requests_and_errors_are_counted() -> None:

@@ -28,9 +28,9 @@ pytestmark = pytest.mark.netns
 INTERVAL = 300.0
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from garp_agent.guest.core.kernel import Observation
+    from garp_agent.guest.core.model import KernelChange
 
-    Events = Netlink[Observation]
+    Events = Netlink[KernelChange]
 
 
 @pytest.fixture

@@ -127,7 +127,7 @@ class AgentDaemon:
                 self._start()
             self._host.attempt(now)
             self._log_port()
-            if self._engine.has_lease() and not self._port.is_open():
+            if self._engine.lease.is_in_force and not self._port.is_open():
                 self._engine.handle(HintPortClosed(), now)
             self._operator.attempt(now)
             self._listen_for_conflicts()

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from typing import Union
 
     from garp_agent.guest.core.engine import Engine
-    from garp_agent.guest.core.kernel import Observation
-    from garp_agent.guest.core.model import Event
+    from garp_agent.guest.core.model import EngineEvent, KernelChange
     from garp_agent.guest.io.packet import DryRun, PacketSender
     from garp_agent.runtime.log import Log
     from garp_agent.runtime.netlink import Netlink
@@ -44,7 +43,7 @@ class Loop:
     def __init__(
         self,
         engine: Engine,
-        netlink: Netlink[Observation],
+        netlink: Netlink[KernelChange],
         sender: Sender,
         log: Log,
         after_turn: Callable[[float], float] = lambda now: inf,
@@ -92,7 +91,7 @@ class Loop:
             wake_at = min(self._after_turn(now), self.engine.deadline(), self._netlink.deadline())
             self._write_notices()
 
-    def act(self, event: Event, now: float) -> int:
+    def act(self, event: EngineEvent, now: float) -> int:
         """Let the engine act on one event at once; return the number of frames sent."""
         self.engine.handle(event, now)
         return self.send_due()
@@ -126,7 +125,7 @@ class Loop:
     def _read_kernel(self, now: float) -> bool:
         return self._hand_over(self._netlink.read(now), now)
 
-    def _hand_over(self, events: Sequence[Event], now: float) -> bool:
+    def _hand_over(self, events: Sequence[EngineEvent], now: float) -> bool:
         for event in events:
             self.engine.handle(event, now)
         return bool(events)
@@ -138,7 +137,7 @@ class Loop:
             self.engine.handle(Resumed(gained), now)
 
     def _write_notices(self) -> None:
-        for notice in self.engine.take_notices():
+        for notice in self.engine.notices.take():
             self._log.write(notice)
 
 

@@ -21,7 +21,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from garp_agent.guest.core.policy import Plan
+    from garp_agent.guest.core.policy import LinkPlan
     from garp_agent.guest.loop import Sender
 
 
@@ -30,7 +30,7 @@ class Announced(NamedTuple):
 
     sent: int  # frames
     dropped: int  # frames
-    plans: list[Plan]  # of every link
+    plans: list[LinkPlan]  # of every link
 
 
 def announce(settings: Settings, sender: Sender, log: Log) -> Announced:
@@ -42,7 +42,7 @@ def announce(settings: Settings, sender: Sender, log: Log) -> Announced:
     return Announced(engine.counters.sent, dropped, list(engine.plans.values()))
 
 
-def plans(settings: Settings) -> list[Plan]:
+def plans(settings: Settings) -> list[LinkPlan]:
     """Return what policy plans for every link at this moment; sends nothing."""
     engine = Engine(settings, lambda: 1.0)
     _run(engine, DryRun(), Log(LEVEL_ERROR), lambda: True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from garp_agent.guest.core.engine import Engine
-    from garp_agent.guest.core.model import Event
+    from garp_agent.guest.core.model import EngineEvent
     from garp_agent.wire.lines import Line
 
 # Only the host can promise hints; only the operator may see everything.
@@ -44,7 +44,7 @@ class RequestHandler:
         self.errors = 0  # lines that were not
         self.last_request: float | None = None  # the time, seconds
 
-    def answer(self, line: Line, now: float, act: Callable[[Event], int]) -> bytes:
+    def answer(self, line: Line, now: float, act: Callable[[EngineEvent], int]) -> bytes:
         """Do what ``line`` asks for, and return the reply line.
 
         ``act`` hands an event to the engine, sends what is due, and returns how many frames were
@@ -62,7 +62,7 @@ class RequestHandler:
         return protocol.encode_return(request.id, self._value(request, now, act))
 
     def _value(
-        self, request: protocol.Request, now: float, act: Callable[[Event], int]
+        self, request: protocol.Request, now: float, act: Callable[[EngineEvent], int]
     ) -> dict[str, object]:
         if isinstance(request, protocol.Burst):
             return self._burst(request, act)
@@ -73,7 +73,9 @@ class RequestHandler:
             return self._status(now)
         return self._info(now)
 
-    def _burst(self, request: protocol.Burst, act: Callable[[Event], int]) -> dict[str, object]:
+    def _burst(
+        self, request: protocol.Burst, act: Callable[[EngineEvent], int]
+    ) -> dict[str, object]:
         offsets = request.offsets(self._engine.settings.burst)
         seen = bool(request.boot) and self._known.seen(request.boot, request.sequence)
         frames = 0 if seen else act(BurstRequested(self._cause, offsets, request.reason))
@@ -85,7 +87,7 @@ class RequestHandler:
             __version__,
             self._links(),
             {"sent": counters.sent, "dropped": sum(counters.dropped.values())},
-            max(0.0, round(self._engine.lease_until - now, 3)) if self._engine.has_lease() else 0.0,
+            round(self._engine.lease.remaining(now) or 0.0, 3),
         )
 
     def _links(self) -> Iterator[protocol.LinkBrief]:

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
     from garp_agent.guest.core.conflicts import Rival
     from garp_agent.guest.core.engine import Engine
-    from garp_agent.guest.core.policy import Plan
+    from garp_agent.guest.core.policy import LinkPlan
     from garp_agent.guest.io.hint_port import HintPort
     from garp_agent.guest.requests import RequestHandler
 
 
-def links(plans: Iterable[Plan]) -> list[dict[str, object]]:
+def links(plans: Iterable[LinkPlan]) -> list[dict[str, object]]:
     """Return every link with its addresses: how each is announced, or why it is skipped."""
     return [
         {
@@ -34,7 +34,7 @@ def links(plans: Iterable[Plan]) -> list[dict[str, object]]:
     ]
 
 
-def _addresses(plan: Plan) -> Iterator[dict[str, object]]:
+def _addresses(plan: LinkPlan) -> Iterator[dict[str, object]]:
     for address, target in plan.targets.items():
         yield {
             "address": address_text(address) or None,  # None: RARP for the hardware address alone
@@ -54,13 +54,13 @@ def status(engine: Engine, now: float, started: float) -> dict[str, object]:
 
     ``now`` and ``started``: the time, and the time of the daemon's start, in seconds.
     """
-    counters = engine.counters
+    counters, lease = engine.counters, engine.lease.remaining(now)
     return {
         "version": __version__,
         "pid": os.getpid(),
         "uptime": round(now - started, 3),
         "interval": engine.schedule.interval,
-        "lease": _until(engine.lease_until, now) if engine.has_lease() else None,
+        "lease": None if lease is None else round(lease, 3),
         "frames": {
             "sent": counters.sent,
             "dropped": _by_name(counters.dropped),
@@ -87,7 +87,7 @@ def port_status(port: HintPort, handler: RequestHandler | None, now: float) -> d
     }
 
 
-def _link_status(engine: Engine, plan: Plan, now: float) -> dict[str, object]:
+def _link_status(engine: Engine, plan: LinkPlan, now: float) -> dict[str, object]:
     ifindex = plan.link.ifindex
     (row,) = links((plan,))
     schedule = engine.schedule

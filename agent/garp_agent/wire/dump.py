@@ -26,6 +26,11 @@ class DumpMarks:
         self._seen: set[object] | None = None  # named since the start; None: no dump under way
         self._live: set[object] = set()  # named by live events since the start
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a dump was started and neither completed nor abandoned."""
+        return self._seen is not None
+
     def start(self) -> None:
         """Begin a dump; abandon the one under way."""
         self._seen = set()

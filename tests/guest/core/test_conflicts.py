@@ -45,7 +45,7 @@ def started(policy: ConflictPolicy, hold_off: float = 60.0) -> Engine:
     engine.handle(DumpComplete(), 0.0)
     for now in (0.0, 0.1, 0.4):
         frames_of(engine, now)
-    engine.take_notices()
+    engine.notices.take()
     return engine
 
 
@@ -121,7 +121,7 @@ def test_rivals_without_end_are_news_now_and_then() -> None:
 
 
 def news(engine: Engine) -> list[object]:
-    notices = [n for n in engine.take_notices() if n.event == "address-conflict"]
+    notices = [n for n in engine.notices.take() if n.event == "address-conflict"]
     return [dict(n.fields)["claimed_by"] for n in notices]
 
 
@@ -138,7 +138,7 @@ def test_warn_goes_on_announcing() -> None:
     engine = started(ConflictPolicy.WARN)
     claim(engine, 10.0)
     assert [f.kind for f in burst(engine, 11.0)[MINE.address]] == [Kind.ARP_REQUEST]
-    assert [n.event for n in engine.take_notices()][:1] == ["address-conflict"]
+    assert [n.event for n in engine.notices.take()][:1] == ["address-conflict"]
 
 
 def test_defend_answers_at_most_every_ten_seconds() -> None:
@@ -157,7 +157,7 @@ def test_our_own_frames_and_claims_to_others_are_none() -> None:
     claim(engine, 10.0, address=bytes([192, 0, 2, 99]))
     engine.handle(ClaimSeen("eth1", MINE.address, RIVAL), 10.0)  # another network
     assert engine.conflicts.claims == 0
-    assert engine.take_notices() == []
+    assert engine.notices.take() == []
 
 
 def test_an_address_that_left_takes_its_rivals_along() -> None:

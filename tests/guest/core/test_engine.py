@@ -16,7 +16,6 @@ from garp_agent.config.settings import (
     InterfaceSelection,
     Settings,
 )
-from garp_agent.guest.core.engine import NOTICES_KEPT
 from garp_agent.guest.core.model import (
     IFA_F_OPTIMISTIC,
     IFA_F_TENTATIVE,
@@ -43,6 +42,7 @@ from garp_agent.wire.model import (
     DumpStarted,
     LinkGone,
 )
+from garp_agent.wire.notices import NOTICES_KEPT
 from tests.world import (
     DOWN,
     NO_CARRIER,
@@ -548,9 +548,9 @@ def test_while_the_host_promises_hints_refreshes_are_rare() -> None:
 def test_a_promise_of_less_than_a_second_is_one() -> None:
     agent = guest(ETH, A, settings=LEASED)
     agent.tell(LeaseGranted(0.3))
-    assert agent.engine.has_lease()
+    assert agent.engine.lease.is_in_force
     agent.wait(0.3)
-    assert not agent.engine.has_lease()
+    assert not agent.engine.lease.is_in_force
 
 
 def test_a_promise_renewed_in_time_does_not_run_out() -> None:
@@ -558,7 +558,7 @@ def test_a_promise_renewed_in_time_does_not_run_out() -> None:
     for _ in range(20):
         agent.tell(LeaseGranted(30.0))
         agent.wait(20.0)
-    assert agent.engine.has_lease()
+    assert agent.engine.lease.is_in_force
     assert agent.notices().count("lease-granted") == 1
 
 
@@ -570,7 +570,7 @@ def test_a_promise_that_runs_out_brings_a_burst_and_the_normal_interval_at_once(
     frames = agent.wait(20.0)
     assert times(frames, start)[:3] == [0.0, 0.1, 0.4]
     assert len(frames) in (3 + 3, 3 + 4)
-    assert not agent.engine.has_lease()
+    assert not agent.engine.lease.is_in_force
     assert "lease-ended" in agent.notices()
 
 
@@ -601,7 +601,7 @@ def test_what_voids_a_promise(event: Any) -> None:
     agent.tell(LeaseGranted(3600.0))
     agent.wait(100.0)
     agent.tell(event)
-    assert not agent.engine.has_lease()
+    assert not agent.engine.lease.is_in_force
     assert agent.engine.schedule.interval == 5.0
     assert len(agent.wait(50.0)) >= 9
 
@@ -611,7 +611,7 @@ def test_a_shorter_promise_replaces_a_longer_one() -> None:
     agent.tell(LeaseGranted(3600.0))
     agent.tell(LeaseGranted(10.0))
     agent.wait(10.0)
-    assert not agent.engine.has_lease()
+    assert not agent.engine.lease.is_in_force
 
 
 def test_a_promise_outlives_other_settings() -> None:
@@ -637,7 +637,7 @@ def test_a_link_that_was_down_for_a_moment_still_yields_what_another_claims(reas
     assert kinds == {(A.address, Kind.ARP_PROBE), (B.address, Kind.ARP_REQUEST)}
     late = [f.announcement.kind for f in agent.wait(15.0)]
     assert late == [Kind.ARP_REQUEST] * 3  # the hold-off is over
-    (over,) = (n for n in agent.engine.take_notices() if n.event == "address-conflict-over")
+    (over,) = (n for n in agent.engine.notices.take() if n.event == "address-conflict-over")
     assert dict(over.fields) == {"interface": "eth0", "address": A.address}
 
 
@@ -725,7 +725,7 @@ def test_frames_that_the_kernel_drops_are_counted_and_change_nothing_else() -> N
     assert times(agent.wait(100.0)) == times(reference.wait(100.0))
     assert agent.engine.counters.dropped == {errno.ENOBUFS: 20}
     assert agent.notices() == ["frame-dropped"] + ["frame-dropped"] * 19
-    agent.engine.level = LEVEL_INFO
+    agent.engine.notices.level = LEVEL_INFO
     agent.wait(100.0)
     assert agent.notices() == []
     agent.outcome = (SendOutcome.SENT, 0)
@@ -738,7 +738,7 @@ def test_the_first_drop_is_a_warning_and_every_frame_a_detail() -> None:
     agent.outcome = (SendOutcome.LINK_DOWN, errno.ENETDOWN)
     agent.tell(BurstRequested(Cause.HINT))
     agent.wait(5.0)
-    levels = [n.level for n in agent.engine.take_notices() if n.event == "frame-link-down"]
+    levels = [n.level for n in agent.engine.notices.take() if n.event == "frame-link-down"]
     assert levels == [LEVEL_WARNING, LEVEL_DEBUG, LEVEL_DEBUG]
 
 
@@ -758,7 +758,7 @@ def test_an_operator_is_told_what_is_announced_and_what_is_not_any_more() -> Non
     agent.tell(*dump(ETH, A))
     assert agent.notices() == ["address-announced"]
     agent.tell(LinkSeen(ETH._replace(flags=NO_CARRIER)))
-    (notice,) = agent.engine.take_notices()
+    (notice,) = agent.engine.notices.take()
     assert notice.event == "link-withdrawn"
     assert dict(notice.fields) == {"interface": "eth0", "reason": "no carrier"}
 
@@ -773,7 +773,7 @@ def test_notices_are_bounded() -> None:
     agent = guest(ETH, A)
     for _ in range(NOTICES_KEPT + 7):
         agent.engine.handle(BurstRequested(Cause.HINT), agent.now)
-    *kept, last = agent.engine.take_notices()
+    *kept, last = agent.engine.notices.take()
     assert len(kept) == NOTICES_KEPT
     assert (last.event, dict(last.fields)) == ("notices-lost", {"count": 7})
     agent.engine.handle(BurstRequested(Cause.HINT), agent.now)
@@ -808,7 +808,7 @@ def test_the_work_grows_with_the_number_of_new_addresses_and_no_faster() -> None
 
 
 def fields_of(agent: Agent, event: str) -> list[dict[str, object]]:
-    return [dict(each.fields) for each in agent.engine.take_notices() if each.event == event]
+    return [dict(each.fields) for each in agent.engine.notices.take() if each.event == event]
 
 
 def test_each_address_is_named_once_when_it_is_announced() -> None:
@@ -822,7 +822,7 @@ def test_each_address_is_named_once_when_it_is_announced() -> None:
 def test_a_hardware_address_alone_is_named_without_an_address() -> None:
     agent = Agent(QUIET._replace(mac_only=True))
     agent.tell(*dump(ETH))
-    notices = {each.event: dict(each.fields) for each in agent.engine.take_notices()}
+    notices = {each.event: dict(each.fields) for each in agent.engine.notices.take()}
     assert notices["address-announced"]["address"] is None
     assert notices["frame-sent"]["address"] is None
 
@@ -839,7 +839,7 @@ def test_a_frame_is_named_with_all_that_is_in_it() -> None:
         "hardware_address": ETH.hardware_address,
         "cause": "hint",
     }
-    notices = [each for each in agent.engine.take_notices() if each.event.startswith("frame-")]
+    notices = [each for each in agent.engine.notices.take() if each.event.startswith("frame-")]
     assert [(each.event, dict(each.fields)) for each in notices] == [
         ("frame-sent", {**frame, "error": None}),
         ("frame-dropped", {**frame, "error": errno.ENOBUFS}),
@@ -851,7 +851,7 @@ def test_that_frames_go_out_again_is_good_news() -> None:
     for outcome in ((SendOutcome.GONE, errno.ENXIO), (SendOutcome.SENT, 0)):
         agent.outcome = outcome
         agent.tell(BurstRequested(Cause.HINT, (0.0,)))
-    notices = [each for each in agent.engine.take_notices() if each.event.startswith("frame-")]
+    notices = [each for each in agent.engine.notices.take() if each.event.startswith("frame-")]
     assert [(each.event, each.level) for each in notices] == [
         ("frame-gone", LEVEL_WARNING),
         ("frame-sent", LEVEL_INFO),
@@ -862,7 +862,7 @@ def test_a_burst_is_named_once_however_often_it_is_asked_for_in_its_course() -> 
     agent = guest(ETH, A)
     agent.tell(BurstRequested(Cause.HINT, reason="bond0"))
     agent.tell(BurstRequested(Cause.HINT))
-    bursts = [each for each in agent.engine.take_notices() if each.event == "burst"]
+    bursts = [each for each in agent.engine.notices.take() if each.event == "burst"]
     assert [(each.level, dict(each.fields)) for each in bursts] == [
         (LEVEL_INFO, {"cause": "hint", "reason": "bond0"}),
         (LEVEL_DEBUG, {"cause": "hint", "reason": None}),

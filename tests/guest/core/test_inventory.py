@@ -196,7 +196,7 @@ def test_a_deleted_link_takes_its_addresses_and_its_forwarding_along() -> None:
 
 def test_what_came_and_went_leaves_nothing_behind() -> None:
     inventory = told(*dump(), *seen(ETH0, A, C), AddressGone(C), AddressGone(A), LinkGone(2))
-    assert (inventory.links, inventory._addresses, inventory._marks) == ({}, {}, None)
+    assert (inventory.links, inventory._addresses, inventory._link_marks._seen) == ({}, {}, None)
 
 
 def test_forwarding_may_be_told_before_the_link() -> None:

@@ -36,7 +36,7 @@ from garp_agent.wire.rtnetlink import DecodeError, DumpDone, DumpInterrupted, Re
 from tests import golden
 
 if TYPE_CHECKING:
-    from garp_agent.guest.core.kernel import Message
+    from garp_agent.guest.core.kernel import KernelMessage
 
 pytestmark = pytest.mark.skipif(
     sys.byteorder == "big", reason="the golden datagrams are little-endian"
@@ -78,7 +78,7 @@ UP1 = Link(
     port_kind="bond",
 )
 
-GOLDEN: dict[str, list[Message]] = {
+GOLDEN: dict[str, list[KernelMessage]] = {
     "link-bond-failover": [LinkSeen(BOND0)],
     "link-bond-notify-peers": [LinkSeen(BOND0, notify_peers=True)],
     "link-bond-port": [LinkSeen(UP1)],
@@ -371,7 +371,7 @@ def test_the_address_that_is_ours(datagram: bytes, expected: InterfaceAddress | 
         (message(81, struct.pack("=B3x", 10) + u32(1, 3)), []),
     ],
 )
-def test_forwarding(datagram: bytes, expected: list[Message]) -> None:
+def test_forwarding(datagram: bytes, expected: list[KernelMessage]) -> None:
     assert decode(datagram) == expected
 
 
@@ -389,7 +389,7 @@ def test_forwarding(datagram: bytes, expected: list[Message]) -> None:
     ],
 )
 def test_control_messages_and_those_of_no_interest(
-    datagram: bytes, expected: list[Message]
+    datagram: bytes, expected: list[KernelMessage]
 ) -> None:
     assert decode(datagram) == expected
 
@@ -598,9 +598,9 @@ def test_the_groups_are_named_numbers() -> None:
     assert GROUPS == (1, 5, 9, 25)
 
 
-def ask(request: bytes) -> list[Message]:
+def ask(request: bytes) -> list[KernelMessage]:
     """What the running kernel answers; needs no privilege."""
-    messages: list[Message] = []
+    messages: list[KernelMessage] = []
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
         kernel.settimeout(10)
         kernel.bind((0, 0))
@@ -610,7 +610,7 @@ def ask(request: bytes) -> list[Message]:
     return messages
 
 
-def steady(request: bytes) -> tuple[list[Message], dict[int, str]]:
+def steady(request: bytes) -> tuple[list[KernelMessage], dict[int, str]]:
     """An answer, and the names of the links, which did not change meanwhile."""
     for _ in range(100):
         before = socket.if_nameindex()

@@ -34,7 +34,7 @@ from garp_agent.guest.core.model import (
     Kind,
     Link,
 )
-from garp_agent.guest.core.policy import Plan, Skip, Target, address_skip, link_skip, plan
+from garp_agent.guest.core.policy import LinkPlan, Skip, Target, address_skip, link_skip, plan_link
 from tests.world import (
     DEFAULTS,
     DOWN,
@@ -66,8 +66,8 @@ def blocks(**selection: Any) -> Settings:
 
 def planned(
     the_link: Link, *items: InterfaceAddress, settings: Settings = DEFAULTS, forwards: bool = False
-) -> Plan:
-    return plan(the_link, items, forwards, settings)
+) -> LinkPlan:
+    return plan_link(the_link, items, forwards, settings)
 
 
 # -- links ------------------------------------------------------------------------------
@@ -351,7 +351,7 @@ def test_a_link_without_addresses_is_announced_by_its_hardware_address_if_wanted
 def test_an_address_in_conflict_is_only_announced_in_forms_that_claim_nothing() -> None:
     items = (address("10.0.0.1/24"), address("10.0.0.2/24"), address("fd00::1/64"))
     held = {(2, ip("10.0.0.1")), (2, ip("fd00::1"))}
-    made = plan(link(), items, False, Settings(), lambda *which: which in held)
+    made = plan_link(link(), items, False, Settings(), lambda *which: which in held)
     assert {a: (t.kinds, t.withheld) for a, t in made.targets.items()} == {
         ip("10.0.0.1"): ((Kind.ARP_PROBE,), True),
         ip("10.0.0.2"): ((Kind.ARP_REQUEST,), False),

@@ -341,11 +341,11 @@ class Guest(RuleBasedStateMachine):
                         self.yielded[which] = now + self.settings.conflict.hold_off
 
     def _judge(self, act: Any, now: float | None = None) -> None:
-        self.leased = self.agent.engine.has_lease()
+        self.leased = self.agent.engine.lease.is_in_force
         self.interrupted = 0
         self._note_who_waits(self.agent.now if now is None else now)
         act()
-        self.leased = self.leased or self.agent.engine.has_lease()
+        self.leased = self.leased or self.agent.engine.lease.is_in_force
         self.buckets = {i: b for i, b in self.buckets.items() if i in self.owned.links}
         self._note_who_waits(self.agent.now)
         for (ifindex, one), clock in self.clocks.items():
@@ -438,7 +438,7 @@ class Guest(RuleBasedStateMachine):
     def the_interval_is_that_of_the_lease_or_the_normal_one(self) -> None:
         engine = self.agent.engine
         wanted = self.settings
-        expected = wanted.interval_with_lease if engine.has_lease() else wanted.interval
+        expected = wanted.interval_with_lease if engine.lease.is_in_force else wanted.interval
         assert engine.schedule.interval == expected
 
 

@@ -24,10 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Union
 
-    from garp_agent.wire.model import LinkGone
+    from garp_agent.guest.core.model import KernelChange
 
-    Observation = Union[LinkSeen, LinkGone, AddressSeen, AddressGone, ForwardingSeen]
-    Message = Union[Observation, rtnetlink.ControlMessage]
+    KernelMessage = Union[KernelChange, rtnetlink.ControlMessage]
 
 GROUPS = (
     rtnetlink.RTNLGRP_LINK,
@@ -52,7 +51,7 @@ _PAIRED_KINDS = ("veth", "netkit", "vxcan")
 _S32 = Struct("=i")
 
 
-def decode(datagram: bytes) -> list[Message]:
+def decode(datagram: bytes) -> list[KernelMessage]:
     """Return what one datagram says, in its order.  Raises rtnetlink.DecodeError."""
     return rtnetlink.decode(_READERS, datagram)
 
@@ -146,7 +145,7 @@ def _forwarding(data: bytes, start: int, end: int, dumped: bool) -> tuple[Forwar
     return (ForwardingSeen(ifindex, forwarding != 0),)
 
 
-_READERS: dict[int, rtnetlink.Reader[Observation]] = {
+_READERS: dict[int, rtnetlink.Reader[KernelChange]] = {
     rtnetlink.RTM_NEWLINK: _link_seen,
     rtnetlink.RTM_DELLINK: rtnetlink.link_gone,
     rtnetlink.RTM_NEWADDR: _address_seen,
@@ -155,7 +154,7 @@ _READERS: dict[int, rtnetlink.Reader[Observation]] = {
 }
 
 # Forwarding comes first: what a neighbour advertisement says depends on it.
-GUEST: rtnetlink.Subject[Observation] = rtnetlink.Subject(
+GUEST: rtnetlink.Subject[KernelChange] = rtnetlink.Subject(
     GROUPS,
     (rtnetlink.dump_forwarding, rtnetlink.dump_links, rtnetlink.dump_addresses),
     decode,

@@ -201,9 +201,9 @@ class Sent(NamedTuple):
 
 
 if TYPE_CHECKING:
-    KernelEvent = Union[
-        LinkSeen, LinkGone, AddressSeen, AddressGone, ForwardingSeen, DumpStarted, DumpComplete
-    ]
-    Event = Union[
+    # What one rtnetlink message can say.
+    KernelChange = Union[LinkSeen, LinkGone, AddressSeen, AddressGone, ForwardingSeen]
+    KernelEvent = Union[KernelChange, DumpStarted, DumpComplete]
+    EngineEvent = Union[
         KernelEvent, Resumed, BurstRequested, LeaseGranted, HintPortClosed, ClaimSeen, Sent
     ]

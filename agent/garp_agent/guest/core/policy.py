@@ -88,7 +88,7 @@ class Target(NamedTuple):
     withheld: bool = False  # in conflict: only frames that claim nothing
 
 
-class Plan(NamedTuple):
+class LinkPlan(NamedTuple):
     """What policy makes of one link."""
 
     link: Link
@@ -97,13 +97,13 @@ class Plan(NamedTuple):
     skipped: tuple[tuple[InterfaceAddress, Skip], ...]  # and why, address by address
 
 
-def plan(
+def plan_link(
     link: Link,
     addresses: Iterable[InterfaceAddress],
     forwards: bool,
     settings: Settings,
     withheld: Callable[[int, bytes], bool] = lambda ifindex, address: False,
-) -> Plan:
+) -> LinkPlan:
     """Decide what to announce on ``link``; ``withheld`` names addresses that are in conflict."""
     skip = link_skip(link, settings.interfaces)
     targets: dict[bytes, Target] = {}
@@ -117,7 +117,7 @@ def plan(
             targets[item.address] = _target(item, forwards, settings, held)
     if skip is None and not targets and settings.mac_only:
         targets[b""] = Target(b"", (Kind.RARP,))
-    return Plan(link, skip, targets, tuple(skipped))
+    return LinkPlan(link, skip, targets, tuple(skipped))
 
 
 def _target(item: InterfaceAddress, forwards: bool, settings: Settings, held: bool) -> Target:

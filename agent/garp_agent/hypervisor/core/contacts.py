@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from garp_agent.hypervisor.core.exchange import Outcome, Result
     from garp_agent.hypervisor.core.guests import Channel
-    from garp_agent.hypervisor.core.notices import Notices
+    from garp_agent.wire.notices import Notices
 
 CONTACT, REVOCATION = "contact", "revocation"  # kinds of calls
 HINT_DELAY = 0.1  # seconds for which a contact waits for the outcome of a hint, and again

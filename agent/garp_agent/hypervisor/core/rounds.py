@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from garp_agent.hypervisor.core.exchange import Result
     from garp_agent.hypervisor.core.guests import Guest
-    from garp_agent.hypervisor.core.notices import Notices
+    from garp_agent.wire.notices import Notices
 
 HINT = "hint"  # kind of a call
 HISTORY = 100  # rounds kept

@@ -10,8 +10,8 @@ from garp_agent.hypervisor.core.announce_self import ANNOUNCE_SELF, SelfAnnounce
 from garp_agent.hypervisor.core.contacts import Contacts
 from garp_agent.hypervisor.core.exchange import Outcome
 from garp_agent.hypervisor.core.lease import LEASE
-from garp_agent.hypervisor.core.notices import Notices
 from garp_agent.hypervisor.core.rounds import HINT, Rounds
+from garp_agent.wire.notices import Notices
 from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False
