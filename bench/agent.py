@@ -1,4 +1,4 @@
-"""What the agent costs and how soon it speaks, each figure beside its peer in the same run.
+"""Measures what the agent costs and how soon it sends, each figure beside its peer.
 
 Run by `bench.performance`.  Needs root; everything happens in network namespaces that it makes
 and removes.  Times of frames are the kernel's receive timestamps at the other end of a veth pair.
@@ -62,7 +62,7 @@ AGENT = [sys.executable, "-c", START, "run"]
 
 
 class Figure(NamedTuple):
-    """One measured thing, beside what it is measured against."""
+    """One measured value and its peer."""
 
     name: str
     unit: str
@@ -76,7 +76,7 @@ class Figure(NamedTuple):
         return self.ours / self.peer if self.peer else float("inf")
 
 
-# -- looking at the wire -------------------------------------------------------------------
+# -- the wire ---------------------------------------------------------------------------
 
 
 class Wire:
@@ -88,7 +88,7 @@ class Wire:
         self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 24)  # all of a long run
 
     def drain(self) -> int:
-        """Forget what has arrived since the last call; how many frames that were."""
+        """Discard what has arrived; return the number of frames."""
         count = 0
         with contextlib.suppress(BlockingIOError):
             while True:
@@ -97,11 +97,11 @@ class Wire:
         return count
 
     def when(self, address: str = GUEST_ADDRESS, patience: float = 5.0) -> float:
-        """When (wall clock, seconds) the next announcement of ``address`` arrived."""
+        """Return when the next announcement of ``address`` arrived (seconds, wall clock)."""
         return next(iter(self.whens(address, 1, patience).values()))
 
     def whens(self, address: str, senders: int, patience: float = 5.0) -> dict[str, float]:
-        """The same, of the first so many senders, by their hardware addresses."""
+        """Return the same for the first ``senders`` senders, by hardware address."""
         wanted = socket.inet_aton(address)
         found: dict[str, float] = {}
         end = time.monotonic() + patience
@@ -131,7 +131,7 @@ def watched(lab: Lab, role: str = "peer", link: str = "eth0") -> Iterator[Wire]:
 
 @contextlib.contextmanager
 def spawned(lab: Lab, command: list[str], role: str = "guest") -> Iterator[subprocess.Popen[bytes]]:
-    """A process in the role's namespace, entered before the fork so that only exec is timed."""
+    """Run a process in the role's namespace, entered before the fork: only exec is timed."""
     with lab.entered(role):
         process = subprocess.Popen(
             command, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -144,7 +144,7 @@ def spawned(lab: Lab, command: list[str], role: str = "guest") -> Iterator[subpr
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time of a process (the scheduler's own count, in nanoseconds)."""
+    """Return the processor time of a process in seconds (proc(5), schedstat)."""
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
@@ -155,13 +155,13 @@ def status_field(pid: int, name: str) -> int:
     raise KeyError(name)
 
 
-# -- the figures ---------------------------------------------------------------------------
+# -- the figures ------------------------------------------------------------------------
 
 
 def cpu_per_announcement(lab: Lab, rounds: int) -> Iterator[Figure]:
-    """One address; agent, the least that Python can do, and the loop, side by side at one pace.
+    """Measure agent, a minimal Python process and the loop side by side, with one address.
 
-    arping takes a second for each call, so the pace is a round every 1.2 s.
+    arping takes 1 s for each call, so the pace is a round every 1.2 s.
     """
     loop = f"for i in $(seq {rounds}); do arping -q -U -c1 -I eth0 {GUEST_ADDRESS}; sleep .2; done"
     with (
@@ -184,7 +184,7 @@ def cpu_per_announcement(lab: Lab, rounds: int) -> Iterator[Figure]:
 
 
 def child_seconds() -> float:
-    """Processor time of the children that have been waited for, and theirs."""
+    """Return the processor time of all children that have been waited for."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -194,7 +194,7 @@ def wakes(pid: int) -> int:
 
 
 def wakeups(lab: Lab, seconds: float) -> Figure:
-    """Voluntary context switches against frames that reached the wire, one address."""
+    """Measure voluntary context switches against frames on the wire, with one address."""
     with (
         configured("interval: 200ms\n") as file,
         spawned(lab, [*AGENT, "-c", file]) as agent,
@@ -242,9 +242,9 @@ def first_frame(lab: Lab, runs: int) -> Figure:
 def added_address(
     lab: Lab, runs: int, link: str = "eth0", role: str = "peer"
 ) -> tuple[float, float]:
-    """Median seconds from the request to add an address to its first announcement.
+    """Return the median seconds from adding an address to its first announcement.
 
-    By the agent, and by the least that Python can do about it, both listening at once.
+    First the agent's, then that of a minimal Python process that runs at the same time.
     """
     ours: list[float] = []
     floor: list[float] = []
@@ -261,7 +261,7 @@ def added_address(
                 whens = wire.whens(address, 2)
             floor.append(whens.pop(LISTENER_MAC) - begun)
             ours.append(*(when - begun for when in whens.values()))
-            time.sleep(0.3)  # so that the bucket never holds a frame back
+            time.sleep(0.3)  # so that the rate limit delays no frame
     return median(ours), median(floor)
 
 
@@ -285,7 +285,7 @@ def ordinary_latency(lab: Lab, runs: int) -> Figure:
 
 
 def many_links(lab: Lab) -> list[Figure]:
-    """2,000 links with two addresses each: their inventory, and one address more among them."""
+    """Measure the inventory of 2,000 links with two addresses each, and one more address."""
     pairs = MANY_LINKS // 2
     lab.ip("guest", *(f"link add a{n} type veth peer name b{n}" for n in range(pairs)))
     names = [f"{end}{n}" for n in range(pairs) for end in "ab"]
@@ -315,8 +315,8 @@ def many_links(lab: Lab) -> list[Figure]:
         configured("interval: 270s\ninterval_with_lease: 270s\n") as file,
         spawned(lab, [*AGENT, "-c", file]),
     ):
-        time.sleep(12.0)  # the bursts of 2,000 links are over
-        # The last of them: a peer of its own, on which nothing else is heard.
+        time.sleep(12.0)  # until the bursts of 2,000 links are over
+        # On the last link, whose peer receives nothing else.
         ours, floor = (each * 1e3 for each in added_address(lab, 10))
     name = "address added among them"
     return [*figures, Figure(name, "ms", ours, floor, PLAIN_LISTENER, "under 50 ms")]
@@ -362,11 +362,11 @@ def configured(text: str) -> Iterator[str]:
         yield file.name
 
 
-# -- the report ----------------------------------------------------------------------------
+# -- the report -------------------------------------------------------------------------
 
 
 def repeated(times: int, step: Callable[[Lab], Figure]) -> Figure:
-    """The same so often, each time in a lab of its own: the medians."""
+    """Measure several times, each time in a new lab; return the medians."""
     figures = []
     for _ in range(times):
         with TinyLab() as lab:

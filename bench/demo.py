@@ -65,21 +65,21 @@ METHODS = (
 
 
 class Result(NamedTuple):
-    """One failover; no outage means that it was longer than LIMIT."""
+    """One failover; None is an outage longer than LIMIT."""
 
     method: str
     outage: Optional[float]  # noqa: UP045 - evaluated by Python 3.9
 
 
 class Failed(NamedTuple):
-    """A lab that could not go on."""
+    """A lab that failed."""
 
     method: str
     reason: str
 
 
 class Demo:
-    """Runs the methods in their labs, in threads; the results come through a queue."""
+    """Runs the methods in labs, one thread each; results come through a queue."""
 
     def __init__(self, methods: Sequence[Method], failovers: int, scratch: Path) -> None:
         self.methods = methods
@@ -101,7 +101,7 @@ class Demo:
         return any(thread.is_alive() for thread in self._threads)
 
     def stop(self) -> None:
-        """End all that runs, at once, and remove the labs."""
+        """End everything at once and remove the labs."""
         self.stopping.set()
         with lab.undisturbed():
             lab.close_all()
@@ -114,7 +114,7 @@ class Demo:
             with FailoverLab() as made:
                 self._measure(made, method, number, waits)
         except Exception as error:
-            # A lab that is closed under its thread fails in any way.
+            # When the demo stops, the closed lab raises anything in its thread.
             if not self.stopping.is_set():
                 self.events.put(Failed(method.key, str(error) or repr(error)))
 
@@ -140,9 +140,9 @@ class Demo:
 
 
 def moments(count: int, cycle: float) -> list[float]:
-    """Random moments of a cycle, one in each of `count` equal parts of it, in random order.
+    """Return random moments of a cycle, one in each of `count` equal parts, in random order.
 
-    Independent ones would now and then all fall early, and flatter the method.
+    Independent moments could all be early in the cycle and make the method look better.
     """
     drawn = [(part + random.random()) * cycle / count for part in range(count)]
     random.shuffle(drawn)
@@ -150,12 +150,12 @@ def moments(count: int, cycle: float) -> list[float]:
 
 
 def dealt(moments: Sequence[float], hands: int) -> list[Sequence[float]]:
-    """Deal them out as evenly as possible; no empty hands."""
+    """Split the moments evenly; no part is empty."""
     return [moments[hand::hands] for hand in range(min(hands, len(moments)))]
 
 
 class Host:
-    """The hypervisor's end of a guest's hint port; it speaks when the guest has opened its own."""
+    """The hypervisor's end of a guest's hint port."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -169,7 +169,7 @@ class Host:
         return self
 
     def hint(self) -> None:
-        """Say what `garp-hint` says, in the form that a shell would use."""
+        """Send the hint in the form that a shell would use."""
         if self._guest is None:
             self._guest = self._listener.accept()[0]
         self._guest.sendall(b"BURST\n")
@@ -187,7 +187,7 @@ def start_method(
         if method.shell:
             return made.start("guest", ["sh", "-c", method.shell], stderr=stderr)
         if method.agent is not None:
-            # Not this machine's configuration, nor its running agent's socket.
+            # Not this machine's configuration and control socket.
             empty = complaints.with_suffix(".yaml")
             empty.touch()
             own = ["-c", str(empty), "--control-socket", str(complaints.with_suffix(".sock"))]
@@ -198,14 +198,14 @@ def start_method(
 
 def last_line(file: Path) -> str:
     lines = file.read_text(errors="replace").split("\n")
-    return next((line for line in reversed(lines) if line.strip()), "without a word")
+    return next((line for line in reversed(lines) if line.strip()), "no output")
 
 
-# --- what is shown ------------------------------------------------------------------------
+# -- output -----------------------------------------------------------------------------
 
 
 class Progress:
-    """One line that is rewritten on a terminal; elsewhere a line now and then."""
+    """Progress: one line that is rewritten on a terminal, else a line every few seconds."""
 
     def __init__(self, demo: Demo) -> None:
         self.methods = demo.methods
@@ -284,11 +284,11 @@ def as_json(results: Sequence[Result], demo: Demo) -> str:
     )
 
 
-# --- the command --------------------------------------------------------------------------
+# -- the command ------------------------------------------------------------------------
 
 
 def follow(demo: Demo) -> tuple[list[Result], list[Failed]]:
-    """Show the progress until all is measured."""
+    """Show the progress until everything is measured."""
     results: list[Result] = []
     failed: list[Failed] = []
     progress = Progress(demo)
@@ -316,7 +316,7 @@ def run(methods: Sequence[Method], failovers: int, file: Path | None) -> int:
             results, failed = follow(demo)
         finally:
             demo.stop()
-    print("The guest was unreachable after a failover of its hypervisor's uplinks, with\n")
+    print("How long the guest was unreachable after a failover of its hypervisor's uplinks:\n")
     print(table(results, methods))
     for each in dict.fromkeys(failed):
         print(f"\ndemo: {each.method} failed: {each.reason}", file=sys.stderr)
@@ -355,7 +355,7 @@ def interrupt(number: int, _frame: FrameType | None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     chosen = options(arguments)
-    # Also where a shell has had SIGINT ignored, as for what it runs in the background.
+    # A shell ignores SIGINT for background processes: set the handler anyway.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
     try:
@@ -364,7 +364,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"demo: {reason}", file=sys.stderr)
             return 1
         if lab.remove_leftovers():
-            print("Removed what a killed run had left behind.")
+            print("Removed what a killed run had left.")
         methods = [each for each in METHODS if not chosen.only or each.key in chosen.only]
         if no_arping := lab.why_no_arping():
             print(f"Left out the arping loop: it {no_arping}.")

@@ -1,7 +1,7 @@
-"""A million hints as fast as the channel takes them: memory, frames, and whether status answers.
+"""Measures a flood of a million hints: memory, frames, and the answers of `status`.
 
 Run by `bench.performance`.  Needs root; everything happens in network namespaces that it makes
-and removes.  The peer of each figure is the same thing before the flood, in the same run.
+and removes.  The peer of each figure is the value before the flood, in the same run.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def status_seconds(control: str) -> float:
 
 
 def flood(host: socket.socket, hints: int, reads: bool) -> float:
-    """Write the hints; the seconds that it took.  Replies are read, or left to pile up."""
+    """Write the hints; return the seconds that it took.  ``reads``: whether to read replies."""
     host.setblocking(False)
     begun = time.monotonic()
     for number in range(0, hints, CHUNK):

@@ -1,10 +1,10 @@
-"""From the host's hint to the first frame on the wire: the agent beside a minimal C program.
+"""Measures the time from the host's hint to the first frame, beside a minimal C program.
 
 Run by `bench.performance`, or alone: `python -m bench.hint_latency`.  Needs root and a C
 compiler; everything happens in network namespaces that it makes and removes.  The agent, the
-C program and the least that Python can do (wait, read, json, send) listen in one namespace
-on ports of the same kind, and are hinted in turn, with the line that `garp-hint` writes.  A
-frame's time is the kernel's receive timestamp at the other end of a veth pair.
+C program and a minimal Python process (wait, read, json, send) listen in one namespace on ports of
+the same kind.  They are hinted in turn, with the line that `garp-hint` writes.  A frame's time is the
+kernel's receive timestamp at the other end of a veth pair.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from garp_agent.guest.core.model import Announcement, Cause, Kind
 from garp_agent.wire.protocol import encode_request
 
 SOURCE = Path(__file__).with_name("hint_peer.c")
-PEER_SAYS, FLOOR_SAYS = "192.0.2.99", "192.0.2.98"  # what the others announce
+PEER_SAYS, FLOOR_SAYS = "192.0.2.99", "192.0.2.98"  # what the peers announce
 FLOOR = """
 import json, os, select, socket, stat, sys, tty
 path, frame = sys.argv[1], bytes.fromhex(sys.argv[2])
@@ -67,7 +67,7 @@ def compiled() -> Iterator[str]:
 
 
 class UnixPort:
-    """A Unix socket on which one listener is expected."""
+    """A Unix socket for one listener."""
 
     def __init__(self, folder: str) -> None:
         self.path = os.path.join(folder, "port")
@@ -92,7 +92,7 @@ class UnixPort:
 
 
 class TerminalPort:
-    """A pseudo-terminal, as a Xen channel is one."""
+    """A pseudo-terminal, like a Xen channel."""
 
     def __init__(self, folder: str) -> None:
         self._master, self._slave = os.openpty()
@@ -100,7 +100,7 @@ class TerminalPort:
         self.path = os.ttyname(self._slave)
 
     def connected(self) -> Write:
-        time.sleep(1.0)  # nothing tells when it has been opened
+        time.sleep(1.0)  # there is no event when it is opened
         return lambda data: os.write(self._master, data)
 
     def drain(self) -> None:
@@ -125,7 +125,7 @@ def listening(
 
 
 def sampled(lab: Lab, kind: type[UnixPort | TerminalPort], rounds: int) -> dict[str, list[float]]:
-    """Seconds from each hint to its first frame, by the address announced."""
+    """Return the seconds from each hint to its first frame, by announced address."""
     waits: dict[str, list[float]] = {GUEST_ADDRESS: [], PEER_SAYS: [], FLOOR_SAYS: []}
     with (
         compiled() as program,
@@ -136,7 +136,7 @@ def sampled(lab: Lab, kind: type[UnixPort | TerminalPort], rounds: int) -> dict[
         ) as c,
         watched(lab) as wire,
     ):
-        time.sleep(1.5)  # the agent's first burst is over
+        time.sleep(1.5)  # until the agent's first burst is over
         for number in range(rounds):
             for (port, write), address in zip((a, b, c), waits):
                 waits[address].append(_once(wire, write, address, number))

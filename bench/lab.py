@@ -1,15 +1,11 @@
-"""Private networks to try the agent in: namespaces, veth pairs and bridges.
+"""Private networks for tests, demo and benchmarks: namespaces, veth pairs and bridges.
 
-Decides how a lab is wired and that nothing of it outlives its maker: a lab goes
-when its block ends, when its construction fails, when the interpreter exits, on
-SIGINT, SIGTERM and SIGHUP; what a killed maker left behind is found by name
-(`leftovers`) and removed by `remove_leftovers`.  Every link is created inside a
-namespace of the lab, so the machine's own namespace never sees one, and no frame
-leaves the lab.
+A lab is removed when its block ends, when its construction fails, when the interpreter exits, and on
+SIGINT, SIGTERM and SIGHUP.  `remove_leftovers` removes what a killed process left, found by name.
+Every link is made inside a namespace of the lab, so no frame leaves it.
 
-The guest is silent unless something in it speaks on purpose: IPv6 is off (router
-solicitations would repair the switches by chance) and neighbour entries are
-permanent on both sides (so would ARP retries).
+The guest sends nothing by itself: IPv6 is off (router solicitations would repair the switches) and
+neighbour entries are permanent on both sides (ARP retries would repair them, too).
 """
 
 from __future__ import annotations
@@ -42,7 +38,7 @@ CLONE_NEWNET = 0x40000000
 BRIDGE = "br0"
 PROBE_PORT = 9
 SETTLING_LIMIT = 10.0
-# Above those that a namespace gives by itself to what it is born with (lo, tunl0, ...).
+# Above the indexes of the links that every namespace has from the start (lo, tunl0, ...).
 FIRST_INDEX = 100
 
 # RFC 5737 and RFC 3849 documentation ranges.
@@ -59,7 +55,7 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class LabError(Exception):
-    """The lab could not do what it was asked for."""
+    """The lab failed; the text says at what."""
 
 
 # role, link, role, link: the two ends of a veth pair
@@ -75,24 +71,24 @@ class Neighbour(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """When an uplink was cut, on the monotonic clock: between these two."""
+    """When an uplink was cut: between these two times of the monotonic clock."""
 
     began: float
     done: float
 
 
 class Wiring(Enum):
-    """How the two switches see each other, and so where the stale entry is."""
+    """How the two switches are joined, which decides where the stale entry is."""
 
-    CORE = "core"  # A and B hang off a core switch: the core keeps pointing at A
+    CORE = "core"  # A and B are joined by a core switch, which keeps the guest behind A
     INTER_SWITCH = "inter-switch"  # A and B are joined: B keeps the guest behind A
 
 
-# --- the kernel, from outside -------------------------------------------------------------
+# -- the kernel -------------------------------------------------------------------------
 
 
 def _run_ip(arguments: Sequence[str], lines: Sequence[str] = ()) -> str:
-    # A session of its own: Ctrl-C must not end it halfway.
+    # In a session of its own, so that Ctrl-C does not end it halfway.
     done = subprocess.run(
         ["ip", *arguments],
         input="".join(line + "\n" for line in lines),
@@ -116,7 +112,7 @@ def _setns(descriptor: int) -> None:
 
 @contextlib.contextmanager
 def entered(namespace: str) -> Iterator[None]:
-    """The calling thread is inside the namespace; what it opens stays there."""
+    """Run the block with the calling thread inside the namespace; its sockets stay there."""
     with open("/proc/thread-self/ns/net") as home, open(NAMESPACES / namespace) as target:
         try:
             _setns(target.fileno())
@@ -126,7 +122,7 @@ def entered(namespace: str) -> Iterator[None]:
 
 
 def peer_neighbours(namespace: str) -> dict[str, Neighbour]:
-    """The namespace's neighbour table, IPv4 and IPv6, by address."""
+    """Return the namespace's neighbour table, IPv4 and IPv6, by address."""
     entries = json.loads(_run_ip(["-n", namespace, "-json", "neigh", "show"]) or "[]")
     return {
         entry["dst"]: Neighbour(entry.get("lladdr"), tuple(entry["state"]), entry["dev"])
@@ -135,7 +131,7 @@ def peer_neighbours(namespace: str) -> dict[str, Neighbour]:
 
 
 def fdb(namespace: str, bridge: str = BRIDGE) -> dict[str, str]:
-    """What a bridge has learnt: hardware address -> port."""
+    """Return what a bridge has learnt: hardware address -> port."""
     done = subprocess.run(
         ["bridge", "-n", namespace, "-json", "fdb", "show", "br", bridge],
         check=True,
@@ -148,7 +144,7 @@ def fdb(namespace: str, bridge: str = BRIDGE) -> dict[str, str]:
 
 
 def sent_frames(namespace: str, link: str) -> int:
-    """How many frames a link has sent since it was made."""
+    """Return how many frames a link has sent since it was made."""
     (entry,) = json.loads(_run_ip(["-n", namespace, "-s", "-json", "link", "show", "dev", link]))
     return int(entry["stats64"]["tx"]["packets"])
 
@@ -166,11 +162,11 @@ def _unsettled(namespace: str) -> list[str]:
     ]
 
 
-# --- what this process made, and what others left -----------------------------------------
+# -- what this process made, and what others left ----------------------------------------
 
 _serials = itertools.count(1)
 _open: list[Lab] = []
-# Held while namespaces are made, so that none appears behind the back of `close_all`.
+# Held while namespaces are made, so that `close_all` misses none.
 _gate = threading.RLock()
 _closing = threading.Event()
 
@@ -182,17 +178,17 @@ def _present() -> list[str]:
 
 
 def namespaces_of(process: int) -> list[str]:
-    """The lab namespaces that the process has made and that still exist."""
+    """Return the existing lab namespaces that the process has made."""
     return [name for name in _present() if name.split("-")[1] == str(process)]
 
 
 def leftovers() -> list[str]:
-    """Lab namespaces whose maker is gone."""
+    """Return the lab namespaces whose maker has ended."""
     return [name for name in _present() if not Path("/proc", name.split("-")[1]).exists()]
 
 
 def remove_leftovers() -> list[str]:
-    """Remove what killed makers left behind; their names."""
+    """Remove the namespaces that killed processes left; return their names."""
     gone = leftovers()
     _remove(gone, gone)
     return gone
@@ -213,7 +209,7 @@ def _remove(namespaces: Sequence[str], inhabited: Sequence[str]) -> None:
 
 
 def close_all() -> None:
-    """Remove every lab of this process, and let it make no further one."""
+    """Remove every lab of this process, and refuse to make another one."""
     _closing.set()
     with _gate:
         for lab in list(_open):
@@ -227,7 +223,7 @@ def _end(number: int, _frame: FrameType | None) -> None:
 
 
 def _watch_for_the_end() -> None:
-    # SIGINT is Python's own: KeyboardInterrupt unwinds, and `atexit` does the rest.
+    # SIGINT raises KeyboardInterrupt, and `atexit` does the rest.
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is signal.SIG_DFL:
@@ -239,7 +235,7 @@ atexit.register(close_all)
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Ending signals wait until the block is over."""
+    """Deliver ending signals only after the block."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -259,7 +255,7 @@ def undisturbed() -> Iterator[None]:
 
 @functools.cache
 def why_not() -> str | None:
-    """Why no lab can be built on this machine; None if it can."""
+    """Return why no lab can be built on this machine; None if it can."""
     if os.geteuid():
         return "labs need root"
     for tool in ("ip", "bridge"):
@@ -285,7 +281,7 @@ def why_no_arping() -> str | None:
     return None
 
 
-# --- labs ---------------------------------------------------------------------------------
+# -- labs -------------------------------------------------------------------------------
 
 Self = TypeVar("Self", bound="Lab")
 
@@ -316,14 +312,14 @@ class Lab:
             raise
 
     def build(self) -> None:
-        """Make the links; the namespaces are there."""
+        """Make the links.  The namespaces exist."""
 
     def namespace(self, role: str) -> str:
-        """The name of the role's namespace, as `ip -n` takes it."""
+        """Return the name of the role's namespace, as `ip -n` takes it."""
         return f"{self.prefix}-{role}"
 
     def namespaces(self) -> list[str]:
-        """Those that exist."""
+        """Return those of its namespaces that exist."""
         return [name for name in _present() if name.startswith(self.prefix + "-")]
 
     def _make_namespaces(self) -> None:
@@ -342,8 +338,8 @@ class Lab:
 
     def wire(self, *pairs: Pair) -> None:
         """Join (role, link, role, link) by veth pairs."""
-        # Where both ends had the same index, the kernel would take a change of carrier for
-        # that of a lone device and could act on it a second late.
+        # With equal indexes at both ends, the kernel can act on a carrier change a second late
+        # (net/core/link_watch.c, linkwatch_urgent_event).
         _run_ip(
             ["-batch", "-"],
             [
@@ -355,7 +351,7 @@ class Lab:
         )
 
     def bridge(self, role: str, *ports: str) -> None:
-        """Put the role's links into a bridge that learns, forwards at once and forgets nothing."""
+        """Put the role's links into a bridge that forwards at once and does not age entries."""
         self.ip(
             role,
             f"link add {BRIDGE} type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
@@ -377,9 +373,9 @@ class Lab:
         )
 
     def wait_until_up(self, *roles: str) -> None:
-        """Return when every link that is set up there has a carrier that the kernel acted on.
+        """Wait until every link that is up has a carrier that the kernel has acted on.
 
-        It does so later, by itself; until then a link drops what it is given to send.
+        Until then a link drops the frames that it should send.  Raises LabError.
         """
         end = time.monotonic() + SETTLING_LIMIT
         for role in roles:
@@ -402,16 +398,16 @@ class Lab:
     # Doing
 
     def entered(self, role: str) -> contextlib.AbstractContextManager[None]:
-        """A block during which the calling thread is inside the role's namespace."""
+        """Run a block with the calling thread inside the role's namespace."""
         return entered(self.namespace(role))
 
     def open_socket(self, role: str, family: int, kind: int, protocol: int = 0) -> socket.socket:
-        """A socket of this process that lives in the role's namespace."""
+        """Return a socket of this process in the role's namespace."""
         with self.entered(role):
             return socket.socket(family, kind, protocol)
 
     def packet_socket(self, role: str, link: str, ethertype: int = 0x0003) -> socket.socket:
-        """A raw socket on a link, to see (default: every) frame and to send any."""
+        """Return a raw socket on a link; by default it receives frames of every type."""
         with self.entered(role):
             raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
             try:
@@ -422,7 +418,7 @@ class Lab:
             return raw
 
     def run(self, role: str, command: Sequence[str], **options: Any) -> Any:
-        """`subprocess.run` in the role's namespace; text, output captured, status checked."""
+        """Run a command in the role's namespace: text, output captured, status checked."""
         options = {"text": True, "stdin": subprocess.DEVNULL, **options}
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
         check = options.pop("check", True)
@@ -431,12 +427,12 @@ class Lab:
         return subprocess.run(command, check=check, start_new_session=True, **options)
 
     def start(self, role: str, command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
-        """`subprocess.Popen` in the role's namespace; ends with the lab at the latest."""
+        """Start a process in the role's namespace; it ends with the lab at the latest."""
         self._inhabited.add(self.namespace(role))
         return self._spawn(["ip", "netns", "exec", self.namespace(role), *command], **options)
 
     def start_agent(self, role: str, *options: str, **popen: Any) -> subprocess.Popen[str]:
-        """`garp-agent run` of this source tree in the role's namespace."""
+        """Start `garp-agent run` of this source tree in the role's namespace."""
         environment = {**os.environ, "PYTHONPATH": str(ROOT / "agent"), **popen.pop("env", {})}
         command = [sys.executable, "-m", "garp_agent", "run", *options]
         return self.start(role, command, env=environment, **popen)
@@ -449,7 +445,7 @@ class Lab:
             return process
 
     def stop(self, process: subprocess.Popen[str], number: int = signal.SIGTERM) -> int:
-        """End a started process and what it started; its exit status."""
+        """End a started process and its children; return its exit status."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         status = process.wait(timeout=10)
@@ -465,7 +461,7 @@ class Lab:
     # Ending
 
     def close(self) -> None:
-        """Remove everything; may be called again, and from another thread."""
+        """Remove everything.  May be called again, and from another thread."""
         if os.getpid() != self._maker:
             return
         with undisturbed(), self._lock:
@@ -491,7 +487,7 @@ class Lab:
 class TinyLab(Lab):
     """guest eth0 -- eth0 peer, or with a bridge (role `switch`, ports guest, peer) between.
 
-    The peer has no neighbour entry for the guest until it hears of one.
+    The peer has no neighbour entry for the guest at first.
     """
 
     def __init__(self, *, bridged: bool = False, ipv6: bool = False) -> None:
@@ -519,10 +515,9 @@ class FailoverLab(Lab):
         INTER_SWITCH   external -- core --- switch-a -- uplink-a -+- hypervisor -- guest
                                               +- switch-b -- uplink-b -+
 
-    Of the uplinks one is a port of the hypervisor's bridge, as the active port of an
-    active-backup bond would be; the other has a carrier but what it receives is dropped.
-    A cut takes the carrier away from both ends of the active uplink, so its switch
-    forgets the guest there; the stale entry is in a switch that keeps all its carriers.
+    One uplink is a port of the hypervisor's bridge, like the active port of an active-backup bond.
+    The other has a carrier, but what it receives is dropped.  A cut removes the carrier at both ends
+    of the active uplink, so its switch forgets the guest; the stale entry is in another switch.
     """
 
     roles = ("external", "core", "switch-a", "switch-b", "hypervisor", "guest")
@@ -534,7 +529,7 @@ class FailoverLab(Lab):
         super().__init__()
 
     def build(self) -> None:
-        # One of the two links would close a forwarding loop with the other.
+        # Both links together would make a forwarding loop.
         second = {
             Wiring.CORE: ("core", "switch-b", "switch-b", "core"),
             Wiring.INTER_SWITCH: ("switch-a", "switch-b", "switch-b", "switch-a"),
@@ -569,13 +564,16 @@ class FailoverLab(Lab):
         self.bridge(role, *(link for link in links if link != backup))
 
     def speak(self) -> None:
-        """The guest sends one broadcast datagram: every switch learns where it is."""
+        """Send one broadcast datagram from the guest, so that every switch learns its port."""
         with self.open_socket("guest", socket.AF_INET, socket.SOCK_DGRAM) as voice:
             voice.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
             voice.sendto(b"here", (BROADCAST_ADDRESS, PROBE_PORT))
 
     def fail_over(self) -> Cut:
-        """Cut the active uplink and make the other one active, as a bond does."""
+        """Cut the active uplink and make the other one active, as a bond does.
+
+        Raises LabError where an uplink is still cut.
+        """
         if self._cut:
             raise LabError(f"uplink-{self._cut} is still cut: restore it first")
         backup = "b" if self.active == "a" else "a"
@@ -590,7 +588,7 @@ class FailoverLab(Lab):
         return Cut(began, done)
 
     def restore(self) -> None:
-        """Bring the cut uplink back, as the backup; nothing moves."""
+        """Bring the cut uplink back as the backup."""
         if self._cut:
             uplink = f"uplink-{self._cut}"
             self.ip("hypervisor", f"link set {uplink} nomaster", f"link set {uplink} up")
@@ -598,16 +596,16 @@ class FailoverLab(Lab):
             self._cut = None
 
     def believed_port(self) -> str | None:
-        """The port behind which the switch that decides has the guest; None if it forgot."""
+        """Return the port where the deciding switch has the guest; None for no entry."""
         decides = "core" if self.wiring is Wiring.CORE else f"switch-{self.active}"
         return self.fdb(decides).get(GUEST_MAC)
 
     def true_port(self) -> str:
-        """The port of that switch behind which the guest is."""
+        """Return the port of that switch behind which the guest is."""
         return f"switch-{self.active}" if self.wiring is Wiring.CORE else "host"
 
     def probe_sockets(self) -> tuple[socket.socket, socket.socket]:
-        """A socket of the external host that sends to one of the guest, which never answers."""
+        """Return a socket of the external host that sends to one of the guest."""
         receiver = self.open_socket("guest", socket.AF_INET, socket.SOCK_DGRAM)
         receiver.bind((GUEST_ADDRESS, PROBE_PORT))
         sender = self.open_socket("external", socket.AF_INET, socket.SOCK_DGRAM)
@@ -620,10 +618,10 @@ class FailoverLab(Lab):
 
 
 class Prober:
-    """Probes the guest all the time and knows for how long none arrived.
+    """Probes the guest and measures for how long no probe arrived.
 
-    The probes carry their time of sending: neither this process nor the reader's
-    scheduling is part of a measured outage, which is exact to one interval.
+    Probes carry the time when they were sent, so that scheduling of the reader is no part of an
+    outage.  An outage is exact to one interval.
     """
 
     def __init__(self, lab: FailoverLab, interval: float) -> None:
@@ -642,9 +640,9 @@ class Prober:
         self._unread = ""
 
     def outage(self, cut: Cut, limit: float) -> float | None:
-        """The longest time without an arrival since the cut, once probes arrive again.
+        """Return the longest time without an arrival since the cut, once probes arrive again.
 
-        None when none sent after the cut has arrived within `limit` seconds of it.
+        None if no probe sent after the cut arrived within ``limit`` seconds.  Raises LabError.
         """
         question = next(self._questions)
         assert self.process.stdin
@@ -661,7 +659,7 @@ class Prober:
                 return float(answer[1])
 
     def wait_until_reachable(self, limit: float = 5.0) -> None:
-        """Return when a probe sent from now on has arrived."""
+        """Wait until a probe sent from now on has arrived.  Raises LabError after ``limit`` s."""
         now = time.monotonic()
         if self.outage(Cut(now, now), limit) is None:
             raise LabError(f"the guest was not reachable within {limit:g} s")
@@ -670,7 +668,7 @@ class Prober:
         assert self.process.stdout
         try:
             while "\n" not in self._unread:
-                # Not through the text layer: what it has buffered, select does not see.
+                # Read the descriptor: select does not see what the text layer has buffered.
                 if not select.select([self.process.stdout], [], [], max(0.0, patience))[0]:
                     return None
                 text = os.read(self.process.stdout.fileno(), 4096).decode()

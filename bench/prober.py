@@ -1,10 +1,9 @@
-"""The lab's prober, a process of its own: sends to the guest and sees what arrives.
+"""The lab's prober: a process that sends probes to the guest and measures gaps.
 
-Usage: prober.py SENDER RECEIVER INTERVAL, the first two being inherited sockets.
-A question is a line `ID BEGAN DONE`; its answer, given when a probe that was sent
-after DONE has arrived, is `ID SECONDS`: the longest time since BEGAN between two
-probes that arrived with lost ones in between, or 0.  Only the last question counts.
-Ends with its standard input.
+Usage: prober.py SENDER RECEIVER INTERVAL; the first two are inherited sockets.  A question is a line
+`ID BEGAN DONE`.  The answer comes when a probe sent after DONE has arrived: `ID SECONDS`, the longest
+time since BEGAN between two arrivals with lost probes in between, or 0.  Only the last question is
+answered.  The prober ends with its standard input.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ import sys
 import time
 
 PROBE = struct.Struct("!Qd")
-# The default buffer holds a quarter of a second of probes; a busy machine stalls for longer.
+# The default buffer holds the probes of 0.25 s, but a busy machine can stall longer.
 RECEIVE_BUFFER = 4 << 20
 SO_RCVBUFFORCE = 33
 
 
 class Arrivals:
-    """Folds the probes that arrived into gaps; reads no clock."""
+    """Turns arrivals into gaps.  Reads no clock."""
 
     def __init__(self) -> None:
         self.last: tuple[int, float] | None = None
