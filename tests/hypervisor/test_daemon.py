@@ -69,7 +69,9 @@ def test_guests_that_start_and_stop_are_found_and_forgotten(short_path: Path) ->
 
 
 def test_signals_search_hint_at_the_given_pace_and_end(short_path: Path) -> None:
+    """It follows no link, and therefore promises nothing."""
     options = (*only(short_path, discover="3600"), "--pace", "4", "--log-format", "json")
+    options += ("--bond", "none0")
     three = [Manner.ANSWERS] * 3
     with watching(short_path, *options) as watcher, Guests(short_path, three) as guests:
         assert watcher.states() == {}
@@ -78,6 +80,7 @@ def test_signals_search_hint_at_the_given_pace_and_end(short_path: Path) -> None
         watcher.process.send_signal(signal.SIGUSR1)
         eventually(lambda: watcher.ask()["history"], "it has hinted")
         assert watcher.last()["answered"] == 3
+        assert watcher.ask()["lease"] == 0
         status, log = watcher.stop(signal.SIGINT)
         assert status == 0
         assert [type(each) for each in guests.requests(0)] == [Info, Burst]
@@ -85,6 +88,7 @@ def test_signals_search_hint_at_the_given_pace_and_end(short_path: Path) -> None
     assert [each.delay for each in requests if isinstance(each, Burst)] == [0.0, 0.25, 0.5]
     assert not os.path.exists(watcher.status_socket)
     lines = [json.loads(line) for line in log.splitlines()]
+    assert {"level": "warning", "event": "nothing-to-follow", "wanted": "none0"} in lines
     assert {"level": "notice", "event": "stopping"} in lines
     assert [line["guests"] for line in lines if line["event"] == "failover"] == [3]
 
@@ -108,16 +112,6 @@ def test_leases_are_given_renewed_and_revoked_at_the_end(short_path: Path) -> No
     assert "following link=br0 kind=bridge" in log
 
 
-def test_without_a_link_to_follow_nothing_is_promised(short_path: Path) -> None:
-    with Guests(short_path, [Manner.ANSWERS]) as guests:
-        with watching(short_path, *only(short_path), "--bond", "none0") as watcher:
-            eventually(lambda: guests.requests(0), "it was contacted")
-            assert watcher.ask()["lease"] == 0
-            log = watcher.stop()[1]
-        assert [type(each) for each in guests.requests(0)] == [Info]
-    assert "nothing-to-follow wanted=none0\n" in log
-
-
 @needs_root
 def test_unprivileged_user_can_watch(short_path: Path) -> None:
     setpriv = shutil.which("setpriv")
@@ -139,20 +133,6 @@ def test_unprivileged_user_can_watch(short_path: Path) -> None:
             eventually(lambda: watcher.states() == expected, "both were tried")
 
 
-def test_service_manager_gets_ready_watchdog_and_stopping(short_path: Path) -> None:
-    path = str(short_path / "notify")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(path)
-        manager.settimeout(PATIENCE)
-        variables = {"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "200000"}
-        with watching(short_path, *only(short_path), environment=variables) as watcher:
-            said = {manager.recv(100) for _ in range(4)}
-            assert {b"READY=1", b"WATCHDOG=1"} <= said
-            watcher.stop()
-            while b"STOPPING=1" not in said:
-                said.add(manager.recv(100))
-
-
 def test_status_socket_that_cannot_be_made_is_an_error(short_path: Path) -> None:
     with watching(short_path, *only(short_path)) as watcher:
         path = watcher.status_socket
@@ -164,10 +144,18 @@ def test_status_socket_that_cannot_be_made_is_an_error(short_path: Path) -> None
     assert run("watch", "--status-socket", path) == (1, "", text)
 
 
-def test_watcher_runs_without_a_status_socket(short_path: Path) -> None:
-    arguments = [*COMMAND, "watch", "--status-socket", "none", *only(short_path)]
-    guests = Guests(short_path, [Manner.ANSWERS])
-    with guests, subprocess.Popen(arguments, stderr=subprocess.DEVNULL, env=ENVIRONMENT) as process:
-        eventually(lambda: guests.requests(0), "it has contacted the guest")
-        process.terminate()
-        assert process.wait(PATIENCE) == 0
+def test_watcher_without_a_status_socket_tells_the_service_manager(short_path: Path) -> None:
+    path = str(short_path / "notify")
+    variables = {**ENVIRONMENT, "NOTIFY_SOCKET": path, "WATCHDOG_USEC": "200000"}
+    command = [*COMMAND, "watch", "--status-socket", "none", *only(short_path)]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(path)
+        manager.settimeout(PATIENCE)
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=variables) as process:
+            said: set[bytes] = set()
+            while not said >= {b"READY=1", b"WATCHDOG=1"}:
+                said.add(manager.recv(100))
+            process.terminate()
+            while b"STOPPING=1" not in said:
+                said.add(manager.recv(100))
+            assert process.wait(PATIENCE) == 0

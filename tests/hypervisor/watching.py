@@ -73,17 +73,11 @@ class Watcher:
 
 
 @contextlib.contextmanager
-def watching(
-    directory: Path,
-    *options: str,
-    prefix: tuple[str, ...] = (),
-    environment: dict[str, str] | None = None,
-) -> Iterator[Watcher]:
+def watching(directory: Path, *options: str, prefix: tuple[str, ...] = ()) -> Iterator[Watcher]:
     """Run a watcher that knows its links and has searched for guests once."""
     path = str(directory / "status.sock")
     command = [*prefix, *COMMAND, "watch", "--status-socket", path, *options]
-    variables = {**ENVIRONMENT, **(environment or {})}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=variables) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
         try:
             watcher = Watcher(process, path)
             eventually(watcher.is_ready, "it is ready")

@@ -154,7 +154,14 @@ def test_renewal_waits_for_the_hint() -> None:
 
 @pytest.mark.parametrize(
     ("pace", "guests", "last"),
-    [(10.0, 5, 0.4), (0.0, 5, 0.0), (10.0, 1, 0.0), (1.0, 101, 60.0), (1000.0, 101, 0.1)],
+    [
+        (10.0, 5, 0.4),
+        (0.0, 5, 0.0),
+        (10.0, 1, 0.0),
+        (10.0, 2, 0.1),
+        (1.0, 101, 60.0),
+        (1000.0, 101, 0.1),
+    ],
 )
 def test_pace_spreads_the_bursts(pace: float, guests: int, last: float) -> None:
     channels = [Channel(f"{n:03}", f"/run/{n:03}") for n in range(guests)]
@@ -203,7 +210,10 @@ def test_guest_without_an_agent_that_answers_is_announced_by_qemu_at_once() -> N
 
 def test_guest_that_does_not_answer_is_announced_by_qemu_once() -> None:
     talk = announcing(A)
-    assert paths(talk.fail(talk.failover(10.0)[:1], 11.0)) == ["/mon/a"]
+    older = talk.failover(9.0)[:1]
+    newer = talk.failover(10.0)[:1]
+    assert talk.fail(older, 10.5) == []
+    assert paths(talk.fail(newer, 11.0)) == ["/mon/a"]
     again = hints(talk.watcher.advance(11.0))
     assert paths(again) == ["/run/a"]
     assert talk.fail(again, 12.0) == []

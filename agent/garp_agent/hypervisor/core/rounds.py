@@ -44,25 +44,6 @@ class Unanswered(NamedTuple):
 class FailoverRecord:
     """One round of hints, as the history keeps it."""
 
-    __slots__ = (
-        "announced",
-        "answered",
-        "awaited",
-        "began",
-        "fastest",
-        "frames",
-        "guests",
-        "link",
-        "number",
-        "reason",
-        "repeat_at",
-        "repeats",
-        "slowest",
-        "superseded",
-        "unanswered",
-        "wall",
-    )
-
     def __init__(self, number: int, link: str, reason: str, now: float, wall: float) -> None:
         self.number = number
         self.link = link
