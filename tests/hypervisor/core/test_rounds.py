@@ -43,9 +43,8 @@ def test_failover_is_kept_in_history_counters_and_log() -> None:
     a, b, c = talk.failover(10.0, reason="bond0 went over")
     fields = {"link": "bond0", "reason": "bond0 went over", "guests": 3}
     assert talk.notices() == [(LEVEL_NOTICE, "failover", fields)]
-    talk.answer([a], 10.004)
-    talk.frames = -3
-    talk.answer([b], 10.002)
+    for guest, talk.frames, now in ((a, 10**9, 10.004), (b, -3, 10.002)):
+        talk.answer([guest], now)
     assert talk.notices() == []
     talk.fail([c], 11.0)
     slowest = pytest.approx(0.004)
@@ -58,7 +57,7 @@ def test_failover_is_kept_in_history_counters_and_log() -> None:
             "guests": 3,
             "answered": 2,
             "awaited": 0,
-            "frames": 2,
+            "frames": 1_000_000,
             "fastest_seconds": pytest.approx(0.002),
             "slowest_seconds": slowest,
             "superseded": 0,
@@ -68,9 +67,9 @@ def test_failover_is_kept_in_history_counters_and_log() -> None:
             "announced_self": 0,
         }
     ]
-    guest = talk.guest("b")
-    assert (guest["hints"], guest["answered"]) == (1, 1)
-    assert guest["last_seconds"] == guest["slowest_seconds"] == pytest.approx(0.002)
+    values = talk.guest("b")
+    assert (values["hints"], values["answered"]) == (1, 1)
+    assert values["last_seconds"] == values["slowest_seconds"] == pytest.approx(0.002)
     status = talk.watcher.status(11.0)
     assert status["failovers"] == {"bond0": 1}
     assert status["hints"] == {each.value: 0 for each in Outcome} | {"answered": 2, "no-agent": 1}
