@@ -3,8 +3,8 @@
 Run by `bench.performance`, or alone: `python -m bench.hint_latency`.  Needs root and a C
 compiler; everything happens in network namespaces that it makes and removes.  The agent, the
 C program and a minimal Python process (wait, read, json, send) listen in one namespace on ports of
-the same kind.  They are hinted in turn, with the line that `garp-hint` writes.  A frame's time is the
-kernel's receive timestamp at the other end of a veth pair.
+the same kind.  They are hinted in turn, with the line that `garp-hint` writes.  A frame's time is
+the kernel's receive timestamp at the other end of a veth pair.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Private networks for tests, demo and benchmarks: namespaces, veth pairs and bridges.
 
-A lab is removed when its block ends, when its construction fails, when the interpreter exits, and on
-SIGINT, SIGTERM and SIGHUP.  `remove_leftovers` removes what a killed process left, found by name.
-Every link is made inside a namespace of the lab, so no frame leaves it.
+A lab is removed when its block ends, when its construction fails, when the interpreter exits, and
+on SIGINT, SIGTERM and SIGHUP.  `remove_leftovers` removes what a killed process left, found by
+name. Every link is made inside a namespace of the lab, so no frame leaves it.
 
 The guest sends nothing by itself: IPv6 is off (router solicitations would repair the switches) and
 neighbour entries are permanent on both sides (ARP retries would repair them, too).
@@ -516,8 +516,9 @@ class FailoverLab(Lab):
                                               +- switch-b -- uplink-b -+
 
     One uplink is a port of the hypervisor's bridge, like the active port of an active-backup bond.
-    The other has a carrier, but what it receives is dropped.  A cut removes the carrier at both ends
-    of the active uplink, so its switch forgets the guest; the stale entry is in another switch.
+    The other has a carrier, but what it receives is dropped.  A cut removes the carrier at both
+    ends of the active uplink, so its switch forgets the guest; the stale entry is in another
+    switch.
     """
 
     roles = ("external", "core", "switch-a", "switch-b", "hypervisor", "guest")

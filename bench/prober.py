@@ -1,9 +1,9 @@
 """The lab's prober: a process that sends probes to the guest and measures gaps.
 
-Usage: prober.py SENDER RECEIVER INTERVAL; the first two are inherited sockets.  A question is a line
-`ID BEGAN DONE`.  The answer comes when a probe sent after DONE has arrived: `ID SECONDS`, the longest
-time since BEGAN between two arrivals with lost probes in between, or 0.  Only the last question is
-answered.  The prober ends with its standard input.
+Usage: prober.py SENDER RECEIVER INTERVAL; the first two are inherited sockets.  A question is a
+line `ID BEGAN DONE`.  The answer comes when a probe sent after DONE has arrived: `ID SECONDS`, the
+longest time since BEGAN between two arrivals with lost probes in between, or 0.  Only the last
+question is answered.  The prober ends with its standard input.
 """
 
 from __future__ import annotations
