@@ -1,11 +1,11 @@
-"""What is fuzzed: a function that takes any bytes, and inputs to begin with."""
+"""The fuzz targets: functions that take any bytes, with inputs to start from."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from garp_agent.config import read as config
 from garp_agent.config.errors import ConfigError
@@ -17,6 +17,7 @@ from garp_agent.guest.requests import RequestHandler
 from garp_agent.hypervisor.core import linkstate
 from garp_agent.wire import lines, protocol, rtnetlink
 from garp_agent.wire.model import DumpComplete, DumpStarted
+from tests import golden
 
 if TYPE_CHECKING:
     from garp_agent.guest.core.model import EngineEvent
@@ -24,20 +25,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class Target(NamedTuple):
-    run: Callable[[bytes], None]
-    seeds: Callable[[], Iterator[bytes]]
-
-
-def _golden(folder: str) -> Iterator[bytes]:
-    """The annotated hex texts of the golden files, as bytes."""
-    for path in sorted((ROOT / "tests/golden" / folder).iterdir()):
-        lines = path.read_text().splitlines()
-        yield bytes.fromhex("".join(line.partition("#")[0] for line in lines))
-
-
 def netlink(data: bytes) -> None:
-    """Whatever the kernel says, the engine lives, and sends nothing but what frames can carry."""
+    """The engine takes every event that decodes, and every announcement can be encoded."""
     try:
         messages = kernel.decode(data)
     except rtnetlink.DecodeError:
@@ -69,7 +58,7 @@ def claims(data: bytes) -> None:
 
 
 def hints(data: bytes) -> None:
-    """Any bytes on any door give replies that a client can read, and no more than one a line."""
+    """Each line gets one reply that a client can read."""
     engine = Engine(Settings(), random.Random(1).random)
 
     def act(event: EngineEvent) -> int:
@@ -98,7 +87,7 @@ def replies(data: bytes) -> None:
 
 
 def configuration(data: bytes) -> None:
-    """What is taken comes back from its own text; what is refused says where."""
+    """Valid settings read back from their own dump; each error names its place."""
     try:
         settings = config.read_text(data, "fuzzed.yaml")
     except ConfigError as error:
@@ -110,29 +99,29 @@ def configuration(data: bytes) -> None:
     assert all(str(problem).startswith("fuzzed.yaml") for problem in problems)
 
 
-def _lines() -> Iterator[bytes]:
-    yield b"BURST\n"
-    yield b'\xff{"execute": "burst", "arguments": {"reason": "x", "count": 3, "interval": 0.1, '
-    yield b'{"execute": "burst", "arguments": {"delay": 1, "boot": "b", "sequence": 7}, "id": 1}\n'
-    yield b'{"execute": "lease", "arguments": {"seconds": 60}}\r\n{"execute": "info"}\n'
-    yield b'{"execute": "sync", "id": "a"}\n{"execute": "status"}\n'
-
-
-def _replies() -> Iterator[bytes]:
-    yield b'{"return": {"frames": 2}, "id": 7}'
-    yield b'{"error": {"class": "InvalidJSON", "desc": "x"}}'
-
-
-def _configurations() -> Iterator[bytes]:
-    yield (ROOT / "contrib/garp-agent.yaml").read_bytes()
-    yield b"interval: 5s\nburst: [0ms, 100ms]\naddresses: {exclude: [10.0.0.0/8]}\n"
-
-
-TARGETS = {
-    "netlink": Target(netlink, lambda: _golden("rtnetlink")),
-    "bonds": Target(bonds, lambda: _golden("rtnetlink")),
-    "claims": Target(claims, lambda: _golden("frames")),
-    "hints": Target(hints, _lines),
-    "replies": Target(replies, _replies),
-    "configuration": Target(configuration, _configurations),
+NETLINK = [golden.read(name) for name in golden.names("rtnetlink")]
+FRAMES = [golden.read(name) for name in golden.names("frames")]
+LINES = [
+    b"BURST\n",
+    b'\xff{"execute": "burst", "arguments": {"reason": "x", "count": 3, "interval": 0.1, ',
+    b'{"execute": "burst", "arguments": {"delay": 1, "boot": "b", "sequence": 7}, "id": 1}\n',
+    b'{"execute": "lease", "arguments": {"seconds": 60}}\r\n{"execute": "info"}\n',
+    b'{"execute": "sync", "id": "a"}\n{"execute": "status"}\n',
+]
+REPLIES = [
+    b'{"return": {"frames": 2}, "id": 7}',
+    b'{"error": {"class": "InvalidJSON", "desc": "x"}}',
+]
+CONFIGURATIONS = [
+    (ROOT / "contrib/garp-agent.yaml").read_bytes(),
+    b"interval: 5s\nburst: [0ms, 100ms]\naddresses: {exclude: [10.0.0.0/8]}\n",
+]
+# The function and the inputs to start from.
+TARGETS: dict[str, tuple[Callable[[bytes], None], list[bytes]]] = {
+    "netlink": (netlink, NETLINK),
+    "bonds": (bonds, NETLINK),
+    "claims": (claims, FRAMES),
+    "hints": (hints, LINES),
+    "replies": (replies, REPLIES),
+    "configuration": (configuration, CONFIGURATIONS),
 }

@@ -1,4 +1,4 @@
-"""report: what list and status know, as plain values."""
+"""status: the engine's state as plain values."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from garp_agent.guest.core.model import (
     Resumed,
     SendOutcome,
 )
+from garp_agent.guest.io.hint_port import HintPort
+from garp_agent.guest.requests import RequestHandler
 from garp_agent.wire.model import DumpStarted
 from tests.world import NO_CARRIER, RUNNING, Agent, address, dump, link, mac
 
@@ -54,7 +56,7 @@ def link_status(agent: Agent, name: str = "eth0") -> dict[str, Any]:
     return found
 
 
-def test_every_link_and_address_is_listed_with_how_or_why_not() -> None:
+def test_links_list_every_address_with_how_or_why_not() -> None:
     plans = guest(*THINGS, arp=ArpForm.BOTH).engine.plans.values()
     listed = report.links(plans)
     assert json.loads(json.dumps(listed)) == listed
@@ -94,12 +96,12 @@ def test_every_link_and_address_is_listed_with_how_or_why_not() -> None:
     ]
 
 
-def test_the_hardware_address_alone_has_no_address() -> None:
+def test_a_link_announced_by_its_hardware_address_alone_has_one_entry_without_address() -> None:
     (found,) = report.links(guest(link(2), mac_only=True).engine.plans.values())
     assert found["addresses"] == [{"address": None, "announced_as": ["rarp"], "skipped": None}]
 
 
-def test_status_of_the_whole() -> None:
+def test_status_counts_frames_events_and_resumes() -> None:
     agent = guest(*THINGS)
     agent.tell(BurstRequested(Cause.HINT, (0.0,)), DumpStarted(True), Resumed(9.0))
     agent.outcome = (SendOutcome.DROPPED, errno.ENOBUFS)
@@ -123,7 +125,7 @@ def test_status_of_the_whole() -> None:
     }
 
 
-def test_status_of_a_link_and_its_addresses() -> None:
+def test_a_link_has_its_burst_its_refresh_and_counters_of_its_addresses() -> None:
     agent = guest(*THINGS)
     agent.outcome = (SendOutcome.DROPPED, errno.ENETDOWN)
     agent.tell(BurstRequested(Cause.HINT, (0.0,)))
@@ -145,12 +147,12 @@ def test_status_of_a_link_and_its_addresses() -> None:
     assert set(found["addresses"][1]) == {"address", "announced_as", "skipped"}
 
 
-def test_a_link_that_is_not_announced_has_no_next_refresh_and_no_burst() -> None:
+def test_a_link_that_is_not_announced_has_no_refresh_and_no_burst() -> None:
     found = link_status(guest(*THINGS), "br0")
     assert (found["next_refresh"], found["last_burst"], found["held"]) == (None, None, 0)
 
 
-def test_a_burst_is_over_with_its_last_round() -> None:
+def test_a_burst_is_over_after_its_last_round() -> None:
     agent = guest(*THINGS)
     agent.tell(BurstRequested(Cause.HINT, (0.0, 0.1)))
     assert link_status(agent)["last_burst"]["over"] is False
@@ -158,7 +160,7 @@ def test_a_burst_is_over_with_its_last_round() -> None:
     assert link_status(agent)["last_burst"]["over"] is True
 
 
-def test_an_address_never_sent_says_so() -> None:
+def test_an_address_that_was_never_sent_has_no_last_cause() -> None:
     agent = Agent(Settings())
     agent.outcome = (SendOutcome.DROPPED, 9999)
     agent.tell(*dump(link(2, "eth0"), address("10.0.0.1/24")))
@@ -167,12 +169,12 @@ def test_an_address_never_sent_says_so() -> None:
     assert entry["dropped"] == {"9999": 1}
 
 
-def test_frames_held_back_are_counted() -> None:
+def test_frames_that_the_bucket_holds_back_are_counted() -> None:
     agent = guest(link(2, "eth0"), *[address(f"10.0.0.{n}/24") for n in range(1, 20)])
     assert link_status(agent)["held"] > 0
 
 
-def test_a_rival_is_named() -> None:
+def test_a_rival_is_named_at_its_address() -> None:
     agent = guest(*THINGS)
     agent.tell(ClaimSeen("eth0", address("10.0.0.1/24").address, mac("02:00:00:00:00:66")))
     agent.wait(2.5)
@@ -185,26 +187,43 @@ def test_a_rival_is_named() -> None:
     assert status(agent)["conflicts"] == 1
 
 
-def test_the_hosts_promise() -> None:
+def test_a_lease_has_seconds_left_and_never_fewer_than_none() -> None:
     agent = guest(*THINGS)
     agent.tell(LeaseGranted(30.0))
     agent.wait(5.0)
     assert (status(agent)["lease"], status(agent)["interval"]) == (25.0, 60.0)
+    # A request can be answered when something is due and not yet done.
+    late: dict[str, Any] = report.status(agent.engine, agent.now + 99.5, started=900.0)
+    assert late["lease"] == 0.0
+    assert [each["next_refresh"] for each in late["links"]] == [None, 0.0, None]
 
 
-def test_asking_changes_nothing() -> None:
+def test_asking_for_the_status_changes_nothing() -> None:
     agent, other = guest(*THINGS), guest(*THINGS)
     for _ in range(5):
         status(agent)
     assert agent.wait(100.0) == other.wait(100.0)
 
 
-def test_what_is_due_at_this_moment_is_not_in_the_past() -> None:
-    # A request is answered before the turn in which it came sends what is due.
-    agent = guest(*THINGS)
-    agent.tell(LeaseGranted(30.0))
-    late = report.status(agent.engine, agent.now + 30.5, started=900.0)
-    assert late["lease"] == 0.0
-    links = late["links"]
-    assert isinstance(links, list)
-    assert [each["next_refresh"] for each in links] == [None, 0.0, None]
+def test_the_hint_port_has_its_state_and_its_requests() -> None:
+    port = HintPort("/does/not/exist")
+    port.attempt(0.0)
+    expected = {
+        "name": "/does/not/exist",
+        "path": "/does/not/exist",
+        "state": "absent",
+        "error": "No such file or directory",
+        "requests": 0,
+        "errors": 0,
+        "seconds_since_last": None,
+    }
+    assert report.port_status(port, None, 5.0) == expected
+    handler = RequestHandler(guest().engine, Cause.HINT, lambda now: {})
+    handler.requests, handler.errors, handler.last_request = 3, 2, 1.5
+    counted = {"requests": 3, "errors": 2, "seconds_since_last": 3.5}
+    assert report.port_status(port, handler, 5.0) == {**expected, **counted}
+    port.close()
+    port = HintPort("")
+    unnamed = {"name": None, "path": None, "state": "off", "error": None}
+    assert report.port_status(port, None, 5.0) == {**expected, **unnamed}
+    port.close()

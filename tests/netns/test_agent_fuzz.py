@@ -36,7 +36,7 @@ LATE = 0.1  # seconds that the daemon may have waited for a CPU between its cloc
 ETH_P_ARP = 0x0806
 SO_TIMESTAMPNS = 35  # <asm-generic/socket.h>
 
-SEEDS = [seed for name in ("hints", "replies") for seed in targets.TARGETS[name].seeds()]
+SEEDS = [*targets.LINES, *targets.REPLIES]
 SEEDS += [b'{"execute": "burst", "arguments": {"count": 10, "interval": 0}, "id": null}\n']
 
 

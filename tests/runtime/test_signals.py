@@ -1,4 +1,4 @@
-"""Real signals to this process."""
+"""Signals with real signals to this process."""
 
 from __future__ import annotations
 
@@ -13,14 +13,19 @@ from garp_agent.runtime.signals import WATCHED, Signals
 from tests.runtime.descriptors import open_descriptors
 
 
+@pytest.fixture(autouse=True)
+def _handlers() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in WATCHED}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def signals() -> Iterator[Signals]:
-    before = {number: signal.getsignal(number) for number in WATCHED}
     made = Signals()
     yield made
     made.close()
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def is_ready(signals: Signals) -> bool:
@@ -28,7 +33,7 @@ def is_ready(signals: Signals) -> bool:
 
 
 @pytest.mark.parametrize("number", WATCHED)
-def test_a_signal_can_be_waited_for(signals: Signals, number: signal.Signals) -> None:
+def test_a_watched_signal_is_read_once(signals: Signals, number: signal.Signals) -> None:
     assert not is_ready(signals)
     os.kill(os.getpid(), number)
     assert is_ready(signals)
@@ -37,8 +42,8 @@ def test_a_signal_can_be_waited_for(signals: Signals, number: signal.Signals) ->
     assert signals.read() == set()
 
 
-def test_many_are_one(signals: Signals) -> None:
-    for _ in range(100_000 // len(WATCHED)):  # more than the pipe holds
+def test_more_signals_than_the_pipe_holds_are_each_reported(signals: Signals) -> None:
+    for _ in range(100_000 // len(WATCHED)):
         for number in WATCHED:
             os.kill(os.getpid(), number)
     seen = set()
@@ -47,30 +52,16 @@ def test_many_are_one(signals: Signals) -> None:
     assert seen == set(WATCHED)
 
 
-def test_others_are_none_of_its_business(signals: Signals) -> None:
+def test_another_signal_is_not_reported(signals: Signals) -> None:
     before = signal.signal(signal.SIGUSR2, lambda number, frame: None)
     os.kill(os.getpid(), signal.SIGUSR2)
     assert signals.read() == set()
     signal.signal(signal.SIGUSR2, before)
 
 
-def test_a_wait_ends_at_once(signals: Signals) -> None:
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    pid = os.fork()
-    if pid == 0:
-        os.kill(os.getppid(), signal.SIGUSR1)
-        os._exit(0)
-    assert select.select([signals], [], [], 30.0)[0]
-    assert signals.read() == {signal.SIGUSR1}
-    os.waitpid(pid, 0)
-
-
-def test_closing_gives_them_back() -> None:
-    kept = {number: signal.getsignal(number) for number in WATCHED}
+def test_close_restores_the_default_actions() -> None:
     before = open_descriptors()
     Signals().close()
     assert open_descriptors() == before
     assert {signal.getsignal(number) for number in WATCHED} == {signal.SIG_DFL}
     assert signal.set_wakeup_fd(-1) == -1
-    for number, handler in kept.items():
-        signal.signal(number, handler)
