@@ -1,12 +1,13 @@
-"""Who else claims our addresses, and what we do about it: yield, warn or defend.
+"""Conflicts: other stations that claim our addresses, and the policy: yield, warn or defend.
 
-Decides whether an address is withheld, and when it may be defended; never builds or
-sends a frame.  Only what others announce by themselves counts (RFC 5227 section 2.4,
-RFC 4861 section 4.4): a probe merely asks, and the kernel answers it.
+Decides whether an address is withheld and when it may be defended.  Does not build or send
+frames, and does not see probes: a probe only asks, and the kernel answers it.
 
-Yielding means that we stop saying "this address is here" for a hold-off after the last
-claim, but go on saying "this hardware address is here" (ARP probe form, RARP), which
-claims nothing: a liar on the network can't make the switches lose us.
+A withheld address is not announced until a hold-off after the last claim.  Frames that claim
+nothing (ARP probe, RARP) still announce the hardware address, so that a false claim cannot make
+the switches forget this guest.
+
+Sources: RFC 5227 section 2.4 (ARP), RFC 4861 section 4.4 (neighbour advertisement).
 """
 
 from __future__ import annotations
@@ -23,22 +24,22 @@ if TYPE_CHECKING:
     from garp_agent.config.settings import Conflict
 
 DEFEND_INTERVAL = 10.0  # seconds, RFC 5227 section 1.1
-NEWS_INTERVAL = 10.0  # seconds between two rivals for one address of which the log tells
+NEWS_INTERVAL = 10.0  # seconds; at most one new rival per address is logged in this time
 
 
 class Rival(NamedTuple):
     """Another station that claims an address of ours."""
 
     hardware_address: bytes  # of the latest claim
-    claims: int  # since we own the address
+    claims: int  # number of claims since the address is ours
     last_claim: float  # seconds, monotonic
     last_defence: float  # seconds, monotonic; -inf: never
-    withheld: bool  # we yield to it now
-    last_news: float = -inf  # seconds, monotonic; when an operator was last told
+    withheld: bool  # the address is not announced, because of the rival
+    last_news: float = -inf  # when a rival for the address was last logged, seconds, monotonic
 
 
 class Conflicts:
-    """All claims to addresses that we announce."""
+    """The rivals for the addresses that are announced."""
 
     __slots__ = ("_deadline", "_settings", "claims", "rivals")
 
@@ -46,10 +47,14 @@ class Conflicts:
         self._settings = settings
         self.claims = 0  # since the start
         self.rivals: dict[tuple[int, bytes], Rival] = {}  # by ifindex and address
-        self._deadline: float | None = inf  # None: to be found anew
+        self._deadline: float | None = inf  # None: deadline() must compute it again
 
     def configure(self, settings: Conflict) -> None:
-        """Put other settings into force; to yield no more, or on again with the next claim."""
+        """Use other settings.
+
+        If the policy is no longer YIELD, withheld addresses are released at once.  If it becomes
+        YIELD, addresses are withheld from the next claim on.
+        """
         self._settings = settings
         self._deadline = None
         yields = settings.policy is ConflictPolicy.YIELD
@@ -57,19 +62,20 @@ class Conflicts:
             self.rivals[key] = rival._replace(withheld=rival.withheld and yields)
 
     def claim(self, ifindex: int, address: bytes, hardware_address: bytes, now: float) -> bool:
-        """Note a claim; whether it is news: a new rival, or one that was over.
+        """Record a claim; return whether it is worth a line in the log.
 
-        Of rivals that take turns only one is news in a while: anybody can invent more of them.
+        It is if the conflict is new, or over by the hold-off, or under another policy, or if the
+        rival is another one.  The last at most every NEWS_INTERVAL, because MACs are free to forge.
         """
         key = (ifindex, address)
         before = self.rivals.get(key, Rival(b"", 0, -inf, -inf, False))
         self.claims += 1
         yields = self._settings.policy is ConflictPolicy.YIELD
-        another = before.hardware_address != hardware_address
-        news = (
+        is_another = before.hardware_address != hardware_address
+        is_news = (
             now - before.last_claim > self._settings.hold_off
             or before.withheld != yields
-            or (another and now - before.last_news > NEWS_INTERVAL)
+            or (is_another and now - before.last_news > NEWS_INTERVAL)
         )
         self.rivals[key] = Rival(
             hardware_address,
@@ -77,13 +83,16 @@ class Conflicts:
             now,
             before.last_defence,
             yields,
-            now if news else before.last_news,
+            now if is_news else before.last_news,
         )
         self._deadline = None
-        return news
+        return is_news
 
     def may_defend(self, ifindex: int, address: bytes, now: float) -> bool:
-        """Whether to answer a claim with an announcement of our own; noted as done."""
+        """Return whether to answer a claim with an announcement, and record that it is answered.
+
+        At most one answer every DEFEND_INTERVAL, so that two defenders do not flood the network.
+        """
         key = (ifindex, address)
         rival = self.rivals[key]
         if self._settings.policy is not ConflictPolicy.DEFEND:
@@ -94,21 +103,21 @@ class Conflicts:
         return True
 
     def is_withheld(self, ifindex: int, address: bytes) -> bool:
-        """Whether we yield the address now."""
+        """Return whether the address must not be announced now."""
         rival = self.rivals.get((ifindex, address))
         return rival is not None and rival.withheld
 
     def deadline(self) -> float:
-        """When to call :meth:`expire` at the latest."""
+        """Return when to call :meth:`expire` at the latest; ``math.inf`` for never."""
         if self._deadline is None:
             ends = [self._ends(each) for each in self.rivals.values() if each.withheld]
             self._deadline = min(ends, default=inf)
         return self._deadline
 
     def expire(self, now: float) -> list[tuple[int, bytes]]:
-        """End the hold-offs that are over; the links and addresses they were for."""
-        if now < self.deadline():  # asked before every frame
-            return []
+        """End the hold-offs that are over; return their ifindexes and addresses."""
+        if now < self.deadline():
+            return []  # this is called before every frame, and there may be many rivals
         over = [
             key for key, rival in self.rivals.items() if rival.withheld and self._ends(rival) <= now
         ]
@@ -118,7 +127,7 @@ class Conflicts:
         return over
 
     def keep(self, ifindex: int, addresses: Container[bytes]) -> None:
-        """Forget the rivals for the link's other addresses."""
+        """Forget the rivals for the addresses of a link that are not among ``addresses``."""
         for key in [k for k in self.rivals if k[0] == ifindex and k[1] not in addresses]:
             del self.rivals[key]
             self._deadline = None

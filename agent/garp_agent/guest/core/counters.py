@@ -1,7 +1,6 @@
-"""What became of the frames, address by address.
+"""Counts sent and dropped frames: in all, and for each address that is announced now.
 
-Counts; never decides.  Bounded by the number of addresses that are announced now:
-when an address is no longer ours its counters go, the totals stay.
+When an address is no longer announced, its counters are deleted.  The totals stay.
 """
 
 from __future__ import annotations
@@ -11,6 +10,10 @@ from garp_agent.guest.core.model import (
     SendOutcome,
     Sent,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Container
 
 
 class AddressCounters:
@@ -22,7 +25,7 @@ class AddressCounters:
         self.sent = 0
         self.dropped: dict[int, int] = {}  # by errno
         self.last_cause: Cause | None = None
-        self.last_errno = 0  # 0: the last frame went out
+        self.last_errno = 0  # 0: the last frame was sent
         self.last_sent: float | None = None  # seconds, monotonic
 
 
@@ -38,34 +41,34 @@ class Counters:
         self._addresses: dict[int, dict[bytes, AddressCounters]] = {}
 
     def record(self, event: Sent, now: float) -> bool:
-        """Count one frame; whether the address fares otherwise than with the frame before."""
+        """Count one frame; return whether its errno differs from the previous frame's."""
         frame = event.announcement
         mine = self.address(frame.ifindex, frame.address)
-        news = mine.last_errno != event.errno
+        is_news = mine.last_errno != event.errno
         mine.last_errno = event.errno
         if event.outcome is not SendOutcome.SENT:
             for dropped in (self.dropped, mine.dropped):
                 dropped[event.errno] = dropped.get(event.errno, 0) + 1
-            return news
+            return is_news
         cause = frame.cause
         self.sent += 1
         self.sent_by_cause[cause] = self.sent_by_cause.get(cause, 0) + 1
         mine.sent += 1
         mine.last_cause = cause
         mine.last_sent = now
-        return news
+        return is_news
 
     def address(self, ifindex: int, address: bytes) -> AddressCounters:
-        """The counters of one address, zero where nothing was sent yet."""
+        """Return the counters of one address, with zeros if nothing was sent yet."""
         known = self._addresses.setdefault(ifindex, {})
         if address not in known:
             known[address] = AddressCounters()
         return known[address]
 
-    def keep(self, ifindex: int, addresses: object) -> None:
-        """Forget the link's addresses that are not among ``addresses``, a container of bytes."""
+    def keep(self, ifindex: int, addresses: Container[bytes]) -> None:
+        """Delete the counters of the addresses of a link that are not among ``addresses``."""
         known = self._addresses.get(ifindex, {})
-        for address in [a for a in known if a not in addresses]:  # type: ignore[operator]
+        for address in [each for each in known if each not in addresses]:
             del known[address]
         if not known:
             self._addresses.pop(ifindex, None)

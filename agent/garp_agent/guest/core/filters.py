@@ -1,10 +1,10 @@
-"""Which received frames may wake the agent: classic BPF for the kernel to run.
+"""Socket filters (classic BPF): which received frames wake the agent.
 
-Decides by addresses alone: a frame that claims one of them for somebody passes, all other
-ARP and neighbour discovery is dropped before it costs anything.  What a frame really says,
-and whether it is our own come back, is for ``frames.decode`` and the engine.
+A frame that claims one of our addresses passes.  The kernel drops all other ARP and neighbour
+discovery frames before they cost anything.  Does not validate a frame: ``frames.decode`` does.
+Does not tell our own frames from those of others: the engine does.
 
-Documentation/networking/filter.rst; struct sock_filter in <linux/filter.h>.
+Sources: Documentation/networking/filter.rst, <linux/filter.h> (struct sock_filter, SKF_AD_*).
 """
 
 from __future__ import annotations
@@ -18,18 +18,20 @@ if TYPE_CHECKING:
 
     Instruction = tuple[int, int, int, int]
 
-# Offsets beyond 0xfffff000 are what the kernel knows of a frame besides its bytes.
+# Offsets from 0xfffff000 (SKF_AD_OFF) on do not address bytes of the frame, but metadata.
 _LOAD_WORD, _LOAD_HALF, _LOAD_BYTE = 0x20, 0x28, 0x30
 _JUMP_IF_EQUAL, _JUMP_IF_ANY_BIT, _RETURN = 0x15, 0x45, 0x06
 _VLAN_TAG, _VLAN_TAG_PRESENT = 0xFFFFF000 + 44, 0xFFFFF000 + 48
 _PASS = (_RETURN, 0, 0, 0x40000)
 _DROP = (_RETURN, 0, 0, 0)
-# The kernel takes 4,096 instructions (BPF_MAXINSNS): of more addresses the first are watched.
+# The kernel accepts 4,096 instructions (BPF_MAXINSNS).  Addresses beyond these numbers are not
+# listened for: 2 instructions for an IPv4 address, 5 for an IPv6 address.
 _MOST_IPV4 = 2000
 _MOST_IPV6 = 800
 _INSTRUCTION = Struct("=HBBI")  # struct sock_filter
 
-# A frame whose tag nobody took belongs to a VLAN that we are not in; tag 0 is a priority.
+# Drop frames that still have a VLAN tag: no VLAN interface took them, so their VLAN is not ours.
+# VLAN 0 is no VLAN but a priority tag (IEEE 802.1Q).
 _UNTAGGED = (
     (_LOAD_BYTE, 0, 0, _VLAN_TAG_PRESENT),
     (_JUMP_IF_EQUAL, 3, 0, 0),
@@ -48,7 +50,10 @@ _ADVERTISEMENT = (
 
 
 def arp_filter(addresses: Iterable[bytes]) -> bytes:
-    """Passes ARP frames whose sender protocol address is one of these; a sock_filter array."""
+    """Return a filter that passes ARP frames whose sender protocol address is one of these.
+
+    A packed array of struct sock_filter.  Only the first 2,000 addresses.
+    """
     program = [*_UNTAGGED, (_LOAD_WORD, 0, 0, 28)]
     for address in islice(addresses, _MOST_IPV4):
         program += ((_JUMP_IF_EQUAL, 0, 1, int.from_bytes(address, "big")), _PASS)
@@ -56,9 +61,10 @@ def arp_filter(addresses: Iterable[bytes]) -> bytes:
 
 
 def advertisement_filter(addresses: Iterable[bytes]) -> bytes:
-    """Passes neighbour advertisements whose target ends like one of these; a sock_filter array.
+    """Return a filter that passes neighbour advertisements whose target ends like one of these.
 
-    The last 8 bytes are compared: what else they let through is seen to by the agent.
+    A packed array of struct sock_filter.  Only the first 800 addresses, and only their last 8
+    bytes are compared, to save instructions; the engine compares the rest.
     """
     program = [*_UNTAGGED, *_ADVERTISEMENT]
     for address in islice(addresses, _MOST_IPV6):

@@ -1,19 +1,20 @@
-"""Announcements to Ethernet frames, and received frames to the claims they make.
+"""Encodes announcements as Ethernet frames, and decodes received frames to claims.
 
-Decides how each kind of announcement looks on the wire, which received frames
-say "this address is mine", and which of them the kernel may pass on to us at all.
-Never decides what to announce or whether a claim is a conflict, and knows no
-interface, socket or clock.
+Does not decide what is announced, which frames the kernel passes on (guest.core.filters), or
+whether a claim is a conflict.  Does not use interfaces, sockets or clocks.
 
-ARP: RFC 826, RFC 5227 sections 1.1 (probe, announcement) and 2.4 (a claim is a
-request *or* reply with our address as the sender's).  RARP: RFC 903.  Unsolicited
-NA: RFC 4861 sections 4.4, 7.2.6 and 7.1.2 (validation); solicitations that probe:
-RFC 4862 section 5.4.3, RFC 4861 section 7.1.1.  Checksum: RFC 4443 section 2.3.
-Deviations: ARP and RARP frames are padded to 60 bytes here, because some drivers
-reject shorter ones, and a reply that nobody asked for names the sender itself as its
-target, because a Linux neighbour honours no other within its ``locktime``.
-A DAD probe (RFC 4862 section 5.4.2) is sent for an address that we have and withhold.
-Neighbour messages behind IPv6 extension headers are not read.
+Sources:
+ARP: RFC 826; RFC 5227 section 1.1 (probe, announcement) and 2.4 (a request or a reply with our
+address as the sender's is a claim).  RARP: RFC 903.  Unsolicited NA: RFC 4861 sections 4.4, 7.2.6
+and 7.1.2 (validation).  Solicitations that probe: RFC 4862 section 5.4.3, RFC 4861 section 7.1.1.
+Checksum: RFC 4443 section 2.3.
+
+Deviations:
+- ARP and RARP frames are padded to 60 bytes here, because some drivers reject shorter ones.
+- A reply has the sender's hardware address as its target, too.  Otherwise Linux does not take it
+  for gratuitous (arp_is_garp) and ignores it within ``locktime`` of the last update.
+- A DAD probe (RFC 4862 section 5.4.2) is sent for an address that we have and withhold.
+- Neighbour messages behind IPv6 extension headers are not read.
 """
 
 from __future__ import annotations
@@ -22,10 +23,6 @@ from struct import Struct
 
 from garp_agent.guest.core.model import Announcement, Kind
 from garp_agent.wire.record import NamedTuple
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    Instruction = tuple[int, int, int, int]
 
 _ETHERTYPE_ARP = 0x0806
 _ETHERTYPE_VLAN = 0x8100
@@ -37,8 +34,8 @@ _NO_ADDRESS = bytes(4)
 _NO_HARDWARE_ADDRESS = bytes(6)
 _BROADCAST = b"\xff" * 6
 
-# Ethernet destination and source; ethertype to opcode, which are constant for a kind;
-# then sender and target, each hardware address and protocol address; padding.
+# Ethernet destination and source; ethertype to opcode, which are constant for a kind of frame;
+# sender and target, each as hardware address and protocol address; padding.
 _ARP_FRAME = Struct("!6s6s10s6s4s6s4s18x")
 _REQUEST_HEADER = bytes.fromhex("0806 0001 0800 06 04 0001")
 _REPLY_HEADER = bytes.fromhex("0806 0001 0800 06 04 0002")
@@ -52,7 +49,7 @@ _ALL_NODES_ETHERNET = bytes.fromhex("3333 0000 0001")
 _NA_HEADER = bytes.fromhex("86dd 60000000 0020 3a ff")  # 32 bytes of ICMPv6, hop limit 255
 _NA_TYPE_AND_CODE = bytes.fromhex("8800")
 _TARGET_LINK_LAYER = bytes.fromhex("0201")  # length in units of 8 bytes
-# A solicitation for duplicate address detection: from ::, without an option.
+# A solicitation for duplicate address detection comes from :: and has no option.
 _PROBE_FRAME = Struct("!2s4s6s10s16s13s3s2sH4x16s")
 _PROBE_HEADER = bytes.fromhex("86dd 60000000 0018 3a ff")  # 24 bytes of ICMPv6, hop limit 255
 _PROBE_TYPE_AND_CODE = bytes.fromhex("8700")
@@ -76,23 +73,26 @@ _NEIGHBOUR = Struct("!BBHB3x16s")
 
 
 class FrameError(ValueError):
-    """An announcement that no frame can carry, or a frame that makes no valid claim."""
+    """An announcement that does not fit its kind of frame, or a frame without a valid claim."""
 
 
 class Claim(NamedTuple):
-    """A station said that an address is its own, or asked whether it may have it."""
+    """A station announced an address as its own, or asked whether the address is in use."""
 
     hardware_address: bytes  # 6 bytes
     address: bytes  # 4 or 16 bytes
-    probe: bool = False  # it only asks: an ARP probe, or a solicitation for DAD
-    override: bool = True  # NA: the O flag; a proxy or an optimistic address leaves it off
+    probe: bool = False  # the station only asks: an ARP probe, or a solicitation for DAD
+    override: bool = True  # NA: the O flag; proxies and optimistic addresses do not set it
 
 
 # -- encoding ---------------------------------------------------------------------------
 
 
 def encode(announcement: Announcement) -> bytes:
-    """The whole Ethernet frame, without the frame check sequence."""
+    """Return the whole Ethernet frame, without the frame check sequence.
+
+    Raises FrameError if an address does not have the length that the kind of frame needs.
+    """
     kind = announcement.kind
     hardware_address = announcement.hardware_address
     address = announcement.address
@@ -100,7 +100,7 @@ def encode(announcement: Announcement) -> bytes:
         raise FrameError(f"hardware address has {len(hardware_address)} bytes; must have 6")
     if kind is Kind.UNSOLICITED_NA:
         _require_length(kind, address, 16)
-        return _advertisement(announcement)
+        return _neighbour_advertisement(announcement)
     if kind is Kind.DAD_PROBE:
         _require_length(kind, address, 16)
         return _dad_probe(hardware_address, address)
@@ -132,11 +132,11 @@ def _require_length(kind: Kind, address: bytes, length: int) -> None:
         raise FrameError(f"{kind.value}: address has {len(address)} bytes; must have {length}")
 
 
-def _advertisement(announcement: Announcement) -> bytes:
+def _neighbour_advertisement(announcement: Announcement) -> bytes:
     hardware_address = announcement.hardware_address
     address = announcement.address
     flags = (_ROUTER if announcement.router else 0) | (_OVERRIDE if announcement.override else 0)
-    # The address counts twice, as source and as target.
+    # The address is in the sum twice, as source and as target.
     total = (
         _NA_CONSTANT_SUM
         + (flags << 8)
@@ -176,7 +176,10 @@ def _dad_probe(hardware_address: bytes, address: bytes) -> bytes:
 
 
 def _sum(*parts: bytes) -> int:
-    """Congruent to the one's complement sum, since 65536 is 1 modulo 65535.  Even lengths only."""
+    """Return a number that is congruent to the one's complement sum of the 16-bit words.
+
+    Big integers modulo 65535 do it, because 65536 is 1 modulo 65535.  Even lengths only.
+    """
     return sum(int.from_bytes(part, "big") for part in parts)
 
 
@@ -188,7 +191,10 @@ _PROBE_CONSTANT_SUM = _sum(_SOLICITED_NODE_PREFIX + bytes(3), _PROBE_TYPE_AND_CO
 
 
 def decode(frame: bytes) -> Claim:
-    """What a received Ethernet frame claims; one 802.1Q tag is looked through."""
+    """Return the claim of a received Ethernet frame; one 802.1Q tag is skipped.
+
+    Raises FrameError if the frame is malformed or claims nothing.
+    """
     offset = 12
     ethertype = _ethertype(frame, offset)
     if ethertype == _ETHERTYPE_VLAN:
@@ -218,7 +224,7 @@ def _arp_claim(frame: bytes, start: int) -> Claim:
             f"ARP is for hardware type {hardware} ({hardware_length} bytes) and protocol "
             f"0x{protocol:04x} ({address_length} bytes); must be Ethernet (6) and IPv4 (4)"
         )
-    # Other opcodes share the layout but leave the sender's address undefined (RFC 903).
+    # RARP opcodes have the same layout, but leave the sender's address undefined (RFC 903).
     if opcode not in (_ARP_REQUEST, _ARP_REPLY):
         raise FrameError(f"ARP opcode is {opcode}; only request (1) and reply (2) make claims")
     hardware_address = frame[start + 8 : start + 14]
@@ -244,7 +250,7 @@ def _neighbour_claim(frame: bytes, start: int) -> Claim:
     message = frame[start + 40 : start + 40 + length]
     if len(message) < length:
         raise FrameError(f"IPv6 payload has {len(message)} of {length} bytes")
-    # From here on as RFC 4861 sections 7.1.1 and 7.1.2 list it.
+    # The following checks are those of RFC 4861 sections 7.1.1 and 7.1.2.
     if hop_limit != 255:
         raise FrameError(f"hop limit is {hop_limit}; must be 255")
     if length < 24:
@@ -290,7 +296,7 @@ def _require_probe(source: bytes, destination: bytes, options: dict[int, bytes])
 
 
 def _options(message: bytes) -> dict[int, bytes]:
-    """The values by type; the last of a type, as in Linux."""
+    """Return the values of the options by type; of several of a type the last, as Linux does."""
     options = {}
     offset = 24
     while offset < len(message):

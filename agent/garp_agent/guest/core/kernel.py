@@ -1,8 +1,8 @@
-"""rtnetlink messages to the guest's events: links, addresses, IPv6 forwarding.
+"""Turns rtnetlink messages into the guest's events: links, addresses, IPv6 forwarding.
 
-Does not decide what follows from an event, keeps no state between datagrams, and opens no socket.
+Does not decide what follows from an event, keeps no state between datagrams, opens no socket.
 
-Formats: rtnetlink(7); numbers: <linux/if_link.h>, <linux/if_addr.h>, <linux/netconf.h>.
+Sources: rtnetlink(7), <linux/if_link.h>, <linux/if_addr.h>, <linux/netconf.h>.
 """
 
 from __future__ import annotations
@@ -45,14 +45,17 @@ _IFA_FLAGS = 8
 _NETCONFA_IFINDEX = 1
 _NETCONFA_FORWARDING = 2
 
-# IFLA_LINK of these names the other end of a pair, not a device below.
+# For these kinds, IFLA_LINK is the other end of a pair, not a device below.
 _PAIRED_KINDS = ("veth", "netkit", "vxcan")
 
 _S32 = Struct("=i")
 
 
 def decode(datagram: bytes) -> list[KernelMessage]:
-    """Return what one datagram says, in its order.  Raises rtnetlink.DecodeError."""
+    """Return the events and control messages of one datagram, in its order.
+
+    Raises rtnetlink.DecodeError.
+    """
     return rtnetlink.decode(_READERS, datagram)
 
 
@@ -87,7 +90,7 @@ def _link_seen(data: bytes, start: int, end: int, dumped: bool) -> tuple[LinkSee
 
 
 def _parent(ifindex: int, kind: str, found: Mapping[int, bytes]) -> int:
-    # With a namespace id, the index is one of that namespace.
+    # With IFLA_LINK_NETNSID, the index belongs to another network namespace.
     if kind in _PAIRED_KINDS or rtnetlink.IFLA_LINK_NETNSID in found:
         return 0
     parent = rtnetlink.u32(found, rtnetlink.IFLA_LINK)
@@ -106,7 +109,8 @@ def _address(data: bytes, start: int, end: int) -> InterfaceAddress | None:
         return None
     found = dict(rtnetlink.attributes(data, start + rtnetlink.ADDRESS_HEADER.size, end))
     peer = found.get(_IFA_ADDRESS, b"")
-    # IPv4 leaves out IFA_LOCAL only for 0.0.0.0; then IFA_ADDRESS is somebody else's.
+    # IPv6 sends IFA_LOCAL only beside a peer.  IPv4 omits it only if it is 0.0.0.0: IFA_ADDRESS
+    # is the peer's then (inet6_fill_ifaddr, inet_fill_ifaddr).
     address = found.get(_IFA_LOCAL, peer if family == rtnetlink.AF_INET6 else b"")
     if not address:
         return None
@@ -139,7 +143,7 @@ def _forwarding(data: bytes, start: int, end: int, dumped: bool) -> tuple[Forwar
     if _NETCONFA_IFINDEX not in found or _NETCONFA_FORWARDING not in found:
         return ()
     ifindex = rtnetlink.integer(_S32, _NETCONFA_IFINDEX, found[_NETCONFA_IFINDEX])
-    if ifindex <= 0:  # "all" and "default"
+    if ifindex <= 0:  # NETCONFA_IFINDEX_ALL and _DEFAULT
         return ()
     forwarding = rtnetlink.integer(_S32, _NETCONFA_FORWARDING, found[_NETCONFA_FORWARDING])
     return (ForwardingSeen(ifindex, forwarding != 0),)
@@ -153,7 +157,7 @@ _READERS: dict[int, rtnetlink.Reader[KernelChange]] = {
     rtnetlink.RTM_NEWNETCONF: _forwarding,
 }
 
-# Forwarding comes first: what a neighbour advertisement says depends on it.
+# Forwarding is dumped first, because the R flag of the first advertisements depends on it.
 GUEST: rtnetlink.Subject[KernelChange] = rtnetlink.Subject(
     GROUPS,
     (rtnetlink.dump_forwarding, rtnetlink.dump_links, rtnetlink.dump_addresses),

@@ -1,8 +1,9 @@
-"""The values that flow through the agent, and the events that carry them.
+"""The values and events of the agent.  No decisions.
 
-Decides nothing.  Addresses are bytes throughout the core: 4 for IPv4, 16 for
-IPv6, 6 for a hardware address; text exists only at the edges.  Times are seconds
-of the monotonic clock, as floats.
+Addresses are bytes everywhere in the core: 4 for IPv4, 16 for IPv6, 6 for a hardware address.
+Only the edges turn them into text.  Times are seconds of the monotonic clock, as floats.
+
+Sources: rtnetlink(7), <linux/if.h>, <linux/if_addr.h>, <linux/if_arp.h>, <linux/rtnetlink.h>.
 """
 
 from __future__ import annotations
@@ -43,14 +44,14 @@ RT_SCOPE_HOST = 254
 
 
 class Kind(Enum):
-    """The frame that an announcement is."""
+    """The type of frame that an announcement is sent as."""
 
     ARP_REQUEST = "arp-request"
     ARP_REPLY = "arp-reply"
     ARP_PROBE = "arp-probe"
     UNSOLICITED_NA = "unsolicited-na"
     RARP = "rarp"
-    DAD_PROBE = "dad-probe"  # a solicitation as in duplicate address detection; claims nothing
+    DAD_PROBE = "dad-probe"  # neighbour solicitation as in RFC 4862 section 5.4.2; claims nothing
 
 
 class Cause(Enum):
@@ -69,7 +70,7 @@ class Cause(Enum):
 
 
 class SendOutcome(Enum):
-    """What became of one frame."""
+    """The outcome of sending one frame."""
 
     SENT = "sent"
     DROPPED = "dropped"  # the kernel or the driver had no room: ENOBUFS, EAGAIN, ...
@@ -98,20 +99,22 @@ class Link(NamedTuple):
 
     @property
     def is_dormant(self) -> bool:
-        """Held back until somebody lets it in (802.1X): the flag is set only on what is stacked
-        on such a link, the state only on the link itself."""
+        """Not yet authorised (802.1X).
+
+        The kernel sets the state on such a link, and the flag on the links stacked on it.
+        """
         return bool(self.flags & IFF_DORMANT) or self.operational_state == IF_OPER_DORMANT
 
 
 class InterfaceAddress(NamedTuple):
-    """One address on one interface (RTM_NEWADDR); ``address`` is IFA_LOCAL where there is one."""
+    """One address on one interface (RTM_NEWADDR)."""
 
     ifindex: int
-    address: bytes  # 4 or 16 bytes
+    address: bytes  # 4 or 16 bytes; IFA_LOCAL if there is one
     prefix_length: int
     scope: int = RT_SCOPE_UNIVERSE
     flags: int = 0  # IFA_F_*, 32 bits
-    peer: bytes = b""  # IFA_ADDRESS where it is not ours but the other end's; else b""
+    peer: bytes = b""  # IFA_ADDRESS if it is the other end's of a point-to-point address; else b""
 
 
 class Announcement(NamedTuple):
@@ -120,28 +123,29 @@ class Announcement(NamedTuple):
     ifindex: int
     kind: Kind
     hardware_address: bytes  # 6 bytes
-    address: bytes  # 4 or 16 bytes; RARP names none, and b"" where it stands for none
+    # 4 or 16 bytes; b"": the hardware address alone.  A RARP frame does not contain it.
+    address: bytes
     cause: Cause
     router: bool = False  # unsolicited NA: the R flag, RFC 4861 section 4.4
-    override: bool = True  # unsolicited NA: the O flag; off for optimistic addresses, RFC 4429
+    override: bool = True  # unsolicited NA: the O flag; False for optimistic addresses, RFC 4429
 
 
-# -- events: what the kernel said -------------------------------------------------------
+# -- events from the kernel -------------------------------------------------------
 
 
 class LinkSeen(NamedTuple):
     """A link exists and looks like this now."""
 
     link: Link
-    notify_peers: bool = False  # IFLA_EVENT was NOTIFY_PEERS: announce yourself
-    dumped: bool = False  # a dump says so: older than what was told meanwhile
+    notify_peers: bool = False  # IFLA_EVENT is NOTIFY_PEERS: the kernel asks for announcements
+    dumped: bool = False  # part of a dump: can be older than a live event that came before it
 
 
 class AddressSeen(NamedTuple):
     """An address exists and looks like this now."""
 
     address: InterfaceAddress
-    dumped: bool = False  # as in :class:`LinkSeen`
+    dumped: bool = False  # as in LinkSeen
 
 
 class AddressGone(NamedTuple):
@@ -151,13 +155,13 @@ class AddressGone(NamedTuple):
 
 
 class ForwardingSeen(NamedTuple):
-    """IPv6 forwarding of one interface (RTM_NEWNETCONF, NETCONFA_FORWARDING)."""
+    """Whether an interface forwards IPv6 (RTM_NEWNETCONF, NETCONFA_FORWARDING)."""
 
     ifindex: int
     forwarding: bool
 
 
-# -- events: what others asked for, and what became of frames ---------------------------
+# -- other events ---------------------------
 
 
 class Resumed(NamedTuple):
@@ -167,25 +171,25 @@ class Resumed(NamedTuple):
 
 
 class BurstRequested(NamedTuple):
-    """Somebody asks for a burst on every link: the host (HINT) or the operator (OPERATOR)."""
+    """The host (HINT) or the operator (OPERATOR) asks for a burst on every link."""
 
     cause: Cause
     offsets: tuple[float, ...] = ()  # seconds from now of each round; (): as configured
-    reason: str = ""  # the asker's words, for the log
+    reason: str = ""  # as the request gives it, for the log
 
 
 class LeaseGranted(NamedTuple):
-    """The host promises to send hints for the next ``seconds``; 0 takes the promise back."""
+    """The host promises to send hints for the next ``seconds``; 0 or less revokes the promise."""
 
     seconds: float
 
 
 class HintPortClosed(NamedTuple):
-    """No hint can reach us any more, whatever was promised."""
+    """No hint can arrive any more, even if the host promised to send some."""
 
 
 class ClaimSeen(NamedTuple):
-    """Another station announced that an address is its own (ARP, neighbour advertisement)."""
+    """A station announced that an address is its own (ARP, neighbour advertisement)."""
 
     interface: str  # the name of the link on which it was heard
     address: bytes
@@ -193,7 +197,7 @@ class ClaimSeen(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """What became of one announcement."""
+    """The outcome of sending one announcement."""
 
     announcement: Announcement
     outcome: SendOutcome

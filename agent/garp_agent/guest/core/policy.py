@@ -1,9 +1,9 @@
-"""What may be announced: a link and its addresses become targets, or reasons.
+"""Decides what is announced on a link and in which form, or why it is not.
 
-Decides what is announced and in which form; never when, and sends nothing.
+Does not decide when, and sends nothing.
 
-RFC 5227 (ARP announcements), RFC 4861 sections 4.4 and 7.2.6 (unsolicited neighbour
-advertisements), RFC 4429 (optimistic addresses never override).
+Sources: RFC 5227 (ARP announcements), RFC 4861 sections 4.4 and 7.2.6 (unsolicited neighbour
+advertisements), RFC 4429 (an optimistic address must not override).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _BROADCAST = b"\xff\xff\xff\xff"
 
 
 class Skip(Enum):
-    """Why a link or an address is not announced; the value is for the operator to read."""
+    """Why a link or an address is not announced.  The value is the text for the operator."""
 
     LOOPBACK = "loopback"
     NOARP = "no ARP on this link (NOARP)"
@@ -79,22 +79,22 @@ class Skip(Enum):
 
 
 class Target(NamedTuple):
-    """One address to announce (``b""``: the hardware address alone) and the frames that do it."""
+    """One address to announce, and the frames that announce it."""
 
-    address: bytes
-    kinds: tuple[Kind, ...]
-    router: bool = False
-    override: bool = True
+    address: bytes  # b"": the hardware address alone
+    kinds: tuple[Kind, ...]  # in the order in which they are sent
+    router: bool = False  # as in Announcement
+    override: bool = True  # as in Announcement
     withheld: bool = False  # in conflict: only frames that claim nothing
 
 
 class LinkPlan(NamedTuple):
-    """What policy makes of one link."""
+    """What is announced on one link, and what is not."""
 
     link: Link
-    skip: Skip | None  # why nothing at all is announced here
+    skip: Skip | None  # why nothing is announced on the link; None: it is suitable
     targets: dict[bytes, Target]  # by address
-    skipped: tuple[tuple[InterfaceAddress, Skip], ...]  # and why, address by address
+    skipped: tuple[tuple[InterfaceAddress, Skip], ...]  # the other addresses, with the reasons
 
 
 def plan_link(
@@ -104,7 +104,11 @@ def plan_link(
     settings: Settings,
     withheld: Callable[[int, bytes], bool] = lambda ifindex, address: False,
 ) -> LinkPlan:
-    """Decide what to announce on ``link``; ``withheld`` names addresses that are in conflict."""
+    """Decide what to announce on ``link``.
+
+    ``forwards``: the link forwards IPv6.  ``withheld`` tells for an ifindex and an address whether
+    the address is in conflict.
+    """
     skip = link_skip(link, settings.interfaces)
     targets: dict[bytes, Target] = {}
     skipped = []
@@ -124,15 +128,18 @@ def _target(item: InterfaceAddress, forwards: bool, settings: Settings, held: bo
     if len(item.address) == 4:
         kinds = (Kind.ARP_PROBE,) if held else _ARP_KINDS[settings.arp]
         return Target(item.address, kinds, withheld=held)
-    # RARP teaches the switches; the probe draws an answer from whoever has the address, which
-    # prolongs the hold-off, as an ARP probe does both.
+    # An ARP probe does two things.  Switches learn the hardware address from it, and a station
+    # that has the address answers, which extends the hold-off.  IPv6 needs two frames for that.
     kinds = (Kind.RARP, Kind.DAD_PROBE) if held else (Kind.UNSOLICITED_NA,)
     override = not item.flags & IFA_F_OPTIMISTIC
     return Target(item.address, kinds, forwards, override, held)
 
 
 def link_skip(link: Link, selection: InterfaceSelection) -> Skip | None:
-    """Why nothing is announced on a link; None when it is suitable.  Lasting reasons come first."""
+    """Return why nothing is announced on a link; None if it is suitable.
+
+    Permanent reasons come before temporary ones: they tell the operator more.
+    """
     return _nature_skip(link) or _selection_skip(link, selection) or _state_skip(link)
 
 
@@ -177,7 +184,7 @@ def _state_skip(link: Link) -> Skip | None:
 
 
 def address_skip(item: InterfaceAddress, selection: AddressSelection) -> Skip | None:
-    """Why an address is not announced; None when it is suitable."""
+    """Return why an address is not announced; None if it is suitable."""
     return _address_state_skip(item, selection) or _address_selection_skip(item, selection)
 
 
@@ -223,6 +230,7 @@ def _contains(network: Network, address: bytes) -> bool:
 def _matches(name: str, globs: tuple[str, ...]) -> bool:
     if not globs:
         return False
-    from fnmatch import fnmatchcase  # loads re: not worth 1 MB to a guest that selects nothing
+    # Here, because fnmatch loads re: 1 MB that a guest without name globs does not need.
+    from fnmatch import fnmatchcase
 
     return any(fnmatchcase(name, glob) for glob in globs)
