@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from scapy.layers.inet6 import ICMPv6ND_NA, IPv6
 from scapy.layers.l2 import ARP, Ether
@@ -25,7 +25,6 @@ from scapy.packet import Packet
 
 from bench import lab
 from garp_agent.runtime import client
-from garp_agent.wire import protocol
 
 LIMIT = 60.0  # seconds
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(lab.ROOT / "agent")}
@@ -77,8 +76,9 @@ class Agent:
         self.lab = where
         self.control = directory / "control.sock"
         self.config = directory / "config.yaml"
-        self.write_config(self.config, config)
+        self.write_config(config)
         self.log_file = directory / f"log-{time.monotonic_ns()}"
+        self._log: list[dict[str, Any]] = []  # what was read of it so far
         command = [*prefix, *COMMAND, "run", "--log-format", "json", "-c", str(self.config)]
         with open(self.log_file, "wb") as log:
             self.process = where.start(
@@ -119,10 +119,9 @@ class Agent:
     def log(self, event: str = "", **fields: object) -> list[dict[str, Any]]:
         """Return the lines so far that have this event and these fields."""
         # What follows the last line end is still being written.
-        *lines, _ = self.log_text().split("\n")
-        read = [json.loads(line) for line in lines]
+        self._log += map(json.loads, self.log_text().split("\n")[len(self._log) : -1])
         wanted = {"event": event, **fields} if event else fields
-        return [line for line in read if wanted.items() <= line.items()]
+        return [line for line in self._log if wanted.items() <= line.items()]
 
     def wait_for_log(self, event: str, count: int = 1, **fields: object) -> dict[str, Any]:
         """Return the last such line, as soon as there are `count` of them."""
@@ -153,25 +152,21 @@ class Agent:
     def sent_by(self, cause: str) -> int:
         return int(self.status()["frames"]["by_cause"].get(cause, 0))
 
-    def proc(self, file: str, field: str) -> str:
-        """Return the first word after a field's name in one of its files in /proc, proc(5)."""
-        text = Path(f"/proc/{self.pid}/{file}").read_text()
-        return text.partition(field)[2].split()[0]
-
-    def state(self) -> str:
-        """Return "S" for sleeping, "T" for stopped, "R" for running or runnable."""
-        return self.proc("stat", f"({Path(f'/proc/{self.pid}/comm').read_text().strip()})")
+    def proc(self, field: str) -> str:
+        """Return a field of /proc/PID/status, proc(5)."""
+        text = Path(f"/proc/{self.pid}/status").read_text()
+        return text.partition(f"\n{field}:")[2].split()[0]
 
     def is_asleep(self) -> bool:
-        return self.state() == "S"
+        return self.proc("State") == "S"
 
     def voluntary_switches(self) -> int:
         """Return how often it went to sleep."""
-        return int(self.proc("status", "\nvoluntary_ctxt_switches:"))
+        return int(self.proc("voluntary_ctxt_switches"))
 
     def resident(self) -> int:
         """Return its resident memory in KiB."""
-        return int(self.proc("status", "\nVmRSS:"))
+        return int(self.proc("VmRSS"))
 
     def children(self) -> list[int]:
         text = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
@@ -185,13 +180,6 @@ class Agent:
         # A hang-up makes it runnable at once: when it next sleeps, it has handled that.
         until(self.is_asleep, "it sleeps")
         return len(self.descriptors())
-
-    def has_open(self, path: Path) -> bool:
-        for name in Path(f"/proc/{self.pid}/fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-                if os.readlink(name) == str(path.resolve()):
-                    return True
-        return False
 
     # Doing
 
@@ -207,14 +195,15 @@ class Agent:
     def kill(self, number: int) -> None:
         os.kill(self.pid, number)
 
-    def write_config(self, path: Path, text: str) -> None:
-        path.write_text(f"control_socket: {self.control}\nhint_port: none\n{text}")
-
-    def reload(self, config: str) -> None:
-        """Replace the file as editors do and send SIGHUP; does not wait."""
+    def write_config(self, text: str, hint_port: object = "none") -> None:
+        """Replace the configuration file as editors do."""
         new = self.config.with_suffix(".new")
-        self.write_config(new, config)
+        new.write_text(f"control_socket: {self.control}\nhint_port: {hint_port}\n{text}")
         new.rename(self.config)
+
+    def reload(self, config: str, hint_port: object = "none") -> None:
+        """Replace the file and send SIGHUP; does not wait."""
+        self.write_config(config, hint_port)
         self.kill(signal.SIGHUP)
 
     def limit_descriptors(self, limit: int | None) -> None:
@@ -228,23 +217,10 @@ class Agent:
         """Stop the daemon with SIGSTOP during the block."""
         self.kill(signal.SIGSTOP)
         try:
-            until(lambda: self.state() == "T", "it stops")
+            until(lambda: self.proc("State") == "T", "it stops")
             yield
         finally:
             self.kill(signal.SIGCONT)
-
-    @contextlib.contextmanager
-    def asked_while_stopped(self, command: str = "burst") -> Iterator[list[dict[str, object]]]:
-        """As `stopped`; a request waits when it continues, and its reply joins the list."""
-        value: list[dict[str, object]] = []
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asker:
-            asker.settimeout(LIMIT)
-            with self.stopped():
-                asker.connect(str(self.control))
-                yield value
-                asker.sendall(protocol.encode_request(command))
-            with asker.makefile("rb") as replies:
-                value.append(protocol.parse_reply(replies.readline()).value)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End the daemon with a signal; return its exit status."""
@@ -299,6 +275,26 @@ class Capture:
         return until(enough, f"{count} announcements of {address or 'anything'} by {mac}")
 
 
+class Site(NamedTuple):
+    """A lab, what arrives at its peer, and a folder for the agent's files."""
+
+    lab: lab.TinyLab
+    wire: Capture
+    directory: Path
+
+    def start(self, *options: str, **arguments: Any) -> Agent:
+        """Start an agent in the guest, with the options and arguments of `Agent`."""
+        return Agent(self.lab, self.directory, *options, **arguments)
+
+    def guest(self, *commands: str) -> None:
+        """Run ip(8) commands in the guest."""
+        self.lab.ip("guest", *commands)
+
+    def sysctl(self, role: str, setting: str) -> None:
+        """Set "net.ipv4...=value" in a role's namespace."""
+        self.lab.run(role, ["sysctl", "-qw", setting])
+
+
 def forget_link_local(where: lab.Lab, *links: str) -> None:
     """Leave only the addresses the lab gave: link-local ones come and go by themselves (DAD)."""
     for role in ("guest", "peer"):
@@ -319,11 +315,6 @@ def announced(packet: Packet) -> str:
     return ""
 
 
-def sysctl(where: lab.Lab, role: str, *settings: str) -> None:
-    """Set "net.ipv4...=value"s in a role's namespace."""
-    where.run(role, ["sysctl", "-qw", *settings])
-
-
 def believed(where: lab.Lab, address: str, role: str = "peer") -> str | None:
     """Return the hardware address that a role's neighbour table has for an address."""
     entry = where.neighbours(role).get(address)
@@ -334,7 +325,5 @@ def command(
     where: lab.Lab, *arguments: str, role: str = "guest", prefix: tuple[str, ...] = ()
 ) -> subprocess.CompletedProcess[str]:
     """Run `garp-agent ARGUMENTS` to its end."""
-    done: subprocess.CompletedProcess[str] = where.run(
-        role, [*prefix, *COMMAND, *arguments], env=ENVIRONMENT, check=False, timeout=LIMIT
-    )
-    return done
+    words = [*prefix, *COMMAND, *arguments]
+    return where.run(role, words, env=ENVIRONMENT, check=False, timeout=LIMIT)

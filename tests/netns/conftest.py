@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench import lab
-from tests.netns.agent import OTHER_MAC, Capture, forget_link_local
+from tests.netns.agent import OTHER_MAC, Capture, Site, forget_link_local
 
 HERE = Path(__file__).parent
 
@@ -20,34 +20,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def wire(tiny_lab: lab.TinyLab) -> Iterator[Capture]:
-    """What arrives at the peer of `tiny_lab`."""
-    with Capture(tiny_lab) as capture:
-        yield capture
+def site(tiny_lab: lab.TinyLab, tmp_path: Path) -> Iterator[Site]:
+    """guest eth0 -- eth0 peer"""
+    with Capture(tiny_lab) as wire:
+        yield Site(tiny_lab, wire, tmp_path)
 
 
 @pytest.fixture
-def lab6(tiny_lab6: lab.TinyLab) -> lab.TinyLab:
-    """guest eth0 -- eth0 peer, with IPv6 but without link-local addresses."""
+def site6(tiny_lab6: lab.TinyLab, tmp_path: Path) -> Iterator[Site]:
+    """guest eth0 -- eth0 peer, with IPv6 but without link-local addresses"""
     forget_link_local(tiny_lab6)
-    return tiny_lab6
+    with Capture(tiny_lab6) as wire:
+        yield Site(tiny_lab6, wire, tmp_path)
 
 
 @pytest.fixture
-def wire6(lab6: lab.TinyLab) -> Iterator[Capture]:
-    """What arrives at the peer of `lab6`."""
-    with Capture(lab6) as capture:
-        yield capture
-
-
-@pytest.fixture
-def two_links(tiny_lab: lab.TinyLab) -> lab.TinyLab:
-    """guest eth0, eth1 -- eth0, eth1 peer; guest eth1 has 198.51.100.10."""
-    tiny_lab.wire(("guest", "eth1", "peer", "eth1"))
-    tiny_lab.host("guest", "eth1", OTHER_MAC, "198.51.100.10/24")
-    tiny_lab.host("peer", "eth1", "02:00:5e:00:53:21")
-    tiny_lab.wait_until_up("guest", "peer")
-    return tiny_lab
+def site2(site: Site) -> Site:
+    """guest eth0, eth1 -- eth0, eth1 peer; guest eth1 has 198.51.100.10"""
+    site.lab.wire(("guest", "eth1", "peer", "eth1"))
+    site.lab.host("guest", "eth1", OTHER_MAC, "198.51.100.10/24")
+    site.lab.host("peer", "eth1", "02:00:5e:00:53:21")
+    site.lab.wait_until_up("guest", "peer")
+    return site
 
 
 @pytest.fixture

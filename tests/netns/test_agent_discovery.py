@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bench.lab import GUEST_ADDRESS, GUEST_ADDRESS6, TinyLab
-from tests.netns.agent import QUIET, Agent, Capture, command, sysctl, until
+from tests.netns.agent import QUIET, Agent, Capture, Site, command, until
 
 # "link address" in the guest: the link of the peer where its frames arrive.
 ANNOUNCED = {
@@ -37,11 +37,16 @@ SKIPPED = {
     "nocarrier 192.0.2.41": "no carrier",
     "down 192.0.2.42": "down",
     "private0 192.0.2.43": "name in interfaces.exclude",
+    "ifb1 192.0.2.47": "kind in interfaces.exclude_kinds",
+    "eth0 192.0.2.48": "in addresses.exclude",
     "tun0 192.0.2.44": "point-to-point",
     "tap0 192.0.2.45": "no carrier",
     "ifb0 192.0.2.46": "no ARP on this link (NOARP)",
 }
-EXCLUDING = f"{QUIET}interfaces:\n  exclude: ['private*']\n"
+EXCLUDING = f"""{QUIET}
+interfaces: {{exclude: ['private*'], exclude_kinds: [ifb]}}
+addresses: {{exclude: [192.0.2.48/31]}}
+"""
 
 
 class Zoo(TinyLab):
@@ -87,6 +92,10 @@ class Zoo(TinyLab):
             "address add 192.0.2.42/24 dev down",
             "address add 192.0.2.43/24 dev private0",
             "link set private0 up",
+            "link add ifb1 type ifb",
+            "address add 192.0.2.47/24 dev ifb1",
+            "link set ifb1 up arp on",
+            "address add 192.0.2.48/32 dev eth0",
             "tuntap add mode tun name tun0",
             "address add 192.0.2.44/24 dev tun0",
             "link set tun0 up",
@@ -99,7 +108,7 @@ class Zoo(TinyLab):
         )
         self.wait_for_carriers("peer", "eth0", "eth1", "eth4", "vxlan0")
         self.wait_for_carriers("guest", "eth0", "br0", "mv0", "vxlan0", "private0")
-        for one in ("eth0", "br0", "eth1", "ifb0", "mv0", "vxlan0", "private0"):
+        for one in ("eth0", "br0", "eth1", "ifb0", "mv0", "vxlan0", "private0", "ifb1"):
             self.ip("guest", f"link set {one} addrgenmode none", f"addr flush {one} scope link")
 
     def wait_for_carriers(self, role: str, *links: str) -> None:
@@ -165,28 +174,6 @@ def test_each_announced_address_arrives_at_its_peer_and_no_other(zoo: Zoo, tmp_p
     }
 
 
-SELECTIONS = {
-    "interfaces:\n  include_kinds: [macvlan, vxlan]\n": "mv0 192.0.2.31, vxlan0 203.0.113.1",
-    "interfaces:\n  exclude_kinds: [veth, bridge]\n": "mv0 192.0.2.31, vxlan0 203.0.113.1",
-    "addresses:\n  include: [10.9.0.0/16]\n": "eth0 10.9.9.1, eth0 10.9.8.1",
-    "addresses:\n  ipv4: false\n  deprecated: true\n": (
-        "eth0 2001:db8::10, eth0 2001:db8::11, eth0 2001:db8::dead"
-    ),
-}
-
-
-@pytest.mark.parametrize("text", SELECTIONS)
-def test_list_with_a_selection_announces_what_it_selects(
-    zoo: Zoo, tmp_path: Path, text: str
-) -> None:
-    file = tmp_path / "config.yaml"
-    file.write_text(QUIET + text)
-    told = reasons(json.loads(command(zoo, "list", "--json", "-c", str(file)).stdout))
-    assert {name for name, why in told.items() if not why} == set(SELECTIONS[text].split(", "))
-
-
-# -- strange names --------------------------------------------------------------------------
-
 # A name may hold any bytes but white space, "/", ":" and "%".
 STRANGE = [b'a"b', b"e\x1b[31m", b"\xff\xfe", b"{}$(x)", b"[a-z]", "ü".encode()]
 
@@ -228,30 +215,23 @@ def test_interfaces_with_strange_names_are_announced_and_printed_safely(
             assert "192.0.2.102" in command(strange_lab, *asked, "--json").stdout
 
 
-# -- IPv6 states ----------------------------------------------------------------------------
-
-
-def test_tentative_address_is_announced_after_duplicate_address_detection(
-    lab6: TinyLab, wire6: Capture, tmp_path: Path
-) -> None:
-    with Agent(lab6, tmp_path) as agent:
-        wire6.wait_for(GUEST_ADDRESS6)
-        sysctl(lab6, "guest", "net.ipv6.conf.eth0.dad_transmits=2")
-        lab6.ip("guest", "address add 2001:db8::77/64 dev eth0")
+def test_tentative_address_is_announced_after_duplicate_address_detection(site6: Site) -> None:
+    with site6.start() as agent:
+        site6.wire.wait_for(GUEST_ADDRESS6)
+        site6.sysctl("guest", "net.ipv6.conf.eth0.dad_transmits=2")
+        site6.guest("address add 2001:db8::77/64 dev eth0")
         until(lambda: "2001:db8::77" in agent.addresses(), "the address is known")
         agent.burst()
-        wire6.wait_for("2001:db8::77")
-        shown = lab6.run("guest", ["ip", "-json", "address", "show", "tentative"]).stdout
+        site6.wire.wait_for("2001:db8::77")
+        shown = site6.lab.run("guest", ["ip", "-json", "address", "show", "tentative"]).stdout
         assert "2001:db8::77" not in shown
         assert agent.addresses()["2001:db8::77"]["last_cause"] == "address-added"
 
 
-def test_duplicate_address_is_never_announced(
-    lab6: TinyLab, wire6: Capture, tmp_path: Path
-) -> None:
-    lab6.ip("peer", "address add 2001:db8::66/64 dev eth0 nodad")
-    with Agent(lab6, tmp_path) as agent:
-        lab6.ip("guest", "address add 2001:db8::66/64 dev eth0")
+def test_duplicate_address_is_never_announced(site6: Site) -> None:
+    site6.lab.ip("peer", "address add 2001:db8::66/64 dev eth0 nodad")
+    with site6.start() as agent:
+        site6.guest("address add 2001:db8::66/64 dev eth0")
 
         def failed() -> bool:
             agent.burst()
@@ -260,18 +240,5 @@ def test_duplicate_address_is_never_announced(
 
         until(failed, "the duplicate is seen")
         agent.burst()
-        wire6.wait_for(GUEST_ADDRESS)
-        assert wire6.announcements("2001:db8::66") == []
-
-
-def test_deprecated_address_is_announced_only_while_it_is_preferred(
-    lab6: TinyLab, wire6: Capture, tmp_path: Path
-) -> None:
-    with Agent(lab6, tmp_path) as agent:
-        lab6.ip("guest", f"address change {GUEST_ADDRESS6}/64 dev eth0 preferred_lft 0")
-        until(lambda: agent.announced() == {GUEST_ADDRESS}, "it is skipped")
-        wire6.clear()
-        assert agent.burst() == 1
-        assert wire6.announcements(GUEST_ADDRESS6) == []
-        lab6.ip("guest", f"address change {GUEST_ADDRESS6}/64 dev eth0 preferred_lft forever")
-        wire6.wait_for(GUEST_ADDRESS6)
+        site6.wire.wait_for(GUEST_ADDRESS)
+        assert site6.wire.announcements("2001:db8::66") == []

@@ -10,16 +10,18 @@ import signal
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
 import pytest
 
-from bench.lab import GUEST_ADDRESS, GUEST_MAC, TinyLab
-from tests.netns.agent import LIMIT, NO_BUCKET, OTHER_MAC, QUIET, Agent, Capture, until
+from bench.lab import GUEST_ADDRESS, GUEST_MAC
+from tests.netns.agent import LIMIT, NO_BUCKET, OTHER_MAC, QUIET, Agent, Capture, Site, until
 
 ADDED = "192.0.2.50"
+MANY = [f"10.{n // 250}.{n % 250}.1" for n in range(5000)]
 FREQUENT = "interval: 100ms\njitter: 0%\nburst: [0s]\n" + NO_BUCKET
 BUSY = "interval: 100ms\njitter: 50%\nburst: [0s, 10ms, 20ms, 30ms, 40ms, 50ms]\n" + NO_BUCKET
 
@@ -44,12 +46,7 @@ def meanwhile(*work: Callable[[], object]) -> Iterator[None]:
             thread.join()
 
 
-# -- interfaces -----------------------------------------------------------------------------
-
-
-def test_links_deleted_renamed_or_moved_during_bursts_are_dropped_and_forgotten(
-    tiny_lab: TinyLab, tmp_path: Path
-) -> None:
+def test_links_deleted_renamed_or_moved_during_bursts_are_dropped_and_forgotten(site: Site) -> None:
     chance = random.Random(7)
     rename = ["link set v0 down", "link set v0 name v2"]
     fates = [
@@ -57,98 +54,73 @@ def test_links_deleted_renamed_or_moved_during_bursts_are_dropped_and_forgotten(
         [*rename, "link set v2 up", "link del v2"],
         [*rename, "link set v1 name v0", "link del v2"],
         ["link del v1", "link add v0 type veth peer name v1", "link del v1"],
-        [f"link set v1 netns {tiny_lab.namespace('peer')}", "link del v0"],
+        [f"link set v1 netns {site.lab.namespace('peer')}", "link del v0"],
         ["address flush dev v0", "link del v0"],
     ]
-    with Agent(tiny_lab, tmp_path, "-v", config=BUSY) as agent:
+    with site.start("-v", config=BUSY) as agent:
         for _ in range(25):
-            tiny_lab.ip(
-                "guest",
+            site.guest(
                 "link add v0 type veth peer name v1",
                 "link set v1 up",
                 "address add 10.1.1.1/24 dev v0",
                 "link set v0 up",
             )
             time.sleep(chance.random() * 0.02)  # to be anywhere in the burst
-            tiny_lab.ip("guest", *chance.choice(fates))
+            site.guest(*chance.choice(fates))
         status = agent.status()
         assert [link["interface"] for link in status["links"]] == ["lo", "eth0"]
         assert set(status["frames"]["dropped"]) <= {"ENODEV", "ENXIO", "ENETDOWN", "ENOBUFS"}
         assert agent.burst() == 1
 
 
-def test_carrier_that_flaps_stays_within_the_bucket_and_is_announced_in_the_end(
-    tiny_lab: TinyLab, wire: Capture, tmp_path: Path
-) -> None:
-    config = f"{QUIET}rate_limit:\n  frames_per_second: 2\n  depth: 5\n"
-    with Agent(tiny_lab, tmp_path, config=config) as agent:
-        for _ in range(100):
-            tiny_lab.ip("peer", "link set eth0 down", "link set eth0 up")
-        until(lambda: agent.announced() == {GUEST_ADDRESS}, "it is announced in the end")
-        sent = len(wire.announcements())
-        assert sent <= 5 + 2 * agent.status()["uptime"] + 1
-        agent.burst()
-        wire.wait_for(GUEST_ADDRESS, count=sent + 1)
-
-
-# -- netlink --------------------------------------------------------------------------------
-
-
-def churn(where: TinyLab) -> set[str]:
-    """Make 10,000 changes; return the addresses that remain, scattered among them."""
-    addresses = [f"10.{n // 250}.{n % 250}.1" for n in range(5000)]
+def churn(site: Site) -> set[str]:
+    """Make 9,900 changes; return the addresses that remain, scattered among them."""
     batch: list[str] = []
-    for n, address in enumerate(addresses):
+    for n, address in enumerate(MANY):
         batch.append(f"address add {address}/32 dev eth0")
         if n % 50:
             batch.append(f"address del {address}/32 dev eth0")
-    where.ip("guest", *batch)
-    return set(addresses[::50])
+    site.guest(*batch)
+    return set(MANY[::50])
 
 
-def test_netlink_overrun_misses_nothing_and_announces_nothing_removed_before_it(
-    tiny_lab: TinyLab, wire: Capture, tmp_path: Path
-) -> None:
-    with Agent(tiny_lab, tmp_path, config=QUIET + NO_BUCKET) as agent:
-        tiny_lab.ip("guest", f"address add {ADDED}/24 dev eth0")
-        wire.wait_for(ADDED)
-        with agent.asked_while_stopped() as value:
-            left = churn(tiny_lab)
-            tiny_lab.ip("guest", f"address del {ADDED}/24 dev eth0")
-            wire.clear()
+def test_netlink_overrun_misses_nothing_and_announces_nothing_removed_before_it(site: Site) -> None:
+    with site.start(config=QUIET + NO_BUCKET) as agent:
+        site.guest(f"address add {ADDED}/24 dev eth0")
+        site.wire.wait_for(ADDED)
+        with agent.stopped():
+            left = churn(site)
+            site.guest(f"address del {ADDED}/24 dev eth0")
+            site.wire.clear()
+            agent.kill(signal.SIGUSR1)
         assert agent.status()["overruns"] >= 1
         until(lambda: agent.announced() == left | {GUEST_ADDRESS}, "nothing is missed")
-        shown = tiny_lab.run("guest", ["ip", "-json", "address", "show", "dev", "eth0"]).stdout
+        shown = site.lab.run("guest", ["ip", "-json", "address", "show", "dev", "eth0"]).stdout
         kernel = {item["local"] for item in json.loads(shown)[0]["addr_info"]}
         assert kernel == left | {GUEST_ADDRESS}
         assert agent.log("netlink-overrun")
-        agent.burst()
-        wire.wait_for(GUEST_ADDRESS)
-        assert wire.announcements(ADDED) == []
-        assert value[0]["frames"]
-
+        assert agent.sent_by("operator")
+        site.wire.wait_for(GUEST_ADDRESS)
+        assert site.wire.announcements(ADDED) == []
         # It reads events as before.
-        tiny_lab.ip("guest", f"address add {ADDED}/24 dev eth0")
-        wire.wait_for(ADDED)
-        tiny_lab.ip("guest", f"address del {ADDED}/24 dev eth0")
+        site.guest(f"address add {ADDED}/24 dev eth0")
+        site.wire.wait_for(ADDED)
+        site.guest(f"address del {ADDED}/24 dev eth0")
         assert ADDED not in agent.announced()
 
 
-def test_addresses_added_and_removed_in_an_overrun_are_gone(
-    tiny_lab: TinyLab, tmp_path: Path
-) -> None:
+def test_addresses_added_and_removed_in_an_overrun_are_gone(site: Site) -> None:
     """The events of their addition wait in the buffer; those of their removal are lost."""
-    with Agent(tiny_lab, tmp_path) as agent:
+    with site.start() as agent:
         with agent.stopped():
-            addresses = [f"10.{n // 250}.{n % 250}.1/32 dev eth0" for n in range(5000)]
-            tiny_lab.ip("guest", *(f"address add {each}" for each in addresses))
-            tiny_lab.ip("guest", *(f"address del {each}" for each in addresses))
+            for action in ("add", "del"):
+                site.guest(*(f"address {action} {each}/32 dev eth0" for each in MANY))
         assert agent.status()["overruns"] == 1
         assert agent.announced() == {GUEST_ADDRESS}
 
 
-def test_repeated_overruns_miss_nothing(tiny_lab: TinyLab, tmp_path: Path) -> None:
-    with Agent(tiny_lab, tmp_path) as agent:
+def test_repeated_overruns_miss_nothing(site: Site) -> None:
+    with site.start() as agent:
 
         def freeze() -> None:
             with agent.stopped():
@@ -156,59 +128,47 @@ def test_repeated_overruns_miss_nothing(tiny_lab: TinyLab, tmp_path: Path) -> No
             time.sleep(0.05)  # in which the agent reads some
 
         with meanwhile(freeze):
-            left = churn(tiny_lab)
+            left = churn(site)
         until(lambda: agent.announced() == left | {GUEST_ADDRESS}, "nothing is missed")
 
 
-def test_endless_changes_do_not_keep_it_from_announcing_and_answering(
-    tiny_lab: TinyLab, wire: Capture, tmp_path: Path
-) -> None:
+def test_endless_changes_do_not_keep_it_from_announcing_and_answering(site: Site) -> None:
     changes = [
         (f"address add 10.0.0.{n}/32 dev lo", f"address del 10.0.0.{n}/32 dev lo") * 1000
         for n in range(4)
     ]
-    storms = [lambda each=each: tiny_lab.ip("guest", *each) for each in changes]
-    with Agent(tiny_lab, tmp_path, config=BUSY) as agent, meanwhile(*storms):
+    storms = [lambda each=each: site.guest(*each) for each in changes]
+    with site.start(config=BUSY) as agent, meanwhile(*storms):
         before = agent.sent_by("refresh")
-        wire.clear()
+        site.wire.clear()
         until(lambda: agent.sent_by("refresh") >= before + 5, "it refreshes")
-        assert len(wire.announcements(GUEST_ADDRESS)) >= 5
+        assert len(site.wire.announcements(GUEST_ADDRESS)) >= 5
         assert agent.burst() == 1
 
 
-# -- sending --------------------------------------------------------------------------------
-
-
-def test_full_transmit_queue_drops_and_counts_frames_of_its_link_only(
-    two_links: TinyLab, wire: Capture, tmp_path: Path
-) -> None:
-    with Agent(two_links, tmp_path, config=QUIET + NO_BUCKET) as agent:
+def test_full_transmit_queue_drops_and_counts_frames_of_its_link_only(site2: Site) -> None:
+    with site2.start(config=QUIET + NO_BUCKET) as agent:
         # The queue sends one bit in eight seconds, holds 1600 bytes and refuses the rest.
         qdisc = "tc qdisc replace dev eth0 root tbf rate 8bit burst 1600 limit 1600"
-        two_links.run("guest", qdisc.split())
+        site2.lab.run("guest", qdisc.split())
         until(lambda: agent.burst() < 2, "the queue is full")
         for _ in range(3):
             assert agent.burst() == 1
         assert agent.addresses("eth0")[GUEST_ADDRESS]["dropped"]["ENOBUFS"] >= 3
         assert agent.addresses("eth1")["198.51.100.10"]["dropped"] == {}
         assert len(agent.log("frame-dropped", error="ENOBUFS")) == 1  # not a line for each
-        two_links.run("guest", ["tc", "qdisc", "del", "dev", "eth0", "root"])
-        wire.clear()
+        site2.lab.run("guest", ["tc", "qdisc", "del", "dev", "eth0", "root"])
+        site2.wire.clear()
         assert agent.burst() == 2
-        wire.wait_for(GUEST_ADDRESS)
+        site2.wire.wait_for(GUEST_ADDRESS)
 
 
-def test_no_kernel_memory_for_a_filter_does_not_stop_announcements(
-    tiny_lab: TinyLab, wire: Capture, tmp_path: Path
-) -> None:
-    with Agent(tiny_lab, tmp_path) as agent:
-        tiny_lab.run("guest", ["sh", "-c", "echo 64 >/proc/sys/net/core/optmem_max"])
-        tiny_lab.ip("guest", "address add 192.0.2.77/24 dev eth0")
-        wire.wait_for("192.0.2.77")
+def test_no_kernel_memory_for_a_filter_does_not_stop_announcements(site: Site) -> None:
+    with site.start() as agent:
+        site.lab.run("guest", ["sh", "-c", "echo 64 >/proc/sys/net/core/optmem_max"])
+        site.guest("address add 192.0.2.77/24 dev eth0")
+        site.wire.wait_for("192.0.2.77")
         assert agent.burst() == 2
-
-
-# -- the process ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -217,37 +177,34 @@ def test_no_kernel_memory_for_a_filter_does_not_stop_announcements(
     ids=["refreshes are due", "a resume", "a resume with defaults"],
 )
 def test_process_stopped_past_refreshes_neither_catches_up_nor_announces_what_was_removed(
-    tiny_lab: TinyLab, wire: Capture, tmp_path: Path, config: str, seconds: float, burst: int
+    site: Site, config: str, seconds: float, burst: int
 ) -> None:
     """A stop of more than an interval and a second is a resume, which makes one burst."""
     gone = "192.0.2.100"
-    tiny_lab.ip("guest", f"address add {gone}/24 dev eth0")
-    with Agent(tiny_lab, tmp_path, config=config) as agent:
-        wire.wait_for(gone)
+    site.guest(f"address add {gone}/24 dev eth0")
+    with site.start(config=config) as agent:
+        site.wire.wait_for(gone)
         before = agent.status()
         with agent.stopped():
-            tiny_lab.ip("guest", f"address del {gone}/24 dev eth0")
-            wire.clear()
+            site.guest(f"address del {gone}/24 dev eth0")
+            site.wire.clear()
             time.sleep(seconds)
-        wire.wait_for(GUEST_ADDRESS, count=max(burst, 1))
+        site.wire.wait_for(GUEST_ADDRESS, count=max(burst, 1))
         until(lambda: agent.sent_by("resume") >= burst, "the burst is sent")
         after = agent.status()
-        causes = after["frames"]["by_cause"]
         # On a busy machine, a wait for a CPU can be one more resume.
         assert after["resumes"] > before["resumes"] or not burst
-        assert causes.get("resume", 0) <= max(burst, 1) * after["resumes"]
+        sent = Counter(after["frames"]["by_cause"])
+        assert sent["resume"] <= max(burst, 1) * after["resumes"]
+        sent.subtract(before["frames"]["by_cause"])
         ticks = (after["uptime"] - before["uptime"] - seconds) / (0.8 * after["interval"]) + 2
-        assert (
-            causes.get("refresh", 0) - before["frames"]["by_cause"].get("refresh", 0) <= 2 * ticks
-        )
-        assert wire.announcements(gone) == []
+        assert sent["refresh"] <= 2 * ticks
+        assert site.wire.announcements(gone) == []
         assert agent.announced() == {GUEST_ADDRESS}
 
 
-def test_no_descriptor_to_refuse_clients_with_makes_it_wait_and_not_spin(
-    tiny_lab: TinyLab, tmp_path: Path
-) -> None:
-    with Agent(tiny_lab, tmp_path, config="interval: 200ms\n") as agent:
+def test_no_descriptor_to_refuse_clients_with_makes_it_wait_and_not_spin(site: Site) -> None:
+    with site.start(config="interval: 200ms\n") as agent:
         agent.limit_descriptors(4)
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(agent.control))  # which makes the agent runnable at once
@@ -258,10 +215,10 @@ def test_no_descriptor_to_refuse_clients_with_makes_it_wait_and_not_spin(
 
 @pytest.mark.parametrize("left", range(7))
 def test_few_descriptors_left_do_not_stop_announcements_and_none_leaks(
-    two_links: TinyLab, tmp_path: Path, left: int
+    site2: Site, left: int
 ) -> None:
-    agent = Agent(two_links, tmp_path, config=FREQUENT, wait=False)
-    with agent, Capture(two_links) as wire, Capture(two_links, link="eth1") as other:
+    agent = site2.start(config=FREQUENT, wait=False)
+    with agent, Capture(site2.lab) as wire, Capture(site2.lab, link="eth1") as other:
         # No request came yet: code that it loads on demand is not loaded.
         agent.wait_for_log("hint-port")  # the last that it opens by itself
         before = agent.open_files()
@@ -287,19 +244,25 @@ def test_few_descriptors_left_do_not_stop_announcements_and_none_leaks(
         until(lambda: agent.open_files() == before, "nothing stays open")
 
 
-def test_agent_killed_at_any_point_starts_again(tiny_lab: TinyLab, tmp_path: Path) -> None:
+def test_agent_killed_at_any_point_starts_again(site: Site) -> None:
     chance = random.Random(3)
     for _ in range(10):
-        agent = Agent(tiny_lab, tmp_path, config=BUSY, wait=False)
+        agent = site.start(config=BUSY, wait=False)
         time.sleep(chance.random() * 0.2)  # to be anywhere in its start
         agent.stop(signal.SIGKILL)
-    with Agent(tiny_lab, tmp_path) as agent:
+    with site.start() as agent:
         assert agent.burst() == 1
 
 
-def test_agent_killed_during_a_reload_starts_again(tiny_lab: TinyLab, tmp_path: Path) -> None:
+def slow_down(agent: Agent) -> None:
+    """Prefer this process to the agent's next child, to stop it before it is done."""
+    os.setpriority(os.PRIO_PROCESS, agent.pid, 10)  # a child inherits it
+
+
+def test_agent_killed_during_a_reload_starts_again(site: Site) -> None:
     """The child that reads the configuration keeps nothing open that the next agent needs."""
-    agent = Agent(tiny_lab, tmp_path)
+    agent = site.start()
+    slow_down(agent)
     # Near the most that a file may hold, so that reading takes a while.
     agent.reload(QUIET + "interfaces:\n  exclude: [" + "nothing, " * 9000 + "nothing]\n")
     (child,) = until(agent.children, "a child reads")
@@ -307,62 +270,53 @@ def test_agent_killed_during_a_reload_starts_again(tiny_lab: TinyLab, tmp_path: 
     os.kill(child, signal.SIGSTOP)
     try:
         assert agent.stop(signal.SIGKILL) == -signal.SIGKILL
-        with Agent(tiny_lab, tmp_path):
+        with site.start():
             pass
     finally:
         os.kill(child, signal.SIGKILL)
 
 
-def test_agent_without_proc_announces_and_reloads(
-    tiny_lab: TinyLab, wire: Capture, tmp_path: Path
-) -> None:
+def test_agent_without_proc_announces_and_reloads(site: Site) -> None:
     prefix = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /proc && exec "$0" "$@"')
-    with Agent(tiny_lab, tmp_path, prefix=prefix) as agent:
-        wire.wait_for(GUEST_ADDRESS)
+    with site.start(prefix=prefix) as agent:
+        site.wire.wait_for(GUEST_ADDRESS)
         agent.reload("interval: 30s\n")
         until(lambda: agent.status()["interval"] == 30.0, "it reloads")
 
 
-# -- the control socket ---------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("error", "kind"), [("EROFS", ""), ("EEXIST", "file"), ("EEXIST", "fifo")])
+@pytest.mark.parametrize(
+    ("name", "error"), [("run/garp-agent/control.sock", "EROFS"), ("taken", "EEXIST")]
+)
 def test_control_socket_that_cannot_be_made_is_reported_and_announcing_continues(
-    tiny_lab: TinyLab, wire: Capture, tmp_path: Path, error: str, kind: str
+    site: Site, name: str, error: str
 ) -> None:
-    (tmp_path / "run").mkdir()
-    mount = f'mount -t tmpfs -o ro none {tmp_path}/run && exec "$0" "$@"'
-    path = tmp_path / "taken" if kind else tmp_path / "run" / "garp-agent" / "control.sock"
-    prefix = () if kind else ("unshare", "--mount", "sh", "-c", mount)
-    if kind:
-        {"file": path.touch, "fifo": lambda: os.mkfifo(path)}[kind]()
-        before = path.lstat()
-    options = ("--control-socket", str(path))
-    with Agent(tiny_lab, tmp_path, *options, prefix=prefix, wait=False) as agent:
-        wire.wait_for(GUEST_ADDRESS)
+    (site.directory / "run").mkdir()
+    (site.directory / "taken").write_text("precious")
+    mount = f'mount -t tmpfs -o ro none {site.directory}/run && exec "$0" "$@"'
+    options = ("--control-socket", str(site.directory / name))
+    prefix = ("unshare", "--mount", "sh", "-c", mount)
+    with site.start(*options, prefix=prefix, wait=False) as agent:
+        site.wire.wait_for(GUEST_ADDRESS)
         line = agent.wait_for_log("control-socket-unavailable", level="warning")
-        assert (line["path"], line["error"]) == (str(path), error)
-        wire.clear()
+        assert (line["path"], line["error"]) == (options[1], error)
+        site.wire.clear()
         agent.kill(signal.SIGUSR1)
-        wire.wait_for(GUEST_ADDRESS)
-    if kind:
-        assert (path.lstat().st_ino, path.lstat().st_mode) == (before.st_ino, before.st_mode)
+        site.wire.wait_for(GUEST_ADDRESS)
+    assert (site.directory / "taken").read_text() == "precious"
 
 
-def test_second_agent_on_the_same_control_socket_refuses_to_start(
-    tiny_lab: TinyLab, tmp_path: Path
-) -> None:
+def test_second_agent_on_the_same_control_socket_refuses_to_start(site: Site) -> None:
     with socket.socket(socket.AF_UNIX) as stale:  # which the first agent replaces
-        stale.bind(str(tmp_path / "control.sock"))
+        stale.bind(str(site.directory / "control.sock"))
         stale.listen()
-    with Agent(tiny_lab, tmp_path) as agent:
-        second = Agent(tiny_lab, tmp_path, wait=False)
+    with site.start() as agent:
+        second = site.start(wait=False)
         assert second.process.wait(LIMIT) == 1
         assert second.log_text() == (
             f"garp-agent: {agent.control}: another garp-agent answers there\n"
         )
         # A dry run sends nothing, so it may run beside.
-        with Agent(tiny_lab, tmp_path, "--dry-run", wait=False) as third:
+        with site.start("--dry-run", wait=False) as third:
             assert third.wait_for_log("control-socket-unavailable")["error"] == "EADDRINUSE"
             third.wait_for_log("frame-sent")
         assert agent.burst() == 1
@@ -371,9 +325,9 @@ def test_second_agent_on_the_same_control_socket_refuses_to_start(
 
 @pytest.mark.parametrize("sends", [b"", b'{"execute": "sta', b'{"execute": "status"}\n' * 20])
 def test_hundreds_of_hanging_clients_do_not_keep_it_from_answering(
-    tiny_lab: TinyLab, tmp_path: Path, sends: bytes
+    site: Site, sends: bytes
 ) -> None:
-    with Agent(tiny_lab, tmp_path) as agent, contextlib.ExitStack() as hanging:
+    with site.start() as agent, contextlib.ExitStack() as hanging:
         before = agent.open_files()
         for n in range(500):
             client = hanging.enter_context(socket.socket(socket.AF_UNIX))
@@ -387,20 +341,14 @@ def test_hundreds_of_hanging_clients_do_not_keep_it_from_answering(
         assert agent.open_files() <= before + 33
 
 
-# -- configuration --------------------------------------------------------------------------
-
-
-def test_configuration_replaced_while_it_is_read_is_one_file_or_the_other(
-    tiny_lab: TinyLab, tmp_path: Path
-) -> None:
+def test_configuration_replaced_while_it_is_read_is_one_file_or_the_other(site: Site) -> None:
     # A mixture of both is refused: interval must not exceed interval_with_lease.
     texts = [f"interval_with_lease: {n}s\n# {'x' * 50000}\ninterval: {n}s\n" for n in (10, 20)]
-    with Agent(tiny_lab, tmp_path) as agent:
+    with site.start() as agent:
 
         def replace() -> None:
             for text in texts:
-                agent.write_config(tmp_path / "new", text)
-                (tmp_path / "new").rename(agent.config)
+                agent.write_config(text)
 
         with meanwhile(replace):
             for turn in range(1, 11):
@@ -410,13 +358,11 @@ def test_configuration_replaced_while_it_is_read_is_one_file_or_the_other(
         assert agent.log("configuration-refused") == []
 
 
-def test_hundreds_of_reloads_leak_neither_memory_nor_descriptors(
-    tiny_lab: TinyLab, tmp_path: Path
-) -> None:
-    with Agent(tiny_lab, tmp_path) as agent:
+def test_a_hundred_reloads_leak_neither_memory_nor_descriptors(site: Site) -> None:
+    with site.start() as agent:
         agent.wait_for_log("hint-port")
         sizes, files = [], set()
-        for turn in range(1, 151):
+        for turn in range(1, 51):
             agent.reload("interval: soon\nnonsense: 1\n")
             agent.wait_for_log("configuration-refused", 2 * turn)
             agent.reload(QUIET)
@@ -425,18 +371,17 @@ def test_hundreds_of_reloads_leak_neither_memory_nor_descriptors(
             files.add(agent.open_files())
         assert agent.children() == []
         assert len(files) == 1, files
-        assert sizes[-1] - sizes[9] < 300, f"it grew: {sizes} KiB"
+        assert sizes[-1] - sizes[9] <= 64, f"it grew: {sizes} KiB"
 
 
-def test_reload_requested_during_a_reload_reads_the_newer_file(
-    tiny_lab: TinyLab, tmp_path: Path
-) -> None:
+def test_reload_requested_during_a_reload_reads_the_newer_file(site: Site) -> None:
     large = QUIET + f"# {'x' * 98}\n" * 9000  # more than all the modules that the child loads
 
     def has_read(process: int) -> int:
         return int(Path(f"/proc/{process}/io").read_text().partition("rchar: ")[2].split()[0])
 
-    with Agent(tiny_lab, tmp_path) as agent:
+    with site.start() as agent:
+        slow_down(agent)
         agent.reload(large)
         (child,) = until(agent.children, "a child reads")
         before = has_read(child)
@@ -447,14 +392,3 @@ def test_reload_requested_during_a_reload_reads_the_newer_file(
         os.kill(child, signal.SIGCONT)
         until(lambda: agent.status()["interval"] == 30.0, "the newer file is in force")
         assert len(agent.log("configuration-loaded")) == 2
-
-
-def test_two_hundred_reloads_at_once_end_with_the_last_file(
-    tiny_lab: TinyLab, tmp_path: Path
-) -> None:
-    with Agent(tiny_lab, tmp_path) as agent:
-        for n in range(200):
-            agent.reload(f"interval: {n + 1}s\ninterval_with_lease: 270s\n")
-        until(lambda: agent.status()["interval"] == 200, "the last one is in force")
-        until(lambda: agent.children() == [], "no child is left")
-        assert agent.log("configuration-refused") == []
