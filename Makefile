@@ -1,33 +1,33 @@
-# Each target sets up what it needs (tools/setup.sh).  ARGS="..." goes to its command.
+# Each target first installs what it needs (tools/setup.sh).  ARGS="..." goes to its command.
 
 BIN = .venv/bin
 LINT = .venv-lint/bin
-# What a shell may have set for other work.
+# A shell may have set these for other work.
 unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH
 
 .PHONY: help demo test lint bench bench-failover bench-scale clean
 
 help:
 	@echo 'make demo    the outage after a failover with nothing, the arping loop, the agent (1 min)'
-	@echo 'make test    all tests but those of test-packages; what this machine cannot run is'
-	@echo '             skipped with its reason'
-	@echo 'make test-packages   the ways in: packages, chroots, booted systems (20 min)'
+	@echo 'make test    all tests except those of test-packages; skips with a reason what this'
+	@echo '             machine cannot run'
+	@echo 'make test-packages   installation: packages, chroots, booted systems (20 min)'
 	@echo 'make lint    ruff and mypy'
-	@echo 'make bench   what the agent costs and how fast it is, beside its peers'
+	@echo 'make bench   cost and speed of the agent, beside its peers'
 	@echo 'make bench-scale  what a fleet costs its network, simulated (5 min)'
 	@echo 'make bench-failover  outages behind a real bond, in virtual machines (10 min)'
 	@echo 'make pyz     dist/garp-agent.pyz: one file for a bare Python 3.9 or newer'
 	@echo 'make deb     dist/*.deb, with debhelper, dh-python, pandoc, python3-click and python3-yaml'
 	@echo 'make man     build/man: the man pages'
-	@echo 'make clean   remove what these made'
+	@echo 'make clean   remove everything that these made'
 	@echo
-	@echo 'ARGS="..." is handed on: make demo ARGS=--quick, make test ARGS=tests/core'
+	@echo 'ARGS="..." is passed on: make demo ARGS=--quick, make test ARGS=tests/guest'
 
 demo:
 	@tools/setup.sh demo
 	@$(BIN)/python -m bench.demo $(ARGS)
 
-# Two workers with a file at a time each: a file's tests share machines, and many of them wait.
+# Two workers, because many tests wait.  A worker takes a whole file: its tests share machines.
 # The other interpreters come first, so that the last line is the summary of all tests.
 test:
 	@tools/setup.sh test
@@ -56,11 +56,11 @@ bench-scale:
 clean:
 	rm -rf .venv .venv-* .cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-# -- ways in (docs/install) ----------------------------------------------------------------
+# -- installation (docs/install) -----------------------------------------------------------
 
 .PHONY: pyz deb man test-packages
 
-# One file for a bare Python 3.9 or newer; compiled for the interpreters that are here.
+# One file for a bare Python 3.9 or newer, compiled for the interpreters of this machine.
 pyz:
 	python3 tools/build_pyz.py
 
@@ -71,8 +71,7 @@ man:
 	@tools/setup.sh man
 	$(BIN)/python tools/build_man.py
 
-# What takes a packager's tools and some minutes: packages, cloud-init, RPM, OpenRC in chroots,
-# and a booted system of each kind.
+# Builds and installs packages of each kind in chroots and in booted systems.
 test-packages:
 	@tools/setup.sh packaging
 	GARP_AGENT_PACKAGES=1 $(BIN)/python -m pytest tests/packaging $(ARGS)

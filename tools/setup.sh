@@ -152,10 +152,9 @@ fi
 # shellcheck disable=SC2086 # lists of words
 case ${1:-} in
 demo) packages $DEMO_TOOLS ;;
-plot) packages $TEST_TOOLS ;;
 bench) packages $BENCH_TOOLS ;;
 man) packages pandoc:pandoc ;;
-test) packages $TEST_TOOLS ;;
+plot | test) packages $TEST_TOOLS ;;
 packaging) packages $PACKAGING_TOOLS ;;
 python) ;;
 lint) main_venv .venv-lint test,lint ;;

@@ -11,7 +11,7 @@ from tests.conftest import LEFT_OUT
 from tests.packaging.support import need, tool
 
 HERE = Path(__file__).parent
-HEAVY = {f"test_{name}.py" for name in ("booted", "deb", "docs", "openrc", "rpm")}
+HEAVY = {f"test_{name}.py" for name in ("booted", "deb", "docs", "rpm")}
 WANTED = os.environ.get("GARP_AGENT_PACKAGES", "") not in ("", "0")
 
 

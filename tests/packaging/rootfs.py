@@ -9,13 +9,12 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from tests.packaging.support import ROOT, SYSTEM_PATH, need, run
+from tests.packaging.support import ROOT, SYSTEM_PATH, listing, need, run
 from tests.vm import images
 
 CACHE = Path(os.environ.get("GARP_PACKAGING_CACHE", ROOT / ".cache" / "packaging"))
@@ -91,50 +90,22 @@ class Chroot:
 
     def run(self, *command: str, status: int = 0) -> str:
         """Return what a command inside prints; it must end with this status."""
-        done = subprocess.run(
-            [
-                *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--net", "--ipc"),
-                *("sh", "-ec", ENTER, "enter", str(self.top), *command),
-            ],
-            env={
-                "PATH": SYSTEM_PATH,
-                "DEBIAN_FRONTEND": "noninteractive",
-                "LC_ALL": "C.UTF-8",
-                "HOME": "/root",
-            },
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
+        environment = (f"PATH={SYSTEM_PATH}", "DEBIAN_FRONTEND=noninteractive", "HOME=/root")
+        private = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--net", "--ipc")
+        enter = ("sh", "-ec", ENTER, "enter", str(self.top))
+        return run(
+            *("env", "-i", "LC_ALL=C.UTF-8", *environment, *private, *enter, *command),
+            accept=(status,),
         )
-        assert done.returncode == status, f"{command}: status {done.returncode}\n{done.stdout}"
-        return done.stdout
 
     def shell(self, script: str, status: int = 0) -> str:
         """Do the same for a shell script that ends at its first failing command."""
-        return self.run("sh", "-ec", script, status=status)
-
-    def install(self, *packages: Path) -> str:
-        """Install .deb files with apt."""
-        for package in packages:
-            shutil.copy(package, self.top / "tmp")
-        names = [f"/tmp/{package.name}" for package in packages]
-        return self.run("apt-get", "install", "-y", "--no-install-recommends", *names)
+        return self.run("bash", "-exc", script, status=status)
 
     def files(self) -> dict[str, str]:
         """Return each path with its mode and content, without the records of dpkg and apt."""
-        found = {}
-        ignored = {"proc", "sys", "run", "dev", "tmp"}
-        ignored |= {f"var/{each}" for each in ("lib/dpkg", "lib/apt", "log", "cache")}
-        for folder, folders, files in os.walk(self.top):
-            inside = Path(folder).relative_to(self.top)
-            folders[:] = [each for each in folders if str(inside / each) not in ignored]
-            for path in (Path(folder, name) for name in (*folders, *files)):
-                what = f"{path.lstat().st_mode:o}"
-                if path.is_symlink():
-                    what += f" -> {path.readlink()}"
-                elif path.is_file():
-                    what += hashlib.sha256(path.read_bytes()).hexdigest()
-                found[str(path.relative_to(self.top))] = what
-        return found
+        records = ("var/cache", "var/lib/apt", "var/lib/dpkg", "var/log")
+        ignored = ("dev", "proc", "run", "sys", "tmp", *records)
+        return {
+            path: what for path, what in listing(self.top).items() if not path.startswith(ignored)
+        }

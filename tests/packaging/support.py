@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 
@@ -55,3 +56,17 @@ def run(
     shown = " ".join(map(str, command))
     assert done.returncode in accept, f"{shown}: status {done.returncode}\n{done.stdout}"
     return done.stdout
+
+
+def listing(top: Path, *, folders: bool = True) -> dict[str, str]:
+    """Return each path in a tree with its mode, and the content of a file or target of a link."""
+    found = {}
+    for path in top.rglob("*"):
+        what = f"{path.lstat().st_mode:o}"
+        if path.is_symlink():
+            what = f"-> {path.readlink()}"
+        elif path.is_file():
+            what += sha256(path.read_bytes()).hexdigest()
+        if folders or not path.is_dir():
+            found[str(path.relative_to(top))] = what
+    return found

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from garp_agent.cli import install
-from tests.packaging.support import CONTRIB, run
+from tests.packaging.support import CONTRIB, listing, run
 
 PROGRAM = "/opt/garp/bin/garp-agent"
 UNIT = "etc/systemd/system/garp-agent.service"
@@ -26,22 +26,10 @@ def tree(tmp_path: Path) -> Path:
     return root
 
 
-def listing(root: Path) -> dict[str, tuple[int, bytes]]:
-    """Return each file with its mode and content."""
-    return {
-        str(path.relative_to(root)): (
-            path.lstat().st_mode,
-            str(path.readlink()).encode() if path.is_symlink() else path.read_bytes(),
-        )
-        for path in sorted(root.rglob("*"))
-        if path.is_symlink() or path.is_file()
-    }
-
-
 def test_install_adds_these_files_once_and_uninstall_removes_them(tree: Path) -> None:
-    before = listing(tree)
+    before = listing(tree, folders=False)
     said = install.install(str(tree), PROGRAM)
-    after = listing(tree)
+    after = listing(tree, folders=False)
     assert after.keys() - before.keys() == {
         "etc/garp-agent/config.yaml",
         "etc/sysusers.d/garp-agent.conf",
@@ -50,19 +38,19 @@ def test_install_adds_these_files_once_and_uninstall_removes_them(tree: Path) ->
         "etc/udev/rules.d/80-garp-agent.rules",
         UNIT,
     }
-    assert after["etc/garp-agent/config.yaml"][1] == (CONTRIB / "garp-agent.yaml").read_bytes()
-    assert f"\nExecStart={PROGRAM} run\n" in after[UNIT][1].decode()
+    assert (tree / install.CONFIG).read_bytes() == (CONTRIB / "garp-agent.yaml").read_bytes()
+    assert f"\nExecStart={PROGRAM} run\n" in (tree / UNIT).read_text()
     assert (tree / "etc/group").read_text().splitlines()[-1] == "garp:x:998:"
     assert (tree / "etc/gshadow").read_text().splitlines()[-1] == "garp:!*::"
     assert (tree / "etc/gshadow").stat().st_mode & 0o777 == 0o640
     assert [line.split()[0] for line in said] == [*["wrote"] * 5, "enabled", "added"]
 
     said = install.install(str(tree), PROGRAM)
-    assert listing(tree) == after
+    assert listing(tree, folders=False) == after
     assert {line.split()[0] for line in said} == {"unchanged", "kept"}
 
     install.uninstall(str(tree))
-    assert listing(tree) == before
+    assert listing(tree, folders=False) == before
     assert {line.split()[0] for line in install.uninstall(str(tree))} == {"absent"}
 
 
@@ -100,10 +88,10 @@ def test_uninstall_keeps_a_group_with_members(tree: Path) -> None:
 def test_install_of_a_program_that_cannot_start_is_refused(
     tree: Path, program: str, words: str
 ) -> None:
-    before = listing(tree)
+    before = listing(tree, folders=False)
     with pytest.raises(install.InstallError, match=words):
         install.install(str(tree), program)
-    assert listing(tree) == before
+    assert listing(tree, folders=False) == before
 
 
 def test_install_outside_of_a_tree_is_refused(tree: Path, tmp_path: Path) -> None:
@@ -122,11 +110,11 @@ def test_next_steps_are_given_for_the_running_system_only(tree: Path) -> None:
 
 
 def test_single_file_installs_itself(pyz: Path, tree: Path) -> None:
-    before = listing(tree)
+    before = listing(tree, folders=False)
     copied = tree / "usr/local/sbin/garp-agent"
     assert f"wrote {copied}\n" in run(pyz, "install", "--root", tree)
     assert copied.read_bytes() == pyz.read_bytes()
     assert copied.stat().st_mode & 0o777 == 0o755
     assert "\nExecStart=/usr/local/sbin/garp-agent run\n" in (tree / UNIT).read_text()
     run(copied, "uninstall", "--root", tree)
-    assert listing(tree) == before
+    assert listing(tree, folders=False) == before
