@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     Instruction = tuple[int, int, int, int]
 
-# Offsets from 0xfffff000 (SKF_AD_OFF) on do not address bytes of the frame, but metadata.
 _LOAD_WORD, _LOAD_HALF, _LOAD_BYTE = 0x20, 0x28, 0x30
-_JUMP_IF_EQUAL, _JUMP_IF_ANY_BIT, _RETURN = 0x15, 0x45, 0x06
-_VLAN_TAG, _VLAN_TAG_PRESENT = 0xFFFFF000 + 44, 0xFFFFF000 + 48
+_JUMP_IF_EQUAL, _RETURN = 0x15, 0x06
+_PACKET_TYPE = 0xFFFFF000 + 4  # SKF_AD_OFF + SKF_AD_PKTTYPE: metadata, not a byte of the frame
+_PACKET_OTHERHOST = 3  # <linux/if_packet.h>
 _PASS = (_RETURN, 0, 0, 0x40000)
 _DROP = (_RETURN, 0, 0, 0)
 # The kernel accepts 4,096 instructions (BPF_MAXINSNS).  Addresses beyond these numbers are not
@@ -30,13 +30,12 @@ _MOST_IPV4 = 2000
 _MOST_IPV6 = 800
 _INSTRUCTION = Struct("=HBBI")  # struct sock_filter
 
-# Drop frames that still have a VLAN tag: no VLAN interface took them, so their VLAN is not ours.
-# VLAN 0 is no VLAN but a priority tag (IEEE 802.1Q).
-_UNTAGGED = (
-    (_LOAD_BYTE, 0, 0, _VLAN_TAG_PRESENT),
-    (_JUMP_IF_EQUAL, 3, 0, 0),
-    (_LOAD_HALF, 0, 0, _VLAN_TAG),
-    (_JUMP_IF_ANY_BIT, 0, 1, 0x0FFF),
+# Drop frames for other hosts, as the kernel's own ARP does (arp_rcv).  Among them are the frames
+# of VLANs that have no interface here: the kernel marks them so, and removes their tag before the
+# filter sees them (__netif_receive_skb_core).  VLAN 0 is only a priority (IEEE 802.1Q) and passes.
+_FOR_THIS_HOST = (
+    (_LOAD_BYTE, 0, 0, _PACKET_TYPE),
+    (_JUMP_IF_EQUAL, 0, 1, _PACKET_OTHERHOST),
     _DROP,
 )
 _ADVERTISEMENT = (
@@ -54,7 +53,7 @@ def arp_filter(addresses: Iterable[bytes]) -> bytes:
 
     A packed array of struct sock_filter.  Only the first 2,000 addresses.
     """
-    program = [*_UNTAGGED, (_LOAD_WORD, 0, 0, 28)]
+    program = [*_FOR_THIS_HOST, (_LOAD_WORD, 0, 0, 28)]
     for address in islice(addresses, _MOST_IPV4):
         program += ((_JUMP_IF_EQUAL, 0, 1, int.from_bytes(address, "big")), _PASS)
     return _assembled(program)
@@ -66,7 +65,7 @@ def advertisement_filter(addresses: Iterable[bytes]) -> bytes:
     A packed array of struct sock_filter.  Only the first 800 addresses, and only their last 8
     bytes are compared, to save instructions; the engine compares the rest.
     """
-    program = [*_UNTAGGED, *_ADVERTISEMENT]
+    program = [*_FOR_THIS_HOST, *_ADVERTISEMENT]
     for address in islice(addresses, _MOST_IPV6):
         program += (
             (_LOAD_WORD, 0, 0, 74),
