@@ -39,27 +39,25 @@ def test_conflict_socket_with_many_addresses_hears_claims_of_the_first(
     ids=["untagged", "VLAN 0", "priority only", "VLAN 5", "VLAN 5 with priority"],
 )
 def test_claim_in_vlan_without_interface_is_not_received(
-    tiny_lab: lab.TinyLab, claims: ConflictSocket, tag: str, heard: bool
+    tiny_lab: lab.TinyLab, tag: str, heard: bool
 ) -> None:
-    ours, last = "192.0.2.10", "192.0.2.11"
-    ours6 = "2001:db8::10"
-    claims.listen_for(
-        [*map(socket.inet_aton, (ours, last)), socket.inet_pton(socket.AF_INET6, ours6)]
-    )
-    wire = tiny_lab.packet_socket("peer", "eth0")
+    ours, last, ours6 = "192.0.2.10", "192.0.2.11", "2001:db8::10"
     arp = Ether(dst="ff:ff:ff:ff:ff:ff", src=lab.PEER_MAC) / ARP(hwsrc=lab.PEER_MAC, psrc=ours)
     advertisement = (
         Ether(dst="33:33:00:00:00:01", src=lab.PEER_MAC)
         / IPv6(src=ours6, dst="ff02::1", hlim=255)
         / ICMPv6ND_NA(tgt=ours6, S=0, O=1)
     )
-    for frame in map(bytes, (advertisement, arp)):
-        wire.send(frame[:12] + bytes.fromhex(tag) + frame[12:])
-    # An untagged claim comes last: when it has arrived, those before it have, too.
-    arp.psrc = last
-    wire.send(bytes(arp))
-    wire.close()
     found: set[bytes] = set()
-    while ip(last) not in found:
-        found |= {claim.address for claim in until(claims.read, "the last claim is received")}
+    with tiny_lab.entered("guest"):
+        conflicts = ConflictSocket()
+    with closing(conflicts), tiny_lab.packet_socket("peer", "eth0") as wire:
+        conflicts.listen_for([ip(ours), ip(last), ip(ours6)])
+        for frame in map(bytes, (advertisement, arp)):
+            wire.send(frame[:12] + bytes.fromhex(tag) + frame[12:])
+        # An untagged claim comes last: when it has arrived, those before it have, too.
+        arp.psrc = last
+        wire.send(bytes(arp))
+        while ip(last) not in found:
+            found |= {claim.address for claim in until(conflicts.read, "the last claim arrives")}
     assert len(found) == (3 if heard else 1)
