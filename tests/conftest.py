@@ -20,8 +20,9 @@ from bench import lab
 # Shells start background jobs with SIGINT ignored, and children inherit that; tests send SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-LEFT_OUT = pytest.StashKey[str]()
+PACKAGING = Path(__file__).with_name("packaging")
 NO_SKIPS = os.environ.get("GARP_AGENT_NO_SKIPS", "") not in ("", "0")
+WITH_PACKAGES = os.environ.get("GARP_AGENT_PACKAGES", "") not in ("", "0")
 
 
 def pytest_sessionstart() -> None:
@@ -30,23 +31,11 @@ def pytest_sessionstart() -> None:
         lab.remove_leftovers()
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Hand what this worker left out to the process that writes the summary."""
-    if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["left out"] = session.config.stash.get(LEFT_OUT, "")
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any) -> None:
-    """Take over what a worker left out; a worker that crashed has no output."""
-    if left_out := getattr(node, "workeroutput", {}).get("left out", ""):
-        node.config.stash[LEFT_OUT] = left_out
-
-
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Say which tests were left out, and how to run them."""
-    if left_out := config.stash.get(LEFT_OUT, ""):
-        terminalreporter.write_line(f"left out: {left_out}")
+    """Say that tests were left out, and how to run them; workers of xdist cannot say it."""
+    asked = [Path(argument.partition("::")[0]).resolve() for argument in config.args]
+    if not WITH_PACKAGES and any(PACKAGING.is_relative_to(path) for path in asked):
+        terminalreporter.write_line("left out: the slow tests of packages (make test-packages)")
 
 
 @pytest.hookimpl(hookwrapper=True)

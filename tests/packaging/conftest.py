@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import LEFT_OUT
+from tests.conftest import WITH_PACKAGES
 from tests.packaging.support import need, tool
 
 HERE = Path(__file__).parent
 HEAVY = {f"test_{name}.py" for name in ("booted", "deb", "docs", "rpm")}
-WANTED = os.environ.get("GARP_AGENT_PACKAGES", "") not in ("", "0")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave the heavy tests out unless GARP_AGENT_PACKAGES=1 asks for them."""
     heavy = [item for item in items if item.path.parent == HERE and item.path.name in HEAVY]
-    if heavy and not WANTED:
+    if heavy and not WITH_PACKAGES:
         items[:] = [item for item in items if item not in heavy]
         config.hook.pytest_deselected(items=heavy)
-        config.stash[LEFT_OUT] = f"{len(heavy)} tests of packages, see make test-packages"
 
 
 @pytest.fixture(scope="session")

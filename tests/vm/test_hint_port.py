@@ -82,7 +82,7 @@ def assert_idle(agent: Agent) -> None:
 DOCTOR = """
 from garp_agent.diagnosis.doctor import facts, gather, hint_port
 
-asked = gather.ask(path)
+asked = gather.ask_agent(path)
 pid = asked.status["pid"]
 kernel, port = gather.look_at_kernel(), gather.port(asked.status["hint_port"], pid)
 process, configuration = gather.process(pid), facts.ConfigurationFacts("")

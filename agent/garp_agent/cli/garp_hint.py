@@ -118,7 +118,7 @@ def cli() -> None:
 @cli.command("list")
 @finding_options
 @AS_JSON
-def list_command(
+def list_guests_command(
     port: str,
     channels: tuple[str, ...],
     libvirt_status: str,
@@ -274,7 +274,7 @@ def send_command(
     default="text",
     help="Format of the log lines on standard error.",
 )
-def watch_command(**given: Any) -> dict[str, Any]:
+def run_watcher_command(**given: Any) -> dict[str, Any]:
     """Run the daemon: hint all guests when a bond fails over.
 
     SIGUSR1 hints all guests now. SIGHUP searches for guests now.
@@ -290,13 +290,15 @@ def watch_command(**given: Any) -> dict[str, Any]:
 @STATUS_SOCKET
 @AS_JSON
 @click.option("--prometheus", is_flag=True, help="Print Prometheus metrics.")
-def status_command(status_socket: str, as_json: bool, prometheus: bool) -> None:
+def watcher_status_command(status_socket: str, as_json: bool, prometheus: bool) -> None:
     """Show the links that the watcher follows, and how the guests answer."""
     values = _ask_watcher(status_socket)
     if as_json:
         click.echo(json.dumps(values, indent=2))
     else:
-        click.echo(render.metrics(values) if prometheus else render.status(values), nl=False)
+        click.echo(
+            render.metrics(values) if prometheus else render.watcher_status_text(values), nl=False
+        )
 
 
 @cli.command("history")

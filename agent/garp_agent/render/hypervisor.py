@@ -50,7 +50,7 @@ def _address_texts(links: object) -> Iterable[str]:
         yield from map(str, addresses if isinstance(addresses, list) else ())
 
 
-def status(values: dict[str, Any]) -> str:
+def watcher_status_text(values: dict[str, Any]) -> str:
     """Write what ``status`` prints: the links, then a line for each guest."""
     lease = f"{values['lease']:g} s" if values["lease"] else "none"
     lines = [

@@ -50,7 +50,7 @@ class Reactor:
         """Wait until a source is readable or until ``wake_at``; return the readable descriptors.
 
         ``wake_at``: seconds of the monotonic clock; ``-math.inf`` returns at once, ``math.inf``
-        waits for ever.
+        waits without a limit.
         """
         timeout = None if wake_at == inf else max(0.0, wake_at - time.monotonic())
         # After SIGSTOP and SIGCONT, epoll_wait can report a time-out although a source is

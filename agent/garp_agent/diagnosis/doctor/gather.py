@@ -59,7 +59,7 @@ def local_facts(path: str | None, control_socket: str | None) -> Facts:
     configuration, settings = read_configuration(path)
     control = control_socket or settings.control_socket
     for _ in range(SAME):  # an address may come or go between the two looks
-        answer = ask(control)
+        answer = ask_agent(control)
         links = answer.status["links"] if answer.status else status.links(once.plans(settings))
         interfaces = look_at_interfaces()
         if _agree(links, interfaces):
@@ -117,7 +117,7 @@ def read_configuration(path: str | None) -> tuple[ConfigurationFacts, Settings]:
     )
 
 
-def ask(path: str) -> AgentAnswer:
+def ask_agent(path: str) -> AgentAnswer:
     """Ask the running agent for its status.  ``path``: its control socket, "" for none."""
     if not path:
         return AgentAnswer("", error="the configuration has no control socket")

@@ -72,7 +72,7 @@ def why_not(kernel: KernelFacts) -> str:
     return ""
 
 
-def wire(
+def listen_after_burst(
     answer: AgentAnswer,
     links: list[dict[str, Any]],
     configuration: ConfigurationFacts,
@@ -89,7 +89,7 @@ def wire(
             unheard = tuple(capture.unheard.items())
             promised = tuple(each for each in promised if each.interface not in capture.unheard)
             client.ask(answer.path, "burst", {"reason": "doctor"})
-            seen = _listen(capture, promised, min(needs + PATIENCE, WIRE_MOST))
+            seen = _collect(capture, promised, min(needs + PATIENCE, WIRE_MOST))
     except (client.ClientError, OSError) as error:
         return WireFacts(error=str(error))
     waited = time.monotonic() - began
@@ -101,7 +101,7 @@ def _busiest(promised: tuple[PromisedFrame, ...]) -> int:
     return max(names.count(name) for name in set(names))
 
 
-def _listen(
+def _collect(
     capture: Capture, promised: tuple[PromisedFrame, ...], seconds: float
 ) -> list[tuple[str, Sighting]]:
     left = set(promised)
@@ -118,7 +118,7 @@ def _listen(
     return seen
 
 
-def claimants(
+def probe_claimants(
     links: list[dict[str, Any]], interfaces: dict[str, Interface], planned: SendPlan
 ) -> ClaimantFacts:
     """Send probes for the announced addresses, and collect the answers of other stations."""

@@ -64,9 +64,9 @@ def gather_facts(path: str | None, control_socket: str | None, send: bool) -> Fa
     )
     if send:
         print(f"garp-agent doctor {sends(planned)}\n", file=sys.stderr)
-    wire = listen.wire(facts.agent, facts.links, facts.configuration, planned)
-    claimants = listen.claimants(facts.links, facts.interfaces, planned)
-    later = gather.ask(facts.agent.path) if facts.agent.status else facts.agent
+    wire = listen.listen_after_burst(facts.agent, facts.links, facts.configuration, planned)
+    claimants = listen.probe_claimants(facts.links, facts.interfaces, planned)
+    later = gather.ask_agent(facts.agent.path) if facts.agent.status else facts.agent
     return facts._replace(wire=wire, claimants=claimants, later=later)
 
 

@@ -47,7 +47,7 @@ class WatchError(Exception):
 def run(wanted: Wanted) -> int:
     """Watch until the count, the time or Ctrl-C ends it; return the exit status."""
     if missing():
-        return _fail(missing())
+        return _print_error(missing())
     observer = Observer(own_hardware_addresses())
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -58,11 +58,13 @@ def run(wanted: Wanted) -> int:
         return 0
     except OSError as error:
         if not isinstance(error, PermissionError) or error.filename:
-            return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-        _fail("no permission to listen: run it as root, or give it CAP_NET_RAW")
+            return _print_error(
+                f"{error.filename}: {error.strerror}" if error.filename else str(error)
+            )
+        _print_error("no permission to listen: run it as root, or give it CAP_NET_RAW")
         return EXIT_NO_PERMISSION
     except (WatchError, CaptureError) as error:
-        return _fail(str(error))
+        return _print_error(str(error))
     if not wanted.as_json:
         text = summary(observer.seen, observer.own, observer.irregular)
         print(f"garp-agent watch: {text}", file=sys.stderr)
@@ -88,7 +90,7 @@ def _print(text: str) -> None:
         raise WatchError(f"the output could not be written: {error.strerror}") from None
 
 
-def _fail(text: str) -> int:
+def _print_error(text: str) -> int:
     print(f"garp-agent watch: {text}", file=sys.stderr)
     return EXIT_FAILED
 
@@ -102,7 +104,7 @@ def _watch(wanted: Wanted, observer: Observer) -> None:
     with contextlib.ExitStack() as open_files:
         interfaces = [FILE] if wanted.read else _interfaces(wanted.interfaces)
         if wanted.read:
-            frames: Iterable[Frame] = _read(wanted.read)
+            frames: Iterable[Frame] = _read_capture(wanted.read)
         else:
             capture = open_files.enter_context(Capture(interfaces, promiscuous=True))
             if capture.unheard:
@@ -169,7 +171,7 @@ def _are_one(read: str, write: str) -> bool:
     return False
 
 
-def _read(path: str) -> Iterator[Frame]:
+def _read_capture(path: str) -> Iterator[Frame]:
     configured()
     from scapy.error import Scapy_Exception
     from scapy.utils import PcapReader

@@ -157,8 +157,7 @@ class Follower:
     # -- what a change means ------------------------------------------------------------
 
     def _examine_master(self, port: LinkSnapshot, now: float) -> None:
-        # A bridge with the taps of 1,000 guests is not examined for each of them: a tap is not an
-        # uplink.
+        # A bridge can have the ports of 1,000 guests, and none of them is an uplink.
         if port.port_kind != "bridge" or port.kind in _UPLINK_KINDS:
             self._examine(port.master_ifindex, EVENT_NONE, now)
 
