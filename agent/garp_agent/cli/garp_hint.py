@@ -291,7 +291,7 @@ def run_watcher_command(**given: Any) -> dict[str, Any]:
 @AS_JSON
 @click.option("--prometheus", is_flag=True, help="Print Prometheus metrics.")
 def watcher_status_command(status_socket: str, as_json: bool, prometheus: bool) -> None:
-    """Show the links that the watcher follows, and how the guests answer."""
+    """Show the followed links and the guests."""
     values = _ask_watcher(status_socket)
     if as_json:
         click.echo(json.dumps(values, indent=2))
