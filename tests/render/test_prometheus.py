@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -11,23 +12,44 @@ from hypothesis import strategies as st
 
 from garp_agent.config.settings import Settings
 from garp_agent.guest import status
-from garp_agent.guest.core.model import (
-    BurstRequested,
-    Cause,
-    ClaimSeen,
-    LeaseGranted,
-    SendOutcome,
-)
+from garp_agent.guest.core.model import BurstRequested, Cause, ClaimSeen, LeaseGranted, SendOutcome
 from garp_agent.render.prometheus import agent_metrics, metric
-from tests.render.metrics_reader import read_metrics
 from tests.world import Agent, address, dump, link, property_settings
 
-SENT = (SendOutcome.SENT, 0)
+SAMPLE = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? ([0-9.e+-]+)")
+LABEL = re.compile(r'([a-zA-Z_]\w*)="((?:[^"\\\n]|\\.)*)"(?:,|$)')
+ESCAPES = {r"\\": "\\", r"\"": '"', r"\n": "\n"}
+
+
+def read_metrics(text: str) -> dict[str, tuple[str, list[Any]]]:
+    """Return kind and samples of each family, by name; any line of another form is an error."""
+    families: dict[str, tuple[str, list[Any]]] = {}
+    lines = iter(text.split("\n"))
+    name = ""
+    for line in lines:
+        if line.startswith("# HELP "):
+            name, help_text = line[7:].split(" ", 1)
+            assert help_text.endswith(".")
+            assert name not in families, "a family stands twice"
+            kind_line = next(lines)
+            assert kind_line.startswith(f"# TYPE {name} ")
+            families[name] = (kind_line.rpartition(" ")[2], [])
+        elif line:
+            match = SAMPLE.fullmatch(line)
+            assert match, line
+            assert match[1] == name, "a sample of another family"
+            assert LABEL.sub("", match[2] or "") == ""
+            labels = [
+                (label, re.sub(r"\\.", lambda escape: ESCAPES[escape[0]], value))
+                for label, value in LABEL.findall(match[2] or "")
+            ]
+            families[name][1].append((tuple(labels), float(match[3])))
+    return families
 
 
 def metrics_of(
     *things: Any,
-    outcome: tuple[SendOutcome, int] = SENT,
+    outcome: tuple[SendOutcome, int] = (SendOutcome.SENT, 0),
     rival: ClaimSeen | None = None,
     mac_only: bool = False,
     lease: float = 30.0,
@@ -43,16 +65,13 @@ def metrics_of(
     families = read_metrics(agent_metrics(values))
     for name, (kind, samples) in families.items():
         assert kind == ("counter" if name.endswith("_total") else "gauge")
-        assert len({labels for labels, _ in samples}) == len(samples), "a series stands twice"
+        assert len(dict(samples)) == len(samples), "a series stands twice"
         assert all(math.isfinite(value) for _, value in samples)
     return {name.removeprefix("garp_agent_"): dict(each) for name, (_, each) in families.items()}
 
 
 THINGS = (link(2), link(3), address("10.0.0.1/24"), address("fd00::1/64"))
-LABELS = [
-    (("interface", "eth2"), ("address", "10.0.0.1")),
-    (("interface", "eth2"), ("address", "fd00::1")),
-]
+LABELS = [(("interface", "eth2"), ("address", each)) for each in ("10.0.0.1", "fd00::1")]
 
 
 def test_the_metrics_have_the_values_of_the_status() -> None:
@@ -87,8 +106,7 @@ def test_a_withheld_address_and_its_conflict_are_counted() -> None:
 def test_without_a_lease_and_without_an_address_there_are_metrics_too() -> None:
     metrics = metrics_of(link(2), mac_only=True, lease=0.0)
     assert metrics["lease_seconds"] == {(): 0.0}
-    nameless = (("interface", "eth2"), ("address", ""))
-    assert metrics["address_frames_sent_total"] == {nameless: 4.0}
+    assert metrics["address_frames_sent_total"] == {(("interface", "eth2"), ("address", "")): 4.0}
 
 
 def test_dropped_frames_are_counted_by_errno() -> None:
@@ -97,8 +115,7 @@ def test_dropped_frames_are_counted_by_errno() -> None:
 
 
 def test_an_agent_with_nothing_to_announce_has_no_metrics_of_addresses() -> None:
-    metrics = metrics_of(link(2))
-    assert [name for name in metrics if name.startswith("address")] == []
+    assert [name for name in metrics_of(link(2)) if name.startswith("address")] == []
 
 
 @pytest.mark.parametrize("name", ['a"b', "a\\b", "a,b={}", "\x1b", "\u2603", "a\udcff"])
