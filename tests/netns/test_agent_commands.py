@@ -92,16 +92,6 @@ def test_run_prefers_its_options_to_the_file(tiny_lab: TinyLab, tmp_path: Path) 
         agent.reload("interval: 20s\n")
         agent.wait_for_log("configuration-loaded")
         assert agent.status()["interval"] == 7.0
-    done = command(tiny_lab, "run", "--interval", "often", "--control-socket", "none")
-    assert done.returncode == 78
-    assert done.stderr.startswith("command line: --interval: ")
-
-
-@pytest.mark.parametrize("words", ["run --nonsense", "nonsense", "list eth0"])
-def test_wrong_usage_has_exit_status_2(tiny_lab: TinyLab, words: str) -> None:
-    done = command(tiny_lab, *words.split())
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "Error: " in done.stderr
 
 
 # -- privileges -----------------------------------------------------------------------------

@@ -11,10 +11,8 @@ import json
 import os
 import re
 import signal
-import socketserver
 import subprocess
 import sys
-import threading
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,10 +21,11 @@ from typing import Any
 import pytest
 
 from bench import lab
+from bench.guests import PORT, Guests, Manner
 from bench.lab import GUEST_ADDRESS, TinyLab
 from tests.netns.agent import COMMAND, ENVIRONMENT, Agent, forget_link_local, until
 from tests.prometheus.conftest import need
-from tests.prometheus.test_rules import CONTRIB, RULES, dashboard, expressions
+from tests.prometheus.test_rules import CONTRIB, PANELS, RULES_FILE, expressions
 
 pytestmark = pytest.mark.netns
 
@@ -35,27 +34,6 @@ HINT = (sys.executable, "-m", "garp_agent.hypervisor")
 EXPORTER, SERVER = "127.0.0.1:9100", "127.0.0.1:9090"
 # These have no samples while all is well.
 EMPTY = re.compile(r"frames_dropped_total|garp_agent_up\{.*\} == 0\)$")
-
-
-class Answering(socketserver.StreamRequestHandler):
-    """Answers every request as an agent answers a hint."""
-
-    def handle(self) -> None:
-        for line in self.rfile:
-            reply = {"return": {}, "id": json.loads(line.lstrip(b"\xff"))["id"]}
-            self.wfile.write(json.dumps(reply).encode() + b"\n")
-
-
-@contextlib.contextmanager
-def answering(path: Path) -> Iterator[None]:
-    """A guest's channel whose other end answers."""
-    with socketserver.ThreadingUnixStreamServer(str(path), Answering) as server:
-        server.daemon_threads = True  # so that closing does not wait for their clients
-        threading.Thread(target=server.serve_forever, args=(0.05,)).start()
-        try:
-            yield
-        finally:
-            server.shutdown()
 
 
 class Monitoring:
@@ -73,7 +51,7 @@ class Monitoring:
             "link set eth1 master virbr0",
             *(f"link set {name} up" for name in ("eth1", "eth2", "virbr0")),
         )
-        found = ("--bond", "virbr0", "--port", "none", "--channel", f"{folder}/*.hint")
+        found = ("--bond", "virbr0", "--port", "none", "--channel", f"{folder}/0-*/{PORT}")
         self.watcher = self._start(*HINT, "watch", "--status-socket", str(self.status), *found)
         self._wait_for("garp_hint_guest_lease_seconds", "garp_hint_link_carrier")
         self.watcher.send_signal(signal.SIGUSR1)
@@ -88,7 +66,7 @@ class Monitoring:
         )
         configuration = {
             "global": {"scrape_interval": "500ms", "evaluation_interval": "500ms"},
-            "rule_files": [str(RULES)],
+            "rule_files": [str(RULES_FILE)],
             "scrape_configs": [{"job_name": "node", "static_configs": [{"targets": [EXPORTER]}]}],
         }
         (folder / "prometheus.yml").write_text(json.dumps(configuration))  # JSON is YAML
@@ -166,7 +144,7 @@ def monitoring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitoring]
     if reason:
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("monitoring")
-    with TinyLab() as where, answering(folder / "vm1.hint"):
+    with TinyLab() as where, Guests(folder, [Manner.ANSWERS]):
         forget_link_local(where)
         with Agent(where, folder, config="") as agent:
             running = Monitoring(where, agent, folder)
@@ -199,12 +177,12 @@ def test_prometheus_has_the_values_of_agent_and_watcher(monitoring: Monitoring) 
     assert 0 < value <= monitoring.agent.sent()
     assert monitoring.value("garp_agent_refresh_interval_seconds")[1] == 5
     labels, value = monitoring.value("garp_hint_guest_hints_answered_total")
-    assert (labels["guest"], value) == ("vm1", 1)
+    assert (labels["guest"], value) == ("guest0", 1)
     labels, value = monitoring.value("garp_hint_link_carrier")
     assert (labels["link"], value) == ("virbr0", 1)
 
 
-@pytest.mark.parametrize("expression", list(expressions(dashboard())))
+@pytest.mark.parametrize("expression", list(expressions(PANELS)))
 def test_an_expression_of_the_dashboard_has_a_value(
     monitoring: Monitoring, expression: str
 ) -> None:
