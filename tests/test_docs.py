@@ -27,3 +27,9 @@ def test_reliability_page_names_tests_that_exist() -> None:
     named = re.findall(r"`(test_\w+)`", (ROOT / "docs/reliability.md").read_text())
     assert len(named) > 20
     assert [name for name in named if name not in TESTS] == []
+
+
+def test_design_page_names_files_that_exist() -> None:
+    named = re.findall(r"`((?!tests)\w+/[\w/]+\.py)`", (ROOT / "docs/design.md").read_text())
+    assert len(named) > 20
+    assert [name for name in named if not (ROOT / "agent/garp_agent" / name).exists()] == []
