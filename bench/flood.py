@@ -9,14 +9,13 @@ from __future__ import annotations
 import os
 import select
 import socket
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from statistics import median
 
-from bench.agent import Figure, configured, spawned, status_field, watched
+from bench.agent import AGENT, Figure, configured, spawned, status_field, watched
 from bench.lab import Lab
 from garp_agent.config.settings import Bucket
 from garp_agent.runtime import client
@@ -24,7 +23,6 @@ from garp_agent.runtime import client
 LINES = (b"BURST\n", b'{"execute": "burst", "arguments": {"reason": "flood", "count": 10}}\n')
 CHUNK = 500  # lines written at once
 STATUS_EVERY = 0.05  # seconds
-START = "import sys; from garp_agent.__main__ import main; main()"
 
 
 def status_seconds(control: str) -> float:
@@ -70,7 +68,7 @@ def measure(lab: Lab, hints: int, reads: bool) -> Iterator[Figure]:
         text = f"control_socket: {control}\nhint_port: {port}\n"
         with (
             configured(text) as file,
-            spawned(lab, [sys.executable, "-c", START, "run", "-c", file]) as agent,
+            spawned(lab, [*AGENT, "-c", file]) as agent,
             watched(lab) as wire,
         ):
             host = listener.accept()[0]

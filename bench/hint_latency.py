@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median, quantiles
 
-from bench.agent import AGENT, Figure, Wire, row, spawned, watched
+from bench.agent import AGENT, Figure, row, spawned, watched
 from bench.lab import GUEST_ADDRESS, GUEST_MAC, Lab, TinyLab
 from garp_agent.guest.core.frames import encode
 from garp_agent.guest.core.model import Announcement, Cause, Kind
@@ -52,7 +52,7 @@ while waiting.poll():
 TURN = 0.5  # seconds between two hints of one listener: its burst is over, its bucket full
 HINT = {"reason": "failover of bond0", "boot": "0123456789ab", "sequence": 1}
 
-Write = Callable[[bytes], object]
+LAZY = ("--interval", "270s", "--hint-port")
 
 
 @contextlib.contextmanager
@@ -66,80 +66,71 @@ def compiled() -> Iterator[str]:
         yield program
 
 
-class UnixPort:
-    """A Unix socket for one listener."""
+class HostEnd:
+    """The host's end of a port: a Unix socket, or a pseudo-terminal like a Xen channel."""
 
-    def __init__(self, folder: str) -> None:
-        self.path = os.path.join(folder, "port")
+    def __init__(self, folder: str, terminal: bool) -> None:
         self._listener = socket.socket(socket.AF_UNIX)
+        if terminal:
+            self._host, self._guest = os.openpty()
+            os.set_blocking(self._host, False)
+            self.path = os.ttyname(self._guest)
+            return
+        self._host = self._guest = -1
+        self.path = os.path.join(folder, "port")
         self._listener.bind(self.path)
         self._listener.listen()
-        self._host: socket.socket | None = None
 
-    def connected(self) -> Write:
-        self._host = self._listener.accept()[0]
-        return self._host.send
+    def connect(self) -> None:
+        if self._guest < 0:
+            self._host = self._listener.accept()[0].detach()
+            os.set_blocking(self._host, False)
+        else:
+            time.sleep(1.0)  # there is no event when the guest opens it
+
+    def write(self, data: bytes) -> None:
+        os.write(self._host, data)
 
     def drain(self) -> None:
-        assert self._host is not None
         with contextlib.suppress(BlockingIOError):
-            self._host.recv(1 << 16, socket.MSG_DONTWAIT)
+            os.read(self._host, 1 << 16)
 
     def close(self) -> None:
         self._listener.close()
-        if self._host is not None:
-            self._host.close()
-
-
-class TerminalPort:
-    """A pseudo-terminal, like a Xen channel."""
-
-    def __init__(self, folder: str) -> None:
-        self._master, self._slave = os.openpty()
-        os.set_blocking(self._master, False)
-        self.path = os.ttyname(self._slave)
-
-    def connected(self) -> Write:
-        time.sleep(1.0)  # there is no event when it is opened
-        return lambda data: os.write(self._master, data)
-
-    def drain(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._master, 1 << 16)
-
-    def close(self) -> None:
-        os.close(self._master)
-        os.close(self._slave)
+        for descriptor in {self._host, self._guest} - {-1}:
+            os.close(descriptor)
 
 
 @contextlib.contextmanager
-def listening(
-    lab: Lab, kind: type[UnixPort | TerminalPort], command: Callable[[str], list[str]]
-) -> Iterator[tuple[UnixPort | TerminalPort, Write]]:
+def listening(lab: Lab, terminal: bool, command: Callable[[str], list[str]]) -> Iterator[HostEnd]:
     with (
         tempfile.TemporaryDirectory() as folder,
-        contextlib.closing(kind(folder)) as port,
+        contextlib.closing(HostEnd(folder, terminal)) as port,
         spawned(lab, command(port.path)),
     ):
-        yield port, port.connected()
+        port.connect()
+        yield port
 
 
-def sampled(lab: Lab, kind: type[UnixPort | TerminalPort], rounds: int) -> dict[str, list[float]]:
+def sampled(lab: Lab, terminal: bool, rounds: int) -> dict[str, list[float]]:
     """Return the seconds from each hint to its first frame, by announced address."""
     waits: dict[str, list[float]] = {GUEST_ADDRESS: [], PEER_SAYS: [], FLOOR_SAYS: []}
+    floor = [sys.executable, "-c", FLOOR]
     with (
         compiled() as program,
-        listening(lab, kind, lambda path: [*AGENT, "--interval", "270s", "--hint-port", path]) as a,
-        listening(lab, kind, lambda path: [program, path, "eth0", _frame(PEER_SAYS)]) as b,
-        listening(
-            lab, kind, lambda path: [sys.executable, "-c", FLOOR, path, _frame(FLOOR_SAYS)]
-        ) as c,
+        listening(lab, terminal, lambda path: [*AGENT, *LAZY, path]) as a,
+        listening(lab, terminal, lambda path: [program, path, "eth0", _frame(PEER_SAYS)]) as b,
+        listening(lab, terminal, lambda path: [*floor, path, _frame(FLOOR_SAYS)]) as c,
         watched(lab) as wire,
     ):
         time.sleep(1.5)  # until the agent's first burst is over
         for number in range(rounds):
-            for (port, write), address in zip((a, b, c), waits):
-                waits[address].append(_once(wire, write, address, number))
+            for port, address in zip((a, b, c), waits):
+                line = encode_request("burst", {**HINT, "sequence": number + 1}, f"hint-{number}")
+                wire.drain()
+                begun = time.time()
+                port.write(line)
+                waits[address].append(wire.when(address) - begun)
                 port.drain()
                 time.sleep(TURN / len(waits))
     return waits
@@ -151,19 +142,10 @@ def _frame(address: str) -> str:
     return encode(Announcement(0, Kind.ARP_REQUEST, mac, packed, Cause.HINT)).hex()
 
 
-def _once(wire: Wire, write: Write, address: str, number: int) -> float:
-    line = encode_request("burst", {**HINT, "sequence": number + 1}, f"hint-{number}")
-    wire.drain()
-    begun = time.time()
-    write(line)
-    return wire.when(address) - begun
-
-
 def measure(quick: bool) -> Iterator[Figure]:
-    kinds = (("Unix socket", UnixPort), ("terminal", TerminalPort))
-    for name, kind in kinds:
+    for name, terminal in (("Unix socket", False), ("terminal", True)):
         with TinyLab() as lab:
-            waits = sampled(lab, kind, 20 if quick else 200)
+            waits = sampled(lab, terminal, 20 if quick else 200)
         ours, peer, floor = (waits[each] for each in (GUEST_ADDRESS, PEER_SAYS, FLOOR_SAYS))
         rows = (
             ("median", median, peer, "C program", "at most 3"),

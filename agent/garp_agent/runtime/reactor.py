@@ -53,9 +53,11 @@ class Reactor:
         waits without a limit.
         """
         timeout = None if wake_at == inf else max(0.0, wake_at - time.monotonic())
-        # After SIGSTOP and SIGCONT, epoll_wait can report a time-out although a source is
-        # readable: poll once more.
-        found = self._epoll.poll(timeout) or self._epoll.poll(0)
+        found = self._epoll.poll(timeout)
+        if not found and timeout != 0.0:
+            # After SIGSTOP and SIGCONT, epoll_wait can report a time-out although a source is
+            # readable: poll once more.
+            found = self._epoll.poll(0)
         return {descriptor for descriptor, _ in found}
 
     def call(self, ready: set[int], now: float) -> None:
