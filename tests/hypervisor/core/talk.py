@@ -35,7 +35,8 @@ class Talk:
         self.seconds: object = None  # None: as asked
         self.frames: object = 2
         self.watcher = Watcher(options or HintOptions(), "boot", lambda: self.random)
-        self.watcher.promise(promise, 0.0)
+        if promise:
+            self.watcher.promise(True, 0.0)
         self.watcher.found(channels, 0.0)
 
     def answer(self, calls: list[Call], now: float) -> list[Call]:
