@@ -26,8 +26,8 @@ def changelog(version: str) -> str:
     """Return debian/changelog: the newest section of CHANGELOG.md, wrapped as lintian wants."""
     newest = (ROOT / "CHANGELOG.md").read_text().split("\n## ")[1]
     items = re.findall(r"^- (.*(?:\n  .*)*)", newest, re.MULTILINE)
-    indents = {"initial_indent": "  * ", "subsequent_indent": "    "}
-    changes = "\n".join(textwrap.fill(" ".join(each.split()), 78, **indents) for each in items)
+    wrapper = textwrap.TextWrapper(78, initial_indent="  * ", subsequent_indent="    ")
+    changes = "\n".join(wrapper.fill(" ".join(each.split())) for each in items)
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     date = email.utils.formatdate(float(epoch) if epoch else None)
     maintainer = "garp-agent maintainers <maintainers@users.noreply.github.com>"

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+import build_deb
+import build_pyz
 from tests.conftest import WITH_PACKAGES
-from tests.packaging.support import need, tool
+from tests.packaging.support import need
 
 HERE = Path(__file__).parent
 HEAVY = {f"test_{name}.py" for name in ("booted", "deb", "docs", "rpm")}
@@ -25,7 +27,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pyz(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """garp-agent.pyz of this tree, compiled for every interpreter of this machine."""
     target = tmp_path_factory.mktemp("pyz") / "garp-agent.pyz"
-    build_pyz = tool("build_pyz")
     build_pyz.build(target, build_pyz.interpreters())
     return target
 
@@ -37,7 +38,6 @@ def debs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     need("dh_python3", "dh-python")
     need("pandoc", "pandoc")
     folder = tmp_path_factory.mktemp("debs")
-    build_deb = tool("build_deb")
     made = build_deb.build(folder, build_deb.VERSION)
     earlier = build_deb.build(folder / "earlier", f"{build_deb.VERSION}~earlier")
     return {

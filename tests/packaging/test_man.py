@@ -9,9 +9,8 @@ from pathlib import Path
 import click
 import pytest
 
-from tests.packaging.support import ROOT, need, run, tool
-
-build_man = tool("build_man")
+import build_man
+from tests.packaging.support import ROOT, need, run
 
 
 @pytest.fixture(params=["garp-agent.8", "garp-agent.yaml.5", "garp-hint.8"])
