@@ -72,10 +72,11 @@ class _Composer(yaml.SafeLoader):
         event = parser.peek_event()
         self._nodes += 1
         self._depth += 1
-        if self._nodes > MOST_NODES:
-            self._stop(event, "too many values", f"at most {MOST_NODES} keys and values")
-        if self._depth > MOST_DEPTH:
-            self._stop(event, "nested too deeply", f"at most {MOST_DEPTH} levels")
+        if self._nodes > MOST_NODES or self._depth > MOST_DEPTH:
+            wrong, allowed = "too many values", f"at most {MOST_NODES} keys and values"
+            if self._depth > MOST_DEPTH:
+                wrong, allowed = "nested too deeply", f"at most {MOST_DEPTH} levels"
+            raise ComposerError(None, None, wrong, event.start_mark, allowed)
         wrong = self._wrong_with(event)
         if isinstance(event, yaml.AliasEvent):
             parser.get_event()
@@ -87,9 +88,6 @@ class _Composer(yaml.SafeLoader):
         node.wrong = wrong
         self._depth -= 1
         return node
-
-    def _stop(self, event: Any, wrong: str, allowed: str) -> None:
-        raise ComposerError(None, None, wrong, event.start_mark, allowed)
 
     def _wrong_with(self, event: Any) -> str:
         if isinstance(event, yaml.AliasEvent):

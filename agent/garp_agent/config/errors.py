@@ -27,7 +27,7 @@ class Problem(NamedTuple):
     column: int = 0
 
     def __str__(self) -> str:
-        place = f"{self.source}:{self.line}" if self.line else self.source
+        place = escaped(self.source) + (f":{self.line}" if self.line else "")
         given = self.given and f"given {self.given}"
         allowed = self.allowed and f"; allowed {self.allowed}"
         return ": ".join(filter(None, (place, self.key, given, self.wrong))) + allowed

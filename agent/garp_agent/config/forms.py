@@ -20,8 +20,6 @@ from garp_agent.config.errors import InvalidError, require, series
 from garp_agent.config.settings import Network
 from garp_agent.wire.bounds import BURST_ROUNDS, Bound
 
-NONE = "none"
-
 
 class Form(NamedTuple):
     """One way to write a value."""
@@ -117,9 +115,8 @@ def number_form(bound: Bound, is_whole: bool = False) -> Form:
 
 
 def _parse_switch(node: yaml.ScalarNode) -> bool:
-    words = {"true": "true", "yes": "true", "on": "true"}
-    words.update({"false": "false", "no": "false", "off": "false"})
-    meant = words.get(node.value.lower(), "")
+    words = {"true": ("true", "yes", "on"), "false": ("false", "no", "off")}
+    (meant,) = [word for word, same in words.items() if node.value.lower() in same] or [""]
     require(meant, "not a switch")
     require(node.value == meant and not node.style, f"not a switch, write {meant}")
     return meant == "true"
@@ -175,14 +172,14 @@ def _text_form(allowed: str, *rules: tuple[bytes, str], none: bool = False) -> F
         require(tag != "null", "no value (null in YAML)")
         require(text, "empty")
         require(text.isprintable(), "contains a character that is not printable")
-        if none and text == NONE:
+        if none and text == "none":
             return ""
         for pattern, wrong in rules:
             raw = text.encode()
             require(not re.match(pattern, raw), wrong.format(len(raw)))
         return text
 
-    return Form(allowed, parse, lambda text: write_text(text) if text else NONE)
+    return Form(allowed, parse, lambda text: write_text(text) if text else "none")
 
 
 GLOB = _text_form(
@@ -196,13 +193,13 @@ KIND = _text_form(
     (rb".*[^A-Za-z0-9_-]", "not a word of letters, digits, _ and -"),
 )
 HINT_PORT = _text_form(
-    f"a port name, an absolute path or {NONE}",
+    "a port name, an absolute path or none",
     (rb"\.\.?\Z|[^/].*/", "neither a name nor an absolute path"),
     (rb".{4096}", "longer than 4095 bytes"),  # PATH_MAX is 4096 with its NUL, linux/limits.h
     none=True,
 )
 CONTROL_SOCKET = _text_form(
-    f"an absolute path of at most 107 bytes or {NONE}",
+    "an absolute path of at most 107 bytes or none",
     (rb"[^/]", "not an absolute path"),
     (rb".{108}", "too long, {} bytes"),  # sun_path is 108 with its NUL, unix(7)
     none=True,
@@ -223,11 +220,11 @@ def _parse_block(node: yaml.ScalarNode) -> Network:
     return Network(block.network_address.packed, block.prefixlen)
 
 
-def _write_block(block: Network) -> str:
-    return write_text(str(ipaddress.ip_network((block.address, block.prefix_length))))
-
-
-BLOCK = Form("a block such as 10.0.0.0/8 or 2001:db8::/32", _parse_block, _write_block)
+BLOCK = Form(
+    "a block such as 10.0.0.0/8 or 2001:db8::/32",
+    _parse_block,
+    lambda block: write_text(str(ipaddress.ip_network((block.address, block.prefix_length)))),
+)
 
 
 # -- lists ---------------------------------------------------------------------------------
@@ -236,10 +233,8 @@ BLOCK = Form("a block such as 10.0.0.0/8 or 2001:db8::/32", _parse_block, _write
 def list_form(item: Form) -> Form:
     """Take a list, which may be empty."""
 
-    def write(values: tuple[Any, ...]) -> str:
-        return f"[{', '.join(map(item.write, values))}]"
-
-    return Form(f"a list, each item {item.allowed}", tuple, write, item)
+    allowed = f"a list, each item {item.allowed}"
+    return Form(allowed, tuple, lambda values: f"[{', '.join(map(item.write, values))}]", item)
 
 
 def offsets_form(bound: Bound) -> Form:

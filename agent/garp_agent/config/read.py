@@ -15,15 +15,7 @@ from typing import Any
 import yaml
 
 from garp_agent.config.document import MOST_BYTES, compose, given, place
-from garp_agent.config.errors import (
-    ConfigError,
-    InvalidError,
-    Problem,
-    escaped,
-    require,
-    series,
-    shown,
-)
+from garp_agent.config.errors import ConfigError, InvalidError, Problem, require, series, shown
 from garp_agent.config.forms import Form, quoted, tag_of, write_duration, write_text
 from garp_agent.config.keys import BY_NAME, KEYS, TREE, Key
 from garp_agent.config.settings import Settings
@@ -31,17 +23,16 @@ from garp_agent.config.settings import Settings
 
 def read_file(path: str | os.PathLike[str]) -> Settings:
     """Return the settings that the file at ``path`` gives.  Raises ConfigError."""
-    source = escaped(os.fspath(path))
     try:
         if stat.S_ISREG(os.stat(path).st_mode):  # opening a fifo would wait for a writer
             with open(path, "rb") as file:
-                return read_text(file.read(MOST_BYTES + 1), source)
+                return read_text(file.read(MOST_BYTES + 1), os.fspath(path))
         wrong = "not a regular file"
     except OSError as error:
         wrong = f"cannot be read: {error.strerror}"
     except ValueError:  # a NUL in the path
         wrong = "cannot be read: not a file name"
-    raise ConfigError([Problem(source, wrong)])
+    raise ConfigError([Problem(os.fspath(path), wrong)])
 
 
 def read_text(raw: bytes, source: str) -> Settings:
@@ -76,6 +67,10 @@ class _Reading:
         written = "" if node is None else given(node)
         where = place(at.start_mark)
         self.problems.append(Problem(self._source, wrong, allowed, key, written, *where))
+
+    def _report_value(self, name: str, wrong: str, allowed: str) -> None:
+        key, node = self._nodes[name]
+        self._report(key, name, node, wrong, allowed)
 
     def read_mapping(self, at: Any, node: Any, section: str, tree: dict[str, Any]) -> None:
         if given(node) == "nothing":  # as when all lines below a section are comments
@@ -130,13 +125,11 @@ class _Reading:
         if short is None or long is None or long >= short:
             return
         if "interval_with_lease" in self._nodes:
-            name, allowed = "interval_with_lease", "interval or longer"
             wrong = f"shorter than interval, which is {write_duration(short)}"
+            self._report_value("interval_with_lease", wrong, "interval or longer")
         else:
-            name, allowed = "interval", "interval_with_lease or shorter"
             wrong = f"longer than interval_with_lease, which is {write_duration(long)}"
-        key, node = self._nodes[name]
-        self._report(key, name, node, wrong, allowed)
+            self._report_value("interval", wrong, "interval_with_lease or shorter")
 
     def check_families(self) -> None:
         names = ("addresses.ipv4", "addresses.ipv6", "mac_only")
@@ -144,8 +137,7 @@ class _Reading:
             return
         last = max(names[:2], key=lambda name: place(self._nodes[name][0].start_mark))
         allowed = f"at least one of {series(names, 'and')} true"
-        key, node = self._nodes[last]
-        self._report(key, last, node, "nothing is left to announce", allowed)
+        self._report_value(last, "nothing is left to announce", allowed)
 
 
 def _unknown(key: Any, prefix: str, tree: dict[str, Any]) -> tuple[str, str]:
