@@ -1,1 +1,1 @@
-"""What a person types: the commands of both programs."""
+"""The command lines of both programs."""

@@ -1,1 +1,1 @@
-"""The configuration."""
+"""The configuration: from a YAML file and the command line to settings."""

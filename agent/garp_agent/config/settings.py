@@ -1,8 +1,7 @@
-"""The configuration in force, as immutable values with their defaults and bounds.
+"""The settings: the configuration in force, as immutable values with their defaults and bounds.
 
-Decides nothing and reads no file: ``garp_agent.config.read`` fills these in from YAML.
-Durations are seconds as floats.  Bounds are named here once, for the reader, the
-error messages and the reference page.
+Reads no file: ``config.read`` makes these values from YAML.  Durations are floats in seconds.  The
+reader, the error messages and the reference page all take the bounds from here.
 """
 
 from __future__ import annotations
@@ -17,16 +16,16 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-DEFAULT_PATH = "/etc/garp-agent/config.yaml"  # read where no other file is named
+DEFAULT_PATH = "/etc/garp-agent/config.yaml"  # read if no other file is named
 
 
 class ArpForm(Enum):
     """How an IPv4 address is announced."""
 
-    REQUEST = "request"  # RFC 5227 announcement
+    REQUEST = "request"  # ARP announcement, RFC 5227 section 2.3
     REPLY = "reply"
     BOTH = "both"  # the request, then the reply
-    PROBE = "probe"  # sender address 0.0.0.0: teaches switches, touches no neighbour cache
+    PROBE = "probe"  # sender address 0.0.0.0: teaches switches, changes no neighbour cache
 
 
 class ConflictPolicy(Enum):
@@ -38,14 +37,14 @@ class ConflictPolicy(Enum):
 
 
 INTERVAL = Bound(0.1, 270.0)
-LONGEST = 290.0  # seconds between two refreshes, whatever the jitter: switches forget after 300
-INTERVAL_WITH_LEASE = INTERVAL  # and never shorter than the interval in force
+LONGEST = 290.0  # seconds between two refreshes, with jitter: switches forget after 300 s
+INTERVAL_WITH_LEASE = INTERVAL  # and not shorter than the interval in force
 JITTER = Bound(0.0, 0.5)  # as a fraction of the interval
 ADDRESSES_PER_TICK = Bound(1, 256)
 BURST_OFFSET = Bound(0.0, 10.0)
 BUCKET_RATE = Bound(0.1, 1000.0)  # frames a second
-BUCKET_DEPTH = Bound(2, 1000)  # frames; an address may take two (arp: both)
-IN_A_SECOND = 14  # frames
+BUCKET_DEPTH = Bound(2, 1000)  # frames; an address may need two (arp: both)
+IN_A_SECOND = 14  # frames; Cisco's dynamic ARP inspection shuts a port at 15 by default
 RECONCILE_INTERVAL = Bound(10.0, 86400.0)
 HOLD_OFF = Bound(1.0, 3600.0)
 
@@ -58,36 +57,36 @@ class Network(NamedTuple):
 
 
 class InterfaceSelection(NamedTuple):
-    """Which links to announce on.  An empty ``include`` means every one; ``exclude`` wins."""
+    """The links to announce on.  An empty ``include`` selects all; ``exclude`` wins."""
 
-    include: tuple[str, ...] = ()  # name globs, fnmatch(3) style: * ? [seq]
+    include: tuple[str, ...] = ()  # globs of names, as fnmatch(3)
     exclude: tuple[str, ...] = ()
     include_kinds: tuple[str, ...] = ()  # rtnetlink kinds ("vlan", "bridge"); "physical" for none
     exclude_kinds: tuple[str, ...] = ()
 
 
 class AddressSelection(NamedTuple):
-    """Which addresses to announce.  An empty ``include`` means every one; ``exclude`` wins."""
+    """The addresses to announce.  An empty ``include`` selects all; ``exclude`` wins."""
 
     include: tuple[Network, ...] = ()
     exclude: tuple[Network, ...] = ()
     ipv4: bool = True
     ipv6: bool = True
-    deprecated: bool = False  # announce deprecated IPv6 addresses too
+    deprecated: bool = False  # also announce deprecated IPv6 addresses
 
 
 class Bucket(NamedTuple):
-    """The token bucket that bounds what one link sends, whatever triggers come."""
+    """The token bucket that bounds what one link sends, whatever the causes."""
 
     rate: float = 10.0  # frames a second
     depth: int = 12  # frames at once
 
     @property
     def in_a_second(self) -> float:
-        """The most frames within any second.
+        """Return the most frames within any second.
 
-        A full bucket and what flows into it in a second are 22 by default, and at 15 Cisco's
-        ARP inspection shuts a port: up to 14 are allowed, unless more was asked for.
+        A full bucket and its refill in one second are 22 frames by default, which is more than
+        ARP inspection allows.  So the limit is IN_A_SECOND, unless the settings ask for more.
         """
         wanted = max(self.rate, self.depth)
         return IN_A_SECOND if wanted <= IN_A_SECOND else self.rate + self.depth
@@ -97,37 +96,37 @@ class Conflict(NamedTuple):
     """Passive conflict detection, RFC 5227."""
 
     policy: ConflictPolicy = ConflictPolicy.YIELD
-    hold_off: float = 60.0  # seconds for which a yielded address is not announced
+    hold_off: float = 60.0  # seconds for which a yielded address is withheld
 
 
 class Settings(NamedTuple):
-    """Everything that the configuration can say."""
+    """Every setting that the configuration has."""
 
     interval: float = 5.0  # refresh interval, seconds
-    interval_with_lease: float = 60.0  # while the host has promised hints
-    jitter: float = 0.2  # fraction: each refresh comes after interval * (1 ± jitter)
-    addresses_per_tick: int = 4  # per link; a tick goes round the addresses
-    burst: tuple[float, ...] = (0.0, 0.1, 0.4)  # when the rounds of a burst are sent
+    interval_with_lease: float = 60.0  # the same while a lease of the host is in force
+    jitter: float = 0.2  # each refresh comes after interval * (1 ± jitter)
+    addresses_per_tick: int = 4  # that one refresh of a link announces, in turn
+    burst: tuple[float, ...] = (0.0, 0.1, 0.4)  # offsets of the rounds of a burst, seconds
     bucket: Bucket = Bucket()
     arp: ArpForm = ArpForm.REQUEST
-    mac_only: bool = False  # RARP on links that have no address to announce
+    mac_only: bool = False  # send RARP on links that have no address to announce
     interfaces: InterfaceSelection = InterfaceSelection()
     addresses: AddressSelection = AddressSelection()
     conflict: Conflict = Conflict()
-    reconcile_interval: float = 300.0  # seconds between full dumps, whatever events say
+    reconcile_interval: float = 300.0  # seconds between full dumps, in case an event was lost
     hint_port: str = "org.garp_agent.0"  # port name or absolute path; "" for none
     control_socket: str = "/run/garp-agent/control.sock"  # "" for none
 
 
 def plain(value: object) -> object:
-    """Settings as nested tuples of numbers, strings and bytes, fit to cross a pipe."""
+    """Return nested tuples of numbers, strings and bytes, which marshal can write to a pipe."""
     if isinstance(value, Enum):
         return value.value
     return tuple(map(plain, value)) if isinstance(value, tuple) else value
 
 
 def revive(values: tuple[Any, ...]) -> Settings:
-    """The settings of which ``values`` is the :func:`plain` form."""
+    """Return the settings from their :func:`plain` form."""
     flat = Settings(*values)
     wanted, unwanted, *rest = flat.addresses
     include = tuple(Network(*each) for each in wanted)

@@ -1,1 +1,1 @@
-"""Plain values as text."""
+"""Text and metrics from plain values."""
