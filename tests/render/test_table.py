@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,19 +9,11 @@ from garp_agent.render.table import printable, table
 from tests.world import property_settings
 
 
-@pytest.mark.parametrize(
-    ("name", "shown"),
-    [
-        ("brü", "brü"),
-        ("a\\b", "a\\b"),
-        ("\x1b[2J", "\\x1b[2J"),
-        ("a\nb", "a\\nb"),
-        ("\udcff", "\\udcff"),
-        ("\u202eabc", "\\u202eabc"),
-    ],
-)
-def test_printable_escapes_what_could_control_a_terminal(name: str, shown: str) -> None:
-    assert printable(name) == shown
+def test_printable_escapes_what_could_control_a_terminal() -> None:
+    for name in ("brü", "a\\b"):
+        assert printable(name) == name
+    for name in ("\x1b[2J", "a\nb", "\udcff", "\u202eabc"):
+        assert printable(name) == ascii(name)[1:-1]
 
 
 @property_settings(100)
