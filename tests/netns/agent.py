@@ -111,8 +111,6 @@ class Agent:
 
         until(ready, "the agent answers")
 
-    # Looking
-
     def log_text(self) -> str:
         return self.log_file.read_text()
 
@@ -180,8 +178,6 @@ class Agent:
         # A hang-up makes it runnable at once: when it next sleeps, it has handled that.
         until(self.is_asleep, "it sleeps")
         return len(self.descriptors())
-
-    # Doing
 
     def burst(self) -> int:
         """Return the number of frames that were sent before the reply."""

@@ -279,9 +279,9 @@ def test_agent_killed_during_a_reload_starts_again(site: Site) -> None:
 def test_agent_without_proc_announces_and_reloads(site: Site) -> None:
     prefix = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /proc && exec "$0" "$@"')
     with site.start(prefix=prefix) as agent:
-        site.wire.wait_for(GUEST_ADDRESS)
         agent.reload("interval: 30s\n")
         until(lambda: agent.status()["interval"] == 30.0, "it reloads")
+        site.wire.wait_for(GUEST_ADDRESS)
 
 
 @pytest.mark.parametrize(

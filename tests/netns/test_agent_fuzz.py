@@ -30,6 +30,7 @@ CLIENTS = 12  # at once, of the control socket
 WRITES = 4096  # bytes at most, so that many writes end in the middle of a message
 
 SEEDS = [*targets.LINES, *targets.REPLIES]
+NESTED = (b"[", b"{", b'{"a":', b'{"execute":["burst",', b"[[],")
 SEEDS += [b'{"execute": "burst", "arguments": {"count": 10, "interval": 0}, "id": null}\n']
 
 
@@ -46,18 +47,13 @@ def mutated(chance: random.Random) -> bytes:
     return bytes(data)
 
 
-def nested(chance: random.Random) -> bytes:
-    opening = chance.choice((b"[", b"{", b'{"a":', b'{"execute":["burst",', b"[[],"))
-    return opening * chance.randint(1, 1500)
-
-
 KINDS: tuple[Callable[[random.Random], bytes], ...] = (
     *[mutated] * 3,
     lambda chance: chance.choice(SEEDS),
     lambda chance: chance.randbytes(chance.randint(1, 300)),
     lambda chance: b"\xff" * chance.randint(1, 300),
     lambda chance: bytes([chance.randrange(256)]) * chance.randint(1, 9000),
-    nested,
+    lambda chance: chance.choice(NESTED) * chance.randint(1, 1500),
     lambda chance: b'{"execute": "burst", "id": ' + b"9" * chance.randint(1, 5000) + b"}",
     lambda chance: b'{"id": "' + "ü\u2028\ud7ff".encode() * chance.randint(1, 600) + b'"}\r\n',
 )

@@ -165,15 +165,6 @@ def test_lease_stretches_the_interval_until_the_host_hangs_up(site: Site, host: 
         assert agent.status()["hint_port"]["errors"] == 0
 
 
-def test_lease_that_expires_brings_the_normal_interval_back(site: Site) -> None:
-    host = SocketHost(site.directory)
-    with closing(host), connected(site, host, TICKING) as (agent, line):
-        line.ask(b'{"execute": "lease", "arguments": {"seconds": 0.3}}')
-        assert agent.wait_for_log("lease-ended")["reason"] == "ran out"
-        agent.send_more(3)
-        line.close()
-
-
 def test_port_that_appears_after_the_start_is_opened(site: Site) -> None:
     options = ("--hint-port", str(site.directory / "hint"))
     with site.start(*options, config=TICKING) as agent:
@@ -193,9 +184,8 @@ def test_path_that_is_no_port_is_reported_and_announcing_continues(site: Site, k
 
 
 def test_reload_closes_the_old_port_and_opens_the_new_one(site: Site) -> None:
-    for name in ("one", "other"):
-        (site.directory / name).mkdir()
-    hosts = [SocketHost(site.directory / "one"), SocketHost(site.directory / "other")]
+    (site.directory / "other").mkdir()
+    hosts = [SocketHost(site.directory), SocketHost(site.directory / "other")]
     lines: list[Line] = []
     with site.start() as agent:
         for host in (*hosts, hosts[0]):
