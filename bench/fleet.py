@@ -354,7 +354,7 @@ def written(page: str, found: dict[str, str]) -> str:
         head, middle, rest = page.partition(begin)
         _, last, tail = rest.partition(end)
         if not middle or not last:
-            raise ValueError(f"docs/scale.md has no place for the table {name}")
+            raise ValueError(f"the page has no place for the table {name}")
         page = f"{head}{begin}\n{text}\n{end}{tail}"
     return page
 

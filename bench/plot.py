@@ -6,7 +6,7 @@ and by the colour-blind.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,7 +52,7 @@ def lines(
 
 
 def outages(
-    file: Path, title: str, outages: dict[str, Sequence[float | None]], limit: float
+    file: Path, title: str, outages: Mapping[str, Sequence[float | None]], limit: float
 ) -> None:
     """Draw the share of failovers whose outage is at most so long, for each method.
 

@@ -1,6 +1,6 @@
 """Debian systems booted under QEMU from a disk, with Debian's own kernel, initrd and init.
 
-Ports, wires and commands inside are those of tests/vm: its control server is one more service.
+Ports, cables and commands inside are those of tests/vm: its control server is one more service.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 
 from tests.packaging.rootfs import tarball
 from tests.packaging.support import need, run
-from tests.vm import images
-from tests.vm.machine import Card, Machine
-from tests.vm.pump import PUMP
+from tests.vm import images, kernels
+from tests.vm.qemu import Card, QemuMachine
+from tests.vm.receiver import wait_for
 
 ADDRESS = "192.0.2.10"
 MAC = "52:54:00:00:00:01"
@@ -55,7 +55,7 @@ def make_disk(name: str, folder: Path, files: Mapping[str, Path]) -> None:
         run("tar", "-xf", image, "-C", top)
         (kernel,) = (top / "boot").glob("vmlinuz-*")
         (initrd,) = (top / "boot").glob("initrd.img-*")
-        (folder / "kernel").write_bytes(images._without_decompressor(kernel.read_bytes()))
+        (folder / "kernel").write_bytes(kernels.without_decompressor(kernel.read_bytes()))
         shutil.copy(initrd, folder / "initrd")
         (top / "etc/hostname").write_text("guest\n")
         (top / "etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
@@ -76,7 +76,7 @@ def make_disk(name: str, folder: Path, files: Mapping[str, Path]) -> None:
         run(mke2fs, "-q", "-t", "ext4", "-d", top, folder / "disk", "1500M")
 
 
-class Booted(Machine):
+class Booted(QemuMachine):
     """A system that runs from its disk; a second one may boot the disk that it leaves."""
 
     def __init__(
@@ -87,24 +87,19 @@ class Booted(Machine):
             make_disk(name, folder, files or {})
         super().__init__(name, cards=[Card("net0", MAC)], memory=512, **options)
 
-    def _basic_arguments(self, kernel: str, extras: bool, memory: int) -> list[str]:
+    def _boot_arguments(self) -> list[str]:
         return [
-            *("qemu-system-x86_64", "-name", self.name, "-nographic", "-nodefaults"),
-            *("-no-user-config", "-no-reboot", "-M", "q35", "-accel", "tcg"),
-            *("-cpu", "qemu64,+rdrand", "-m", str(memory)),
             *("-kernel", str(self._made / "kernel"), "-initrd", str(self._made / "initrd")),
-            *("-append", KERNEL_COMMAND_LINE, "-serial", f"file:{self.folder / 'console'}"),
-            *("-qmp", f"unix:{self.folder / 'qmp'},server=on,wait=off"),
-            *("-device", "pcie-root-port,id=slot0,chassis=1,slot=1"),
+            *("-append", KERNEL_COMMAND_LINE),
             *("-drive", f"file={self._made / 'disk'},if=virtio,format=raw,cache=unsafe"),
         ]
 
     def ready(self) -> Booted:
         """Return this system once it runs commands."""
-        self.python("result = 1", patience=BOOT)
+        self.call("python", BOOT, source="", arguments={})
         return self
 
     def reboot(self) -> None:
         """Reboot from inside; return when the system is off."""
         self.spawn("sh", "-c", "sleep 1; exec reboot")
-        PUMP.wait_for(lambda: not self.alive, f"{self.name}: shut down", BOOT)
+        wait_for(lambda: not self.alive, f"{self.name}: shut down", BOOT)

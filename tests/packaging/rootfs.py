@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.packaging.support import ROOT, SYSTEM_PATH, listing, need, run
-from tests.vm import images
+from tests.vm import debian
 
 CACHE = Path(os.environ.get("GARP_PACKAGING_CACHE", ROOT / ".cache" / "packaging"))
 COMMON = ("python3-click", "python3-yaml", "iproute2", "iputils-arping", "kmod", "udev")
@@ -62,7 +62,7 @@ def tarball(name: str) -> Path:
         CACHE.mkdir(parents=True, exist_ok=True)
         unfinished = target.with_suffix(".unfinished.tar")
         options = ("--variant=minbase", f"--include={','.join(packages)}")
-        run(mmdebstrap, *options, suite, unfinished, images.mirror())
+        run(mmdebstrap, *options, suite, unfinished, debian.mirror())
         unfinished.rename(target)
     return target
 

@@ -18,12 +18,12 @@ import pytest
 from tests.packaging.booted import ADDRESS, BOOT, MAC, Booted
 from tests.packaging.support import CONTRIB, ROOT, run
 from tests.vm import images
-from tests.vm.machine import HINT_PORT
-from tests.vm.wire import Told
+from tests.vm.frames import Announcement
+from tests.vm.qemu import HINT_PORT
 
 pytestmark = pytest.mark.vm
 
-OURS = Told("arp-request", MAC, ADDRESS)
+OURS = Announcement("arp-request", MAC, ADDRESS)
 CAP_DAC_OVERRIDE = 1 << 1
 CAP_NET_RAW = 1 << 13
 # The kernel has a module garp as well, for VLAN registration.
@@ -57,21 +57,19 @@ def show(system: Booted, name: str, unit: str = "garp-agent") -> str:
     return system.check("systemctl", "show", "--value", "-p", name, unit).strip()
 
 
-def announced(system: Booted, since: int) -> None:
+def announced(system: Booted) -> None:
     """Wait for an announcement; each is padded, so none is the kernel's."""
-    system.wires["net0"].wait_for(lambda told: OURS in told, "an announcement", since, BOOT)
-    ours = [frame for frame in system.wires["net0"].frames[since:] if frame.told == OURS]
-    assert all(frame.padded for frame in ours)
+    system.cables["net0"].wait_for_agent(OURS, timeout=BOOT)
+    assert OURS not in system.cables["net0"].announcements(padded=False)
 
 
 def hinted(system: Booted) -> None:
     """Hint through the port; the agent answers and announces."""
-    mark = system.wires["net0"].mark
-    host = system.hint()
-    host.send(b'\xff{"execute": "burst", "id": 7}\n')
-    assert json.loads(host.wait_for_line())["return"]["frames"] >= 1
-    system.hang_up()
-    announced(system, mark)
+    system.cables["net0"].clear()
+    with system.hint() as host:
+        host.send(b'\xff{"execute": "burst", "id": 7}\n')
+        assert host.next_reply()["return"]["frames"] >= 1
+    announced(system)
 
 
 def active(system: Booted, unit: str = "garp-agent", before: str = "") -> str:
@@ -108,19 +106,19 @@ def test_package_lives_under_systemd_and_leaves_nothing(
     upgrades(system, debs["garp-agent"])
     system.reboot()
     system = boot(name, hint_port=False)
-    announced(system, 0)
+    announced(system)
     active(system)
     takes_a_port_that_comes_later(system)
-    system.shell("DEBIAN_FRONTEND=noninteractive apt-get purge -y garp-agent", patience=BOOT)
+    system.shell("DEBIAN_FRONTEND=noninteractive apt-get purge -y garp-agent", timeout=BOOT)
     assert "garp" not in system.shell("cat /proc/[0-9]*/comm")
     assert system.shell(FIND_OURS) == ""
 
 
 def starts_when_installed(system: Booted, package: Path) -> None:
-    mark = system.wires["net0"].mark
-    system.shell(INSTALL.format(f"/payload/{package.name}"), patience=BOOT)
+    system.cables["net0"].clear()
+    system.shell(INSTALL.format(f"/payload/{package.name}"), timeout=BOOT)
     process = active(system)
-    announced(system, mark)
+    announced(system)
     status = unprivileged(system, process, CAP_NET_RAW)
     group = system.check("getent", "group", "garp").split(":")[2]
     assert group in status["Groups"].split()
@@ -171,10 +169,11 @@ def is_started_again(system: Booted) -> None:
 
 
 def upgrades(system: Booted, package: Path) -> None:
-    process, mark = show(system, "MainPID"), system.wires["net0"].mark
-    system.shell(INSTALL.format(f"/payload/{package.name}"), patience=BOOT)
+    process = show(system, "MainPID")
+    system.cables["net0"].clear()
+    system.shell(INSTALL.format(f"/payload/{package.name}"), timeout=BOOT)
     active(system, before=process)
-    announced(system, mark)
+    announced(system)
     assert system.read(CONFIG) == "interval: 2s\n"
     assert system.check("ls", "/etc/garp-agent") == "config.yaml\n"
 
@@ -182,11 +181,7 @@ def upgrades(system: Booted, package: Path) -> None:
 def takes_a_port_that_comes_later(system: Booted) -> None:
     """On a controller whose device number the running service may not open."""
     system.qmp("device_add", driver="virtio-serial-pci", id="late", bus="slot0")
-    path = {"type": "unix", "data": {"path": str(system.hint_path)}}
-    backend = {"type": "socket", "data": {"addr": path, "server": True, "wait": False}}
-    system.qmp("chardev-add", id="late-socket", backend=backend)
-    port = {"driver": "virtserialport", "id": "port0", "chardev": "late-socket"}
-    system.qmp("device_add", **port, name=HINT_PORT, bus="late.0")
+    system.plug_port(bus="late.0")
 
     def is_open() -> bool:
         done = system.run("garp-agent", "status", "--json")
@@ -204,7 +199,7 @@ def test_rc_local_starts_the_agent_without_systemd(boot: Callable[..., Booted], 
     }
     system = boot("booted-sysv", files=files)
     assert system.check("cat", "/proc/1/comm") == "init\n"
-    announced(system, 0)
+    announced(system)
     assert "running" in system.check("/usr/local/sbin/garp-start", "status")
     hinted(system)
 
@@ -224,7 +219,7 @@ def test_cloud_init_starts_the_agent_of_the_user_data(
     finished = ("test", "-e", "/var/lib/cloud/instance/boot-finished")
     system.wait_until(lambda: system.run(*finished).status == 0, "cloud-init ended", 2 * BOOT)
     active(system)
-    announced(system, 0)
+    announced(system)
     assert "/usr/local/sbin/garp-agent" in show(system, "ExecStart")
     assert system.read(CONFIG) == "interval: 5s\n"
     hinted(system)
@@ -259,7 +254,7 @@ def test_garp_hint_hints_guests_of_another_user(
 ) -> None:
     system = boot("booted-bookworm", debs["garp-hint"])
     guest = system.spawn("python3", "-c", LISTENER)
-    system.shell(INSTALL.format("/payload/garp-hint_*.deb"), patience=BOOT)
+    system.shell(INSTALL.format("/payload/garp-hint_*.deb"), timeout=BOOT)
     process = active(system, "garp-hint")
     unprivileged(system, process, CAP_DAC_OVERRIDE)
 

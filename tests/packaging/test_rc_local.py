@@ -19,7 +19,7 @@ from bench import lab as labs
 from bench.lab import GUEST_ADDRESS, GUEST_MAC, TinyLab
 from tests.netns.agent import until
 from tests.packaging.support import CONTRIB, ROOT, SYSTEM_PATH, need, run
-from tests.vm import images
+from tests.vm import cache, debian, images
 
 pytestmark = pytest.mark.netns
 
@@ -141,8 +141,8 @@ def habets(tmp_path_factory: pytest.TempPathFactory) -> str:
         pytest.skip(reason)
     place = tmp_path_factory.mktemp("habets")
     packages = ["arping", "libnet1", "libpcap0.8", "libdbus-1-3"]
-    with images.locked():
-        images.Archive("bookworm").unpack(packages, place, with_needs=False)
+    with cache.locked():
+        debian.Archive("bookworm").unpack(packages, place, with_dependencies=False)
     return f"LD_LIBRARY_PATH={place}/usr/lib/x86_64-linux-gnu exec {place}/usr/sbin/arping"
 
 

@@ -1,121 +1,128 @@
-"""The agent inside a guest: started as an operator would, and asked over its own socket."""
+"""The agent in a machine: started as an operator would, and asked over its own socket."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from tests.vm.inside import Inside
-from tests.vm.pump import PUMP
+from tests.vm.machine import Machine
+from tests.vm.receiver import HangError, wait_for
 
 CONTROL_SOCKET = "/run/garp-agent/control.sock"
-NEVER = "270s"  # the longest refresh interval: what a test sees sent has another cause
-FAR = 40.0  # seconds until a refresh that no test of such an agent lives to see
+LONGEST_INTERVAL = "270s"  # the longest refresh interval: frames have other causes, as a rule
+QUIET = 40.0  # seconds
+ASK = """
+from garp_agent.runtime import client
+try: result = client.ask(path, 'status')
+except client.ClientError as error: result = {'error': str(error)}
+"""
 
 
 class Effort(NamedTuple):
-    """What a process has cost so far."""
+    """What a process has cost so far (proc(5))."""
 
-    wakeups: int  # times that it went to sleep and was woken
-    ticks: int  # of CPU time, 10 ms each
+    wakeups: int  # voluntary context switches: how often it went to sleep
+    ticks: int  # CPU time in units of 10 ms
 
 
 class Agent:
-    """``garp-agent run`` in a guest, started when made."""
+    """``garp-agent run`` in a machine, which starts with the object."""
 
-    def __init__(
-        self, machine: Inside, *, interval: str = NEVER, options: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, machine: Machine, *, interval: str = LONGEST_INTERVAL) -> None:
         self.machine = machine
         self._command = [
             *("python3", "-m", "garp_agent", "run", "-v", "--interval", interval),
-            *("--control-socket", CONTROL_SOCKET, *options),
+            *("--control-socket", CONTROL_SOCKET),
         ]
-        self._never = interval == NEVER
         self.process = machine.spawn(*self._command)
 
-    def started(self) -> Agent:
-        """Itself, once its first bursts are over, those of tentative addresses among them."""
-        self.settled()
+    def __enter__(self) -> Agent:
+        """Wait for the end of the bursts that the agent starts with."""
+        try:
+            self.wait_until_settled()
+        except BaseException:
+            self.process.kill()
+            raise
         return self
 
-    def settled(self) -> dict[str, Any]:
-        """The status once no burst is under way, nor an address tentative."""
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def wait_until_settled(self) -> dict[str, Any]:
+        """Return the status once no burst is under way and no address is tentative."""
         return self.wait_until(
-            lambda status: status["links"] and not self._pending(status), "the end of its bursts"
+            lambda status: status["links"] and not _is_unsettled(status), "the end of its bursts"
         )
 
-    def ready(self) -> Agent:
-        """Itself, once its first bursts are over and, with NEVER, no refresh is near.
+    def wait_until_quiet(self) -> None:
+        """Wait for the end of its bursts; restart it until the first refresh is QUIET s away.
 
-        The phase of each link's first refresh is drawn at random: it may take another start,
-        and with many links too many of them.
+        The phase of the refresh is random: an agent with one link takes 1.2 starts on average.
         """
-        self.started()
-        while self._never and self._refresh_is_near():
+        while True:
+            (link,) = (each for each in self.wait_until_settled()["links"] if not each["skipped"])
+            if link["next_refresh"] > QUIET:
+                return
             self.stop()
             self.process = self.machine.spawn(*self._command)
-            self.started()
-        return self
-
-    def _refresh_is_near(self) -> bool:
-        refreshes = [link["next_refresh"] for link in self.status()["links"]]
-        return any(refresh is not None and refresh < FAR for refresh in refreshes)
-
-    def _pending(self, status: dict[str, Any]) -> bool:
-        """Whether rounds of a burst are still to come, or an address that will start one."""
-        links = [link for link in status["links"] if link["skipped"] is None]
-        addresses = [address for link in links for address in link["addresses"]]
-        return any(link["last_burst"] and not link["last_burst"]["over"] for link in links) or any(
-            address["skipped"] == "tentative" for address in addresses
-        )
 
     def status(self) -> dict[str, Any]:
-        """What ``garp-agent status`` reads."""
-        source = (
-            "from garp_agent import client\n"
-            "try: result = client.ask(path, 'status')\n"
-            "except client.ClientError as error: result = {'error': str(error)}"
-        )
-        status: dict[str, Any] = self.machine.python(source, path=CONTROL_SOCKET)
+        """What ``garp-agent status`` reads; ``error`` if the agent does not answer."""
+        status: dict[str, Any] = self.machine.python(ASK, path=CONTROL_SOCKET)
         return status
 
-    def wait_until(self, condition: Any, what: str) -> dict[str, Any]:
-        """The status once it satisfies a condition."""
+    def link(self, interface: str) -> dict[str, Any]:
+        """The status of one link."""
+        links = self.status()["links"]
+        found: dict[str, Any] = next(link for link in links if link["interface"] == interface)
+        return found
 
-        def satisfied() -> dict[str, Any] | None:
+    def sent(self, cause: str) -> int:
+        """How many frames it has sent for this cause."""
+        frames: int = self.status()["frames"]["by_cause"].get(cause, 0)
+        return frames
+
+    def wait_until(
+        self, condition: Callable[[dict[str, Any]], object], what: str
+    ) -> dict[str, Any]:
+        """Return the status once it satisfies a condition."""
+
+        def satisfied() -> dict[str, Any]:
             status = self.status()
             if "error" in status:
                 assert self.process.running, f"the agent ended: {self.process.output}"
-                return None
-            return status if condition(status) else None
+                return {}
+            return status if condition(status) else {}
 
         try:
-            found = PUMP.wait_for(satisfied, what, step=0.1)
-        except AssertionError as error:
-            raise AssertionError(f"{error}\n{self.status()}\n{self.process.output}") from None
-        assert found is not None
-        return found
+            return wait_for(satisfied, what, step=0.1)
+        except HangError as error:
+            raise HangError(f"{error}\n{self.status()}\n{self.process.output}") from None
 
     def wait_for_port(self, state: str) -> dict[str, Any]:
-        """The status once the hint port is in that state."""
+        """Return the status once the hint port is in this state."""
         return self.wait_until(
             lambda status: status["hint_port"]["state"] == state, f"the hint port {state}"
         )
 
     def effort(self) -> Effort:
-        """What it has cost so far, by the kernel's books."""
+        """What the agent has cost so far."""
         folder = f"/proc/{self.process.pid}"
         fields = self.machine.read(f"{folder}/stat").rpartition(")")[2].split()
-        lines = dict(
-            line.split(":\t", 1)
-            for line in self.machine.read(f"{folder}/status").splitlines()
-            if ":\t" in line
-        )
-        return Effort(int(lines["voluntary_ctxt_switches"]), int(fields[11]) + int(fields[12]))
+        lines = self.machine.read(f"{folder}/status").splitlines()
+        (wakeups,) = (line.split()[1] for line in lines if line.startswith("voluntary_ctxt"))
+        return Effort(int(wakeups), int(fields[11]) + int(fields[12]))
 
     def stop(self) -> None:
-        """Ends it as an operator would."""
+        """End it as an operator would."""
         if self.process.running:
             self.process.signal(15)
             assert self.process.wait() == 0, self.process.output
+
+
+def _is_unsettled(status: dict[str, Any]) -> bool:
+    links = [link for link in status["links"] if link["skipped"] is None]
+    addresses = [address for link in links for address in link["addresses"]]
+    return any(link["last_burst"] and not link["last_burst"]["over"] for link in links) or any(
+        address["skipped"] == "tentative" for address in addresses
+    )

@@ -1,23 +1,32 @@
-"""Guests for the tests: booted once where tests can share them, ended whatever happens."""
+"""Fixtures for the tests with virtual machines; why they are skipped, if they are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+import os
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.vm import images, machine
-from tests.vm.machine import Card, Machine
+from tests.vm import debian, images, machine
+from tests.vm.frames import Announcement
+from tests.vm.qemu import Card, QemuMachine
 
 HERE = Path(__file__).parent
-MAC = "52:54:00:00:00:01"
+MAC, ADDRESS = "52:54:00:00:00:01", "192.0.2.1"
 CARD = Card("net0", MAC)
+ANNOUNCED = Announcement("arp-request", MAC, ADDRESS)
+# IPv6 off, so that the address is the only one.
+ONE_ADDRESS = f"""
+echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6
+ip addr add {ADDRESS}/24 dev eth0
+ip link set eth0 up
+"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the tests of this folder, and skips them where no guest can be run."""
+    """Mark the tests of this folder; skip them where no guest can run."""
     reason = images.missing_tool()
     for item in items:
         if HERE in item.path.parents:
@@ -28,50 +37,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
-    """Shows the consoles of the running guests with a failure."""
+    """Show the consoles of the running machines with a failure."""
     outcome = yield
     report = outcome.get_result()
     if report.failed and HERE in item.path.parents:
-        for guest in machine.LIVE:
-            report.sections.append((f"console of {guest.name}", guest.console))
+        for running in machine.RUNNING:
+            report.sections.append((f"console of {running.name}", running.console))
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _images_and_end() -> Iterator[None]:
-    """Skips where no image can be built (no network, say); ends what a test left running."""
+def _images() -> None:
+    """Skip where no image can be built, for example without a network."""
     try:
-        images.boot_archives()
-    except images.ImageError as error:
+        images.write_initramfs(Path(os.devnull))
+    except debian.ImageError as error:
         pytest.skip(f"no image can be built: {error}")
-    yield
-    machine.stop_all()
 
 
-@pytest.fixture(autouse=True)
-def _hung_up() -> Iterator[None]:
-    """No test leaves a host connected: the next one's would wait behind it."""
-    yield
-    for guest in machine.LIVE:
-        guest.hang_up()
-
-
-@pytest.fixture
-def boot() -> Iterator[Callable[..., Machine]]:
-    """Boots guests of a test's own, with :class:`Machine`'s arguments."""
-    booted: list[Machine] = []
-
-    def boot_one(**arguments: object) -> Machine:
-        guest = Machine(**{"cards": [CARD], **arguments})  # type: ignore[arg-type]
-        booted.append(guest)
-        return guest
-
-    yield boot_one
-    for guest in booted:
-        guest.stop()
-
-
-@pytest.fixture(scope="module")
-def guest() -> Iterator[Machine]:
-    """One guest for all the tests of a module: a card ``net0`` and a hint port."""
-    with Machine(cards=[CARD]) as booted:
+@pytest.fixture(scope="session")
+def guest() -> Iterator[QemuMachine]:
+    """One guest for many tests: a hint port, and a card with ADDRESS only."""
+    with QemuMachine(cards=[CARD]) as booted:
+        booted.shell(ONE_ADDRESS)
         yield booted

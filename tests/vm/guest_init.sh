@@ -1,10 +1,10 @@
 #!/bin/sh
-# The first process of a test guest: what a program needs to run, the drivers of the
-# ports and NICs, and then the server that runs the test's commands.
+# The first process of a test machine: mounts, drivers, then the control server.
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 mount -t devtmpfs devtmpfs /dev
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
+exec </dev/console >/dev/console 2>&1
 while read -r module; do
     insmod "/modules/$module.ko" || echo "init: $module failed"
 done </modules/boot-order

@@ -1,7 +1,7 @@
-"""Inside the hypervisor: a guest's hint port as a Unix socket, as QEMU itself offers it.
+"""Offers a virtio port as a Unix socket: in the hypervisor, the guest's hint port and monitor.
 
-``guest_relay.py PORT-NAME SOCKET``: one client at a time, others wait in the backlog;
-bytes go both ways as they come.  Unlike QEMU it cannot hang up on the guest.
+``guest_relay.py PORT-NAME SOCKET``. One client at a time, others wait in the backlog, as
+with QEMU's own sockets. It cannot close the guest's end when a client leaves.
 """
 
 from __future__ import annotations
@@ -14,15 +14,8 @@ import sys
 import guest_control  # type: ignore[import-not-found]  # beside it in the guest
 
 
-def serve(port: int, listener: socket.socket) -> None:
-    """One client after the other."""
-    while True:
-        client, _ = listener.accept()
-        with client:
-            _relay(port, client)
-
-
-def _relay(port: int, client: socket.socket) -> None:
+def relay(port: int, client: socket.socket) -> None:
+    """Copy bytes both ways until the client closes its end."""
     poller = select.poll()
     poller.register(port, select.POLLIN)
     poller.register(client, select.POLLIN)
@@ -36,15 +29,14 @@ def _relay(port: int, client: socket.socket) -> None:
                 return
 
 
-def main() -> None:
-    """Serves the port named by the first argument at the path in the second."""
+if __name__ == "__main__":
     name, path = sys.argv[1:]
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen()
-        serve(guest_control.open_port(name), listener)
-
-
-if __name__ == "__main__":
-    main()
+        opened = guest_control.open_port(name)
+        while True:
+            accepted, _ = listener.accept()
+            with accepted:
+                relay(opened, accepted)

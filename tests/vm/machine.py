@@ -1,332 +1,207 @@
-"""A guest under QEMU: its life, its ports and its cards.
+"""Commands in a running machine, whatever started it: QEMU (qemu.py) or libvirt (libvirt.py).
 
-Software emulation throughout, so that any machine can run it.  A guest that does not
-answer is a failure which carries its console; whatever happens its process ends and its
-folder goes.  The cards are datagram sockets of this process: no frame ever reaches a
-network of the machine.
+``guest_control.py`` executes them; it is process 1 of the test images. Every call waits until
+the machine answers, so that the first one also waits for the boot.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import os
+import json
 import shlex
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from tests.vm import clock, images
-from tests.vm.inside import GuestError, Inside
-from tests.vm.lines import LineSocket, Monitor
-from tests.vm.pump import PATIENCE, PUMP, TookTooLongError
-from tests.vm.wire import Wire
+from tests.vm.receiver import HANG_TIMEOUT, HangError, wait_for
+from tests.vm.sockets import LineSocket
 
-HINT_PORT = "org.garp_agent.0"
-CONTROL_PORT = "test.control"
-KERNEL_COMMAND_LINE = (
-    "console=ttyS0 panic=-1 quiet nokaslr mitigations=off tsc=reliable no_timer_check "
-    "rcupdate.rcu_expedited=1 random.trust_cpu=on cryptomgr.notests 8250.nr_uarts=1 "
-    "rootfstype=ramfs"
-)
-# rdrand: else Python waits for entropy.  No cx16: Linux 6.12 crashes on QEMU 7.2's cmpxchg16b.
-CPU = "qemu64,+rdrand,-cx16"
-DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")  # whatever becomes of this process
-CONSOLE_TAIL = 4000  # characters shown with a failure
-PAIR = "pair"  # a card's backend: a cable for another machine, see Machine.far_backend
+T = TypeVar("T")
+M = TypeVar("M", bound="Machine")
 
 
-class Card(NamedTuple):
-    """A network card to build in."""
+class Completed(NamedTuple):
+    """How a command in a machine ended."""
 
-    name: str
-    mac: str
-    model: str = "virtio-net-pci"
-    backend: str = ""  # a -netdev without its id, or PAIR; "" for a wire to the test
+    status: int
+    stdout: str
+    stderr: str
 
 
-class Machine(Inside):
-    """One guest, started when made."""
+class MachineError(AssertionError):
+    """A command in a machine failed, or the machine does not answer."""
 
-    def __init__(
-        self,
-        name: str = "guest",
-        *,
-        cards: Sequence[Card] = (),
-        hint_port: bool = True,
-        kernel: str = images.DEFAULT_KERNEL,
-        extras: bool = False,
-        memory: int = 224,
-        arguments: Sequence[str] = (),
-        inherit: Sequence[int] = (),
-        restore_from: Path | None = None,
-    ) -> None:
-        super().__init__(name)
-        self.folder = Path(tempfile.mkdtemp(prefix="garp-vm-"))
-        self.hint_path = self.folder / "hint"
-        self.wires: dict[str, Wire] = {}
-        self._kernel = images.kernel(kernel)
-        self._monitor: Monitor | None = None
-        self._inserted: set[str] = set()
-        self._hosts: list[LineSocket] = []
-        self._log = (self.folder / "qemu.log").open("wb")
-        command = [
-            *self._basic_arguments(kernel, extras, memory),
-            *self._port_arguments(hint_port),
-            *itertools.chain.from_iterable(map(self._card_arguments, cards)),
-            *arguments,
-        ]
-        if restore_from is not None:
-            command += ["-incoming", f"exec:cat {shlex.quote(str(restore_from))}"]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=self._log,
-            pass_fds=inherit,
-        )
-        LIVE.append(self)
 
-    # -- life ---------------------------------------------------------------------------
+class Machine(ABC):
+    """A machine that runs ``guest_control.py``."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._control: LineSocket | None = None
+        self._numbers = itertools.count(1)
+        RUNNING.append(self)
 
     @property
-    def qmp(self) -> Monitor:
-        """The monitor, connected at first use."""
-        if self._monitor is None:
-            self._monitor = self.connected(lambda: Monitor(self.folder / "qmp"))
-        return self._monitor
-
-    @property
+    @abstractmethod
     def control_path(self) -> Path:
-        """The socket of the control port."""
-        return self.folder / "control"
+        """The Unix socket of the control port."""
 
     @property
+    @abstractmethod
     def console(self) -> str:
-        """What the guest's console and QEMU said."""
-        texts = []
-        for name in ("console", "qemu.log"):
-            path = self.folder / name
-            if path.exists():
-                texts.append(path.read_text(errors="replace")[-CONSOLE_TAIL:])
-        return "\n".join(filter(None, texts))
+        """What the machine printed on its console."""
 
     @property
+    @abstractmethod
     def alive(self) -> bool:
-        """Whether QEMU still runs."""
-        return self._process.poll() is None
+        """Whether the process that emulates the machine runs."""
 
-    def ready(self) -> Machine:
-        """Itself, once the guest runs commands."""
-        self.python("result = 1", patience=PATIENCE)
+    def __enter__(self: M) -> M:
         return self
-
-    def stop(self) -> None:
-        """Ends the machine, by its process number if it does not want to."""
-        self.hang_up()
-        self.let_go()
-        if self._monitor is not None:
-            self._monitor.close()
-        self._process.terminate()
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        for wire in self.wires.values():
-            wire.close()
-        self._log.close()
-        if self in LIVE:
-            LIVE.remove(self)
-        if not os.environ.get("GARP_VM_KEEP"):
-            shutil.rmtree(self.folder, ignore_errors=True)
-
-    def __enter__(self) -> Machine:
-        return self.ready()
 
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def save(self, to: Path) -> None:
-        """Stops the guest and writes its whole state, for ``restore_from``."""
-        self.qmp("stop")
-        self.qmp("migrate-set-parameters", **{"max-bandwidth": 1 << 40})
-        self.qmp("migrate", uri=f"exec:cat > {shlex.quote(str(to))}")
-        PUMP.wait_for(lambda: self._migration_status() != "active", "the saved state")
-        if self._migration_status() != "completed":
-            raise GuestError(f"migration: {self._migration_status()}")
+    def stop(self) -> None:
+        """End the machine."""
+        self.disconnect()
+        if self in RUNNING:
+            RUNNING.remove(self)
 
-    def resume(self) -> Machine:
-        """Itself, running, after ``restore_from``."""
-        PUMP.wait_for(
-            lambda: self.qmp("query-status")["status"] not in ("inmigrate", "prelaunch"),
-            "the restored state",
-        )
-        self.qmp("cont")
-        return self
+    def disconnect(self) -> None:
+        """Close the control connection; the next command opens another."""
+        if self._control is not None:
+            self._control.close()
+            self._control = None
 
-    def _migration_status(self) -> str:
-        status: str = self.qmp("query-migrate").get("status", "none")
-        return "active" if status in ("none", "setup") else status
+    def run(self, *command: str, stdin: str = "", timeout: float = HANG_TIMEOUT) -> Completed:
+        """Run a command to its end, whatever its status."""
+        return Completed(*self.call("run", timeout, command=list(command), stdin=stdin))
 
-    def insert(self, *modules: str) -> None:
-        """Kernel modules with what they need; bonding and dummy make no devices of their own."""
-        parameters = {"bonding": " max_bonds=0", "dummy": " numdummies=0"}
-        wanted = [
-            module
-            for module in self._kernel.in_order(modules)
-            if module not in self._inserted and module not in self._kernel.in_order(AT_BOOT)
-        ]
-        lines = [f"insmod /modules/{module}.ko{parameters.get(module, '')}" for module in wanted]
-        self.shell("\n".join(lines))
-        self._inserted.update(wanted)
+    def check(self, *command: str, stdin: str = "", timeout: float = HANG_TIMEOUT) -> str:
+        """Return what a command prints. Raises MachineError if it fails."""
+        done = self.run(*command, stdin=stdin, timeout=timeout)
+        if done.status:
+            raise MachineError(f"{self.name}: {shlex.join(command)}: {done}")
+        return done.stdout
 
-    # -- hardware -----------------------------------------------------------------------
+    def shell(self, script: str, timeout: float = HANG_TIMEOUT) -> str:
+        """Return what a shell script prints. Raises MachineError if a command in it fails."""
+        return self.check("sh", "-ec", script, timeout=timeout)
 
-    def hint(self) -> LineSocket:
-        """A host that connects to the hint port; hung up at the test's end, if not before."""
-        self._hosts.append(LineSocket(self.hint_path))
-        return self._hosts[-1]
+    def ip(self, batch: str) -> None:
+        """Run several lines of ``ip -batch``."""
+        self.check("ip", "-batch", "-", stdin=batch)
 
-    def try_hint(self) -> LineSocket | None:
-        """The same, or nothing while QEMU is not there yet."""
-        with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
-            return self.hint()
-        return None
+    def python(self, source: str, **arguments: object) -> Any:
+        """Execute source in the control server; return what it left in ``result``.
 
-    def hang_up(self) -> None:
-        """Closes what :meth:`hint` has opened."""
-        while self._hosts:
-            self._hosts.pop().close()
+        Names that it defines last until the machine ends.
+        """
+        return self.call("python", source=source, arguments=arguments)
 
-    def set_link(self, card: str, up: bool) -> None:
-        """Plugs a card's cable in or out."""
-        self.qmp("set_link", name=card, up=up)
+    def spawn(self, *command: str) -> Process:
+        """Start a command in the background."""
+        output = f"/tmp/output-{next(self._numbers)}"
+        return Process(self, self.call("spawn", command=list(command), output=output), output)
 
-    def plug_port(self, identifier: str = "port0", name: str = HINT_PORT) -> None:
-        """A hint port, while the guest runs."""
-        path = {"type": "unix", "data": {"path": str(self.hint_path)}}
-        backend = {"type": "socket", "data": {"addr": path, "server": True, "wait": False}}
-        self.qmp("chardev-add", id=f"{identifier}-socket", backend=backend)
-        self.qmp(
-            "device_add",
-            driver="virtserialport",
-            id=identifier,
-            chardev=f"{identifier}-socket",
-            name=name,
-            bus="ports.0",
-        )
+    def read(self, path: str) -> str:
+        """Return a file's text."""
+        source = "with open(path, errors='replace') as file: result = file.read()"
+        text: str = self.python(source, path=path)
+        return text
 
-    def unplug_port(self, identifier: str = "port0") -> None:
-        """Takes the hint port away."""
-        self._unplug(identifier)
-        self.qmp("chardev-remove", id=f"{identifier}-socket")
+    def write(self, path: str, text: str) -> None:
+        """Write a file."""
+        self.python("with open(path, 'w') as file: file.write(text)", path=path, text=text)
 
-    def plug_card(self, card: Card, slot: str = "slot0") -> Wire:
-        """A network card, while the guest runs; into a free slot."""
-        wire = self.wires[card.name] = Wire(self.folder, card.name)
-        local = {"type": "unix", "path": str(wire.guest_end)}
-        remote = {"type": "unix", "path": str(wire.far_end)}
-        self.qmp("netdev_add", type="dgram", id=f"{card.name}-net", local=local, remote=remote)
-        self.qmp(
-            "device_add",
-            driver=card.model,
-            id=card.name,
-            netdev=f"{card.name}-net",
-            mac=card.mac,
-            bus=slot,
-        )
-        return wire
+    def call(self, operation: str, timeout: float = HANG_TIMEOUT, **arguments: object) -> Any:
+        """Execute an operation of the control server and return its result."""
+        control = self._control = self._control or self.connect(self.control_path)
+        number = next(self._numbers)
+        request = {"id": number, "operation": operation, "arguments": arguments}
+        try:
+            control.send(b"\n")  # ends a line that an earlier connection left incomplete
+            control.send_json(request)
+            reply = self.wait_until(
+                lambda: self._reply(control, number), f"{self.name}: {operation}", timeout
+            )
+        except BrokenPipeError as error:
+            raise self._failure(error) from None
+        if "error" in reply:
+            raise MachineError(f"{self.name}: {operation} {arguments}: {reply['error']}")
+        return reply["result"]
 
-    def unplug_card(self, name: str) -> None:
-        """Takes a card away."""
-        self._unplug(name)
-        self.qmp("netdev_del", id=f"{name}-net")
-        self.wires.pop(name).close()
+    def connect(self, path: Path) -> LineSocket:
+        """Connect to one of the machine's sockets, as soon as something listens there."""
+        return self.wait_until(lambda: _try_to_connect(path), f"{self.name}: {path.name}")
 
-    def _unplug(self, identifier: str) -> None:
-        before = len(self.qmp.events("DEVICE_DELETED"))
-        self.qmp("device_del", id=identifier)
+    def wait_until(self, condition: Callable[[], T], what: str, timeout: float = HANG_TIMEOUT) -> T:
+        """Return the first true value of ``condition``; on failure show the console."""
 
-        def gone() -> bool:
-            events = self.qmp.events("DEVICE_DELETED")[before:]
-            return any(event.get("device") == identifier for event in events)
+        def condition_or_end() -> T:
+            if not self.alive:
+                raise HangError(f"{what}: the machine ended")
+            return condition()
 
         try:
-            PUMP.wait_for(gone, f"{identifier} unplugged")
-        except TookTooLongError as error:
-            raise self.failure(error) from None
+            return wait_for(condition_or_end, what, timeout, step=0.05)
+        except HangError as error:
+            raise self._failure(error) from None
 
-    def _basic_arguments(self, kernel: str, extras: bool, memory: int) -> list[str]:
-        archives = [*images.boot_archives(kernel), *([images.extras_archive()] if extras else [])]
-        initrd = self.folder / "initrd"
-        with initrd.open("wb") as whole:
-            for archive in archives:
-                whole.write(archive.read_bytes())
-        return [
-            *DIES_WITH_US,
-            *("qemu-system-x86_64", "-name", self.name, "-nographic", "-nodefaults"),
-            *("-no-user-config", "-no-reboot", "-M", "q35", "-accel", "tcg"),
-            *("-cpu", CPU, "-m", str(memory)),
-            *("-kernel", str(self._kernel.image), "-initrd", str(initrd)),
-            *("-append", kernel_command_line(), "-serial", f"file:{self.folder / 'console'}"),
-            *("-qmp", f"unix:{self.folder / 'qmp'},server=on,wait=off"),
-            *("-device", "pcie-root-port,id=slot0,chassis=1,slot=1"),
-        ]
+    def _failure(self, error: Exception) -> MachineError:
+        return MachineError(f"{error}\n--- console of {self.name} ---\n{self.console}")
 
-    def _port_arguments(self, hint_port: bool) -> list[str]:
-        arguments = [
-            *("-device", "virtio-serial-pci,id=ports"),
-            *self._socket_port("control", CONTROL_PORT, self.control_path),
-        ]
-        if hint_port:
-            arguments += self._socket_port("port0", HINT_PORT, self.hint_path)
-        return arguments
-
-    def _socket_port(self, identifier: str, name: str, path: Path) -> list[str]:
-        chardev = f"{identifier}-socket"
-        return [
-            *("-chardev", f"socket,path={path},server=on,wait=off,id={chardev}"),
-            "-device",
-            f"virtserialport,chardev={chardev},name={name},bus=ports.0,id={identifier}",
-        ]
-
-    def _card_arguments(self, card: Card) -> list[str]:
-        backend = card.backend
-        if not backend:
-            self.wires[card.name] = Wire(self.folder, card.name)
-        if backend in ("", PAIR):
-            backend = self._cable(card.name, local="guest", remote="far")
-        properties = f"{card.model},id={card.name},netdev={card.name}-net,mac={card.mac},romfile="
-        return ["-netdev", f"{backend},id={card.name}-net", "-device", properties]
-
-    def far_backend(self, card: str) -> str:
-        """The backend by which another machine's card is joined to this PAIR card."""
-        return self._cable(card, local="far", remote="guest")
-
-    def _cable(self, card: str, local: str, remote: str) -> str:
-        ends = {"local": local, "remote": remote}
-        parts = [
-            f"{side}.type=unix,{side}.path={self.folder / card}.{end}" for side, end in ends.items()
-        ]
-        return ",".join(["dgram", *parts])
+    @staticmethod
+    def _reply(control: LineSocket, number: int) -> Any:
+        replies = map(json.loads, control.take_lines())
+        # Replies of other numbers came too late: those calls have failed.
+        return next((reply for reply in replies if reply["id"] == number), None)
 
 
-def kernel_command_line() -> str:
-    """What the guest's kernel is told."""
-    rate = clock.counter_khz()
-    return KERNEL_COMMAND_LINE + (f" tsc_early_khz={rate}" if rate else "")
+RUNNING: list[Machine] = []
 
 
-AT_BOOT = images.BOOT_MODULES
-LIVE: list[Machine] = []
+def _try_to_connect(path: Path) -> Any:
+    try:
+        return LineSocket(path)
+    except (FileNotFoundError, ConnectionRefusedError):
+        return None
 
 
-def stop_all() -> None:
-    """Ends whatever a test left running."""
-    for machine in list(LIVE):
-        with contextlib.suppress(OSError):
-            machine.stop()
+class Process:
+    """A background process in a machine."""
+
+    def __init__(self, machine: Machine, pid: int, output: str) -> None:
+        self.machine = machine
+        self.pid = pid
+        self._output = output
+
+    @property
+    def output(self) -> str:
+        """What it has printed so far."""
+        return self.machine.read(self._output)
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+        return bool(self._python("result = process.poll() is None"))
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        self._python(f"process.send_signal({number})")
+
+    def wait(self) -> int:
+        """Return its exit status once it has ended."""
+        status: int = self._python(f"result = process.wait({HANG_TIMEOUT})")
+        return status
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self.running:
+            self.signal(9)
+            self.wait()
+
+    def _python(self, source: str) -> Any:
+        return self.machine.python(f"process = processes[{self.pid}]\n{source}")

@@ -2,80 +2,65 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.vm.agent import Agent
-from tests.vm.conftest import MAC
-from tests.vm.machine import Machine
-from tests.vm.pump import PUMP
-from tests.vm.test_hint_port import ADDRESS, AWAY, CONNECTED, ONE_ROUND, ask, assert_idle
-from tests.vm.wire import Frame, Told
+from tests.vm.conftest import ANNOUNCED, CARD, ONE_ADDRESS
+from tests.vm.qemu import QemuMachine
+from tests.vm.test_hint_port import AWAY, CONNECTED, ONE_ROUND, assert_idle, send_half_a_request
 
 
-def move(source: Machine, boot: Callable[..., Machine], state: Path) -> Machine:
-    """The guest in another QEMU, not running yet; the source is gone."""
-    source.save(state)
-    source.stop()
-    return boot(name="destination", restore_from=state)
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Agent]:
+    """The state of a guest whose agent holds a lease and has read half a request."""
+    state = tmp_path_factory.mktemp("saved") / "state"
+    with QemuMachine("source", cards=[CARD]) as source:
+        source.shell(ONE_ADDRESS)
+        agent = Agent(source)
+        agent.wait_until_quiet()
+        with source.hint() as host:
+            lease = {"execute": "lease", "arguments": {"seconds": 600}}
+            assert host.ask(lease)["seconds"] == 600
+            send_half_a_request(host, agent)
+            source.save(state)
+    return state, agent
 
 
-def start(boot: Callable[..., Machine]) -> tuple[Machine, Agent]:
-    """A guest with one address, and the agent in it."""
-    guest = boot(name="source").ready()
-    guest.shell("echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6")
-    guest.ip(f"addr add {ADDRESS}/24 dev eth0\nlink set eth0 up")
-    return guest, Agent(guest).ready()
+@pytest.fixture
+def destination(saved: tuple[Path, Agent]) -> Iterator[QemuMachine]:
+    """The guest in another QEMU, not resumed yet."""
+    state, agent = saved
+    with QemuMachine("destination", cards=[CARD], restore_from=state) as guest:
+        agent.machine = agent.process.machine = guest
+        yield guest
 
 
-def settled(agent: Agent, guest: Machine) -> Agent:
-    """The same agent, to be asked in the machine that the guest is in now."""
-    agent.process.machine = agent.machine = guest
-    return agent
-
-
-def is_the_agents(frame: Frame) -> bool:
-    """Whether the agent sent it, and not the kernel, which does not pad."""
-    return frame.told == Told("arp-request", MAC, ADDRESS) and frame.padded
-
-
-def test_a_move_in_mid_line(boot: Callable[..., Machine], tmp_path: Path) -> None:
-    source, agent = start(boot)
-    host = source.hint()
-    lease = {"execute": "lease", "arguments": {"seconds": 600}}
-    assert ask(host, lease)["seconds"] == 600
-    before = agent.effort().wakeups
-    host.send(b'{"execute": "burst", "argu')
-    PUMP.wait_for(lambda: agent.effort().wakeups > before, "half a line read", step=0.02)
-
-    guest = move(source, boot, tmp_path / "state").resume()
-    wire = guest.wires["net0"]
-    PUMP.wait_for(lambda: any(map(is_the_agents, wire.frames)), "the agent's announcement")
-    agent = settled(agent, guest)
+def test_move_in_mid_line_ends_the_lease_and_is_announced(
+    saved: tuple[Path, Agent], destination: QemuMachine
+) -> None:
+    _, agent = saved
+    destination.resume()
+    destination.cables["net0"].wait_for_agent(ANNOUNCED)
     status = agent.wait_for_port(AWAY)
-    assert status["lease"] is None  # the promise was another host's
+    assert status["lease"] is None  # it was another host's promise
     assert status["frames"]["by_cause"]["notify-peers"] >= 1
-    again = guest.hint()
-    assert ask(again, ONE_ROUND)["frames"] >= 1
+    with destination.hint() as host:
+        assert host.ask(ONE_ROUND)["frames"] >= 1
     assert agent.status()["hint_port"]["errors"] == 0
-    again.close()
     assert_idle(agent)
 
 
-def test_a_move_to_a_host_that_talks_at_once(boot: Callable[..., Machine], tmp_path: Path) -> None:
-    """The guest may see no boundary between the two hosts: 0xFF is one."""
-    source, agent = start(boot)
-    before = agent.effort().wakeups
-    source.hint().send(b'{"execute": "burst", "argu')
-    PUMP.wait_for(lambda: agent.effort().wakeups > before, "half a line read", step=0.02)
-
-    guest = move(source, boot, tmp_path / "state")
-    host = PUMP.wait_for(guest.try_hint, "the destination's port", step=0.02)
-    assert host
-    host.send(b"\xff" + json.dumps(ONE_ROUND).encode() + b"\n")
-    guest.resume()
-    reply = json.loads(host.wait_for_line())
-    assert reply["return"]["frames"] >= 1
-    status = settled(agent, guest).wait_for_port(CONNECTED)
-    assert status["hint_port"]["errors"] == 0
+def test_move_to_a_host_that_sends_at_once_keeps_the_hosts_apart(
+    saved: tuple[Path, Agent], destination: QemuMachine
+) -> None:
+    """The guest may see no boundary between the two hosts; the byte 0xFF is one."""
+    _, agent = saved
+    with destination.hint() as host:
+        host.send(b"\xff")
+        host.send_json(ONE_ROUND)
+        destination.resume()
+        assert host.next_reply()["return"]["frames"] >= 1
+        assert agent.wait_for_port(CONNECTED)["hint_port"]["errors"] == 0

@@ -1,0 +1,244 @@
+"""A hypervisor with a real bond, and a guest behind it: two machines and a fabric.
+
+The hypervisor has an uplink to each switch of a :class:`~tests.vm.fabric.Fabric`. Both are
+in an active-backup bond, and the bond is in a bridge with the guest's card. The guest's hint
+port appears in the hypervisor as a Unix socket at the path where libvirt would put it.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+from tests.vm.fabric import OUTSIDE_ADDRESS, OUTSIDE_MAC, Fabric
+from tests.vm.frames import Announcement, mac_text
+from tests.vm.machine import Machine
+from tests.vm.qemu import PAIR, Card, QemuMachine
+from tests.vm.receiver import wait_for
+
+GUEST_MAC = "52:54:00:00:00:01"
+GUEST_ADDRESS = "192.0.2.1"
+GARP_HINT = ("python3", "-m", "garp_agent.hypervisor")
+MONITOR = "/run/qemu/guest.qmp"
+GUEST_AGENT_PORT = "org.qemu.guest_agent.0"
+GUEST_AGENT_RELAY = "relay.guest-agent"  # the hypervisor's port to the guest's qemu-ga
+RELAYED = {  # the hypervisor's port, and the socket that offers it there
+    "relay.hint": "/run/libvirt/qemu/channel/1-guest/org.garp_agent.0",
+    "relay.monitor": MONITOR,
+}
+
+# The guest's router solicitations would teach the switches by chance.
+NO_IPV6 = "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6"
+BOND = """
+link add bond0 type bond mode active-backup miimon {miimon}
+link add br0 up type bridge stp_state 0 forward_delay 0 mcast_snooping 0
+link set eth0 master bond0
+link set eth1 master bond0
+link set bond0 master br0 up
+link set eth2 master br0 up
+"""
+GUEST = f"""
+addr add {GUEST_ADDRESS}/24 dev eth0
+link set eth0 up
+neigh add {OUTSIDE_ADDRESS} lladdr {mac_text(OUTSIDE_MAC)} dev eth0 nud permanent
+"""
+RARP = f"""
+import socket
+raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+raw.bind(("eth0", 0))
+mac = bytes.fromhex("{GUEST_MAC.replace(":", "")}")
+frame = bytes([255] * 6) + mac + bytes.fromhex("8035 0001 0800 06 04 0003")
+frame += mac + bytes(4) + mac + bytes(4 + 18)
+"""
+
+
+class Uplink(NamedTuple):
+    """One uplink of the bond, as QEMU and as the hypervisor's kernel name it."""
+
+    card: str
+    interface: str
+
+
+UPLINKS = {"a": Uplink("upa", "eth0"), "b": Uplink("upb", "eth1")}
+
+
+class Testbed:
+    """Fabric, hypervisor and guest. ``extras`` puts qemu-ga into the guest."""
+
+    __test__ = False  # not a class of tests
+
+    def __init__(self, *, miimon: int = 10, extras: bool = False) -> None:
+        self._latest = 0
+        self._resources = ExitStack()
+        with ExitStack() as stack:
+            self.fabric = Fabric()
+            stack.callback(self.fabric.close)
+            self._folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="garp-vm-"))
+            self._guest_agent = f"{self._folder}/guest-agent"
+            self.guest = stack.enter_context(self._start_guest(extras))
+            self.hypervisor = stack.enter_context(self._start_hypervisor())
+            self._configure(miimon)
+            self._resources = stack.pop_all()
+
+    def __enter__(self) -> Testbed:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._resources.close()
+
+    # -- the bond -------------------------------------------------------------------------
+
+    @property
+    def active(self) -> str:
+        """The uplink that the bond uses: "a" or "b"."""
+        name = self.hypervisor.read("/sys/class/net/bond0/bonding/active_slave").strip()
+        return next(key for key, uplink in UPLINKS.items() if uplink.interface == name)
+
+    def cut(self, uplink: str) -> None:
+        """Cut an uplink's cable: at the bond, then at the switch."""
+        self.hypervisor.set_link(UPLINKS[uplink].card, up=False)
+        self.fabric.plug(uplink, into_switch=False)
+
+    def mend(self, uplink: str) -> None:
+        """Connect an uplink's cable; wait until the bond may use it."""
+        self.fabric.plug(uplink, into_switch=True)
+        self.hypervisor.set_link(UPLINKS[uplink].card, up=True)
+        path = f"/sys/class/net/{UPLINKS[uplink].interface}/bonding_slave/mii_status"
+        wait_for(lambda: self.hypervisor.read(path) == "up\n", f"uplink {uplink}", step=0.02)
+
+    def fail_over(self) -> str:
+        """Cut the active uplink; return the one that the bond has switched to."""
+        before = self.active
+        self.cut(before)
+        wait_for(lambda: self.active != before, "the failover", step=0.01)
+        return self.active
+
+    def wait_for_carrier(self, *, up: bool) -> None:
+        """Wait until the bond has a working uplink, or has none."""
+        wanted = "up\n" if up else "down\n"
+        path = "/sys/class/net/bond0/operstate"
+        wait_for(lambda: self.hypervisor.read(path) == wanted, f"the bond {wanted}", step=0.02)
+
+    # -- pings ----------------------------------------------------------------------------
+
+    def ping(self) -> int:
+        """Send one echo request from the outside host; return its number."""
+        self._latest += 1
+        self.fabric.ping(bytes.fromhex(GUEST_MAC.replace(":", "")), GUEST_ADDRESS, self._latest)
+        return self._latest
+
+    def wait_until_reached(self) -> None:
+        """Ping until a ping is answered and no answer is under way."""
+        first = self.ping()
+
+        def answered() -> bool:
+            self.ping()
+            return bool(self.fabric.answered() & set(range(first, self._latest + 1)))
+
+        wait_for(answered, "an answer from the guest", step=0.05)
+        # A later answer would teach the switches, whatever the test has done by then.
+        last = self.ping()
+        wait_for(lambda: last in self.fabric.answered(), "the last answer")
+
+    def lost(self, numbers: Sequence[int]) -> list[int]:
+        """Return those of the pings that were not answered although a later one was.
+
+        Pings stay in order, so that no time limit is needed to call one lost.
+        """
+        self.wait_until_reached()
+        return [number for number in numbers if number not in self.fabric.answered()]
+
+    def guest_sends(self) -> None:
+        """Make the guest send until a frame has reached the outside host, and all switches."""
+        self.fabric.clear()
+        wanted = Announcement("rarp", GUEST_MAC)
+
+        def heard() -> bool:
+            self.guest.python("raw.send(frame)")
+            return any(frame.announcement == wanted for frame in self.fabric.heard)
+
+        wait_for(heard, "the guest's frame at the outside host", step=0.05)
+
+    # -- machines -------------------------------------------------------------------------
+
+    def _start_guest(self, extras: bool) -> QemuMachine:
+        arguments = [
+            *("-qmp", f"unix:{self._folder}/monitor,server=on,wait=off"),
+            *("-chardev", f"socket,id=ga,path={self._guest_agent},server=on,wait=off"),
+            *("-device", f"virtserialport,chardev=ga,name={GUEST_AGENT_PORT},bus=ports.0"),
+        ]
+        card = Card("net0", GUEST_MAC, backend=PAIR)
+        return QemuMachine("guest", cards=[card], arguments=arguments, extras=extras)
+
+    def _start_hypervisor(self) -> QemuMachine:
+        taps = self.fabric.uplinks
+        cards = [
+            Card("upa", "52:54:00:00:01:0a", backend=f"tap,fd={taps['a']}"),
+            Card("upb", "52:54:00:00:01:0b", backend=f"tap,fd={taps['b']}"),
+            Card("port", "52:54:00:00:01:0c", backend=self.guest.far_backend("net0")),
+        ]
+        return QemuMachine(
+            "hypervisor",
+            cards=cards,
+            hint_port=False,
+            inherit=tuple(taps.values()),
+            arguments=list(self._relay_ports()),
+        )
+
+    def _relay_ports(self) -> Iterator[str]:
+        """The guest's hint port, monitor and qemu-ga, as ports of the hypervisor."""
+        sockets = (self.guest.hint_path, f"{self._folder}/monitor", self._guest_agent)
+        for name, path in zip((*RELAYED, GUEST_AGENT_RELAY), sockets):
+            chardev = name.replace(".", "-")
+            yield from ("-chardev", f"socket,id={chardev},path={path},reconnect=1")
+            yield from ("-device", f"virtserialport,chardev={chardev},name={name},bus=ports.0")
+
+    def _configure(self, miimon: int) -> None:
+        for machine in (self.hypervisor, self.guest):
+            machine.shell(NO_IPV6)
+        self.hypervisor.insert("bonding", "bridge")
+        self.hypervisor.ip(BOND.format(miimon=miimon))
+        for name, path in RELAYED.items():
+            self.hypervisor.spawn("python3", "-S", "/opt/garp/guest_relay.py", name, path)
+        self.guest.python(RARP)
+        self.guest.ip(GUEST)
+
+
+class HintWatcher:
+    """``garp-hint watch`` in the hypervisor, which starts with the object.
+
+    ``timeout`` is how long it waits for a guest's reply, in seconds: on a busy machine a guest
+    may take longer than the default of 1 s.
+    """
+
+    def __init__(self, hypervisor: Machine, *options: str, timeout: str = "60") -> None:
+        self._hypervisor = hypervisor
+        watch = ("watch", "-v", "--discover", "0.2", "--timeout", timeout, *options)
+        self._process = hypervisor.spawn(*GARP_HINT, *watch)
+
+    def __enter__(self) -> HintWatcher:
+        """Wait until it has found the guest and follows the bond."""
+        try:
+            wait_for(
+                lambda: (status := self.status()) and status["guests"] and status["following"],
+                "the watcher's start",
+                step=0.2,
+            )
+        except BaseException:
+            self._process.kill()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it as an operator would."""
+        self._process.signal(15)
+        assert self._process.wait() == 0, self._process.output
+
+    def status(self) -> dict[str, Any]:
+        """What ``garp-hint status`` says; empty before the watcher answers."""
+        done = self._hypervisor.run(*GARP_HINT, "status", "--json")
+        status: dict[str, Any] = {} if done.status else json.loads(done.stdout)
+        return status
