@@ -11,7 +11,7 @@ import stat
 import sys
 import termios
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -27,8 +27,8 @@ from garp_agent.wire.lines import LINE_LIMIT, Overlong
 from tests.runtime.descriptors import descriptors_left, open_descriptors
 
 LIMIT = 30.0
+Connect = Callable[[], socket.socket]
 Clients = list[socket.socket]
-Connect = Callable[[str], socket.socket]
 
 
 @pytest.fixture
@@ -38,17 +38,15 @@ def path(tmp_path: Path) -> str:
 
 @pytest.fixture
 def control(path: str) -> Iterator[ControlSocket]:
-    made = ControlSocket(path)
-    yield made
-    made.close()
+    with closing(ControlSocket(path)) as made:
+        yield made
 
 
 @pytest.fixture
-def connect() -> Iterator[Connect]:
-    """Connects a client to a path; closed after the test."""
+def connect(path: str) -> Iterator[Connect]:
     with ExitStack() as stack:
 
-        def connected(path: str) -> socket.socket:
+        def connected() -> socket.socket:
             client = stack.enter_context(socket.socket(socket.AF_UNIX))
             client.connect(path)
             client.settimeout(LIMIT)
@@ -60,7 +58,7 @@ def connect() -> Iterator[Connect]:
 @pytest.fixture
 def clients(control: ControlSocket, connect: Connect) -> Clients:
     """Three accepted clients."""
-    made = [connect(control.path) for _ in range(3)]
+    made = [connect() for _ in range(3)]
     assert [control.read(0.0) for _ in made] == [[]] * 3
     return made
 
@@ -96,9 +94,11 @@ def assert_serves(control: ControlSocket, client: socket.socket) -> None:
 # -- lines ----------------------------------------------------------------------------------
 
 
-def test_a_reply_goes_to_the_client_of_its_line(control: ControlSocket, clients: Clients) -> None:
+def test_each_client_has_its_own_lines_and_replies(
+    control: ControlSocket, clients: Clients
+) -> None:
     for number, client in enumerate(clients):
-        client.sendall(b"line %d\n" % number)
+        client.sendall(b"line %d\nhalf" % number)
     read = control.read(0.0)
     assert [line for _, line in read] == [b"line 0", b"line 1", b"line 2"]
     for sender, line in reversed(read):
@@ -106,17 +106,8 @@ def test_a_reply_goes_to_the_client_of_its_line(control: ControlSocket, clients:
     for number, client in enumerate(clients):
         assert receive(client, 13) == b"to b'line %d'\n" % number
     assert not is_ready(control)
-
-
-def test_each_client_has_its_own_half_line(control: ControlSocket, clients: Clients) -> None:
-    first, second, _ = clients
-    first.sendall(b"li")
-    assert control.read(0.0) == []
-    assert not is_ready(control)
-    second.sendall(b"other\r\n")
-    assert lines(control) == [b"other"]
-    first.sendall(b"ne\n" + b"x" * (LINE_LIMIT + 1) + b"\nnext\n")
-    assert lines(control) == [b"line", Overlong(LINE_LIMIT), b"next"]
+    clients[1].sendall(b" a line\r\n" + b"x" * (LINE_LIMIT + 1) + b"\nnext\n")
+    assert lines(control) == [b"half a line", Overlong(LINE_LIMIT), b"next"]
 
 
 def test_one_line_of_a_client_is_read_at_a_time(control: ControlSocket, clients: Clients) -> None:
@@ -192,11 +183,11 @@ def test_replies_to_a_client_that_has_gone_are_dropped(
 def test_one_client_too_many_displaces_the_one_that_was_silent_longest(
     control: ControlSocket, connect: Connect
 ) -> None:
-    crowd = [connect(control.path) for _ in range(CLIENTS)]
+    crowd = [connect() for _ in range(CLIENTS)]
     for _ in crowd:
         control.read(0.0)
     assert_serves(control, crowd[0])
-    late = connect(control.path)
+    late = connect()
     control.read(0.0)
     assert receive(crowd[1], 1) == b""
     assert_serves(control, late)
@@ -220,14 +211,22 @@ def test_modes_do_not_depend_on_the_umask(path: str, mask: int) -> None:
     assert not os.path.exists(path)
 
 
-def test_a_stale_socket_is_replaced(path: str, connect: Connect) -> None:
+@pytest.mark.parametrize("listens", [True, False])
+def test_a_stale_socket_is_replaced_and_a_busy_one_is_not(
+    path: str, connect: Connect, listens: bool
+) -> None:
     os.makedirs(os.path.dirname(path))
-    with socket.socket(socket.AF_UNIX) as stale:
-        stale.bind(path)
-        stale.listen()
-    control = ControlSocket(path)
-    assert_serves(control, connect(path))
-    control.close()
+    with socket.socket(socket.AF_UNIX) as there:
+        there.bind(path)
+        there.listen(0)
+        if listens:
+            connect()  # fills the backlog
+            with pytest.raises(AlreadyRunningError):
+                ControlSocket(path)
+            assert os.path.exists(path)
+            return
+    with closing(ControlSocket(path)) as control:
+        assert_serves(control, connect())
 
 
 def test_close_leaves_the_socket_of_another_daemon(path: str, connect: Connect) -> None:
@@ -235,7 +234,7 @@ def test_close_leaves_the_socket_of_another_daemon(path: str, connect: Connect) 
     os.unlink(path)
     other = ControlSocket(path)
     control.close()
-    connect(path)
+    connect()
     other.close()
     assert not os.path.exists(path)
 
@@ -247,18 +246,7 @@ def test_a_second_daemon_is_refused_and_the_first_goes_on(
         ControlSocket(path)
     assert caught.value.filename == path
     assert lines(control) == []
-    assert_serves(control, connect(path))
-
-
-def test_a_daemon_with_a_full_backlog_counts_as_running(path: str) -> None:
-    os.makedirs(os.path.dirname(path))
-    with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as waiting:
-        busy.bind(path)
-        busy.listen(0)
-        waiting.connect(path)
-        with pytest.raises(AlreadyRunningError):
-            ControlSocket(path)
-        assert os.path.exists(path)
+    assert_serves(control, connect())
 
 
 @pytest.mark.parametrize(
@@ -291,20 +279,20 @@ def test_too_few_descriptors_for_the_socket_are_an_error(path: str, left: int) -
 def test_a_client_without_a_descriptor_is_hung_up_on(
     control: ControlSocket, connect: Connect
 ) -> None:
-    waiting = [connect(control.path) for _ in range(3)]
+    waiting = [connect() for _ in range(3)]
     with descriptors_left(0):
         for _ in waiting:
             assert is_ready(control)
             assert control.read(0.0) == []
         assert not is_ready(control)
     assert [receive(client, 1) for client in waiting] == [b""] * 3
-    assert_serves(control, connect(control.path))
+    assert_serves(control, connect())
 
 
 def test_accepting_pauses_when_not_even_the_spare_descriptor_is_left(
     control: ControlSocket, connect: Connect
 ) -> None:
-    client = connect(control.path)
+    client = connect()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
     try:

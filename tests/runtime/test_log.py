@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from garp_agent.runtime.log import Log, address_text, text_of
+from garp_agent.runtime.log import Log
 from garp_agent.wire.model import LEVEL_DEBUG, LEVEL_ERROR, LEVEL_INFO, LEVEL_WARNING, Errno, Notice
 from tests.world import ip, mac, property_settings
 
@@ -42,6 +42,8 @@ def written(notice: Notice, *, as_json: bool = False, level: int = LEVEL_DEBUG) 
         (ip("10.0.0.1"), "10.0.0.1"),
         (ip("2001:db8::"), "2001:db8::"),
         (mac("02:00:5e:00:00:01"), "02:00:5e:00:00:01"),
+        (bytes(8), "00:00:00:00:00:00:00:00"),
+        (b"", '""'),
         (Errno(errno.ENOBUFS), "ENOBUFS"),
         (Errno(9999), "9999"),
         ("two words", '"two words"'),
@@ -115,13 +117,6 @@ def test_say_writes_a_notice_with_the_marks_at_its_end() -> None:
     with contextlib.redirect_stderr(io.StringIO()) as stream:
         Log(marks=(("dry_run", True),)).say(LEVEL_INFO, "stopped", frames_sent=3)
     assert stream.getvalue() == "stopped frames_sent=3 dry_run=True\n"
-
-
-@pytest.mark.parametrize(
-    ("address", "text"), [(b"", ""), (bytes(8), "00:00:00:00:00:00:00:00"), (bytes(4), "0.0.0.0")]
-)
-def test_an_address_as_text(address: bytes, text: str) -> None:
-    assert address_text(address) == text_of(address) == text
 
 
 # -- streams that fail ----------------------------------------------------------------------

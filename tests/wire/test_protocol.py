@@ -67,8 +67,13 @@ def test_a_line_gives_its_request(line: bytes, request_: object) -> None:
     assert (type(parsed), parsed) == (type(request_), request_)
 
 
-# Lines that are not JSON, or no request.
-SYNTAX = [
+ID = 'member "id" must be a scalar, a string of at most 128 characters'
+EXECUTE = 'member "execute" must be there and a string'
+BOOT = "argument boot must be 1 to 128 printable ASCII characters"
+SEQUENCE = f"argument sequence must be an integer from 0 to {INTEGER_MOST}, not -1"
+
+# Lines without a valid id.
+LINES = [
     (b"burst", "InvalidJSON", "the line is not JSON at character 0"),
     (b'{"execute": "info"} x', "InvalidJSON", "the line is not JSON at character 20"),
     (b"\xfe", "InvalidJSON", "the line is not UTF-8 at byte 0"),
@@ -85,74 +90,57 @@ SYNTAX = [
     (b'{"a": {"b": 1, "b": 1}}', "InvalidJSON", "an object names a member twice"),
     (b"null", "InvalidRequest", "the line must be an object, not null"),
     (b'"x"', "InvalidRequest", 'the line must be an object, not "x"'),
-    (b'{"execute": "info", "id": [1]}', "InvalidRequest", "128"),
-    (b'{"execute": "info", "id": "%s"}' % (b"x" * 129), "InvalidRequest", "128"),
+    (b'{"execute": "info", "id": [1]}', "InvalidRequest", ID),
+    (b'{"execute": "info", "id": "%s"}' % (b"x" * 129), "InvalidRequest", ID),
     (Overlong(8), "LineTooLong", "the line is longer than 8 bytes and was discarded"),
 ]
-ID_128 = 'member "id" must be a scalar, a string of at most 128 characters'
-
-
-@pytest.mark.parametrize(("line", "error_class", "description"), SYNTAX)
-def test_a_line_that_is_no_request_gives_an_error(
-    line: bytes | Overlong, error_class: str, description: str
-) -> None:
-    with pytest.raises(ProtocolError) as caught:
-        parse(line)
-    assert (caught.value.error_class.value, caught.value.id) == (error_class, None)
-    description = ID_128 if description == "128" else description
-    assert caught.value.description == description or not description
-
-
-EXECUTE = 'member "execute" must be there and a string'
-BOOT = "argument boot must be 1 to 128 printable ASCII characters"
-SEQUENCE = f"argument sequence must be an integer from 0 to {INTEGER_MOST}, not -1"
+# Requests with the id 1.
+REQUESTS = [
+    (b'{"id": 1}', "InvalidRequest", EXECUTE),
+    (b'{"execute": 7, "id": 1}', "InvalidRequest", EXECUTE),
+    (
+        b'{"execute": "info", "arguments": [], "id": 1}',
+        "InvalidRequest",
+        'member "arguments" must be an object, not an array',
+    ),
+    (
+        ask("status"),
+        "CommandNotFound",
+        'command "status" is unknown here; known: burst, info, lease, sync',
+    ),
+]
+# Requests with the id 1 and errors of class InvalidArgument.
+ARGUMENTS = [
+    (ask("info", a=1), 'argument "a" is unknown; allowed: none'),
+    (ask("burst", count=True), "argument count must be an integer, not true"),
+    (ask("burst", count=3.0), "argument count must be an integer, not 3.0"),
+    (ask("burst", count=None), "argument count must be an integer, not null"),
+    (ask("burst", interval=False), "argument interval must be a number, not false"),
+    (ask("burst", reason={}), "argument reason must be a string, not an object"),
+    (ask("burst", delay="0" * 40), f'argument delay must be a number, not "{"0" * 32}..."'),
+    (ask("burst", boot="b"), "arguments boot and sequence come together or not at all"),
+    (ask("burst", boot="", sequence=1), BOOT),
+    (ask("burst", boot="b\n", sequence=-1), f"{BOOT}; {SEQUENCE}"),
+    (ask("lease", seconds="1"), 'argument seconds must be a number, not "1"'),
+    (ask("lease"), "argument seconds is missing"),
+]
 
 
 @pytest.mark.parametrize(
-    ("line", "error_class", "description"),
+    ("line", "error_class", "description", "id"),
     [
-        (b'{"id": 1}', "InvalidRequest", EXECUTE),
-        (b'{"execute": 7, "id": 1}', "InvalidRequest", EXECUTE),
-        (
-            b'{"execute": "info", "arguments": [], "id": 1}',
-            "InvalidRequest",
-            'member "arguments" must be an object, not an array',
-        ),
-        (
-            ask("status"),
-            "CommandNotFound",
-            'command "status" is unknown here; known: burst, info, lease, sync',
-        ),
-        *(
-            (request, "InvalidArgument", f"argument {description}")
-            for request, description in [
-                (ask("info", a=1), '"a" is unknown; allowed: none'),
-                (ask("burst", count=True), "count must be an integer, not true"),
-                (ask("burst", count=3.0), "count must be an integer, not 3.0"),
-                (ask("burst", count=None), "count must be an integer, not null"),
-                (ask("burst", interval=False), "interval must be a number, not false"),
-                (ask("burst", reason={}), "reason must be a string, not an object"),
-                (ask("burst", delay="0" * 40), f'delay must be a number, not "{"0" * 32}..."'),
-                (ask("lease", seconds="1"), 'seconds must be a number, not "1"'),
-                (ask("lease"), "seconds is missing"),
-            ]
-        ),
-        (
-            ask("burst", boot="b"),
-            "InvalidArgument",
-            "arguments boot and sequence come together or not at all",
-        ),
-        (ask("burst", boot="", sequence=1), "InvalidArgument", BOOT),
-        (ask("burst", boot="b\n", sequence=-1), "InvalidArgument", f"{BOOT}; {SEQUENCE}"),
+        *((*each, None) for each in LINES),
+        *((*each, 1) for each in REQUESTS),
+        *((line, "InvalidArgument", text, 1) for line, text in ARGUMENTS),
     ],
 )
-def test_a_request_with_an_error_keeps_its_id(
-    line: bytes, error_class: str, description: str
+def test_a_line_with_an_error_gives_its_class_its_text_and_its_id(
+    line: bytes | Overlong, error_class: str, description: str, id: object
 ) -> None:
     with pytest.raises(ProtocolError) as caught:
         parse(line)
-    error = caught.value
-    assert (error.error_class.value, error.description, error.id) == (error_class, description, 1)
+    assert (caught.value.error_class.value, caught.value.id) == (error_class, id)
+    assert caught.value.description == description or not description
 
 
 def test_commands_depend_on_where_the_line_came_from() -> None:

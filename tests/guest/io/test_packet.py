@@ -5,15 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
 
-from bench.lab import ROOT, TinyLab
+from bench.lab import TinyLab
 from garp_agent.guest.core.model import SendOutcome
-from garp_agent.guest.io.packet import OWN_SOCKETS, DryRun, PacketSender
+from garp_agent.guest.io.packet import OWN_SOCKETS, PacketSender
 from tests.runtime.descriptors import descriptors_left, open_descriptors
 
 pytestmark = pytest.mark.netns
@@ -188,27 +186,3 @@ def test_frames_are_sent_without_free_descriptors(links: TinyLab, sender: Packet
     with descriptors_left(0):
         for name, ifindex in (("eth0", eth0), ("eth1", eth1), ("eth0", eth0)):
             assert sender.send(ifindex, name, FRAME) == SENT
-
-
-def test_without_the_capability_there_is_a_permission_error() -> None:
-    """In a child, because a process cannot get a capability back."""
-    script = "from garp_agent.guest.io.packet import PacketSender; PacketSender()"
-    drop = ["setpriv", "--bounding-set", "-net_raw", "--inh-caps", "-net_raw"]
-    done = subprocess.run(
-        [*drop, sys.executable, "-c", script],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "agent")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stderr.splitlines()[-1].startswith("PermissionError")
-
-
-def test_a_dry_run_reports_all_frames_as_sent_and_sends_none(
-    links: TinyLab, wires: dict[str, socket.socket]
-) -> None:
-    dry = DryRun()
-    assert dry.send(index(links, "eth0"), "eth0", FRAME) == SENT
-    assert dry.send(12345, "nothing", FRAME) == SENT
-    dry.close()
-    assert arrived(wires["eth0"]) == []
