@@ -4,19 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from garp_agent.diagnosis.doctor.facts import (
-    CAP_NET_RAW,
-    AgentAnswer,
-    ClaimantFacts,
-    ConfigurationFacts,
-    Facts,
-    Interface,
-    KernelFacts,
-    PortFacts,
-    ProcessFacts,
-    PromisedFrame,
-    WireFacts,
-)
+from garp_agent.diagnosis.doctor import facts as fact
 from garp_agent.diagnosis.sighting import BROADCAST, Sighting
 
 MAC = "02:00:5e:00:53:10"
@@ -24,13 +12,7 @@ OTHER_MAC = "02:00:5e:00:53:66"
 ZERO_MAC = "00:00:00:00:00:00"
 
 REQUEST = Sighting(
-    "arp-request",
-    MAC,
-    BROADCAST,
-    MAC,
-    "192.0.2.10",
-    target_hardware_address=ZERO_MAC,
-    length=60,
+    "arp-request", MAC, BROADCAST, MAC, "192.0.2.10", target_hardware_address=ZERO_MAC, length=60
 )
 ADVERTISEMENT = Sighting(
     "unsolicited-na", MAC, "33:33:00:00:00:01", MAC, "2001:db8::10", override=True, length=86
@@ -41,13 +23,7 @@ def address(text: str, kind: str = "", skipped: str | None = None, **more: objec
     """One address in a status."""
     announced = [kind] if kind else []
     counted = {"conflict": None, "seconds_since_last": 2.5} if announced else {}
-    return {
-        "address": text,
-        "announced_as": announced,
-        "skipped": skipped,
-        **counted,
-        **more,
-    }
+    return {"address": text, "announced_as": announced, "skipped": skipped, **counted, **more}
 
 
 def link(name: str, *addresses: Any, skipped: str | None = None, **more: object) -> Any:
@@ -63,17 +39,9 @@ def link(name: str, *addresses: Any, skipped: str | None = None, **more: object)
 
 
 def links() -> list[Any]:
-    return [
-        link(
-            "lo",
-            address("127.0.0.1", skipped="loopback"),
-            skipped="loopback",
-            hardware_address=ZERO_MAC,
-        ),
-        link(
-            "eth0", address("192.0.2.10", "arp-request"), address("2001:db8::10", "unsolicited-na")
-        ),
-    ]
+    nothing = address("127.0.0.1", skipped="loopback")
+    both = address("192.0.2.10", "arp-request"), address("2001:db8::10", "unsolicited-na")
+    return [link("lo", nothing, skipped="loopback", hardware_address=ZERO_MAC), link("eth0", *both)]
 
 
 def hint_port(state: str = "open, host not connected", **more: object) -> dict[str, Any]:
@@ -107,33 +75,33 @@ def status(**more: object) -> dict[str, Any]:
     }
 
 
-def facts(**more: Any) -> Facts:
+def facts(**more: Any) -> fact.Facts:
     """Return the facts of a healthy guest, with changes.
 
     ``status`` changes both answers of the agent; other names replace a fact.
     """
     said = status(**more.pop("status", {}))
     later = {**said, "uptime": said["uptime"] + 3.0}
-    healthy = Facts(
-        AgentAnswer("/run/control.sock", said, asked_at=50.0, took=0.001),
-        AgentAnswer("/run/control.sock", later, asked_at=53.0, took=0.001),
+    healthy = fact.Facts(
+        fact.AgentAnswer("/run/control.sock", said, asked_at=50.0, took=0.001),
+        fact.AgentAnswer("/run/control.sock", later, asked_at=53.0, took=0.001),
         said["links"],
-        ProcessFacts("S", 0, (0,), 1 << CAP_NET_RAW),
-        ConfigurationFacts("/etc/garp-agent/config.yaml"),
-        KernelFacts("6.1.0-18-amd64"),
+        fact.ProcessFacts("S", 0, (0,), 1 << fact.CAP_NET_RAW),
+        fact.ConfigurationFacts("/etc/garp-agent/config.yaml"),
+        fact.KernelFacts("6.1.0-18-amd64"),
         {
-            "lo": Interface(ZERO_MAC, {"127.0.0.1": "255.0.0.0"}, {}),
-            "eth0": Interface(MAC, {"192.0.2.10": "255.255.255.0", "2001:db8::10": ""}, {}),
+            "lo": fact.Interface(ZERO_MAC, {"127.0.0.1": "255.0.0.0"}, {}),
+            "eth0": fact.Interface(MAC, {"192.0.2.10": "255.255.255.0", "2001:db8::10": ""}, {}),
         },
-        PortFacts(1, 1, ("org.garp_agent.0",), "character device", "crw-rw----", (0, 0)),
-        WireFacts(
+        fact.PortFacts(1, 1, ("org.garp_agent.0",), "character device", "crw-rw----", (0, 0)),
+        fact.WireFacts(
             promised=(
-                PromisedFrame("eth0", "arp-request", MAC, "192.0.2.10"),
-                PromisedFrame("eth0", "unsolicited-na", MAC, "2001:db8::10"),
+                fact.PromisedFrame("eth0", "arp-request", MAC, "192.0.2.10"),
+                fact.PromisedFrame("eth0", "unsolicited-na", MAC, "2001:db8::10"),
             ),
             seen=(("eth0", REQUEST), ("eth0", ADVERTISEMENT)),
             waited=0.1,
         ),
-        ClaimantFacts(asked=(("eth0", "192.0.2.10"), ("eth0", "2001:db8::10"))),
+        fact.ClaimantFacts(asked=(("eth0", "192.0.2.10"), ("eth0", "2001:db8::10"))),
     )
     return healthy._replace(**more)

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6NDOptDstLLAddr, IPv6
 from scapy.layers.l2 import ARP, Ether
-from scapy.packet import Packet
 
 from bench.lab import (
     GUEST_ADDRESS,
@@ -34,15 +33,10 @@ class Diagnosis:
     """The findings of one run of doctor."""
 
     def __init__(
-        self,
-        lab: TinyLab,
-        agent: Agent,
-        *options: str,
-        role: str = "guest",
-        prefix: tuple[str, ...] = (),
+        self, lab: TinyLab, agent: Agent, *options: str, prefix: tuple[str, ...] = ()
     ) -> None:
         files = ("--control-socket", str(agent.control), "-c", str(agent.config))
-        self.done = command(lab, "doctor", "--json", *files, *options, role=role, prefix=prefix)
+        self.done = command(lab, "doctor", "--json", *files, *options, prefix=prefix)
         self.findings: list[dict[str, Any]] = json.loads(self.done.stdout)["findings"]
 
     def of(self, check: str) -> list[dict[str, Any]]:
@@ -76,6 +70,9 @@ def test_doctor_in_a_healthy_guest_finds_nothing_wrong(guest: TinyLab, agent: Ag
         "address add 10.9.9.1 peer 10.9.9.2/32 dev eth0",
         "address add 169.254.7.7/16 dev eth0",
     )
+    with guest.entered("guest"):
+        masks = gather.look_at_interfaces()["eth0"].addresses
+    assert (masks[GUEST_ADDRESS], masks["10.9.9.1"]) == ("255.255.255.0", "255.255.255.255")
     before = agent.sent_by("operator")
     diagnosis = Diagnosis(guest, agent)
     assert {each["level"] for each in diagnosis.findings} == {"ok"}, diagnosis.findings
@@ -98,15 +95,6 @@ def test_wire_on_a_router_with_both_arp_forms_sees_every_frame(
     assert wire["found"].startswith("3 of 3 seen")
     (sysctl,) = diagnosis.of("sysctl eth0")
     assert "carry the router flag" in sysctl["found"]
-
-
-def test_text_fits_80_columns_and_stderr_says_what_is_sent(guest: TinyLab, agent: Agent) -> None:
-    done = command(guest, "doctor", "--control-socket", str(agent.control))
-    assert done.stderr.startswith("garp-agent doctor sends: one burst")
-    lines = done.stdout.splitlines()
-    assert lines[0].startswith("ok    daemon ")
-    assert max(map(len, lines)) <= 80
-    assert lines[-1].endswith(" good")
 
 
 @pytest.mark.parametrize(
@@ -151,20 +139,8 @@ def test_agent_not_running_shows_what_would_be_announced(guest: TinyLab, agent: 
     assert agent.stop() == 0
     diagnosis = Diagnosis(guest, agent)
     assert diagnosis.failed() == {"daemon"}
-    assert "burst" not in diagnosis.done.stderr
     assert diagnosis.done.returncode == 1
-    assert diagnosis.level("wire") == "skip"
     assert f"to be announced: {GUEST_ADDRESS}" in diagnosis.of("addresses eth0")[0]["found"]
-
-
-def test_addresses_that_differ_from_netifaces_fail(guest: TinyLab, agent: Agent) -> None:
-    # The control socket of one machine, doctor in another.
-    diagnosis = Diagnosis(guest, agent, "--no-send", role="peer")
-    found = [each["found"] for each in diagnosis.of("addresses eth0")]
-    assert found[0].startswith("the agent does not know 192.0.2.1, 2001:db8::1, which")
-    assert found[1].startswith(f"the agent knows {GUEST_ADDRESS}, {GUEST_ADDRESS6}, which")
-    assert PEER_MAC in found[2]
-    assert diagnosis.failed() == {"addresses eth0"}
 
 
 def test_wire_behind_a_queue_that_drops_fails(guest: TinyLab, agent: Agent) -> None:
@@ -206,26 +182,14 @@ def sysctl_seen(guest: TinyLab, key: str) -> int:
         return gather.look_at_interfaces()["eth0"].sysctls[key]
 
 
-@pytest.mark.parametrize("scopes", [("all",), ("eth0", "eth1"), ("eth1",)])
+@pytest.mark.parametrize("scope", ["all", "eth0"])
 @pytest.mark.parametrize("key", ["arp_filter", "arp_ignore"])
-def test_sysctl_two_links_in_one_network_are_a_warning_unless_they_filter(
-    guest: TinyLab, agent: Agent, key: str, scopes: tuple[str, ...]
+def test_sysctl_filter_counts_on_the_interface_and_on_all(
+    guest: TinyLab, key: str, scope: str
 ) -> None:
-    guest.ip(
-        "guest",
-        "link add dev eth1 type veth peer name eth2",
-        "link set eth1 addrgenmode none up",
-        "link set eth2 addrgenmode none up",
-        "address add 192.0.2.11/24 dev eth1",
-    )
-    until(lambda: "192.0.2.11" in agent.announced("eth1"), "the agent knows it")
-    for scope in scopes:
-        set_sysctl(guest, "ipv4", scope, key)
-    found = [each["found"] for each in Diagnosis(guest, agent, "--no-send").of("sysctl eth0, eth1")]
-    if scopes == ("eth1",):
-        assert found == ["all are in 192.0.2.0/24, and eth0 would answer ARP for the others"]
-    else:
-        assert found == []
+    assert sysctl_seen(guest, f"ipv4/{key}") == 0
+    set_sysctl(guest, "ipv4", scope, key)
+    assert sysctl_seen(guest, f"ipv4/{key}") == 1
 
 
 @pytest.mark.parametrize("scope", ["all", "eth0"])
@@ -245,26 +209,10 @@ def test_sysctl_notify_is_read_as_the_kernel_uses_it(
     assert sysctl_seen(guest, f"{family}/{key}") == 1
 
 
-def announcement_of(address: str) -> Packet:
-    if ":" not in address:
-        return Ether(src=PEER_MAC, dst="ff:ff:ff:ff:ff:ff") / ARP(
-            op=1, hwsrc=PEER_MAC, psrc=address, hwdst="00:00:00:00:00:00", pdst=address
-        )
-    return (
-        Ether(src=PEER_MAC, dst="33:33:00:00:00:01")
-        / IPv6(src=address, dst="ff02::1", hlim=255)
-        / ICMPv6ND_NA(R=0, S=0, O=1, tgt=address)
-        / ICMPv6NDOptDstLLAddr(lladdr=PEER_MAC)
-    )
-
-
 @pytest.mark.parametrize("scope", ["all", "eth0"])
 @pytest.mark.parametrize(
     ("family", "key", "address"),
-    [
-        ("ipv4", "drop_gratuitous_arp", PEER_ADDRESS),
-        ("ipv6", "drop_unsolicited_na", PEER_ADDRESS6),
-    ],
+    [("ipv4", "drop_gratuitous_arp", PEER_ADDRESS), ("ipv6", "drop_unsolicited_na", PEER_ADDRESS6)],
 )
 def test_sysctl_drop_is_read_as_the_kernel_uses_it(
     guest: TinyLab, family: str, key: str, address: str, scope: str
@@ -272,11 +220,19 @@ def test_sysctl_drop_is_read_as_the_kernel_uses_it(
     set_sysctl(guest, family, scope, key)
     old = "02:00:5e:00:53:77"
     guest.ip("guest", f"neigh replace {address} lladdr {old} dev eth0 nud stale")
-    question = Ether(src=PEER_MAC, dst=GUEST_MAC) / ARP(
-        op=1, hwsrc=PEER_MAC, psrc="192.0.2.78", pdst=GUEST_ADDRESS
-    )
+    announcement, question = Ether(src=PEER_MAC), Ether(src=PEER_MAC, dst=GUEST_MAC)
+    if family == "ipv4":
+        announcement /= ARP(op=1, hwsrc=PEER_MAC, psrc=address, pdst=address)
+        announcement.dst = "ff:ff:ff:ff:ff:ff"
+    else:
+        announcement /= IPv6(src=address, dst="ff02::1", hlim=255) / ICMPv6ND_NA(
+            R=0, O=1, tgt=address
+        )
+        announcement /= ICMPv6NDOptDstLLAddr(lladdr=PEER_MAC)
+        announcement.dst = "33:33:00:00:00:01"
+    question /= ARP(op=1, hwsrc=PEER_MAC, psrc="192.0.2.78", pdst=GUEST_ADDRESS)
     with Capture(guest) as wire:
-        wire.socket.send(bytes(announcement_of(address)))
+        wire.socket.send(bytes(announcement))
         wire.socket.send(bytes(question))  # its answer comes after the announcement was handled
         until(lambda: any(frame[20:22] == b"\0\2" for frame in wire.read()), "an answer")
     ignored = guest.neighbours("guest")[address].mac == old
@@ -302,9 +258,16 @@ def test_tentative_address_is_no_finding(guest: TinyLab, agent: Agent) -> None:
     assert "tentative" in guest.run("guest", ["ip", "address"]).stdout
 
 
-@pytest.mark.parametrize("name", [b"a\x1b[31m", b"\xff\xfe", "ü".encode()])
-def test_interface_with_an_odd_name_is_printed_safely(
-    guest: TinyLab, agent: Agent, name: bytes
+@pytest.mark.parametrize(
+    ("name", "sends", "end"),
+    [
+        (b"a\x1b[31m", ": one burst", " good"),
+        (b"\xff\xfe", " nothing: scapy cannot read the name", " not checked"),
+        ("ü".encode(), ": one burst", " good"),
+    ],
+)
+def test_text_fits_80_columns_and_an_odd_interface_name_is_printed_safely(
+    guest: TinyLab, agent: Agent, name: bytes, sends: str, end: str
 ) -> None:
     text = os.fsdecode(name)
     for words in (
@@ -316,6 +279,11 @@ def test_interface_with_an_odd_name_is_printed_safely(
         guest.run("guest", ["ip", *words.split()])
     done = command(guest, "doctor", "--control-socket", str(agent.control))
     assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr.startswith(f"garp-agent doctor sends{sends}")
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("ok    daemon ")
+    assert max(map(len, lines)) <= 80
+    assert lines[-1].endswith(end)
     assert "198.51.100.9" in done.stdout
     assert "\x1b" not in done.stdout
 
@@ -323,10 +291,10 @@ def test_interface_with_an_odd_name_is_printed_safely(
 # -- the hint port --------------------------------------------------------------------------
 
 
-def port_finding(guest: TinyLab, folder: Path, port: str, *prefix: str) -> dict[str, Any]:
+def port_finding(guest: TinyLab, folder: Path, port: str, *prefix: str) -> tuple[str, str]:
     with Agent(guest, folder, "--hint-port", port, prefix=prefix) as agent:
         (finding,) = Diagnosis(guest, agent, "--no-send").of("hint port")
-    return finding
+    return finding["level"], finding["found"]
 
 
 def test_hint_port_forbidden_fails_with_mode_and_owner(guest: TinyLab, tmp_path: Path) -> None:
@@ -337,10 +305,8 @@ def test_hint_port_forbidden_fails_with_mode_and_owner(guest: TinyLab, tmp_path:
     finding = port_finding(guest, tmp_path, path, *NO_DAC)
     os.close(host)
     os.close(device)
-    assert finding["level"] == "fail"
-    assert finding["found"] == (
-        f"{path}: Permission denied (crw------- uid 65534 gid 65534; the agent is uid 0)"
-    )
+    owner = "uid 65534 gid 65534; the agent is uid 0"
+    assert finding == ("fail", f"{path}: Permission denied (crw------- {owner})")
 
 
 @pytest.mark.parametrize(
@@ -360,5 +326,5 @@ def test_hint_port_socket_is_connected_or_busy(
         if busy:
             other.connect(str(path))
         finding = port_finding(guest, tmp_path, str(path))
-    assert finding["level"] == level
-    assert finding["found"].startswith(found.format(path=path))
+    assert finding[0] == level
+    assert finding[1].startswith(found.format(path=path))

@@ -8,6 +8,7 @@ import os
 import re
 import select
 import signal
+import socket
 import struct
 import subprocess
 import termios
@@ -20,16 +21,8 @@ import pytest
 
 from bench.lab import GUEST_ADDRESS, GUEST_ADDRESS6, GUEST_MAC, PEER_MAC, TinyLab
 from tests import golden
-from tests.netns.agent import (
-    COMMAND,
-    ENVIRONMENT,
-    LIMIT,
-    QUIET,
-    Agent,
-    command,
-    forget_link_local,
-    until,
-)
+from tests.netns import agent as running
+from tests.netns.agent import LIMIT, QUIET, Agent, command, forget_link_local, until
 
 FORGED = bytes.fromhex(
     "ffffffffffff 02005e005301 0806 0001 0800 06 04 000102005e005301 c000020a 000000000000 c000020a"
@@ -45,8 +38,8 @@ def guest(tiny_lab6: TinyLab) -> TinyLab:
 @pytest.fixture
 def agent(guest: TinyLab, tmp_path: Path) -> Iterator[Agent]:
     # A conflict must not change what it announces.
-    with Agent(guest, tmp_path, config=f"{QUIET}conflict:\n  policy: warn\n") as running:
-        yield running
+    with Agent(guest, tmp_path, config=f"{QUIET}conflict:\n  policy: warn\n") as started:
+        yield started
 
 
 class Watch:
@@ -58,8 +51,8 @@ class Watch:
             fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
         self.process = lab.start(
             "guest",
-            [*COMMAND, "watch", *options],
-            env={**ENVIRONMENT, "TZ": "UTC", "TERM": "xterm", **env},
+            [*running.COMMAND, "watch", *options],
+            env={**running.ENVIRONMENT, "TZ": "UTC", "TERM": "xterm", **env},
             stdout=theirs,
             stderr=subprocess.PIPE,
         )
@@ -85,6 +78,16 @@ class Watch:
             self.text += more.replace("\r", "")
         return self.text
 
+    def until_it_sees(self, peer: socket.socket) -> None:
+        """Send until something is printed, before which nothing shows that it listens."""
+        until(
+            lambda: peer.send(FORGED) and select.select([self._output], [], [], 0.1)[0], "it sees"
+        )
+
+    def until_it_ends(self, peer: socket.socket, *frames: bytes) -> None:
+        """Send these again and again until it has ended."""
+        until(lambda: all(map(peer.send, frames)) and self.process.poll() is not None, "it ends")
+
     def end(self) -> tuple[int, str]:
         """Interrupt it; return its exit status and standard error."""
         os.killpg(self.process.pid, signal.SIGINT)
@@ -97,11 +100,8 @@ def rows(text: str) -> list[dict[str, Any]]:
 
 
 def test_json_shows_own_and_foreign_announcements(guest: TinyLab, agent: Agent) -> None:
-    # It prints nothing before the first frame, so a frame shows that it listens.
     with Watch(guest, "--json", "eth0") as watch, guest.packet_socket("peer", "eth0") as peer:
-        until(
-            lambda: peer.send(FORGED) and select.select([watch._output], [], [], 0.1)[0], "it sees"
-        )
+        watch.until_it_sees(peer)
         agent.burst()
         told = rows(watch.wait_for("unsolicited-na.*\n"))
         assert watch.end()[0] == 0
@@ -152,8 +152,7 @@ def test_tagged_announcement_has_its_vlan(guest: TinyLab, tags: str, vlan: str, 
     frame = golden.read(f"frames/{name}")
     with Watch(guest, "--json", "--count", "1", "eth0") as watch:
         with guest.packet_socket("peer", "eth0") as peer:
-            tagged = frame[:12] + bytes.fromhex(tags) + frame[12:]
-            until(lambda: peer.send(tagged) and watch.process.poll() is not None, "it is seen")
+            watch.until_it_ends(peer, frame[:12] + bytes.fromhex(tags) + frame[12:])
         (row,) = rows(watch.wait_for("\n"))
     assert row["vlan"] == vlan
     assert row["irregular"] == []
@@ -161,15 +160,9 @@ def test_tagged_announcement_has_its_vlan(guest: TinyLab, tags: str, vlan: str, 
 
 def test_other_traffic_is_not_shown(guest: TinyLab) -> None:
     with Watch(guest, "--count", "1", "--json", "eth0") as watch:
+        names = ("dad-solicitation", "arp-reply-tagged", "arp-probe")
         with guest.packet_socket("peer", "eth0") as peer:
-
-            def sent() -> bool:
-                peer.send(golden.read("frames/dad-solicitation"))
-                peer.send(golden.read("frames/arp-reply-tagged"))
-                peer.send(golden.read("frames/arp-probe"))
-                return watch.process.poll() is not None
-
-            until(sent, "it sees the probe")
+            watch.until_it_ends(peer, *(golden.read(f"frames/{name}") for name in names))
         (row,) = rows(watch.wait_for("\n"))
     assert row["kind"] == "arp-probe"
 
@@ -214,31 +207,24 @@ def test_capture_file_is_written_read_back_and_not_overwritten(
         (("--seconds", "0.1", "eth0"), 0, "0 announcements"),
         (("--count", "0"), 2, "--count"),
         (("-r", "file", "eth0"), 2, "a capture file has no interfaces"),
+        (("eth0",), 77, "no permission to listen"),
     ],
 )
 def test_end_of_watch_has_its_message_and_status(
     guest: TinyLab, arguments: tuple[str, ...], status: int, said: str
 ) -> None:
-    done = command(guest, "watch", *arguments)
+    prefix = ("setpriv", "--bounding-set", "-net_raw") if status == 77 else ()
+    done = command(guest, "watch", *arguments, prefix=prefix)
     assert said in done.stderr
     assert done.returncode == status
     assert "Traceback" not in done.stderr
 
 
-def test_without_permission_exits_77(guest: TinyLab) -> None:
-    done = command(guest, "watch", "eth0", prefix=("setpriv", "--bounding-set", "-net_raw"))
-    assert done.returncode == 77
-    assert "no permission to listen" in done.stderr
-
-
 def test_reader_that_closes_the_pipe_ends_it_quietly(guest: TinyLab, agent: Agent) -> None:
     with Watch(guest, "--json", "eth0") as watch, guest.packet_socket("peer", "eth0") as peer:
-        until(
-            lambda: peer.send(FORGED) and select.select([watch._output], [], [], 0.1)[0],
-            "it sees",
-        )
+        watch.until_it_sees(peer)
         read_end, watch._output = watch._output, os.open(os.devnull, os.O_RDONLY)
         os.close(read_end)
-        until(lambda: peer.send(FORGED) and watch.process.poll() is not None, "it ends")
+        watch.until_it_ends(peer, FORGED)
     assert watch.process.stderr
     assert (watch.process.returncode, watch.process.stderr.read()) == (0, "")

@@ -21,23 +21,23 @@ FINDINGS = [
 ]
 
 
+TEXT = """\
+ok    daemon     garp-agent 1.0, pid 7
+warn  hint port  no request has ever come no request has
+                 ever come no request has ever come no
+                 request has ever come
+                 -> look at the hypervisor look at the
+                    hypervisor look at the hypervisor look
+                    at the hypervisor
+fail  wire eth0  not seen
+                 -> look at tc
+skip  claimants  not checked: --no-send was given
+
+1 good, 1 to look at, 1 broken, 1 not checked"""
+
+
 def test_text_has_one_line_for_each_finding_and_the_advice_below() -> None:
-    assert doctor.as_text(FINDINGS, 60) == "\n".join(
-        [
-            "ok    daemon     garp-agent 1.0, pid 7",
-            "warn  hint port  no request has ever come no request has",
-            "                 ever come no request has ever come no",
-            "                 request has ever come",
-            "                 -> look at the hypervisor look at the",
-            "                    hypervisor look at the hypervisor look",
-            "                    at the hypervisor",
-            "fail  wire eth0  not seen",
-            "                 -> look at tc",
-            "skip  claimants  not checked: --no-send was given",
-            "",
-            "1 good, 1 to look at, 1 broken, 1 not checked",
-        ]
-    )
+    assert doctor.as_text(FINDINGS, 60) == TEXT
 
 
 @pytest.mark.parametrize("width", [1, 40, 80, 200])
@@ -51,12 +51,8 @@ def test_json_has_every_finding_and_warnings_are_no_failure() -> None:
     told = json.loads(doctor.as_json_text(FINDINGS))
     assert told["good"] is False
     assert [each["level"] for each in told["findings"]] == ["ok", "warn", "fail", "skip"]
-    assert told["findings"][2] == {
-        "check": "wire eth0",
-        "level": "fail",
-        "found": "not seen",
-        "advice": "look at tc",
-    }
+    failure = {"check": "wire eth0", "level": "fail", "found": "not seen", "advice": "look at tc"}
+    assert told["findings"][2] == failure
     assert json.loads(doctor.as_json_text(FINDINGS[:2]))["good"] is True
 
 

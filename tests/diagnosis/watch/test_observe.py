@@ -24,11 +24,7 @@ def test_gap_is_between_frames_of_one_station_and_address(observer: Observer) ->
     assert observer.see("eth1", REQUEST, 16.0).gap is None
     assert observer.see("eth0", REQUEST._replace(vlan="7"), 16.0).gap is None
     assert observer.see("eth0", REQUEST, 16.5).gap == 1.5
-
-
-def test_gap_is_not_negative_when_the_clock_was_set_back(observer: Observer) -> None:
-    observer.see("eth0", REQUEST, 10.0)
-    assert observer.see("eth0", REQUEST, 9.0).gap == 0.0
+    assert observer.see("eth0", REQUEST, 9.0).gap == 0.0  # the clock was set back
 
 
 def test_own_hardware_address_makes_an_announcement_own(observer: Observer) -> None:
