@@ -88,10 +88,7 @@ def test_lease_is_revoked_and_given_when_links_go_and_come() -> None:
         (30, 30.0, 10.0),
         (1e9, 90.0, 30.0),  # not more than was promised
         (0.5, 0.5, 1.0),
-        (0, 0, 60.0),
-        (-5, 0, 60.0),
-        ("90", 0, 60.0),
-        ([], 0, 60.0),
+        *((invalid, 0, 60.0) for invalid in (0, -5, "90", ())),
     ],
 )
 def test_seconds_that_a_guest_confirms_are_checked(
