@@ -6,7 +6,6 @@ import math
 import re
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -118,10 +117,10 @@ def test_an_agent_with_nothing_to_announce_has_no_metrics_of_addresses() -> None
     assert [name for name in metrics_of(link(2)) if name.startswith("address")] == []
 
 
-@pytest.mark.parametrize("name", ['a"b', "a\\b", "a,b={}", "\x1b", "\u2603", "a\udcff"])
-def test_an_interface_may_have_any_name(name: str) -> None:
-    (labels,) = metrics_of(link(2, name), address("10.0.0.1/24"))["address_frames_sent_total"]
-    assert dict(labels)["interface"] == name.replace("\udcff", "\\udcff")
+def test_an_interface_name_that_is_not_utf_8_is_escaped() -> None:
+    metrics = metrics_of(link(2, "a\udcff"), address("10.0.0.1/24"))
+    (labels,) = metrics["address_frames_sent_total"]
+    assert dict(labels)["interface"] == "a\\udcff"
 
 
 @property_settings(200)

@@ -44,24 +44,24 @@ def compose(raw: bytes, source: str) -> Any:
         composer = _Composer(text)
         return composer.get_single_node()
     except UnicodeDecodeError as error:
-        line, column = _place_after(raw[: error.start].decode())
+        line = raw[: error.start].count(b"\n") + 1
         wrong = f"the byte 0x{raw[error.start]:02x} is not UTF-8"
     except yaml.reader.ReaderError as error:
-        line, column = _place_after(text[: error.position])
+        line = text[: error.position].count("\n") + 1
         wrong = f"the character U+{ord(text[error.position]):04X} is not allowed in YAML"
     except ComposerError as error:  # from compose_node, or PyYAML's only other: two documents
-        line, column = place(error.problem_mark)
+        line, _ = place(error.problem_mark)
         wrong, allowed = str(error.problem), error.note or ""
         if not allowed:
             wrong, allowed = "a second document begins", "one document"
     except yaml.MarkedYAMLError as error:
-        line, column = place(error.problem_mark)
+        line, _ = place(error.problem_mark)
         wrong = f"not YAML: {_syntax(error)}"
     except (ValueError, OverflowError):
         # PyYAML does not check what it converts: "\UFFFFFFFF", %YAML with a long number.
-        line, column = place(composer.get_mark())
+        line, _ = place(composer.get_mark())
         wrong = "not YAML: a number or an escape is out of range"
-    raise ConfigError([Problem(source, wrong, allowed, line=line, column=column)])
+    raise ConfigError([Problem(source, wrong, allowed, line=line)])
 
 
 class _Composer(yaml.SafeLoader):
@@ -102,10 +102,6 @@ def _syntax(error: yaml.MarkedYAMLError) -> str:
     words = ", ".join(shown(part) for part in (error.context, error.problem) if part)
     words = words.replace(r"'\x00'", "the end")
     return words + next((hint for part, hint in _HINTS if part in words), "")
-
-
-def _place_after(before: str) -> tuple[int, int]:
-    return before.count("\n") + 1, len(before) - before.rfind("\n")
 
 
 def place(mark: Any) -> tuple[int, int]:

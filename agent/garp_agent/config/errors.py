@@ -24,7 +24,7 @@ class Problem(NamedTuple):
     key: str = ""  # dotted, list items by index: "interfaces.include[2]"; "" for the document
     given: str = ""  # as written in the file; "" where there is nothing to show
     line: int = 0  # from 1; 0 for the file as a whole
-    column: int = 0
+    column: int = 0  # orders the problems of a line
 
     def __str__(self) -> str:
         place = escaped(self.source) + (f":{self.line}" if self.line else "")
