@@ -15,7 +15,7 @@ from garp_agent import __version__
 from garp_agent.config.settings import Settings
 from garp_agent.guest.core.model import Cause, SendOutcome
 from garp_agent.guest.requests import Deduplicator, RequestHandler
-from garp_agent.wire.lines import REPLY_LIMIT, LineDecoder, Overlong
+from garp_agent.wire.lines import LINE_LIMIT, REPLY_LIMIT, LineDecoder, Overlong
 from garp_agent.wire.protocol import (
     CONTROL_COMMANDS,
     PORT_COMMANDS,
@@ -83,7 +83,8 @@ def test_the_examples_of_the_page_are_answered_as_it_says(block: list[tuple[str,
         guest.agent.wait(5.0)
 
 
-def test_the_page_lists_the_commands_and_the_error_classes() -> None:
+def test_the_page_has_the_limits_the_commands_and_the_error_classes() -> None:
+    assert re.findall(r"at most (\d{4}) bytes", PAGE) == [str(LINE_LIMIT), str(REPLY_LIMIT)]
     rows = re.findall(r"^\| `(\w+)` \| (yes|no) \| (yes|no) \|$", PAGE, re.MULTILINE)
     assert tuple(name for name, port, _ in rows if port == "yes") == PORT_COMMANDS
     assert tuple(name for name, _, control in rows if control == "yes") == CONTROL_COMMANDS
@@ -235,6 +236,7 @@ def test_a_number_below_the_window_counts_as_seen() -> None:
     assert seen == [False, True, False, True, False]
     seen = [hints.seen("a", n) for n in (100, INTEGER_MOST, INTEGER_MOST - 63)]
     assert seen == [True, True, False]
+    assert hints._known["a"][1] < 1 << 64  # memory is bounded
 
 
 def test_only_the_latest_boots_are_remembered() -> None:

@@ -44,6 +44,7 @@ def ask(command: str, **arguments: object) -> bytes:
         (b" BURST\t", Burst()),
         (b'{"execute": "burst"}', Burst()),
         (b' {"execute": "burst", "arguments": {}, "id": null}\t', Burst()),
+        (b'{"execute":"info","id":"%s"}' % (b"x" * 128), Info("x" * 128)),
         (b'{"execute":"info","id":true}', Info(True)),
         (b'{"execute":"info","id":-2.5}', Info(-2.5)),
         (b'{"execute":"sync","id":"\\u00e4"}', Sync("ä")),
@@ -55,11 +56,14 @@ def ask(command: str, **arguments: object) -> bytes:
             ask("burst", count=0, interval=0, delay=INTEGER_MOST),
             Burst(1, "", 1, 0.05, 60.0, "", 0, (("count", 1), ("interval", 0.05), ("delay", 60.0))),
         ),
-        (ask("burst", count=-INTEGER_MOST), Burst(1, "", 1, adjusted=(("count", 1),))),
+        (
+            ask("burst", count=-INTEGER_MOST, interval=11),
+            Burst(1, "", 1, 10.0, adjusted=(("count", 1), ("interval", 10.0))),
+        ),
         (ask("burst", reason="bond0: eth0 → eth1"), Burst(1, "bond0: eth0 → eth1")),
         (ask("burst", reason="a\nb\ud800"), Burst(1, "a?b?", adjusted=(("reason", "a?b?"),))),
         (ask("burst", reason="x" * 129), Burst(1, "x" * 128, adjusted=(("reason", "x" * 128),))),
-        (ask("burst", boot="b", sequence=INTEGER_MOST), Burst(1, boot="b", sequence=INTEGER_MOST)),
+        (ask("burst", boot="b", sequence=2**63 - 1), Burst(1, boot="b", sequence=2**63 - 1)),
     ],
 )
 def test_a_line_gives_its_request(line: bytes, request_: object) -> None:
@@ -84,6 +88,7 @@ LINES = [
     (b'{"a":' * 800, "InvalidJSON", ""),
     (b'{"id": Infinity}', "InvalidJSON", "Infinity is not JSON"),
     (b'{"id": 1e999}', "InvalidJSON", "the number 1e999 is out of range"),
+    (b"9" * 400 + b".0", "InvalidJSON", "the number 99999999999999999999 is out of range"),
     (b"9" * 4096, "InvalidJSON", "the integer 99999999999999999999 is out of range"),
     (b"9223372036854775808", "InvalidJSON", "the integer 9223372036854775808 is out of range"),
     (b'{"id": 1, "id": 1}', "InvalidJSON", "an object names a member twice"),
@@ -117,7 +122,8 @@ ARGUMENTS = [
     (ask("burst", count=None), "argument count must be an integer, not null"),
     (ask("burst", interval=False), "argument interval must be a number, not false"),
     (ask("burst", reason={}), "argument reason must be a string, not an object"),
-    (ask("burst", delay="0" * 40), f'argument delay must be a number, not "{"0" * 32}..."'),
+    (ask("burst", delay="0" * 32), f'argument delay must be a number, not "{"0" * 32}"'),
+    (ask("burst", delay="0" * 33), f'argument delay must be a number, not "{"0" * 32}..."'),
     (ask("burst", boot="b"), "arguments boot and sequence come together or not at all"),
     (ask("burst", boot="", sequence=1), BOOT),
     (ask("burst", boot="b\n", sequence=-1), f"{BOOT}; {SEQUENCE}"),
@@ -228,6 +234,8 @@ def test_lines_are_written_with_sorted_members_in_ascii() -> None:
     )
     assert encode_request("info", delimited=False) == b'{"execute": "info"}\n'
     assert encode_return("é", {}) == b'{"id": "\\u00e9", "return": {}}\n'
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        encode_return(None, {"a": float("nan")})
     error = ProtocolError(ErrorClass.FAILED, "x" * 999, 3)
     assert parse_reply(encode_error(error)) == Reply(3, {}, "Failed", "x" * 512)
 
