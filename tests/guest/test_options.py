@@ -26,25 +26,17 @@ def by_click(arguments: list[str]) -> RunOptions | None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "expected"),
+    "arguments",
     [
-        ("", RunOptions()),
-        ("--config /etc/x.yaml", RunOptions(config="/etc/x.yaml")),
-        ("--config=/etc/x.yaml", RunOptions(config="/etc/x.yaml")),
-        ("-c a --config b", RunOptions(config="b")),
-        ("--interval 500ms", RunOptions(interval="500ms")),
-        ("--hint-port=/dev/hvc1=x", RunOptions(hint_port="/dev/hvc1=x")),
-        ("--control-socket /run/x.sock", RunOptions(control_socket="/run/x.sock")),
-        ("-v --dry-run", RunOptions(dry_run=True, verbose=True)),
-        ("--verbose --verbose", RunOptions(verbose=True)),
-        ("--log-format=json --log-format text", RunOptions(log_format="text")),
+        *("", "--config /etc/x.yaml", "--config=/etc/x.yaml", "-c a --config b"),
+        *("--interval 500ms", "--hint-port=/dev/hvc1=x", "--control-socket /run/x.sock"),
+        *("-v --dry-run", "--verbose --verbose", "--log-format=json --log-format text"),
     ],
 )
-def test_a_plain_form_is_read_without_click_and_as_by_click(
-    arguments: str, expected: RunOptions
-) -> None:
-    assert parse_run_options(arguments.split()) == expected
-    assert by_click(arguments.split()) == expected
+def test_a_plain_form_is_read_without_click_and_as_by_click(arguments: str) -> None:
+    ours = parse_run_options(arguments.split())
+    assert ours is not None
+    assert ours == by_click(arguments.split())
 
 
 @pytest.mark.parametrize(
