@@ -187,24 +187,14 @@ def test_asking_for_the_status_changes_nothing() -> None:
 
 
 def test_the_hint_port_has_its_state_and_its_requests() -> None:
-    port = HintPort("/does/not/exist")
+    port, off = HintPort("/does/not/exist"), HintPort("")
     port.attempt(0.0)
-    expected = {
-        "name": "/does/not/exist",
-        "path": "/does/not/exist",
-        "state": "absent",
-        "error": "No such file or directory",
-        "requests": 0,
-        "errors": 0,
-        "seconds_since_last": None,
-    }
-    assert report.port_status(port, None, 5.0) == expected
     handler = RequestHandler(guest().engine, Cause.HINT, lambda now: {})
     handler.requests, handler.errors, handler.last_request = 3, 2, 1.5
-    counted = {"requests": 3, "errors": 2, "seconds_since_last": 3.5}
-    assert report.port_status(port, handler, 5.0) == {**expected, **counted}
+    keys = ["name", "path", "state", "error", "requests", "errors", "seconds_since_last"]
+    missing = ["/does/not/exist"] * 2 + ["absent", "No such file or directory", 3, 2, 3.5]
+    assert report.port_status(port, handler, 5.0) == dict(zip(keys, missing))
+    disabled = [None, None, "off", None, 0, 0, None]
+    assert report.port_status(off, None, 5.0) == dict(zip(keys, disabled))
     port.close()
-    port = HintPort("")
-    unnamed = {"name": None, "path": None, "state": "off", "error": None}
-    assert report.port_status(port, None, 5.0) == {**expected, **unnamed}
-    port.close()
+    off.close()

@@ -219,7 +219,6 @@ def test_few_descriptors_left_do_not_stop_announcements_and_none_leaks(
 ) -> None:
     agent = site2.start(config=FREQUENT, wait=False)
     with agent, Capture(site2.lab) as wire, Capture(site2.lab, link="eth1") as other:
-        # No request came yet: code that it loads on demand is not loaded.
         agent.wait_for_log("hint-port")  # the last that it opens by itself
         before = agent.open_files()
         used = agent.descriptors()

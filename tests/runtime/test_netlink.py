@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -29,23 +30,9 @@ INTERVAL = 300.0
 
 
 @pytest.fixture
-def begin(tiny_lab: TinyLab) -> Iterator[Callable[..., Events]]:
-    """Opens a Netlink in the guest, optionally with other dump requests."""
-    opened = []
-
-    def in_guest(steps: tuple[Callable[[int], bytes], ...] = GUEST.steps) -> Events:
-        with tiny_lab.entered("guest"):
-            opened.append(Netlink(INTERVAL, GUEST._replace(steps=steps)))
-        return opened[-1]
-
-    yield in_guest
-    for each in opened:
-        each.close()
-
-
-@pytest.fixture
-def netlink(begin: Callable[..., Events]) -> Events:
-    return begin()
+def netlink(tiny_lab: TinyLab) -> Iterator[Events]:
+    with tiny_lab.entered("guest"), closing(Netlink(INTERVAL, GUEST)) as made:
+        yield made
 
 
 def everything(netlink: Events, now: float = 0.0) -> list[Any]:
@@ -167,15 +154,13 @@ def test_a_datagram_of_another_process_is_ignored(netlink: Events, tiny_lab: Tin
 
 
 def test_forwarding_changes_are_live_events(tiny_lab6: TinyLab) -> None:
-    with tiny_lab6.entered("guest"):
-        netlink = Netlink(INTERVAL, GUEST)
-    inventory = fold(everything(netlink))
-    (eth0,) = (index for index, link in inventory.links.items() if link.name == "eth0")
-    for value in (1, 0, 1):
-        tiny_lab6.run("guest", ["sysctl", "-qw", f"net.ipv6.conf.all.forwarding={value}"])
-        fold(netlink.read(1.0), inventory)
-        assert inventory.forwards(eth0) == bool(value)
-    netlink.close()
+    with tiny_lab6.entered("guest"), closing(Netlink(INTERVAL, GUEST)) as netlink:
+        inventory = fold(everything(netlink))
+        (eth0,) = (index for index, link in inventory.links.items() if link.name == "eth0")
+        for value in (1, 0, 1):
+            tiny_lab6.run("guest", ["sysctl", "-qw", f"net.ipv6.conf.all.forwarding={value}"])
+            fold(netlink.read(1.0), inventory)
+            assert inventory.forwards(eth0) == bool(value)
 
 
 # -- what the kernel refuses ----------------------------------------------------------------
@@ -192,13 +177,14 @@ def unsupported(sequence: int) -> bytes:
 
 
 @pytest.mark.parametrize("step", [0, 1, 2])
-def test_a_refused_dump_is_tried_again(begin: Callable[..., Events], step: int) -> None:
+def test_a_refused_dump_is_tried_again(netlink: Events, step: int) -> None:
     requests = [refused]
 
     def refused_once(sequence: int) -> bytes:
         return (requests.pop() if requests else GUEST.steps[step])(sequence)
 
-    netlink = begin((*GUEST.steps[:step], refused_once, *GUEST.steps[step + 1 :]))
+    steps = (*GUEST.steps[:step], refused_once, *GUEST.steps[step + 1 :])
+    netlink._subject = GUEST._replace(steps=steps)
     events = everything(netlink, 0.0)
     assert events[0] == DumpStarted()
     assert DumpComplete() not in events
@@ -207,8 +193,9 @@ def test_a_refused_dump_is_tried_again(begin: Callable[..., Events], step: int) 
     assert netlink.deadline() == RETRY + INTERVAL
 
 
-def test_a_kernel_without_ipv6_completes_the_dump(begin: Callable[..., Events]) -> None:
-    events = everything(begin((unsupported, *GUEST.steps[1:])))
+def test_a_kernel_without_ipv6_completes_the_dump(netlink: Events) -> None:
+    netlink._subject = GUEST._replace(steps=(unsupported, *GUEST.steps[1:]))
+    events = everything(netlink)
     assert events[-1] == DumpComplete()
     assert {type(event) for event in events[1:-1]} == {LinkSeen, AddressSeen}
 

@@ -19,7 +19,7 @@ class LinkGone(NamedTuple):
 
 
 class DumpStarted(NamedTuple):
-    """The kernel names everything anew from here on; nothing is known to be gone yet."""
+    """The kernel starts to name everything; nothing is known to be gone yet."""
 
     overrun: bool = False  # the reason: events were lost (ENOBUFS)
 
