@@ -12,7 +12,7 @@ tests/bench tests/netns/test_agent_announcements.py'
 if [ "${1:-}" = one ]; then # VERSION; this script starts itself so, see below
     log=.cache/python-$2.log
     # shellcheck disable=SC2086 # a list of words
-    if timeout --foreground 900 ".venv-$2/bin/python" -m pytest -q -o faulthandler_timeout=120 \
+    if timeout --foreground 3600 ".venv-$2/bin/python" -m pytest -q -o faulthandler_timeout=120 \
         -o "cache_dir=.cache/pytest-$2" $TESTS tests/test_*.py >"$log" 2>&1; then
         echo "Python $2: $(tail -n 1 "$log")"
         exit

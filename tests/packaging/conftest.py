@@ -11,16 +11,8 @@ import build_pyz
 from tests.conftest import WITH_PACKAGES
 from tests.packaging.support import need
 
-HERE = Path(__file__).parent
-HEAVY = {f"test_{name}.py" for name in ("booted", "deb", "docs", "rpm")}
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the heavy tests out unless GARP_AGENT_PACKAGES=1 asks for them."""
-    heavy = [item for item in items if item.path.parent == HERE and item.path.name in HEAVY]
-    if heavy and not WITH_PACKAGES:
-        items[:] = [item for item in items if item not in heavy]
-        config.hook.pytest_deselected(items=heavy)
+HEAVY = ["test_booted.py", "test_deb.py", "test_docs.py", "test_rpm.py"]
+collect_ignore = [] if WITH_PACKAGES else HEAVY
 
 
 @pytest.fixture(scope="session")
