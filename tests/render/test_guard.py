@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,12 +14,15 @@ import pytest
 from tests import golden
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "agent")}
+ENVIRONMENT.pop("PYTHONUNBUFFERED", None)  # buffers fail later; -u below is the other case
 FULL = "the output could not be written: No space left on device\n"
 NO_GUEST = "garp-hint: no guest has a channel\n"
 AGENT, HINT = "garp_agent", "garp_agent.hypervisor"
 # click prints the help by itself, most commands print what they return, and doctor (which sends
 # nothing here) and watch print by themselves.
+PLAIN = "from garp_agent.render.guard import guarded; guarded(lambda: print(1), 'p')"
 COMMANDS = [
+    (f'-c "{PLAIN}"', f"p: {FULL}"),  # without click, of which some versions handle EPIPE
     (f"-m {AGENT} --help", f"garp-agent: {FULL}"),
     (f"-m {AGENT} list --json", f"garp-agent: {FULL}"),
     (f"-u -m {AGENT} list", f"garp-agent: {FULL}"),
@@ -31,7 +35,7 @@ COMMANDS = [
 def run(command: str, stdout: int) -> tuple[int, str]:
     """Return the exit status and what standard error says."""
     done = subprocess.run(
-        [sys.executable, *command.split()],
+        [sys.executable, *shlex.split(command)],
         env=ENVIRONMENT,
         stdin=subprocess.DEVNULL,
         stdout=stdout,
