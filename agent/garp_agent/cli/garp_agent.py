@@ -17,7 +17,7 @@ from garp_agent.config import load
 from garp_agent.config.errors import ConfigError
 from garp_agent.config.settings import Settings
 from garp_agent.guest import daemon, options
-from garp_agent.render.guard import guarded
+from garp_agent.render.output_errors import guarded
 from garp_agent.runtime.exits import EXIT_CONFIG, EXIT_FAILED, EXIT_NO_PERMISSION
 from garp_agent.runtime.log import Log
 from garp_agent.wire.model import LEVEL_DEBUG, LEVEL_WARNING

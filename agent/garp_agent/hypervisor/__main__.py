@@ -19,7 +19,7 @@ def main() -> None:
     """Run the command that the arguments name, and exit with its status."""
     if sys.argv[1:2] != ["watch"]:
         from garp_agent.cli.garp_hint import cli
-        from garp_agent.render.guard import guarded
+        from garp_agent.render.output_errors import guarded
 
         guarded(lambda: cli(prog_name="garp-hint"), "garp-hint")
     given = _options_from_child(sys.argv[1:])

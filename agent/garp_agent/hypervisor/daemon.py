@@ -12,7 +12,7 @@ import time
 from math import inf
 
 from garp_agent import __version__
-from garp_agent.hypervisor.core.rounds import HINT
+from garp_agent.hypervisor.core.hint_rounds import HINT
 from garp_agent.hypervisor.core.watcher import HintOptions, Watcher
 from garp_agent.hypervisor.following import Following
 from garp_agent.hypervisor.io.channels import Finder, matching

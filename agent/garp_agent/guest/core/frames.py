@@ -1,6 +1,6 @@
 """Encodes announcements as Ethernet frames, and decodes received frames to claims.
 
-Does not decide what is announced, which frames the kernel passes on (guest.core.filters), or
+Does not decide what is announced, which frames the kernel passes on (guest.core.bpf), or
 whether a claim is a conflict.  Does not use interfaces, sockets or clocks.
 
 Sources:

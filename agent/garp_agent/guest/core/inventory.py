@@ -3,7 +3,7 @@
 Folds kernel events.  Does not decide which links or addresses are announced.
 
 Every event is applied at once.  When a dump is complete, what neither the dump nor a live event
-named since its start is removed (:mod:`garp_agent.wire.dump`).
+named since its start is removed (:mod:`garp_agent.wire.netlink_dump`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from garp_agent.guest.core.model import (
     Link,
     LinkSeen,
 )
-from garp_agent.wire.dump import DumpMarks
 from garp_agent.wire.model import DumpComplete, DumpStarted, LinkGone
+from garp_agent.wire.netlink_dump import DumpMarks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import socket
 from array import array
 from struct import Struct
 
-from garp_agent.guest.core.filters import advertisement_filter, arp_filter
+from garp_agent.guest.core.bpf import advertisement_filter, arp_filter
 from garp_agent.guest.core.frames import FrameError, decode
 from garp_agent.guest.core.model import ClaimSeen
 

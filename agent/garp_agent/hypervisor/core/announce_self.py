@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from garp_agent.hypervisor.core.exchange import Result
     from garp_agent.hypervisor.core.guests import Channel, Guest
-    from garp_agent.hypervisor.core.rounds import FailoverRecord
+    from garp_agent.hypervisor.core.hint_rounds import FailoverRecord
     from garp_agent.wire.notices import Notices
 
 ANNOUNCE_SELF = "announce-self"  # kind of a call, and QEMU's name of the command

@@ -1,7 +1,7 @@
 """Contact with one guest: its channel, its state, its lease, and when to talk to it next.
 
-Does not decide when a hint is sent (hypervisor.core.rounds) and opens no socket.  A guest is not
-trusted: each value in a reply is checked for type and range before it is used.
+Does not decide when a hint is sent (hypervisor.core.hint_rounds) and opens no socket.  A guest is
+not trusted: each value in a reply is checked for type and range before it is used.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ Does not decide which links matter or what a change means: hypervisor.core.bonds
 from __future__ import annotations
 
 from garp_agent.hypervisor.core.linkstate import EVENT_NONE, LinkReport, LinkSnapshot
-from garp_agent.wire.dump import DumpMarks
 from garp_agent.wire.model import DumpStarted, LinkGone
+from garp_agent.wire.netlink_dump import DumpMarks
 from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False

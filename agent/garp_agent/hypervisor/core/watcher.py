@@ -9,8 +9,8 @@ from __future__ import annotations
 from garp_agent.hypervisor.core.announce_self import ANNOUNCE_SELF, SelfAnnouncements
 from garp_agent.hypervisor.core.contacts import Contacts
 from garp_agent.hypervisor.core.exchange import Outcome
+from garp_agent.hypervisor.core.hint_rounds import HINT, Rounds
 from garp_agent.hypervisor.core.lease import LEASE
-from garp_agent.hypervisor.core.rounds import HINT, Rounds
 from garp_agent.wire.notices import Notices
 from garp_agent.wire.record import NamedTuple
 

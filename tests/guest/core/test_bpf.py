@@ -12,7 +12,7 @@ import pytest
 from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6NDOptDstLLAddr, IPv6
 from scapy.layers.l2 import ARP, Ether
 
-from garp_agent.guest.core.filters import advertisement_filter, arp_filter
+from garp_agent.guest.core.bpf import advertisement_filter, arp_filter
 from tests.world import ip
 
 SO_ATTACH_FILTER = 26  # <asm-generic/socket.h>

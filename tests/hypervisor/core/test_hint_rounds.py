@@ -8,7 +8,7 @@ import pytest
 
 from garp_agent.hypervisor.core.exchange import Call, Outcome
 from garp_agent.hypervisor.core.guests import Channel
-from garp_agent.hypervisor.core.rounds import HINT
+from garp_agent.hypervisor.core.hint_rounds import HINT
 from garp_agent.hypervisor.core.watcher import HintOptions
 from garp_agent.wire.model import LEVEL_NOTICE, LEVEL_WARNING
 from garp_agent.wire.protocol import Burst, Lease
