@@ -1,4 +1,4 @@
-"""What the core's tests speak in: links and addresses in short, time that goes where it is told."""
+"""What the tests of the agent share: short forms of links and addresses, and a simulated loop."""
 
 from __future__ import annotations
 
@@ -23,12 +23,7 @@ from garp_agent.guest.core.model import (
     SendOutcome,
     Sent,
 )
-from garp_agent.wire.model import (
-    IFF_LOWER_UP,
-    IFF_UP,
-    DumpComplete,
-    DumpStarted,
-)
+from garp_agent.wire.model import IFF_LOWER_UP, IFF_UP, DumpComplete, DumpStarted
 
 IFF_BROADCAST = 0x2
 IFF_RUNNING = 0x40
@@ -39,7 +34,7 @@ DOWN = IFF_BROADCAST | IFF_MULTICAST
 
 DEFAULTS = Settings()
 
-# A long run: GARP_AGENT_EXAMPLES=2000 draws that many examples, other ones every time.
+# GARP_AGENT_EXAMPLES=2000 makes a long run: that many examples, and others every time.
 EXAMPLES = int(os.environ.get("GARP_AGENT_EXAMPLES", "0"))
 
 
@@ -64,26 +59,19 @@ def mac(text: str) -> bytes:
 
 def link(ifindex: int = 2, name: str | None = None, **changes: Any) -> Link:
     """An Ethernet link that is up: eth2 is 02:00:00:00:00:02."""
-    fields = {
-        "ifindex": ifindex,
-        "name": f"eth{ifindex}" if name is None else name,
-        "hardware_address": bytes((2, 0, 0, 0, *ifindex.to_bytes(2, "big"))),
-        "hardware_type": ARPHRD_ETHER,
-        "flags": RUNNING,
-        **changes,
-    }
-    return Link(**fields)
+    hardware_address = bytes((2, 0, 0, 0, *ifindex.to_bytes(2, "big")))
+    made = Link(ifindex, name or f"eth{ifindex}", hardware_address, ARPHRD_ETHER, RUNNING)
+    return made._replace(**changes)
 
 
 def address(text: str, ifindex: int = 2, **changes: Any) -> InterfaceAddress:
     """``10.0.0.1/24`` on eth2."""
     host = ipaddress.ip_interface(text)
-    found = InterfaceAddress(ifindex, host.ip.packed, host.network.prefixlen)
-    return found._replace(**changes)
+    return InterfaceAddress(ifindex, host.ip.packed, host.network.prefixlen)._replace(**changes)
 
 
 def seen(*things: Any) -> list[Any]:
-    """The events that tell of links and addresses; other things are events already."""
+    """The events that report links and addresses; other things are events already."""
     wrap = {Link: LinkSeen, InterfaceAddress: AddressSeen}
     return [wrap.get(type(thing), lambda event: event)(thing) for thing in things]
 
@@ -91,9 +79,9 @@ def seen(*things: Any) -> list[Any]:
 def dump(*things: Any, overrun: bool = False) -> list[Any]:
     """A whole dump of links, addresses and ForwardingSeen."""
     forwarding = [thing for thing in things if isinstance(thing, ForwardingSeen)]
-    others = [thing for thing in things if not isinstance(thing, ForwardingSeen)]
-    told = [event._replace(dumped=True) for event in seen(*others)]
-    return [DumpStarted(overrun), *forwarding, *told, DumpComplete()]
+    others = seen(*(thing for thing in things if not isinstance(thing, ForwardingSeen)))
+    named = [event._replace(dumped=True) for event in others]
+    return [DumpStarted(overrun), *forwarding, *named, DumpComplete()]
 
 
 class Frame(NamedTuple):
@@ -106,9 +94,8 @@ class Frame(NamedTuple):
 class Agent:
     """An engine, and the loop around it as far as time goes.
 
-    ``uniform`` is a seeded ``random.Random(...).random``.  Time only passes in
-    :meth:`until` (as the loop lets it pass: from deadline to deadline) and in
-    :meth:`stop` (as SIGSTOP does).
+    Time passes only in :meth:`until`, as the loop lets it pass from deadline to deadline, and in
+    :meth:`stop`, as SIGSTOP does.  ``after_frame`` gives the events after each frame.
     """
 
     def __init__(
@@ -121,17 +108,17 @@ class Agent:
         self.after_frame: Callable[[Frame], Iterable[Any]] = lambda frame: ()
 
     def tell(self, *events: Any) -> list[Frame]:
-        """Several things happen at once, in one turn of the loop; what it sends."""
+        """Let all these events happen in one turn of the loop; return what it sends."""
         for event in events:
             self.engine.handle(event, self.now)
         return self._turn()
 
     def see(self, *things: Any) -> list[Frame]:
-        """Links and addresses as they are now."""
+        """Report links and addresses as they are now."""
         return self.tell(*seen(*things))
 
     def until(self, then: float) -> list[Frame]:
-        """Let the time pass; what is sent meanwhile."""
+        """Let time pass; return what is sent meanwhile."""
         frames: list[Frame] = []
         while self.engine.deadline() <= then:
             self.now = max(self.now, self.engine.deadline())
@@ -140,11 +127,11 @@ class Agent:
         return frames
 
     def wait(self, seconds: float) -> list[Frame]:
-        """Let so much time pass; what is sent meanwhile."""
+        """Let so much time pass; return what is sent meanwhile."""
         return self.until(self.now + seconds)
 
     def stop(self, seconds: float, *events: Any) -> list[Frame]:
-        """Be stopped, then find at once what happened meanwhile; what is sent then."""
+        """Be stopped for so long, then read at once what happened meanwhile."""
         self.now += seconds
         return self.tell(*events)
 
@@ -160,27 +147,27 @@ class Agent:
             self.engine.handle(Sent(announcement, *self.outcome), self.now)
             for event in self.after_frame(frames[-1]):
                 self.engine.handle(event, self.now)
-        assert self.engine.deadline() > self.now, "a deadline in the past spins"
+        assert self.engine.deadline() > self.now, "a deadline that is over makes the loop spin"
         return frames
 
 
 def addresses(frames: Iterable[Frame]) -> list[bytes]:
-    """What was announced, in order."""
+    """The addresses that were announced, in order."""
     return [frame.announcement.address for frame in frames]
 
 
 def causes(frames: Iterable[Frame]) -> list[str]:
-    """Why, without repetitions, in order."""
+    """The causes, each once, in order."""
     return list(dict.fromkeys(frame.announcement.cause.value for frame in frames))
 
 
 def times(frames: Iterable[Frame], since: float = 0.0) -> list[float]:
-    """When, each moment once, counted from ``since``."""
+    """The moments, each once, counted from ``since``."""
     return list(dict.fromkeys(round(frame.at - since, 6) for frame in frames))
 
 
 class TokenBucket:
-    """An ordinary token bucket, to judge ours by: tokens are counted, time is not."""
+    """An ordinary token bucket, to check ours against: it counts tokens instead of time."""
 
     def __init__(self, rate: float, depth: int) -> None:
         self.rate = rate
@@ -189,17 +176,16 @@ class TokenBucket:
         self.at = float("-inf")
 
     def change(self, rate: float, depth: int, now: float) -> None:
-        """Another bucket takes its place, from which as many tokens are missing."""
+        """Become another bucket, in which as many tokens are missing."""
         self._fill(now)
         self.tokens += depth - self.depth
         self.rate, self.depth = rate, depth
 
     def take(self, now: float) -> None:
-        """One frame goes out; it is an error if there is no token for it."""
+        """Send one frame; it is an error if there is no token for it."""
         self._fill(now)
         self.tokens -= 1
-        rounding = self.rate * 1e-5
-        assert self.tokens > -rounding, f"at {now} {-self.tokens} frames more than allowed"
+        assert self.tokens > -self.rate * 1e-5, f"at {now} {-self.tokens} frames too many"
 
     def _fill(self, now: float) -> None:
         self.tokens = min(self.depth, self.tokens + self.rate * (now - self.at))

@@ -1,4 +1,4 @@
-"""engine: from what happens to what is sent and when, at literal times."""
+"""engine: from events to frames and their moments, at literal times."""
 
 from __future__ import annotations
 
@@ -9,13 +9,8 @@ from typing import Any
 
 import pytest
 
-from garp_agent.config.settings import (
-    AddressSelection,
-    ArpForm,
-    Bucket,
-    InterfaceSelection,
-    Settings,
-)
+from garp_agent.config.settings import AddressSelection, ArpForm, Bucket, Settings
+from garp_agent.config.settings import InterfaceSelection as Interfaces
 from garp_agent.guest.core.model import (
     IFA_F_OPTIMISTIC,
     IFA_F_TENTATIVE,
@@ -49,7 +44,6 @@ from tests.world import (
     RUNNING,
     Agent,
     Frame,
-    TokenBucket,
     address,
     addresses,
     causes,
@@ -61,10 +55,15 @@ from tests.world import (
 )
 
 ETH = link(2, "eth0")
+NEW_MAC = ETH._replace(hardware_address=mac("02:00:00:00:00:99"))
 A = address("10.0.0.1/24")
 B = address("10.0.0.2/24")
 V6 = address("fd00::1/64")
+ON_3 = address("10.0.3.1/24", ifindex=3)
+LO = link(1, "lo", flags=RUNNING | IFF_LOOPBACK)
 QUIET = Settings(interval=270.0, interval_with_lease=270.0, jitter=0.0)  # only bursts show
+ONE_ROUND = QUIET._replace(burst=(0.0,))
+HINT = BurstRequested(Cause.HINT)
 
 
 def guest(*things: Any, settings: Settings = QUIET, **more: Any) -> Agent:
@@ -76,16 +75,21 @@ def guest(*things: Any, settings: Settings = QUIET, **more: Any) -> Agent:
     return agent
 
 
-def burst_of(frames: list[Frame], agent: Agent, since: float, cause: Cause) -> bool:
+def is_burst_of(frames: list[Frame], agent: Agent, since: float, cause: Cause) -> bool:
     """Whether the frames are one burst as configured, and nothing else."""
-    assert causes(frames) == [cause.value]
-    return times(frames, since) == list(agent.engine.settings.burst)
+    offsets = list(agent.engine.settings.burst)
+    return (causes(frames), times(frames, since)) == ([cause.value], offsets)
+
+
+def notices(agent: Agent, event: str) -> list[tuple[int, dict[str, object]]]:
+    found = [each for each in agent.engine.notices.take() if each.event.startswith(event)]
+    return [(each.level, dict(each.fields)) for each in found]
 
 
 # -- the start ----------------------------------------------------------------------
 
 
-def test_nothing_is_sent_before_everything_is_known() -> None:
+def test_engine_before_first_complete_dump_sends_nothing() -> None:
     agent = Agent()
     assert agent.tell(DumpStarted(), *seen(ETH, A)) == []
     assert agent.engine.deadline() == inf
@@ -93,32 +97,47 @@ def test_nothing_is_sent_before_everything_is_known() -> None:
     assert addresses(agent.tell(DumpComplete())) == [A.address]
 
 
-def test_every_address_of_every_suitable_link_is_announced_at_the_start() -> None:
-    other = address("10.0.1.1/24", ifindex=3)
-    lo = link(1, "lo", flags=RUNNING | IFF_LOOPBACK)
+def test_engine_at_start_bursts_every_address_of_every_suitable_link() -> None:
     agent = Agent(QUIET)
     start = agent.now
-    events = dump(lo, ETH, link(3), address("127.0.0.1/8", ifindex=1), A, V6, other)
+    events = dump(LO, ETH, link(3), address("127.0.0.1/8", ifindex=1), A, V6, ON_3)
     frames = agent.tell(*events) + agent.wait(5.0)
-    assert burst_of(frames, agent, start, Cause.START)
+    assert is_burst_of(frames, agent, start, Cause.START)
     sent = {(f.announcement.ifindex, f.announcement.address) for f in frames}
-    assert sent == {(2, A.address), (2, V6.address), (3, other.address)}
+    assert sent == {(2, A.address), (2, V6.address), (3, ON_3.address)}
     assert len(frames) == 9
 
 
-def test_what_is_sent_says_everything_that_the_frame_needs() -> None:
-    agent = Agent(QUIET)
-    frames = agent.tell(*dump(ETH, A, V6, ForwardingSeen(2, True)))
+def test_frame_has_all_fields_of_its_link_and_address() -> None:
+    frames = Agent(QUIET).tell(*dump(ETH, A, V6, ForwardingSeen(2, True)))
+    arp, advertisement = Kind.ARP_REQUEST, Kind.UNSOLICITED_NA
     assert [frame.announcement for frame in frames] == [
-        Announcement(2, Kind.ARP_REQUEST, ETH.hardware_address, A.address, Cause.START),
-        Announcement(
-            2, Kind.UNSOLICITED_NA, ETH.hardware_address, V6.address, Cause.START, router=True
-        ),
+        Announcement(2, arp, ETH.hardware_address, A.address, Cause.START),
+        Announcement(2, advertisement, ETH.hardware_address, V6.address, Cause.START, router=True),
     ]
 
 
-def test_an_address_of_two_forms_is_two_frames_and_two_tokens() -> None:
-    agent = Agent(QUIET._replace(arp=ArpForm.BOTH, bucket=Bucket(1.0, 3), burst=(0.0,)))
+def test_request_before_first_dump_is_no_error_and_loses_nothing() -> None:
+    agent = Agent(QUIET)
+    assert agent.tell(HINT, LeaseGranted(5.0), Resumed(1.0)) == []
+    assert addresses(agent.tell(*dump(ETH, A))) == [A.address]
+
+
+def test_request_during_first_dump_does_not_take_half_of_it_for_all() -> None:
+    agent = Agent(QUIET)
+    agent.tell(DumpStarted(), *seen(ETH, A), HINT)
+    frames = agent.tell(*seen(B), DumpComplete()) + agent.wait(5.0)
+    assert causes(frames) == ["start"]
+    assert set(addresses(frames)) == {A.address, B.address}
+
+
+# -- one frame at a time ------------------------------------------------------------
+
+BOTH = ONE_ROUND._replace(arp=ArpForm.BOTH)
+
+
+def test_address_of_two_frames_takes_two_tokens() -> None:
+    agent = Agent(BOTH._replace(bucket=Bucket(1.0, 3)))
     frames = agent.tell(*dump(ETH, A, B)) + agent.wait(10.0)
     assert [(f.at - 1000.0, f.announcement.kind.value, f.announcement.address) for f in frames] == [
         (0.0, "arp-request", A.address),
@@ -128,182 +147,137 @@ def test_an_address_of_two_forms_is_two_frames_and_two_tokens() -> None:
     ]
 
 
-def test_the_first_frames_are_one_for_each_link() -> None:
-    links = [link(ifindex) for ifindex in (2, 3, 4)]
-    items = [address(f"10.0.{i}.{n}/24", ifindex=i) for i in (2, 3, 4) for n in (1, 2, 3)]
-    frames = Agent(QUIET).tell(*dump(*links, *items))
-    assert sorted(frame.announcement.ifindex for frame in frames[:3]) == [2, 3, 4]
-    assert len(frames) == 9
-
-
-def test_a_hint_before_the_first_dump_is_no_error_and_loses_nothing() -> None:
-    agent = Agent(QUIET)
-    assert agent.tell(BurstRequested(Cause.HINT), LeaseGranted(5.0), Resumed(1.0)) == []
-    assert addresses(agent.tell(*dump(ETH, A))) == [A.address]
-
-
-def test_a_hint_during_the_first_dump_does_not_look_at_half_of_it() -> None:
-    agent = Agent(QUIET)
-    agent.tell(DumpStarted(), *seen(ETH, A), BurstRequested(Cause.HINT))
-    frames = agent.tell(*seen(B), DumpComplete()) + agent.wait(5.0)
-    assert causes(frames) == ["start"]
-    assert set(addresses(frames)) == {A.address, B.address}
+@pytest.mark.parametrize(
+    ("event", "sender"),
+    [
+        (AddressGone(B), ETH),
+        (LinkSeen(NEW_MAC), NEW_MAC),
+        (AddressGone(A), None),
+        (LinkGone(2), None),
+        (LinkSeen(ETH._replace(flags=DOWN)), None),
+        (ClaimSeen("eth0", A.address, mac("02:00:00:00:00:66")), None),  # now only a probe
+    ],
+)
+def test_second_frame_of_address_is_sent_only_if_still_right(event: Any, sender: Any) -> None:
+    agent = guest(ETH, A, B, settings=BOTH)
+    engine, now = agent.engine, agent.now
+    engine.handle(HINT, now)
+    first = engine.next_frame(now)
+    assert first == Announcement(2, Kind.ARP_REQUEST, ETH.hardware_address, A.address, Cause.HINT)
+    assert engine.deadline() == -inf
+    engine.handle(event, now)
+    found = engine.next_frame(now)
+    is_second = found is not None and (found.kind, found.address) == (Kind.ARP_REPLY, A.address)
+    assert is_second is (sender is not None)
+    if found is not None and is_second:
+        assert found.hardware_address == sender.hardware_address
 
 
 # -- the timer ----------------------------------------------------------------------
 
 
-def test_by_default_an_address_is_announced_every_four_to_six_seconds() -> None:
+def test_refresh_by_default_comes_every_four_to_six_seconds_and_nothing_else_wakes() -> None:
     agent = guest(ETH, A, settings=Settings())
-    at = [agent.now - 1.0, *times(agent.wait(3600.0))]
-    assert causes(agent.wait(60.0)) == ["refresh"]
-    gaps = [later - earlier for earlier, later in zip(at[1:], at[2:])]
-    assert min(gaps) >= 4.0 - 1e-6
-    assert max(gaps) <= 6.0 + 1e-6
-
-
-def test_a_link_with_200_addresses_costs_no_more_than_one_with_4() -> None:
-    many = [address(f"10.0.{n}.1/24") for n in range(200)]
-    few, crowd = guest(ETH, *many[:4]), Agent(Settings())
-    few = Agent(Settings())
-    few.tell(*dump(ETH, *many[:4]))
-    crowd.tell(*dump(ETH, *many))
-    for agent in (few, crowd):
-        agent.wait(120.0)  # the burst of 200 takes its time at 10 a second
-    cost_of_few, cost_of_crowd = few.wait(3600.0), crowd.wait(3600.0)
-    assert len(cost_of_crowd) == pytest.approx(len(cost_of_few), rel=0.05)
-    assert set(addresses(cost_of_crowd)) == {item.address for item in many}
-
-
-def test_nobody_is_woken_but_for_a_tick() -> None:
-    agent = guest(ETH, A, settings=Settings(interval=5.0, jitter=0.0))
+    agent.wait(10.0)
     before = agent.wakeups
-    agent.wait(5000.0)
-    assert agent.wakeups - before == 1000
+    frames = agent.wait(3600.0)
+    assert causes(frames) == ["refresh"]
+    at = times(frames)
+    gaps = [later - earlier for earlier, later in zip(at, at[1:])]
+    assert (min(gaps) >= 4.0 - 1e-6, max(gaps) <= 6.0 + 1e-6) == (True, True)
+    assert agent.wakeups - before == len(frames)
 
 
-def test_an_agent_with_nothing_to_announce_sleeps_for_ever() -> None:
-    agent = guest(link(1, "lo", flags=RUNNING | IFF_LOOPBACK), link(2, flags=DOWN))
-    assert agent.engine.deadline() == inf
+def test_engine_with_nothing_to_announce_has_no_deadline() -> None:
+    assert guest(LO, link(2, flags=DOWN)).engine.deadline() == inf
 
 
-# -- bursts: what the kernel tells --------------------------------------------------
+# -- bursts -------------------------------------------------------------------------
 
-UP_AGAIN = (LinkSeen(ETH._replace(flags=NO_CARRIER)), LinkSeen(ETH))
-NEW_MAC = ETH._replace(hardware_address=mac("02:00:00:00:00:99"))
+LOST = ETH._replace(flags=NO_CARRIER)
+UP_AGAIN = seen(LOST, ETH)
+TENTATIVE = V6._replace(flags=IFA_F_TENTATIVE)
+OPTIMISTIC = V6._replace(flags=IFA_F_TENTATIVE | IFA_F_OPTIMISTIC)
+SEEN_OPTIMISTIC = AddressSeen(OPTIMISTIC)
+ETH_7 = link(7, "eth0", hardware_address=mac("02:00:00:00:00:77"))
+IN_BRIDGE = link(2, "eth0", master_ifindex=5, port_kind="bridge")
 
 
 @pytest.mark.parametrize(
-    ("events", "cause"),
+    ("before", "events", "cause", "items"),
     [
-        pytest.param(UP_AGAIN, Cause.LINK_UP, id="carrier back, both told at once"),
-        pytest.param([LinkSeen(NEW_MAC)], Cause.HARDWARE_ADDRESS_CHANGED, id="another MAC"),
-        pytest.param([LinkSeen(ETH, True)], Cause.NOTIFY_PEERS, id="NOTIFY_PEERS"),
-        pytest.param([BurstRequested(Cause.OPERATOR)], Cause.OPERATOR, id="operator"),
-        pytest.param([BurstRequested(Cause.HINT)], Cause.HINT, id="hint"),
-        pytest.param([Resumed(60.0)], Cause.RESUME, id="resume"),
-        pytest.param([*UP_AGAIN, LinkSeen(ETH, True)], Cause.NOTIFY_PEERS, id="the last counts"),
+        # What concerns the link bursts all its addresses.
+        ([ETH, A, V6], UP_AGAIN, Cause.LINK_UP, [A, V6]),
+        ([ETH, A, V6], seen(NEW_MAC), Cause.HARDWARE_ADDRESS_CHANGED, [A, V6]),
+        ([ETH, A, V6], [LinkSeen(ETH, True)], Cause.NOTIFY_PEERS, [A, V6]),
+        ([ETH, A, V6], [BurstRequested(Cause.OPERATOR)], Cause.OPERATOR, [A, V6]),
+        ([ETH, A, V6], [HINT], Cause.HINT, [A, V6]),
+        ([ETH, A, V6], [Resumed(60.0)], Cause.RESUME, [A, V6]),
+        ([ETH, A, V6], [*UP_AGAIN, LinkSeen(ETH, True)], Cause.NOTIFY_PEERS, [A, V6]),
+        ([ETH, A], [*seen(B), HINT], Cause.HINT, [A, B]),
+        # New links and new addresses burst alone.
+        ([ETH, A], seen(link(3), ON_3), Cause.LINK_UP, [ON_3]),
+        ([ETH, A, link(3, flags=NO_CARRIER), ON_3], seen(link(3)), Cause.LINK_UP, [ON_3]),
+        ([IN_BRIDGE, A], seen(ETH), Cause.LINK_UP, [A]),
+        ([ETH, A], seen(B), Cause.ADDRESS_ADDED, [B]),
+        ([ETH], seen(A), Cause.ADDRESS_ADDED, [A]),
+        ([ETH, TENTATIVE], seen(A), Cause.ADDRESS_ADDED, [A]),
+        ([ETH, A, TENTATIVE], seen(V6), Cause.ADDRESS_ADDED, [V6]),
+        ([ETH, A], [SEEN_OPTIMISTIC], Cause.ADDRESS_ADDED, [V6]),
+        ([ETH, A, OPTIMISTIC], seen(V6), Cause.ADDRESS_ADDED, [V6]),
+        ([ETH, A, V6], [ForwardingSeen(2, True)], Cause.ADDRESS_ADDED, [V6]),
+        ([ETH, A], dump(ETH, A, B, overrun=True), Cause.ADDRESS_ADDED, [B]),
+        ([ETH, A], [LinkGone(2), *seen(ETH_7, A._replace(ifindex=7))], Cause.LINK_UP, [A]),
     ],
 )
-def test_what_starts_a_burst_of_all_addresses(events: list[Any], cause: Cause) -> None:
-    agent = guest(ETH, A, V6)
+def test_event_bursts_the_addresses_that_it_concerns(
+    before: list[Any], events: list[Any], cause: Cause, items: list[Any]
+) -> None:
+    agent = guest(*before)
     start = agent.now
     frames = agent.tell(*events) + agent.wait(5.0)
-    assert burst_of(frames, agent, start, cause)
-    assert len(frames) == 6
-    assert set(addresses(frames)) == {A.address, V6.address}
+    assert is_burst_of(frames, agent, start, cause)
+    assert len(frames) == 3 * len(items)
+    assert set(addresses(frames)) == {item.address for item in items}
+    links = agent.engine.inventory.links
+    for frame in frames:
+        sent = frame.announcement
+        assert sent.hardware_address == links[sent.ifindex].hardware_address
+        assert sent.override is (SEEN_OPTIMISTIC not in events)
+        assert sent.router is (events == [ForwardingSeen(2, True)])
 
 
 @pytest.mark.parametrize(
     "event",
     [
-        pytest.param(LinkSeen(ETH), id="the same link again"),
-        pytest.param(LinkSeen(ETH._replace(name="lan0")), id="a rename"),
+        pytest.param(LinkSeen(ETH), id="same link"),
+        pytest.param(LinkSeen(ETH._replace(name="lan0")), id="renamed"),
         pytest.param(LinkSeen(ETH._replace(operational_state=6)), id="operational state"),
         pytest.param(LinkSeen(ETH._replace(flags=RUNNING | 0x100)), id="promiscuous"),
-        pytest.param(LinkSeen(link(3)), id="another link without addresses"),
-        pytest.param(AddressGone(B), id="an address removed"),
-        pytest.param(AddressGone(address("10.9.9.9/8")), id="an unknown address removed"),
-        pytest.param(LinkGone(9), id="an unknown link removed"),
-        pytest.param(DumpStarted(True), id="an overrun"),
+        pytest.param(LinkSeen(link(3)), id="other link without addresses"),
+        pytest.param(AddressGone(B), id="address removed"),
+        pytest.param(AddressGone(address("10.9.9.9/8")), id="unknown address removed"),
+        pytest.param(LinkGone(9), id="unknown link removed"),
+        pytest.param(AddressSeen(TENTATIVE), id="tentative address"),
+        pytest.param(DumpStarted(True), id="overrun"),
     ],
 )
-def test_what_starts_none(event: Any) -> None:
+def test_event_without_effect_on_addresses_bursts_nothing(event: Any) -> None:
     agent = guest(ETH, A, B)
     last = agent.engine.schedule.last_burst(2)
     assert agent.tell(event) + agent.wait(5.0) == []
     assert agent.engine.schedule.last_burst(2) == last
 
 
-def test_a_link_that_appears_bursts_as_link_up() -> None:
+def test_many_triggers_in_one_turn_are_one_burst() -> None:
     agent = guest(ETH, A)
     start = agent.now
-    item = address("10.0.3.1/24", ifindex=3)
-    frames = agent.see(link(3), item) + agent.wait(5.0)
-    assert burst_of(frames, agent, start, Cause.LINK_UP)
-    assert set(addresses(frames)) == {item.address}
+    events = [LinkSeen(ETH, True), *UP_AGAIN, LinkSeen(NEW_MAC), Resumed(9.0)] * 50
+    frames = agent.tell(*events) + agent.wait(5.0)
+    assert (len(frames), times(frames, start)) == (3, [0.0, 0.1, 0.4])
 
 
-def test_a_new_address_bursts_alone() -> None:
-    agent = guest(ETH, A)
-    start = agent.now
-    frames = agent.see(B) + agent.wait(5.0)
-    assert burst_of(frames, agent, start, Cause.ADDRESS_ADDED)
-    assert set(addresses(frames)) == {B.address}
-
-
-@pytest.mark.parametrize("before", [[ETH], [ETH, V6._replace(flags=IFA_F_TENTATIVE)]])
-def test_the_first_address_of_a_link_that_is_up_is_an_address_added(before: list[Any]) -> None:
-    agent = guest(*before)
-    start = agent.now
-    frames = agent.see(A) + agent.wait(5.0)
-    assert burst_of(frames, agent, start, Cause.ADDRESS_ADDED)
-
-
-def test_a_link_that_leaves_its_bridge_bursts_as_link_up() -> None:
-    agent = guest(link(2, "eth0", master_ifindex=5, port_kind="bridge"), A)
-    assert causes(agent.see(ETH) + agent.wait(5.0)) == ["link-up"]
-
-
-def test_a_link_that_appears_and_gets_its_address_later_bursts_when_it_does() -> None:
-    agent = guest(ETH, A)
-    agent.see(link(3, flags=NO_CARRIER), address("10.0.3.1/24", ifindex=3))
-    assert causes(agent.see(link(3)) + agent.wait(5.0)) == ["link-up"]
-
-
-def test_an_ipv6_address_is_announced_when_it_leaves_tentative() -> None:
-    agent = guest(ETH, A)
-    assert agent.see(V6._replace(flags=IFA_F_TENTATIVE)) + agent.wait(2.0) == []
-    start = agent.now
-    frames = agent.see(V6) + agent.wait(5.0)
-    assert burst_of(frames, agent, start, Cause.ADDRESS_ADDED)
-
-
-def test_an_optimistic_address_is_announced_without_override_and_again_with_it() -> None:
-    agent = guest(ETH, A)
-    early = agent.see(V6._replace(flags=IFA_F_TENTATIVE | IFA_F_OPTIMISTIC)) + agent.wait(1.0)
-    late = agent.see(V6) + agent.wait(1.0)
-    assert [f.announcement.override for f in early] == [False] * 3
-    assert [f.announcement.override for f in late] == [True] * 3
-    assert causes(early + late) == ["address-added"]
-
-
-def test_a_link_that_becomes_a_router_says_so_at_once() -> None:
-    agent = guest(ETH, A, V6)
-    frames = agent.tell(ForwardingSeen(2, True)) + agent.wait(1.0)
-    assert [f.announcement.router for f in frames] == [True] * 3
-    assert set(addresses(frames)) == {V6.address}
-
-
-def test_a_link_recreated_under_another_index_is_announced_there_only() -> None:
-    agent = guest(ETH, A)
-    again = link(7, "eth0", hardware_address=mac("02:00:00:00:00:77"))
-    frames = agent.tell(LinkGone(2), *seen(again, A._replace(ifindex=7))) + agent.wait(600.0)
-    assert {f.announcement.ifindex for f in frames} == {7}
-    assert {f.announcement.hardware_address for f in frames} == {again.hardware_address}
-
-
-def test_a_mac_changed_in_mid_burst_is_the_one_in_every_frame_from_then_on() -> None:
+def test_mac_changed_in_mid_burst_is_in_every_frame_from_then_on() -> None:
     agent = guest(ETH, A)
     agent.tell(LinkSeen(ETH, True))
     agent.wait(0.05)
@@ -312,223 +286,126 @@ def test_a_mac_changed_in_mid_burst_is_the_one_in_every_frame_from_then_on() -> 
     assert times(frames, frames[0].at)[:3] == [0.0, 0.1, 0.4]
 
 
+def test_request_with_offsets_bursts_at_these_moments() -> None:
+    agent = guest(ETH, A)
+    start = agent.now
+    frames = agent.tell(BurstRequested(Cause.HINT, (1.0, 1.5))) + agent.wait(5.0)
+    assert times(frames, start) == [1.0, 1.5]
+
+
 @pytest.mark.parametrize(
     "events",
     [
-        pytest.param([AddressGone(A)], id="removed"),
-        pytest.param([LinkGone(2)], id="its link deleted"),
-        pytest.param([LinkSeen(ETH._replace(flags=DOWN))], id="its link set down"),
-        pytest.param([LinkSeen(ETH._replace(flags=NO_CARRIER))], id="carrier lost"),
-        pytest.param(
-            [LinkSeen(ETH._replace(master_ifindex=9, port_kind="bridge"))], id="put into a bridge"
-        ),
-        pytest.param(dump(ETH), id="missing in a dump"),
-        pytest.param(dump(), id="its link missing in a dump"),
+        pytest.param([AddressGone(A)], id="address removed"),
+        pytest.param([LinkGone(2)], id="link deleted"),
+        pytest.param(seen(ETH._replace(flags=DOWN)), id="link set down"),
+        pytest.param(seen(LOST), id="carrier lost"),
+        pytest.param(seen(IN_BRIDGE), id="put into a bridge"),
+        pytest.param(dump(ETH), id="address missing in a dump"),
+        pytest.param(dump(), id="link missing in a dump"),
     ],
 )
 @pytest.mark.parametrize("meanwhile", [0.0, 0.05, 0.15, 3.0])
-def test_an_address_that_went_is_never_announced_again(events: list[Any], meanwhile: float) -> None:
+def test_address_that_is_gone_is_never_announced_again(events: list[Any], meanwhile: float) -> None:
     agent = guest(ETH, A, settings=Settings())
     agent.tell(LinkSeen(ETH, True))
     agent.wait(meanwhile)
     assert agent.tell(*events) + agent.wait(600.0) == []
-    assert agent.tell(BurstRequested(Cause.HINT)) + agent.wait(600.0) == []
+    assert agent.tell(HINT) + agent.wait(600.0) == []
 
 
-def test_an_address_that_went_while_it_waited_for_its_token_is_not_announced() -> None:
-    many = [address(f"10.0.{n}.1/24") for n in range(40)]
-    agent = guest(ETH, settings=QUIET)
-    sent = addresses(agent.see(*many))
-    waiting = [item for item in many if item.address not in sent]
-    assert len(waiting) == 28
-    frames = agent.tell(*map(AddressGone, waiting)) + agent.wait(600.0)
-    assert not set(addresses(frames)) & {item.address for item in waiting}
-
-
-def test_an_address_there_twice_goes_with_its_last_one() -> None:
-    narrow = address("10.0.0.1/25")
-    agent = guest(ETH, A, narrow, settings=Settings())
-    agent.tell(AddressGone(A))
-    assert set(addresses(agent.wait(20.0))) == {A.address}
-    assert agent.tell(AddressGone(narrow)) + agent.wait(20.0) == []
-
-
-def test_an_overrun_changes_nothing_until_the_dump_is_whole() -> None:
+def test_overrun_changes_nothing_before_the_dump_is_complete() -> None:
     agent = guest(ETH, A, B, settings=Settings())
     agent.tell(DumpStarted(True), *seen(ETH, A))
     assert set(addresses(agent.wait(20.0))) == {A.address, B.address}
     agent.tell(DumpComplete())
     assert set(addresses(agent.wait(20.0))) == {A.address}
     assert agent.engine.overruns == 1
+    assert notices(agent, "netlink") == [(LEVEL_WARNING, {"action": "reading everything anew"})]
 
 
-def test_what_was_added_while_events_were_lost_is_announced_once_the_dump_tells_it() -> None:
-    agent = guest(ETH, A)
-    start = agent.now
-    frames = agent.tell(*dump(ETH, A, B, overrun=True)) + agent.wait(5.0)
-    assert burst_of(frames, agent, start, Cause.ADDRESS_ADDED)
-    assert set(addresses(frames)) == {B.address}
-
-
-# -- bursts: what is stacked --------------------------------------------------------
+# -- stacked links ------------------------------------------------------------------
 
 PORT = link(2, "eth0", master_ifindex=5, port_kind="bridge")
+DEAD_PORT = PORT._replace(flags=NO_CARRIER)
 BRIDGE = link(5, "br0", kind="bridge")
 VLAN = link(6, "br0.7", kind="vlan", parent_ifindex=5)
 ON_BRIDGE = address("10.0.5.1/24", ifindex=5)
 ON_VLAN = address("10.0.6.1/24", ifindex=6)
+STACK = [BRIDGE, VLAN, link(3), ON_BRIDGE, ON_VLAN, ON_3]
 
 
 @pytest.mark.parametrize(
-    ("events", "cause"),
+    ("before", "events", "cause"),
     [
-        ([LinkSeen(PORT, True)], "notify-peers"),
-        ([LinkSeen(PORT._replace(flags=NO_CARRIER)), LinkSeen(PORT)], "link-up"),
+        ([PORT], [LinkSeen(PORT, True)], "notify-peers"),
+        ([PORT], seen(DEAD_PORT, PORT), "link-up"),
+        # Put into the bridge and carrier back in one event; or the first event after a lost one.
+        ([LOST], seen(PORT), "link-up"),
+        ([], [LinkSeen(PORT, True)], "notify-peers"),
     ],
 )
-def test_what_happens_to_a_port_bursts_what_is_stacked_on_it(events: list[Any], cause: str) -> None:
-    other = address("10.0.8.1/24", ifindex=8)
-    agent = guest(PORT, BRIDGE, VLAN, link(8), ON_BRIDGE, ON_VLAN, other)
+def test_event_of_a_port_bursts_what_is_stacked_on_it(
+    before: list[Any], events: list[Any], cause: str
+) -> None:
+    agent = guest(*before, *STACK)
     frames = agent.tell(*events) + agent.wait(5.0)
     assert set(addresses(frames)) == {ON_BRIDGE.address, ON_VLAN.address}
-    assert causes(frames) == [cause]
-    assert len(frames) == 6
+    assert (causes(frames), len(frames)) == ([cause], 6)
 
 
-def test_a_port_that_changes_and_still_has_no_carrier_is_no_cause() -> None:
-    dead = PORT._replace(flags=NO_CARRIER)
-    agent = guest(dead, BRIDGE, ON_BRIDGE)
-    assert agent.see(dead._replace(name="lan0"), dead._replace(flags=DOWN), dead) == []
-
-
-def test_the_event_that_says_what_is_stacked_is_heeded_itself() -> None:
-    # Put into the bridge and carrier back in one event; or the first event after a lost one.
-    agent = guest(link(2, "eth0", flags=NO_CARRIER), BRIDGE, ON_BRIDGE)
-    assert causes(agent.tell(LinkSeen(PORT)) + agent.wait(5.0)) == ["link-up"]
-    agent = guest(BRIDGE, ON_BRIDGE)
-    assert causes(agent.tell(LinkSeen(PORT, True)) + agent.wait(5.0)) == ["notify-peers"]
-
-
-def test_links_stacked_in_a_circle_are_no_trap() -> None:
-    one = link(2, parent_ifindex=3)
-    two = link(3, parent_ifindex=2)
-    agent = guest(one, two, A)
-    assert addresses(agent.tell(LinkSeen(two, True))) == [A.address]
-
-
-# -- coalescing and the bucket ------------------------------------------------------
-
-
-def test_triggers_in_mid_burst_start_it_anew() -> None:
-    agent = guest(ETH, A)
-    start = agent.now
-    frames = agent.tell(LinkSeen(ETH, True)) + agent.wait(0.2)
-    frames += agent.tell(BurstRequested(Cause.HINT)) + agent.wait(5.0)
-    assert times(frames, start) == [0.0, 0.1, 0.2, 0.3, 0.6]
-    assert causes(frames) == ["notify-peers", "hint"]
-
-
-def test_all_that_happens_in_one_turn_is_one_burst() -> None:
-    agent = guest(ETH, A)
-    start = agent.now
-    events = [LinkSeen(ETH, True), *UP_AGAIN, LinkSeen(NEW_MAC), Resumed(9.0)] * 50
-    frames = agent.tell(*events) + agent.wait(5.0)
-    assert times(frames, start) == [0.0, 0.1, 0.4]
-    assert len(frames) == 3
-
-
-@pytest.mark.parametrize(
-    "events",
-    [
-        pytest.param([BurstRequested(Cause.HINT)], id="hints"),
-        pytest.param([LinkSeen(ETH, True)], id="NOTIFY_PEERS"),
-        pytest.param(UP_AGAIN, id="a flapping carrier, seen too late"),
-        pytest.param([Resumed(1.0)], id="resumes"),
-        pytest.param([LeaseGranted(5.0), LeaseGranted(0.0)], id="a lease given and taken"),
-    ],
-)
-def test_a_flood_of_triggers_stays_within_the_bucket(events: list[Any]) -> None:
-    agent = guest(ETH, *[address(f"10.0.{n}.1/24") for n in range(12)], settings=Settings())
-    bucket = TokenBucket(rate=10.0, depth=12)
-    agent.wait(20.0)
-    for _ in range(1000):
-        for frame in agent.tell(*events) + agent.wait(0.01):
-            bucket.take(frame.at)
-
-
-def test_a_flapping_carrier_does_not_pass_the_bucket_by() -> None:
-    agent = guest(ETH, *[address(f"10.0.{n}.1/24") for n in range(12)])
-    bucket = TokenBucket(rate=10.0, depth=12)
-    agent.wait(20.0)
-    for _ in range(500):
-        frames = agent.see(ETH._replace(flags=NO_CARRIER))
-        frames += agent.wait(0.005) + agent.see(ETH) + agent.wait(0.005)
-        for frame in frames:
-            bucket.take(frame.at)
+def test_port_that_changes_without_carrier_bursts_nothing() -> None:
+    agent = guest(DEAD_PORT, *STACK)
+    events = (DEAD_PORT._replace(name="lan0"), DEAD_PORT._replace(flags=DOWN), DEAD_PORT)
+    assert agent.see(*events) == []
 
 
 # -- being stopped ------------------------------------------------------------------
 
+STEADY = Settings(interval=5.0, jitter=0.0)
 
-@pytest.mark.parametrize("seconds", [11.0, 30.0, 3600.0, 86400.0 * 365])
-def test_after_being_stopped_there_is_one_burst_and_no_flood(seconds: float) -> None:
-    agent = guest(ETH, A, B, settings=Settings(interval=5.0, jitter=0.0))
+
+@pytest.mark.parametrize("seconds", [11.0, 3600.0, 86400.0 * 365])
+def test_stopped_for_long_gives_one_burst_and_no_flood(seconds: float) -> None:
+    agent = guest(ETH, A, B, settings=STEADY)
     agent.wait(10.0)
     frames = agent.stop(seconds)
     start = agent.now
+    # A new phase, because guests that are resumed together must not announce together.
+    assert (agent.engine.schedule.next_refresh(2) or inf) < start + 4.999
     frames += agent.wait(1.0)
     assert [f for f in times(frames, start) if f < 0.5] == [0.0, 0.1, 0.4]
-    assert causes(frames)[0] == "resume"
-    assert len(frames) <= 8
-    assert agent.engine.resumes == 1
+    assert (causes(frames)[0], len(frames) <= 8, agent.engine.resumes) == ("resume", True, 1)
     assert "resumed" in agent.notices()
 
 
 @pytest.mark.parametrize("pending", [1, 40])
-def test_a_resume_in_mid_burst_is_one_resume(pending: int) -> None:
+@pytest.mark.parametrize("events", [[Resumed(3600.0)], []])
+def test_stopped_in_mid_burst_counts_as_one_resume(pending: int, events: list[Any]) -> None:
     agent = guest(ETH, *[address(f"10.0.{n}.1/24") for n in range(pending)], settings=Settings())
     agent.tell(LinkSeen(ETH, True))
     agent.notices()
-    agent.stop(3600.0, Resumed(3600.0))
-    assert agent.engine.resumes == 1
-    assert agent.notices().count("resumed") == 1
+    agent.stop(3600.0, *events)
+    assert (agent.engine.resumes, agent.notices().count("resumed")) == (1, 1)
     agent.wait(600.0)
     assert agent.engine.resumes == 1
 
 
-def test_a_resume_of_which_nobody_told_is_one_resume() -> None:
-    agent = guest(ETH, *[address(f"10.0.{n}.1/24") for n in range(40)], settings=Settings())
-    agent.tell(LinkSeen(ETH, True))
-    agent.stop(3600.0)
-    agent.wait(600.0)
-    assert agent.engine.resumes == 1
-
-
-def test_a_late_turn_of_less_than_an_interval_is_an_ordinary_tick() -> None:
-    agent = guest(ETH, A, settings=Settings(interval=5.0, jitter=0.0))
+@pytest.mark.parametrize(
+    ("interval", "late", "cause"),
+    [
+        (5.0, 4.9, "refresh"),
+        (5.0, 5.1, "resume"),
+        (0.1, 0.95, "refresh"),  # a short interval does not make each late turn a resume
+        (0.1, 1.1, "resume"),
+    ],
+)
+def test_turn_later_than_interval_and_one_second_is_a_resume(
+    interval: float, late: float, cause: str
+) -> None:
+    agent = guest(ETH, A, settings=Settings(interval=interval, jitter=0.0))
     agent.until(agent.engine.deadline())
-    frames = agent.stop(9.9)
-    assert causes(frames) == ["refresh"]
-    assert agent.engine.resumes == 0
-
-
-def test_a_short_interval_does_not_make_every_late_turn_a_resume() -> None:
-    agent = guest(ETH, A, settings=Settings(interval=0.1, jitter=0.0))
-    agent.until(agent.engine.deadline())
-    assert causes(agent.stop(1.05)) == ["refresh"]
-    assert causes(agent.stop(1.2)) == ["resume"]
-
-
-def test_guests_resumed_together_do_not_stay_in_step() -> None:
-    nexts = []
-    for seed in range(50):
-        agent = guest(ETH, A, settings=Settings(), seed=seed)
-        agent.stop(3600.0, Resumed(3600.0))
-        refresh = agent.engine.schedule.next_refresh(2)
-        assert refresh is not None
-        nexts.append(refresh - agent.now)
-    assert min(nexts) < 0.7
-    assert max(nexts) > 4.3
+    assert causes(agent.stop(interval + late)) == [cause]
 
 
 # -- the lease ----------------------------------------------------------------------
@@ -536,260 +413,257 @@ def test_guests_resumed_together_do_not_stay_in_step() -> None:
 LEASED = Settings(interval=5.0, interval_with_lease=60.0, jitter=0.0)
 
 
-def test_while_the_host_promises_hints_refreshes_are_rare() -> None:
+def leased(seconds: float = 3600.0) -> Agent:
     agent = guest(ETH, A, settings=LEASED)
-    agent.tell(LeaseGranted(3600.0))
-    agent.wait(5.0)  # the tick that was due anyway
-    frames = agent.wait(3000.0)
-    assert len(frames) == 50
-    assert agent.engine.schedule.interval == 60.0
+    agent.tell(LeaseGranted(seconds))
+    return agent
 
 
-def test_a_promise_of_less_than_a_second_is_one() -> None:
-    agent = guest(ETH, A, settings=LEASED)
-    agent.tell(LeaseGranted(0.3))
-    assert agent.engine.lease.is_in_force
-    agent.wait(0.3)
-    assert not agent.engine.lease.is_in_force
+def test_lease_makes_refreshes_rare() -> None:
+    agent = leased()
+    agent.wait(5.0)  # the refresh that was due anyway
+    assert len(agent.wait(3000.0)) == 50
+    assert agent.engine.lease.remaining(agent.now) == pytest.approx(595.0)
 
 
-def test_a_promise_renewed_in_time_does_not_run_out() -> None:
-    agent = guest(ETH, A, settings=LEASED)
+def test_lease_renewed_does_not_run_out_and_is_logged_once() -> None:
+    agent = leased(30.0)
     for _ in range(20):
-        agent.tell(LeaseGranted(30.0))
         agent.wait(20.0)
+        agent.tell(LeaseGranted(30.0))
     assert agent.engine.lease.is_in_force
-    assert agent.notices().count("lease-granted") == 1
+    assert notices(agent, "lease") == [(LEVEL_INFO, {"seconds": 30.0})]
 
 
-def test_a_promise_that_runs_out_brings_a_burst_and_the_normal_interval_at_once() -> None:
-    agent = guest(ETH, A, settings=LEASED)
-    agent.tell(LeaseGranted(30.0))
-    agent.wait(29.999)
+@pytest.mark.parametrize("seconds", [0.3, 30.0])
+def test_lease_that_runs_out_bursts_and_restores_the_interval(seconds: float) -> None:
+    agent = leased(3600.0)
+    agent.tell(LeaseGranted(seconds))  # shorter: it replaces the longer one
+    agent.wait(seconds - 0.001)
+    assert agent.engine.lease.is_in_force
     start = agent.now + 0.001
     frames = agent.wait(20.0)
     assert times(frames, start)[:3] == [0.0, 0.1, 0.4]
     assert len(frames) in (3 + 3, 3 + 4)
     assert not agent.engine.lease.is_in_force
-    assert "lease-ended" in agent.notices()
-
-
-def test_a_promise_taken_back_brings_the_normal_interval_and_no_burst() -> None:
-    agent = guest(ETH, A, settings=LEASED)
-    agent.tell(LeaseGranted(3600.0))
-    agent.wait(100.0)
-    start = agent.now
-    frames = agent.tell(LeaseGranted(0.0)) + agent.wait(20.0)
-    assert times(frames, start)[0] < 5.0
-    assert causes(frames) == ["refresh"]
-    assert len(frames) in (3, 4)
-    assert agent.tell(LeaseGranted(0.0)) == []  # there is nothing to take back any more
+    assert agent.engine.lease.remaining(agent.now) is None
+    ended = [fields for _, fields in notices(agent, "lease-ended")]
+    assert ended == [{"reason": "ran out"}]
 
 
 @pytest.mark.parametrize(
-    "event",
+    ("event", "bursts"),
     [
-        pytest.param(LinkSeen(ETH, True), id="the machine may have moved"),
-        pytest.param(Resumed(5.0), id="resumed"),
-        pytest.param(LeaseGranted(0.0), id="taken back"),
-        pytest.param(LeaseGranted(-1.0), id="taken back, badly"),
-        pytest.param(HintPortClosed(), id="out of its reach"),
+        pytest.param(LinkSeen(ETH, True), True, id="machine may have moved"),
+        pytest.param(Resumed(5.0), True, id="resumed"),
+        pytest.param(LeaseGranted(0.0), False, id="revoked"),
+        pytest.param(LeaseGranted(-1.0), False, id="revoked with a negative number"),
+        pytest.param(HintPortClosed(), False, id="port closed"),
     ],
 )
-def test_what_voids_a_promise(event: Any) -> None:
-    agent = guest(ETH, A, settings=LEASED)
-    agent.tell(LeaseGranted(3600.0))
+def test_lease_ended_by_an_event_restores_the_interval_at_once(event: Any, bursts: bool) -> None:
+    agent = leased()
     agent.wait(100.0)
-    agent.tell(event)
+    agent.notices()
+    frames = agent.tell(event)
+    assert bool(frames) is bursts
     assert not agent.engine.lease.is_in_force
     assert agent.engine.schedule.interval == 5.0
-    assert len(agent.wait(50.0)) >= 9
+    assert len(notices(agent, "lease-ended")) == 1
+    refreshes = [f for f in agent.wait(50.0) if f.announcement.cause is Cause.REFRESH]
+    assert len(refreshes) in (10, 11)
+    assert refreshes[0].at - agent.now < -44.9
+    agent.tell(event)  # again: there is no lease to end any more
+    assert notices(agent, "lease-ended") == []
 
 
-def test_a_shorter_promise_replaces_a_longer_one() -> None:
-    agent = guest(ETH, A, settings=LEASED)
-    agent.tell(LeaseGranted(3600.0))
-    agent.tell(LeaseGranted(10.0))
-    agent.wait(10.0)
-    assert not agent.engine.lease.is_in_force
-
-
-def test_a_promise_outlives_other_settings() -> None:
-    agent = guest(ETH, A, settings=LEASED)
-    agent.tell(LeaseGranted(3600.0))
+def test_lease_stays_in_force_under_other_settings() -> None:
+    agent = leased()
     agent.engine.reconfigure(LEASED._replace(interval_with_lease=120.0), agent.now)
     assert agent.engine.schedule.interval == 120.0
-
-
-# -- conflicts ---------------------------------------------------------------------------
-
-RIVAL = mac("02:00:00:00:00:66")
-
-
-@pytest.mark.parametrize("reason", [NO_CARRIER, DOWN])
-def test_a_link_that_was_down_for_a_moment_still_yields_what_another_claims(reason: int) -> None:
-    agent = guest(ETH, A, B)
-    agent.tell(ClaimSeen("eth0", A.address, RIVAL))
-    agent.see(ETH._replace(flags=reason))
-    frames = agent.see(ETH) + agent.wait(50.0)
-    assert causes(frames) == ["link-up"]
-    kinds = {(f.announcement.address, f.announcement.kind) for f in frames}
-    assert kinds == {(A.address, Kind.ARP_PROBE), (B.address, Kind.ARP_REQUEST)}
-    late = [f.announcement.kind for f in agent.wait(15.0)]
-    assert late == [Kind.ARP_REQUEST] * 3  # the hold-off is over
-    (over,) = (n for n in agent.engine.notices.take() if n.event == "address-conflict-over")
-    assert dict(over.fields) == {"interface": "eth0", "address": A.address}
-
-
-def test_an_address_that_was_removed_is_announced_when_it_is_configured_again() -> None:
-    agent = guest(ETH, A, B)
-    agent.tell(ClaimSeen("eth0", A.address, RIVAL))
-    agent.tell(AddressGone(A))
-    frames = agent.see(A) + agent.wait(5.0)
-    assert {f.announcement.kind for f in frames} == {Kind.ARP_REQUEST}
 
 
 # -- other settings -----------------------------------------------------------------
 
 
-def test_links_that_other_settings_select_burst_and_those_they_drop_fall_silent() -> None:
-    item = address("10.0.3.1/24", ifindex=3)
-    agent = guest(
-        ETH,
-        A,
-        link(3),
-        item,
-        settings=QUIET._replace(interfaces=InterfaceSelection(exclude=("eth3",))),
-    )
-    agent.engine.reconfigure(
-        QUIET._replace(interfaces=InterfaceSelection(exclude=("eth0",))), agent.now
-    )
+def excluding(name: str) -> Settings:
+    return QUIET._replace(interfaces=Interfaces(exclude=(name,)))
+
+
+def reconfigured(agent: Agent, settings: Settings) -> list[Frame]:
+    agent.engine.reconfigure(settings, agent.now)
+    return agent.tell() + agent.wait(5.0)
+
+
+def test_settings_that_select_other_links_burst_these_only() -> None:
+    agent = guest(ETH, A, link(3), ON_3, settings=excluding("eth3"))
     start = agent.now
-    frames = agent.tell() + agent.wait(5.0)
-    assert set(addresses(frames)) == {item.address}
-    assert burst_of(frames, agent, start, Cause.OPERATOR)
-    assert addresses(agent.wait(600.0)) == [item.address] * 2
+    frames = reconfigured(agent, excluding("eth0"))
+    assert set(addresses(frames)) == {ON_3.address}
+    assert is_burst_of(frames, agent, start, Cause.OPERATOR)
+    assert addresses(agent.wait(600.0)) == [ON_3.address] * 2
+    assert causes(agent.see(B._replace(ifindex=3))) == ["address-added"]
 
 
-def test_the_same_settings_again_send_nothing() -> None:
-    agent = guest(ETH, A)
-    agent.engine.reconfigure(QUIET, agent.now)
-    assert agent.tell() + agent.wait(5.0) == []
+@pytest.mark.parametrize(
+    ("settings", "kinds"), [(QUIET, set()), (QUIET._replace(arp=ArpForm.REPLY), {Kind.ARP_REPLY})]
+)
+def test_settings_with_other_form_burst_what_has_changed(
+    settings: Settings, kinds: set[Kind]
+) -> None:
+    frames = reconfigured(guest(ETH, A, V6), settings)
+    assert {f.announcement.kind for f in frames} == kinds
 
 
-def test_another_form_is_announced_at_once() -> None:
-    agent = guest(ETH, A, V6)
-    agent.engine.reconfigure(QUIET._replace(arp=ArpForm.REPLY), agent.now)
-    frames = agent.tell() + agent.wait(5.0)
-    assert {f.announcement.kind for f in frames} == {Kind.ARP_REPLY}
-
-
-def test_an_address_that_other_settings_exclude_in_mid_burst_is_not_announced_again() -> None:
+def test_settings_that_exclude_an_address_in_mid_burst_end_its_frames() -> None:
     agent = guest(ETH, A, V6)
     agent.tell(LinkSeen(ETH, True))
-    agent.engine.reconfigure(QUIET._replace(addresses=AddressSelection(ipv6=False)), agent.now)
-    assert set(addresses(agent.tell() + agent.wait(600.0))) == {A.address}
+    frames = reconfigured(agent, QUIET._replace(addresses=AddressSelection(ipv6=False)))
+    assert set(addresses(frames + agent.wait(600.0))) == {A.address}
 
 
-def test_the_hardware_address_alone_goes_when_an_address_comes() -> None:
-    agent = guest(ETH, settings=QUIET._replace(mac_only=True))
-    first = agent.tell(LinkSeen(ETH, True))
+def test_mac_only_frame_is_sent_only_while_there_is_no_address() -> None:
+    agent = Agent(QUIET._replace(mac_only=True))
+    first = agent.tell(*dump(ETH))
     assert [(f.announcement.kind, f.announcement.address) for f in first] == [(Kind.RARP, b"")]
+    told = {each.event: dict(each.fields) for each in agent.engine.notices.take()}
+    assert told["address-announced"]["address"] is told["frame-sent"]["address"] is None
     assert set(addresses(agent.see(A) + agent.wait(600.0))) == {A.address}
     assert set(addresses(agent.tell(AddressGone(A)) + agent.wait(600.0))) == {b""}
 
 
-# -- requests -----------------------------------------------------------------------
+# -- outcomes -----------------------------------------------------------------------
 
 
-def test_a_request_may_say_when_its_rounds_are() -> None:
-    agent = guest(ETH, A)
-    start = agent.now
-    frames = agent.tell(BurstRequested(Cause.HINT, (1.0, 1.5))) + agent.wait(5.0)
-    assert times(frames, start) == [1.0, 1.5]
-
-
-def test_a_request_takes_in_what_the_same_turn_told_before_it() -> None:
-    agent = guest(ETH, A)
-    frames = agent.tell(*seen(B), BurstRequested(Cause.HINT))
-    assert set(addresses(frames)) == {A.address, B.address}
-
-
-# -- what becomes of frames ---------------------------------------------------------
-
-
-def test_frames_that_the_kernel_drops_are_counted_and_change_nothing_else() -> None:
-    agent = guest(ETH, A, settings=Settings(jitter=0.0))
-    reference = guest(ETH, A, settings=Settings(jitter=0.0))
+def test_frames_that_are_dropped_are_counted_and_change_nothing_else() -> None:
+    agent, reference = (guest(ETH, A, settings=STEADY) for _ in range(2))
     agent.outcome = (SendOutcome.DROPPED, errno.ENOBUFS)
     assert times(agent.wait(100.0)) == times(reference.wait(100.0))
     assert agent.engine.counters.dropped == {errno.ENOBUFS: 20}
-    assert agent.notices() == ["frame-dropped"] + ["frame-dropped"] * 19
-    agent.engine.notices.level = LEVEL_INFO
-    agent.wait(100.0)
-    assert agent.notices() == []
-    agent.outcome = (SendOutcome.SENT, 0)
-    agent.wait(100.0)
-    assert agent.notices() == ["frame-sent"]
 
 
-def test_the_first_drop_is_a_warning_and_every_frame_a_detail() -> None:
-    agent = guest(ETH, A)
-    agent.outcome = (SendOutcome.LINK_DOWN, errno.ENETDOWN)
-    agent.tell(BurstRequested(Cause.HINT))
-    agent.wait(5.0)
-    levels = [n.level for n in agent.engine.notices.take() if n.event == "frame-link-down"]
-    assert levels == [LEVEL_WARNING, LEVEL_DEBUG, LEVEL_DEBUG]
+@pytest.mark.parametrize("level", [LEVEL_DEBUG, LEVEL_INFO])
+def test_outcome_other_than_before_is_logged_above_debug(level: int) -> None:
+    agent = guest(ETH, A, settings=ONE_ROUND, level=level)
+    for outcome in [(SendOutcome.SENT, 0), (SendOutcome.GONE, errno.ENXIO), (SendOutcome.SENT, 0)]:
+        agent.outcome = outcome
+        agent.tell(HINT)
+        agent.tell(HINT)
+    fields = {
+        "interface": "eth0",
+        "kind": "arp-request",
+        "address": A.address,
+        "hardware_address": ETH.hardware_address,
+        "cause": "hint",
+    }
+    found = notices(agent, "frame-")
+    assert [each for each in found if each[0] != LEVEL_DEBUG] == [
+        (LEVEL_WARNING, {**fields, "error": errno.ENXIO}),
+        (LEVEL_INFO, {**fields, "error": None}),
+    ]
+    assert len(found) == 2 + (4 if level == LEVEL_DEBUG else 0)
 
 
-def test_counters_go_with_the_address() -> None:
+def test_counters_of_an_address_go_with_it() -> None:
     agent = guest(ETH, A, B)
     agent.tell(AddressGone(A))
     agent.see(A)
-    assert agent.engine.counters.address(2, A.address).sent == 1
-    assert agent.engine.counters.address(2, B.address).sent == 3
+    assert [agent.engine.counters.address(2, item.address).sent for item in (A, B)] == [1, 3]
 
 
 # -- notices ------------------------------------------------------------------------
 
 
-def test_an_operator_is_told_what_is_announced_and_what_is_not_any_more() -> None:
-    agent = Agent(QUIET, level=LEVEL_INFO)
-    agent.tell(*dump(ETH, A))
-    assert agent.notices() == ["address-announced"]
-    agent.tell(LinkSeen(ETH._replace(flags=NO_CARRIER)))
-    (notice,) = agent.engine.notices.take()
-    assert notice.event == "link-withdrawn"
-    assert dict(notice.fields) == {"interface": "eth0", "reason": "no carrier"}
+def test_address_announced_and_link_withdrawn_are_logged_once() -> None:
+    agent = guest(ETH, link(3, flags=NO_CARRIER), A, level=LEVEL_INFO)
+    agent.see(B, ETH._replace(name="lan0"), ETH)
+    agent.tell(LinkSeen(link(3, flags=DOWN)), LinkGone(3))  # was not announced
+    mine = {"interface": "eth0", "hardware_address": ETH.hardware_address}
+    assert notices(agent, "") == [(LEVEL_INFO, {**mine, "address": B.address})]
+    agent.see(LOST)
+    agent.tell(LinkGone(2))
+    assert notices(agent, "link-withdrawn") == [
+        (LEVEL_INFO, {"interface": "eth0", "reason": "no carrier"})
+    ]
 
 
-def test_notices_that_nobody_reads_are_not_made() -> None:
+@pytest.mark.parametrize(
+    ("event", "reason"), [(LinkGone(2), "gone"), (AddressGone(A), "no address to announce")]
+)
+def test_link_withdrawn_is_logged_with_its_reason(event: Any, reason: str) -> None:
+    agent = guest(ETH, A)
+    agent.tell(event)
+    assert notices(agent, "link-withdrawn") == [
+        (LEVEL_INFO, {"interface": "eth0", "reason": reason})
+    ]
+
+
+def test_burst_requested_in_mid_burst_is_logged_as_detail() -> None:
+    agent = guest(ETH, A)
+    agent.tell(BurstRequested(Cause.HINT, reason="bond0"))
+    agent.tell(HINT)
+    assert notices(agent, "burst") == [
+        (LEVEL_INFO, {"cause": "hint", "reason": "bond0"}),
+        (LEVEL_DEBUG, {"cause": "hint", "reason": None}),
+    ]
+
+
+def test_notices_are_filtered_by_level_and_bounded() -> None:
     agent = Agent(QUIET, level=LEVEL_WARNING)
     agent.tell(*dump(ETH, A), DumpStarted(True))
     assert agent.notices() == ["netlink-overrun"]
-
-
-def test_notices_are_bounded() -> None:
     agent = guest(ETH, A)
     for _ in range(NOTICES_KEPT + 7):
-        agent.engine.handle(BurstRequested(Cause.HINT), agent.now)
+        agent.engine.handle(HINT, agent.now)
     *kept, last = agent.engine.notices.take()
     assert len(kept) == NOTICES_KEPT
-    assert (last.event, dict(last.fields)) == ("notices-lost", {"count": 7})
-    agent.engine.handle(BurstRequested(Cause.HINT), agent.now)
+    assert (last.level, last.event, last.fields) == (LEVEL_WARNING, "notices-lost", (("count", 7),))
+    agent.engine.handle(HINT, agent.now)
     assert agent.notices() == ["burst"]
 
 
-def test_plans_keep_their_order_whatever_changes() -> None:
+# -- what others read ---------------------------------------------------------------
+
+
+def test_plans_keep_their_order_when_links_change() -> None:
     agent = guest(ETH, link(3), link(4), A)
-    agent.see(ETH._replace(flags=NO_CARRIER), link(3, flags=DOWN))
+    agent.see(LOST, link(3, flags=DOWN))
     assert list(agent.engine.plans) == [2, 3, 4]
 
 
-def test_the_work_grows_with_the_number_of_new_addresses_and_no_faster() -> None:
-    # An overrun may bring thousands at once; counted in calls, so that no machine is too slow.
+@pytest.mark.parametrize(
+    ("event", "changes"),
+    [
+        (AddressSeen(B), True),
+        (AddressGone(A), True),
+        (LinkGone(2), True),
+        (LinkSeen(ETH._replace(flags=DOWN)), True),
+        (LinkSeen(ETH), False),
+        (LinkSeen(ETH._replace(name="lan0")), False),
+        (LinkSeen(link(3)), False),
+        (HINT, False),
+        (Resumed(9.0), False),
+    ],
+)
+def test_revision_changes_with_what_is_announced(event: Any, changes: bool) -> None:
+    agent = guest(ETH, A)
+    before = agent.engine.revision
+    agent.tell(event)
+    agent.wait(600.0)
+    assert (agent.engine.revision != before) is changes
+
+
+@pytest.mark.parametrize("event", [LinkSeen(ETH, True), AddressSeen(B), Resumed(3.0)])
+def test_deadline_after_an_event_with_effect_is_at_once(event: Any) -> None:
+    agent = guest(ETH, A)
+    agent.engine.handle(event, agent.now)
+    assert agent.engine.deadline() == -inf
+
+
+def test_work_for_new_addresses_grows_with_their_number_and_no_faster() -> None:
+    # An overrun can bring thousands at once.  Calls are counted, because time depends on load.
     def calls(number: int) -> int:
-        agent = guest(ETH, A)
+        agent = guest(ETH, A, settings=QUIET._replace(bucket=Bucket(1000.0, 1000)))
         items = [address(f"10.1.{n >> 8}.{n & 255}/16") for n in range(number)]
         count = 0
 
@@ -805,100 +679,3 @@ def test_the_work_grows_with_the_number_of_new_addresses_and_no_faster() -> None
         return count
 
     assert calls(800) < 6 * calls(200)
-
-
-def fields_of(agent: Agent, event: str) -> list[dict[str, object]]:
-    return [dict(each.fields) for each in agent.engine.notices.take() if each.event == event]
-
-
-def test_each_address_is_named_once_when_it_is_announced() -> None:
-    agent = guest(ETH, A)
-    agent.see(B)
-    agent.see(ETH._replace(name="lan0"))
-    expected = {"interface": "eth0", "address": B.address, "hardware_address": ETH.hardware_address}
-    assert fields_of(agent, "address-announced") == [expected]
-
-
-def test_a_hardware_address_alone_is_named_without_an_address() -> None:
-    agent = Agent(QUIET._replace(mac_only=True))
-    agent.tell(*dump(ETH))
-    notices = {each.event: dict(each.fields) for each in agent.engine.notices.take()}
-    assert notices["address-announced"]["address"] is None
-    assert notices["frame-sent"]["address"] is None
-
-
-def test_a_frame_is_named_with_all_that_is_in_it() -> None:
-    agent = guest(ETH, A)
-    agent.tell(BurstRequested(Cause.HINT, (0.0,)))
-    agent.outcome = (SendOutcome.DROPPED, errno.ENOBUFS)
-    agent.tell(BurstRequested(Cause.HINT, (0.0,)))
-    frame = {
-        "interface": "eth0",
-        "kind": "arp-request",
-        "address": A.address,
-        "hardware_address": ETH.hardware_address,
-        "cause": "hint",
-    }
-    notices = [each for each in agent.engine.notices.take() if each.event.startswith("frame-")]
-    assert [(each.event, dict(each.fields)) for each in notices] == [
-        ("frame-sent", {**frame, "error": None}),
-        ("frame-dropped", {**frame, "error": errno.ENOBUFS}),
-    ]
-
-
-def test_that_frames_go_out_again_is_good_news() -> None:
-    agent = guest(ETH, A, level=LEVEL_INFO)
-    for outcome in ((SendOutcome.GONE, errno.ENXIO), (SendOutcome.SENT, 0)):
-        agent.outcome = outcome
-        agent.tell(BurstRequested(Cause.HINT, (0.0,)))
-    notices = [each for each in agent.engine.notices.take() if each.event.startswith("frame-")]
-    assert [(each.event, each.level) for each in notices] == [
-        ("frame-gone", LEVEL_WARNING),
-        ("frame-sent", LEVEL_INFO),
-    ]
-
-
-def test_a_burst_is_named_once_however_often_it_is_asked_for_in_its_course() -> None:
-    agent = guest(ETH, A)
-    agent.tell(BurstRequested(Cause.HINT, reason="bond0"))
-    agent.tell(BurstRequested(Cause.HINT))
-    bursts = [each for each in agent.engine.notices.take() if each.event == "burst"]
-    assert [(each.level, dict(each.fields)) for each in bursts] == [
-        (LEVEL_INFO, {"cause": "hint", "reason": "bond0"}),
-        (LEVEL_DEBUG, {"cause": "hint", "reason": None}),
-    ]
-
-
-def test_a_link_that_was_not_announced_is_not_withdrawn() -> None:
-    agent = guest(ETH, link(3, flags=NO_CARRIER), A)
-    agent.tell(LinkSeen(link(3, flags=DOWN)), LinkGone(3))
-    assert agent.notices() == []
-
-
-@pytest.mark.parametrize(
-    ("event", "changes"),
-    [
-        (AddressSeen(B), True),
-        (AddressGone(A), True),
-        (LinkGone(2), True),
-        (LinkSeen(ETH._replace(flags=DOWN)), True),
-        (LinkSeen(ETH), False),
-        (LinkSeen(ETH._replace(name="lan0")), False),
-        (LinkSeen(link(3)), False),
-        (BurstRequested(Cause.HINT), False),
-        (Resumed(9.0), False),
-    ],
-)
-def test_the_revision_tells_whether_something_else_is_announced(event: Any, changes: bool) -> None:
-    agent = guest(ETH, A)
-    before = agent.engine.revision
-    agent.tell(event)
-    agent.wait(600.0)
-    assert (agent.engine.revision != before) is changes
-
-
-@pytest.mark.parametrize("event", [LinkSeen(ETH, True), AddressSeen(B), Resumed(3.0)])
-def test_what_was_told_is_to_be_acted_on_at_once(event: Any) -> None:
-    agent = guest(ETH, A)
-    agent.engine.handle(event, agent.now)
-    assert agent.engine.deadline() == -inf

@@ -10,13 +10,7 @@ from socket import AF_INET6, inet_ntop
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from scapy.layers.inet6 import (
-    ICMPv6ND_NA,
-    ICMPv6ND_NS,
-    ICMPv6NDOptDstLLAddr,
-    IPv6,
-    in6_chksum,
-)
+from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptDstLLAddr, IPv6, in6_chksum
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.utils6 import in6_getnsma, in6_getnsmac
 
