@@ -230,14 +230,12 @@ class AgentDaemon:
             )
             return
         self._loop.watch(self._conflict_socket, self._read_claims)
-        self._loop.hear_before_sending(self._conflict_socket, self._read_claims)
+        self._loop.poll_before_frames(self._conflict_socket)
 
-    def _read_claims(self, now: float) -> bool:
+    def _read_claims(self, now: float) -> None:
         assert self._conflict_socket is not None
-        claims = self._conflict_socket.read()
-        for claim in claims:
+        for claim in self._conflict_socket.read():
             self._engine.handle(claim, now)
-        return bool(claims)
 
     def _listen_for_conflicts(self) -> None:
         """Let the conflict socket listen for the addresses that are announced now."""

@@ -54,16 +54,16 @@ class Loop:
         self._log = log
         self._after_turn = after_turn
         self._reactor = Reactor()
-        self._before_frames = Reactor()  # the sources that are also read before each frame
+        self._before_frames: set[int] = set()  # descriptors to poll before every frame
         self._suspended = _suspended(time.monotonic())
         self._stopping = False
         # The first source is read first: no request may announce what is no longer ours.
         self.watch(netlink, self._read_kernel)
-        self.hear_before_sending(netlink, self._read_kernel)
+        self.poll_before_frames(netlink)
 
-    def hear_before_sending(self, source: Source, reader: Callable[[float], object]) -> None:
-        """Also read ``source`` before every frame.  ``reader`` is called if it is readable."""
-        self._before_frames.watch(source, reader)
+    def poll_before_frames(self, source: Source) -> None:
+        """Also poll ``source``, which is watched, before every frame."""
+        self._before_frames.add(source.fileno())
 
     def watch(self, source: Source, handler: Callable[[float], object]) -> None:
         """Call ``handler`` with the time (seconds, monotonic) whenever ``source`` is readable."""
@@ -72,6 +72,7 @@ class Loop:
     def unwatch(self, source: Source) -> None:
         """Stop waiting for ``source``.  Call this before ``source`` is closed."""
         self._reactor.unwatch(source)
+        self._before_frames.discard(source.fileno())
 
     def stop(self) -> None:
         """Make :meth:`run` return after this turn."""
@@ -105,7 +106,7 @@ class Loop:
         now = time.monotonic()
         before = self.engine.counters.sent
         while self.engine.deadline() <= now:
-            self._before_frames.call(self._before_frames.wait(-inf), now)
+            self._reactor.call(self._reactor.wait(-inf) & self._before_frames, now)
             frame = self.engine.next_frame(now)
             if frame is None:
                 break
@@ -118,17 +119,15 @@ class Loop:
         """Write the last notices and close the sockets that the loop was given."""
         self._write_notices()
         self._reactor.close()
-        self._before_frames.close()
         self._netlink.close()
         self._sender.close()
 
-    def _read_kernel(self, now: float) -> bool:
-        return self._hand_over(self._netlink.read(now), now)
+    def _read_kernel(self, now: float) -> None:
+        self._hand_over(self._netlink.read(now), now)
 
-    def _hand_over(self, events: Sequence[EngineEvent], now: float) -> bool:
+    def _hand_over(self, events: Sequence[EngineEvent], now: float) -> None:
         for event in events:
             self.engine.handle(event, now)
-        return bool(events)
 
     def _note_suspension(self, now: float) -> None:
         gained = _suspended(now) - self._suspended
