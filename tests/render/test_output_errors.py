@@ -20,7 +20,7 @@ NO_GUEST = "garp-hint: no guest has a channel\n"
 AGENT, HINT = "garp_agent", "garp_agent.hypervisor"
 # click prints the help by itself, most commands print what they return, and doctor (which sends
 # nothing here) and watch print by themselves.
-PLAIN = "from garp_agent.render.guard import guarded; guarded(lambda: print(1), 'p')"
+PLAIN = "from garp_agent.render.output_errors import guarded; guarded(lambda: print(1), 'p')"
 COMMANDS = [
     (f'-c "{PLAIN}"', f"p: {FULL}"),  # without click, of which some versions handle EPIPE
     (f"-m {AGENT} --help", f"garp-agent: {FULL}"),
