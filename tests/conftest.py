@@ -13,12 +13,17 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from bench import lab
 
 # Shells start background jobs with SIGINT ignored, and children inherit that; tests send SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A busy machine may take any time for one example.
+hypothesis.settings.register_profile("busy", deadline=None)
+hypothesis.settings.load_profile("busy")
 
 PACKAGING = Path(__file__).with_name("packaging")
 NO_SKIPS = os.environ.get("GARP_AGENT_NO_SKIPS", "") not in ("", "0")
