@@ -167,13 +167,17 @@ def times(frames: Iterable[Frame], since: float = 0.0) -> list[float]:
 
 
 class TokenBucket:
-    """An ordinary token bucket, to check ours against: it counts tokens instead of time."""
+    """An ordinary token bucket, to check ours against: it counts tokens instead of time.
+
+    Its rate and depth are at most 14, and so is the number of frames in any second.
+    """
 
     def __init__(self, rate: float, depth: int) -> None:
         self.rate = rate
         self.depth = depth
         self.tokens = float(depth)
         self.at = float("-inf")
+        self.taken: list[float] = []
 
     def change(self, rate: float, depth: int, now: float) -> None:
         """Become another bucket, in which as many tokens are missing."""
@@ -186,6 +190,8 @@ class TokenBucket:
         self._fill(now)
         self.tokens -= 1
         assert self.tokens > -self.rate * 1e-5, f"at {now} {-self.tokens} frames too many"
+        self.taken = [*self.taken[-14:], now]
+        assert len(self.taken) < 15 or now - self.taken[0] > 1.0, f"15 frames in a second at {now}"
 
     def _fill(self, now: float) -> None:
         self.tokens = min(self.depth, self.tokens + self.rate * (now - self.at))

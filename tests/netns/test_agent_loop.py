@@ -23,67 +23,58 @@ from garp_agent.wire.model import LEVEL_ERROR
 QUIET = Settings(interval=270.0, interval_with_lease=270.0, jitter=0.0, burst=(0.0,))
 
 
-class Sender(PacketSender):
-    """Keeps the names of the links on which it sent, and calls ``after`` after each frame."""
+class Guest:
+    """A loop in the guest's namespace.  ``sent``: the links of the frames that it sent."""
 
-    def __init__(self, after: Callable[[], object] = lambda: None) -> None:
-        super().__init__()
-        self.after = after
-        self.links: list[str] = []
+    def __init__(self, lab: TinyLab, after_frame: Callable[[], object] = lambda: None) -> None:
+        self.sent: list[str] = []
+        sent = self.sent
 
-    def send(self, ifindex: int, name: str, frame: bytes) -> tuple[SendOutcome, int]:
-        outcome = super().send(ifindex, name, frame)
-        self.links.append(name)
-        self.after()
-        return outcome
+        class Sender(PacketSender):
+            def send(self, ifindex: int, name: str, frame: bytes) -> tuple[SendOutcome, int]:
+                outcome = super().send(ifindex, name, frame)
+                sent.append(name)
+                after_frame()
+                return outcome
 
+        with lab.entered("guest"):
+            self.engine = Engine(QUIET, lambda: 0.999)
+            netlink = Netlink(300.0, GUEST)
+            self.loop = Loop(self.engine, netlink, Sender(), Log(LEVEL_ERROR), self._after_turn)
 
-class Pipe:
-    """Another source of the loop."""
+    def run(self, after_turn: Callable[[], float]) -> None:
+        """Run until stopped; call ``after_turn`` after each turn once the dump is complete."""
+        self.after_turn = after_turn
+        self.loop.run()
+        self.loop.close()
 
-    def __init__(self) -> None:
-        self.read_end, self.write_end = os.pipe2(os.O_NONBLOCK)
-
-    def fileno(self) -> int:
-        return self.read_end
-
-
-def loop_of(
-    lab: TinyLab, sender: PacketSender, after_turn: Callable[[float], float] = lambda now: inf
-) -> Loop:
-    with lab.entered("guest"):
-        engine = Engine(QUIET, lambda: 0.999)
-        return Loop(engine, Netlink(300.0, GUEST), sender, Log(LEVEL_ERROR), after_turn)
+    def _after_turn(self, now: float) -> float:
+        return self.after_turn() if self.engine.inventory.complete else inf
 
 
 def test_kernel_is_read_before_a_request_that_came_earlier(tiny_lab: TinyLab) -> None:
     """An address is removed, then a burst is requested; epoll names the request first."""
     frames: list[int] = []
+    read_end, write_end = os.pipe2(os.O_NONBLOCK)
 
-    def ask(now: float) -> None:
-        os.read(pipe.fileno(), 1)
-        frames.append(loop.act(BurstRequested(Cause.OPERATOR), now))
+    def request(now: float) -> None:
+        requests.read(1)
+        frames.append(guest.loop.act(BurstRequested(Cause.OPERATOR), now))
 
-    def after_turn(now: float) -> float:
+    def after_turn() -> float:
         if len(frames) == 2:
-            loop.stop()
+            guest.loop.stop()
         elif frames:
             tiny_lab.ip("guest", f"address del {GUEST_ADDRESS}/24 dev eth0")
-        if loop.engine.inventory.complete:
-            os.write(pipe.write_end, b"!")
+        os.write(write_end, b"!")
         return inf
 
-    pipe = Pipe()
-    with tiny_lab.entered("guest"):
-        sender = Sender()
-    loop = loop_of(tiny_lab, sender, after_turn)
-    loop.watch(pipe, ask)
-    loop.run()
-    loop.close()
-    os.close(pipe.read_end)
-    os.close(pipe.write_end)
+    guest = Guest(tiny_lab)
+    with open(read_end, "rb", buffering=0) as requests, open(write_end, "wb"):
+        guest.loop.watch(requests, request)
+        guest.run(after_turn)
     assert frames == [1, 0]
-    assert sender.links == ["eth0", "eth0"]  # at the start, and for the first request
+    assert guest.sent == ["eth0", "eth0"]  # at the start, and for the first request
 
 
 @pytest.mark.parametrize("removal", ["address del 192.0.2.12/24 dev mv2", "link del mv2"])
@@ -100,20 +91,16 @@ def test_link_or_address_removed_after_first_frame_is_not_announced(
         )
 
     def after_frame() -> None:
-        if len(sender.links) == 1:
+        if len(guest.sent) == 1:
             tiny_lab.ip("guest", removal)
 
-    def after_turn(now: float) -> float:
-        if loop.engine.inventory.complete:
-            loop.stop()
+    def after_turn() -> float:
+        guest.loop.stop()
         return inf
 
-    with tiny_lab.entered("guest"):
-        sender = Sender(after_frame)
-    loop = loop_of(tiny_lab, sender, after_turn)
-    loop.run()
-    loop.close()
-    assert sender.links == ["eth0", "mv1"]
+    guest = Guest(tiny_lab, after_frame)
+    guest.run(after_turn)
+    assert guest.sent == ["eth0", "mv1"]
 
 
 def test_suspension_is_noticed_by_the_boot_time_clock(
@@ -124,18 +111,14 @@ def test_suspension_is_noticed_by_the_boot_time_clock(
     monkeypatch.setattr(loop_module, "_suspended", lambda now: suspended[0])
     resumes: list[int] = []
 
-    def after_turn(now: float) -> float:
-        if loop.engine.inventory.complete:
-            resumes.append(loop.engine.resumes)
-            suspended[0] = 60.0
+    def after_turn() -> float:
+        resumes.append(guest.engine.resumes)
+        suspended[0] = 60.0
         if len(resumes) == 3:
-            loop.stop()
+            guest.loop.stop()
         return 0.0
 
-    with tiny_lab.entered("guest"):
-        sender = Sender()
-    loop = loop_of(tiny_lab, sender, after_turn)
-    loop.run()
-    loop.close()
+    guest = Guest(tiny_lab)
+    guest.run(after_turn)
     assert resumes == [0, 1, 1]
-    assert loop.engine.counters.sent_by_cause[Cause.RESUME] == 1
+    assert guest.engine.counters.sent_by_cause[Cause.RESUME] == 1

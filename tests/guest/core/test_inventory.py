@@ -80,42 +80,27 @@ def test_dump_that_repeats_everything_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("events", "left"),
     [
-        pytest.param([DumpStarted(), LinkSeen(ETH0)], ALL, id="dump never ends"),
-        pytest.param(
-            [DumpStarted(), *seen(ETH0, A, B), *dump(ETH0, A, overrun=True)],
-            {(2, A.address)},
-            id="second dump starts before the first one ends",
-        ),
-        pytest.param(
+        ([DumpStarted(), LinkSeen(ETH0)], ALL),  # never ends
+        # A second dump starts before the first one ends.
+        ([DumpStarted(), *seen(ETH0, A, B), *dump(ETH0, A, overrun=True)], {(2, A.address)}),
+        # Live events during the dump.
+        (
             [DumpStarted(), *seen(ETH0, ETH1, C, A), DumpComplete()],
             {(2, A.address), (3, C.address)},
-            id="live events during the dump",
         ),
-        pytest.param(
+        # Removed after the dump named them.
+        (
             [DumpStarted(), *seen(ETH0, ETH1, A, C), AddressGone(A), LinkGone(3), DumpComplete()],
             set(),
-            id="removed after the dump named them",
         ),
-        pytest.param(
-            [DumpStarted(), *seen(ETH0, A), LinkGone(2), LinkSeen(ETH0), DumpComplete()],
-            set(),
-            id="link deleted and created again",
-        ),
-        pytest.param(
-            [DumpStarted(), AddressGone(A), LinkGone(3), *dump(ETH0, ETH1, A, C)[1:]],
-            set(),
-            id="dump names what live events removed",
-        ),
-        pytest.param(
-            [DumpStarted(), AddressGone(A), AddressSeen(A), *dump(ETH0, A)[1:]],
-            {(2, A.address)},
-            id="removed and added again, then named by the dump",
-        ),
-        pytest.param(
-            [DumpStarted(), AddressGone(A), DumpComplete(), *dump(ETH0, A)],
-            {(2, A.address)},
-            id="removed during the dump before this one",
-        ),
+        # The link is deleted and created again.
+        ([DumpStarted(), *seen(ETH0, A), LinkGone(2), LinkSeen(ETH0), DumpComplete()], set()),
+        # The dump names what live events removed.
+        ([DumpStarted(), AddressGone(A), LinkGone(3), *dump(ETH0, ETH1, A, C)[1:]], set()),
+        # Removed and added again, then named by the dump.
+        ([DumpStarted(), AddressGone(A), AddressSeen(A), *dump(ETH0, A)[1:]], {(2, A.address)}),
+        # Removed during the dump before this one.
+        ([DumpStarted(), AddressGone(A), DumpComplete(), *dump(ETH0, A)], {(2, A.address)}),
     ],
 )
 def test_dump_with_other_events_leaves_what_there_is(
