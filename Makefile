@@ -5,7 +5,7 @@ LINT = .venv-lint/bin
 # A shell may have set these for other work.
 unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH
 
-.PHONY: help demo test lint bench bench-failover bench-scale clean
+.PHONY: help demo test lint mutation bench bench-failover bench-scale clean
 
 help:
 	@echo 'make demo    the outage after a failover with nothing, the arping loop, the agent (1 min)'
@@ -13,6 +13,7 @@ help:
 	@echo '             machine cannot run'
 	@echo 'make test-packages   installation: packages, chroots, booted systems (20 min)'
 	@echo 'make lint    ruff and mypy'
+	@echo 'make mutation  how many small faults in the cores their tests find (30 min)'
 	@echo 'make bench   cost and speed of the agent, beside its peers'
 	@echo 'make bench-scale  what a fleet costs its network, simulated (5 min)'
 	@echo 'make bench-failover  outages behind a real bond, in virtual machines (10 min)'
@@ -39,6 +40,11 @@ lint:
 	$(LINT)/ruff check
 	$(LINT)/ruff format --check
 	$(LINT)/mypy --explicit-package-bases agent/garp_agent bench tests
+
+# Sets have the same order in each run.
+mutation:
+	@tools/setup.sh mutation
+	@PYTHONHASHSEED=0 nice .venv-mutation/bin/python tools/mutation.py $(ARGS)
 
 bench:
 	@tools/setup.sh bench

@@ -3,6 +3,7 @@
 #
 #   tools/setup.sh demo|bench|man|test|packaging   Debian packages, and .venv with this project
 #   tools/setup.sh python        only .venv
+#   tools/setup.sh plot|mutation   .venv-plot, .venv-mutation
 #   tools/setup.sh lint          .venv-lint
 #   tools/setup.sh pythons       print "3.X PATH" for each interpreter that the tests can use
 #   tools/setup.sh pure 3.X PATH   .venv-3.X with what the tests of every-python.sh need
@@ -163,9 +164,9 @@ pure)
     make_venv ".venv-$2" "$3"
     pip_install ".venv-$2" $PURE_NEEDS
     ;;
-*) fail "usage: $0 demo|bench|plot|man|test|packaging|python|lint|pythons|pure" ;;
+*) fail "usage: $0 demo|bench|plot|mutation|man|test|packaging|python|lint|pythons|pure" ;;
 esac
 case $1 in
 demo | bench | man | test | packaging | python) main_venv .venv test ;;
-plot) main_venv .venv-plot test,plot ;;
+plot | mutation) main_venv ".venv-$1" "test,$1" ;;
 esac
