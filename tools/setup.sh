@@ -157,7 +157,7 @@ bench) packages $BENCH_TOOLS ;;
 man) packages pandoc:pandoc ;;
 plot | test) packages $TEST_TOOLS ;;
 packaging) packages $PACKAGING_TOOLS ;;
-python) ;;
+python | mutation) ;;
 lint) main_venv .venv-lint test,lint ;;
 pythons) pythons ;;
 pure)
