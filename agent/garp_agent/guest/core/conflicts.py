@@ -116,8 +116,6 @@ class Conflicts:
 
     def expire(self, now: float) -> list[tuple[int, bytes]]:
         """End the hold-offs that are over; return their ifindexes and addresses."""
-        if now < self.deadline():
-            return []  # this is called before every frame, and there may be many rivals
         over = [
             key for key, rival in self.rivals.items() if rival.withheld and self._ends(rival) <= now
         ]

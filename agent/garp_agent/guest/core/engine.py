@@ -156,17 +156,19 @@ class Engine:
         """End the lease and the hold-offs that are over; notice that this process was stopped."""
         if self.lease.until <= now:
             self._end_lease("ran out", now)
+        if self.conflicts.deadline() <= now:
+            self._end_hold_offs(now)
+        late = now - self.schedule.deadline()
+        if late > LATE:
+            late = min(late, now - self._awake_since)
+            if late > max(LATE, self.schedule.interval):
+                self._resumed(Resumed(late), now)
+
+    def _end_hold_offs(self, now: float) -> None:
         for ifindex, address in self.conflicts.expire(now):
             self._changed.add(ifindex)
-            self.notices.say(
-                LEVEL_NOTICE,
-                "address-conflict-over",
-                interface=self._name(ifindex),
-                address=address,
-            )
-        late = now - max(self.schedule.deadline(), self._awake_since)
-        if late > max(LATE, self.schedule.interval):
-            self._resumed(Resumed(late), now)
+            name = self._name(ifindex)
+            self.notices.say(LEVEL_NOTICE, "address-conflict-over", interface=name, address=address)
 
     # -- events -------------------------------------------------------------------------
 
