@@ -42,7 +42,7 @@ CODE = [f"{folder}/*.py" for folder in FOLDERS]
 TESTS = [f"{folder}/test_*.py" for folder in FOLDERS]
 SEED = 0
 
-SOURCE = Path("agent/garp_agent").absolute()
+SOURCE = Path("agent/garp_agent")
 SURVIVORS = Path("build/mutation.txt")
 # Types are for checkers, and slots save memory: tests do not look for faults there.
 TARGET = m.AssignTarget(m.Name("TYPE_CHECKING") | m.Name("__slots__"))
@@ -71,17 +71,17 @@ def mutants_of(node: cst.CSTNode) -> Iterator[tuple[cst.CSTNode, cst.CSTNode]]:
 
 
 def imports(path: Path) -> set[str]:
-    """Return a, b and c of each `from a.b import c`."""
+    """Return a.b and a.b.c of each `from a.b import c`; one of them is a module."""
     found = [node for node in ast.walk(ast.parse(path.read_text())) if type(node) is ast.ImportFrom]
-    names = [f"{node.module}.{alias.name}" for node in found for alias in node.names]
-    return {part for name in names for part in name.split(".")}
+    names = {f"{node.module}.{alias.name}" for node in found for alias in node.names}
+    return names | {name.rpartition(".")[0] for name in names}
 
 
 def importers(path: Path, imported: dict[Path, set[str]]) -> set[Path]:
     found, more = {path}, {path}
     while more:
-        stems = {each.stem for each in found}
-        more = {each for each in imported.keys() - found if imported[each] & stems}
+        names = {".".join(each.with_suffix("").parts).removeprefix("agent.") for each in found}
+        more = {each for each in imported.keys() - found if imported[each] & names}
         found |= more
     return found
 
@@ -106,6 +106,8 @@ class Tests:
 
     def run(self) -> tuple[int, dict[str, float]]:
         options = ["-qx", "--tb=no", "--assert=plain", "--noconftest", "-pno:cacheprovider"]
+        if not self.files:  # without a file, pytest runs all tests
+            return pytest.ExitCode.NO_TESTS_COLLECTED, {}
         return pytest.main([*options, *self.files], [self]), self.seconds
 
 
@@ -118,7 +120,8 @@ def attempt(path: Path, source: str, tests: Tests) -> None:
     original = SourceFileLoader.get_code
 
     def get_code(self: SourceFileLoader, name: str) -> Any:
-        return compile(source, path, "exec") if self.path == str(path) else original(self, name)
+        mutated = Path(self.path) == path.resolve()
+        return compile(source, path, "exec") if mutated else original(self, name)
 
     SourceFileLoader.get_code = get_code  # type: ignore[method-assign, assignment]
     sys.exit(tests.run()[0])
@@ -137,7 +140,8 @@ def main() -> None:
     trees = {p: cst.parse_module(p.read_text()) for g in CODE for p in sorted(SOURCE.glob(g))}
     mutants = {path: list(mutants_of(tree)) for path, tree in trees.items()}
     test_files = {path for each in TESTS for path in Path("tests").glob(each)}
-    imported = {path: imports(path) for path in [*trees, *test_files]}
+    helpers = {path for path in Path("tests").rglob("*.py") if not path.stem.startswith("test_")}
+    imported = {path: imports(path) for path in {*trees, *test_files, *helpers}}
     every = sum(map(len, mutants.values()))
     share = min(1, int((sys.argv[1:] or ["1000"])[0]) / every)
     fork = multiprocessing.get_context("fork")
