@@ -43,7 +43,8 @@ LinkLocalAddressing=no
 IPv6AcceptRA=no
 """
 SYSV_SERVICES = f"""tc:2345:respawn:{CONTROL}
-tn:2345:once:ip link set eth0 up; ip address add {ADDRESS}/24 dev eth0
+tl:2345:once:ip link set eth0 up
+ta:2345:once:ip address add {ADDRESS}/24 dev eth0
 """
 
 
