@@ -17,7 +17,7 @@ from statistics import median
 
 from bench.agent import AGENT, Figure, configured, spawned, status_field, watched
 from bench.lab import Lab
-from garp_agent.config.settings import Bucket
+from garp_agent.config.settings import RateLimit
 from garp_agent.runtime import client
 
 LINES = (b"BURST\n", b'{"execute": "burst", "arguments": {"reason": "flood", "count": 10}}\n')
@@ -86,8 +86,8 @@ def measure(lab: Lab, hints: int, reads: bool) -> Iterator[Figure]:
             host.close()
             frames = wire.drain()
             grown = status_field(agent.pid, "VmRSS")
-    bucket = Bucket()
-    allowed = bucket.depth + seconds * bucket.rate
+    limit = RateLimit()
+    allowed = limit.depth + seconds * limit.frames_per_second
     yield Figure(f"hints a second, {what}", "/s", hints / seconds, hints, "hints", "")
     yield Figure(f"frames sent, {what}", "", frames, allowed, "bucket allows", "at most 1")
     yield Figure(f"memory, replies {what}", "MB", grown / 1024, size / 1024, "before", "about 1")

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.lab import ROOT, TinyLab
-from garp_agent.config.settings import Bucket, Settings
+from garp_agent.config.settings import RateLimit, Settings
 from garp_agent.guest.core.engine import Engine
 from garp_agent.guest.core.model import (
     AddressGone,
@@ -67,16 +67,16 @@ class BrokenError(Exception):
 class Judge:
     """A plain token bucket, and a limit for each second, to check the schedule against."""
 
-    def __init__(self, bucket: Bucket, slack: float = 0.0) -> None:
-        self._bucket = bucket
+    def __init__(self, limit: RateLimit, slack: float = 0.0) -> None:
+        self._limit = limit
         self._slack = slack  # seconds by which a frame may seem too early
-        self._level = float(bucket.depth)
+        self._level = float(limit.depth)
         self._since = 0.0
         self._recent: deque[float] = deque()
 
     def saw(self, now: float) -> None:
         """Count a frame at ``now``.  Raises BrokenError where it is too early."""
-        rate, depth = self._bucket
+        rate, depth = self._limit
         self._level = min(depth, self._level + (now - self._since) * rate) - 1
         self._since = now
         if self._level < -(self._slack + 2 * ROUNDING) * rate:
@@ -84,7 +84,7 @@ class Judge:
         self._recent.append(now)
         while self._recent[0] < now - 1.0 + self._slack:
             self._recent.popleft()
-        if len(self._recent) > self._bucket.in_a_second:
+        if len(self._recent) > self._limit.in_a_second:
             raise BrokenError(f"{len(self._recent)} frames within a second at {now:.3f}")
 
 
@@ -112,7 +112,7 @@ class Witness:
         where = f"{frame} at {now}"
         if frame.ifindex not in self.up or frame.address not in self.owned[frame.ifindex]:
             raise BrokenError(f"not ours: {where}")
-        self.judges.setdefault(frame.ifindex, Judge(self.settings.bucket)).saw(now)
+        self.judges.setdefault(frame.ifindex, Judge(self.settings.rate_limit)).saw(now)
         self.last[frame.ifindex, frame.address] = now
         ticks = self.ticks.get(frame.ifindex)
         if ticks is not None and frame.cause is Cause.REFRESH and ticks[-1:] != [now]:

@@ -6,7 +6,7 @@ import pytest
 
 from bench import soak
 from bench.soak import DAY, BrokenError, Judge, World
-from garp_agent.config.settings import Bucket
+from garp_agent.config.settings import RateLimit
 from garp_agent.guest.core.model import (
     AddressGone,
     Announcement,
@@ -48,7 +48,7 @@ def test_witness_sees_foreign_address_silence_and_drift() -> None:
     ],
 )
 def test_judge_sees_too_many_frames(times: list[float], why: str) -> None:
-    judge = Judge(Bucket())
+    judge = Judge(RateLimit())
     for now in times[:-1]:
         judge.saw(now)
     if not why:

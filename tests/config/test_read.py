@@ -19,11 +19,11 @@ from garp_agent.config.keys import KEYS
 from garp_agent.config.settings import (
     AddressSelection,
     ArpForm,
-    Bucket,
     Conflict,
     ConflictPolicy,
     InterfaceSelection,
     Network,
+    RateLimit,
     Settings,
 )
 from tests.config.refusals import settings_of
@@ -59,7 +59,7 @@ hint_port: /dev/hvc1
 control_socket: none
 """
 EVERY_SETTING = Settings(
-    *(1.5, 120.0, 0.125, 7, (0.05, 1.0), Bucket(2.5, 20), ArpForm.BOTH, True),
+    *(1.5, 120.0, 0.125, 7, (0.05, 1.0), RateLimit(2.5, 20), ArpForm.BOTH, True),
     InterfaceSelection(("eth*", "*.100", "en[ps]?"), ("docker0",), ("vlan", "physical"), ("veth",)),
     AddressSelection(
         (Network(b"\x0a\0\0\0", 8), Network(b"\x20\x01\x0d\xb8" + bytes(12), 32)),
@@ -78,7 +78,7 @@ def test_every_key_sets_its_value_and_is_written_in_its_shortest_form() -> None:
 
 
 def test_a_key_left_out_of_a_section_keeps_its_default() -> None:
-    assert settings_of("rate_limit: {depth: 30}").bucket == Bucket(rate=10.0, depth=30)
+    assert settings_of("rate_limit: {depth: 30}").rate_limit == RateLimit(10.0, depth=30)
 
 
 def test_mac_only_is_enough_to_announce() -> None:
@@ -209,7 +209,7 @@ SETTINGS = st.builds(
     jitter=st.integers(0, 50_000).map(lambda number: number / 100_000),
     addresses_per_tick=st.integers(1, 256),
     burst=st.sets(fractions(0, 10, 1_000_000), min_size=1, max_size=10).map(sorted).map(tuple),
-    bucket=st.builds(Bucket, fractions(1, 1_000, 1_000), st.integers(2, 1_000)),
+    rate_limit=st.builds(RateLimit, fractions(1, 1_000, 1_000), st.integers(2, 1_000)),
     arp=st.sampled_from(ArpForm),
     mac_only=st.just(True),
     interfaces=st.builds(

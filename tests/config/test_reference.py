@@ -29,7 +29,7 @@ def leaves(value: Any, name: str = "") -> list[str]:
 
 
 def test_every_setting_has_one_key() -> None:
-    assert [key.renamed or key.name for key in KEYS] == leaves(Settings())
+    assert [key.name for key in KEYS] == leaves(Settings())
 
 
 def test_the_example_has_every_key_at_its_default() -> None:

@@ -161,7 +161,7 @@ def test_hostile_chunks_change_neither_memory_nor_descriptors_nor_rate(
         if kind != "control socket":
             counted = min(status["hint_port"]["requests"], status["hint_port"]["errors"])
             assert counted > MESSAGES[kind] / 4  # nothing was thrown away
-        bucket = Settings().bucket
+        rate, depth = Settings().rate_limit
         frames = len(site.wire.announcements())
         # More was asked for than the bucket allows, by the agent's own clock.
-        assert bucket.depth <= frames <= bucket.depth + bucket.rate * agent.status()["uptime"] + 1
+        assert depth <= frames <= depth + rate * agent.status()["uptime"] + 1

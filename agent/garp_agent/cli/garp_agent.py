@@ -13,7 +13,7 @@ from typing import Any, Callable, NoReturn
 import click
 
 from garp_agent import __version__
-from garp_agent.config import load
+from garp_agent.config import in_force
 from garp_agent.config.errors import ConfigError
 from garp_agent.config.settings import Settings
 from garp_agent.guest import daemon, options
@@ -138,7 +138,7 @@ def list_command(config: str | None, as_json: bool) -> None:
 def check_command(file: str | None) -> None:
     """Check a configuration FILE and show all its errors; exit status 78 if there are any."""
     _settings(file)
-    path = load.configuration_path(file)
+    path = in_force.configuration_path(file)
     click.echo(f"{path}: good" if path else "no configuration file: the defaults are in force")
 
 
@@ -297,7 +297,7 @@ def watch_command(
 def _settings(path: str | None) -> Settings:
     from garp_agent.config.read import read_file
 
-    file = load.configuration_path(path)
+    file = in_force.configuration_path(path)
     try:
         return read_file(file) if file else Settings()
     except ConfigError as error:

@@ -15,20 +15,19 @@ from garp_agent.config.settings import Settings
 class Key(NamedTuple):
     """One key of the file."""
 
-    name: str  # dotted
+    name: str  # dotted, as in Settings
     form: forms.Form
-    renamed: str = ""  # its dotted name in Settings, where that is another
 
     def get(self, settings: Settings) -> Any:
         """Return what the settings say for this key."""
         value: Any = settings
-        for name in (self.renamed or self.name).split("."):
+        for name in self.name.split("."):
             value = getattr(value, name)
         return value
 
     def put(self, settings: Settings, value: Any) -> Settings:
         """Return the settings with another value for this key."""
-        outer, _, field = (self.renamed or self.name).rpartition(".")
+        outer, _, field = self.name.rpartition(".")
         if outer:
             field, value = outer, getattr(settings, outer)._replace(**{field: value})
         return settings._replace(**{field: value})
@@ -40,8 +39,8 @@ KEYS = (
     Key("jitter", forms.percentage_form(bounds.JITTER)),
     Key("addresses_per_tick", forms.number_form(bounds.ADDRESSES_PER_TICK, is_whole=True)),
     Key("burst", forms.offsets_form(bounds.BURST_OFFSET)),
-    Key("rate_limit.frames_per_second", forms.number_form(bounds.BUCKET_RATE), "bucket.rate"),
-    Key("rate_limit.depth", forms.number_form(bounds.BUCKET_DEPTH, is_whole=True), "bucket.depth"),
+    Key("rate_limit.frames_per_second", forms.number_form(bounds.FRAMES_PER_SECOND)),
+    Key("rate_limit.depth", forms.number_form(bounds.RATE_LIMIT_DEPTH, is_whole=True)),
     Key("arp", forms.choice_form(bounds.ArpForm)),
     Key("mac_only", forms.SWITCH),
     Key("interfaces.include", forms.list_form(forms.GLOB)),

@@ -2,7 +2,7 @@
 
 Responsible for the document as a whole: known and unknown keys, sections, duplicates, and rules
 that join two keys.  Reports all problems at once, in the order of the file.  Does not choose the
-file (``config.load``).  Loads yaml, so the daemon runs it in a child that ends afterwards.
+file (``config.in_force``).  Loads yaml, so the daemon runs it in a child that ends afterwards.
 """
 
 from __future__ import annotations

@@ -42,8 +42,8 @@ INTERVAL_WITH_LEASE = INTERVAL  # and not shorter than the interval in force
 JITTER = Bound(0.0, 0.5)  # as a fraction of the interval
 ADDRESSES_PER_TICK = Bound(1, 256)
 BURST_OFFSET = Bound(0.0, 10.0)
-BUCKET_RATE = Bound(0.1, 1000.0)  # frames a second
-BUCKET_DEPTH = Bound(2, 1000)  # frames; an address may need two (arp: both)
+FRAMES_PER_SECOND = Bound(0.1, 1000.0)  # frames a second
+RATE_LIMIT_DEPTH = Bound(2, 1000)  # frames; an address may need two (arp: both)
 IN_A_SECOND = 14  # frames; Cisco's dynamic ARP inspection shuts a port at 15 by default
 RECONCILE_INTERVAL = Bound(10.0, 86400.0)
 HOLD_OFF = Bound(1.0, 3600.0)
@@ -75,10 +75,10 @@ class AddressSelection(NamedTuple):
     deprecated: bool = False  # also announce deprecated IPv6 addresses
 
 
-class Bucket(NamedTuple):
-    """The token bucket that bounds what one link sends, whatever the causes."""
+class RateLimit(NamedTuple):
+    """The most frames that one link sends, whatever the causes: a token bucket."""
 
-    rate: float = 10.0  # frames a second
+    frames_per_second: float = 10.0
     depth: int = 12  # frames at once
 
     @property
@@ -88,8 +88,8 @@ class Bucket(NamedTuple):
         A full bucket and its refill in one second are 22 frames by default, which is more than
         ARP inspection allows.  So the limit is IN_A_SECOND, unless the settings ask for more.
         """
-        wanted = max(self.rate, self.depth)
-        return IN_A_SECOND if wanted <= IN_A_SECOND else self.rate + self.depth
+        wanted = max(self.frames_per_second, self.depth)
+        return IN_A_SECOND if wanted <= IN_A_SECOND else self.frames_per_second + self.depth
 
 
 class Conflict(NamedTuple):
@@ -107,7 +107,7 @@ class Settings(NamedTuple):
     jitter: float = 0.2  # each refresh comes after interval * (1 ± jitter)
     addresses_per_tick: int = 4  # that one refresh of a link announces, in turn
     burst: tuple[float, ...] = (0.0, 0.1, 0.4)  # offsets of the rounds of a burst, seconds
-    bucket: Bucket = Bucket()
+    rate_limit: RateLimit = RateLimit()
     arp: ArpForm = ArpForm.REQUEST
     mac_only: bool = False  # send RARP on links that have no address to announce
     interfaces: InterfaceSelection = InterfaceSelection()
@@ -133,7 +133,7 @@ def revive(values: tuple[Any, ...]) -> Settings:
     exclude = tuple(Network(*each) for each in unwanted)
     policy, hold_off = flat.conflict
     return flat._replace(
-        bucket=Bucket(*flat.bucket),
+        rate_limit=RateLimit(*flat.rate_limit),
         arp=ArpForm(flat.arp),
         interfaces=InterfaceSelection(*flat.interfaces),
         addresses=AddressSelection(include, exclude, *rest),

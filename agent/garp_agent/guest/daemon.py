@@ -12,7 +12,7 @@ import sys
 import time
 
 from garp_agent.config.errors import ConfigError
-from garp_agent.config.load import configuration_path, read_settings
+from garp_agent.config.in_force import configuration_path, read_settings
 from garp_agent.guest import status
 from garp_agent.guest.core.engine import Engine
 from garp_agent.guest.core.kernel import GUEST

@@ -7,7 +7,7 @@ what a setting means: the daemon puts the settings into force.
 from __future__ import annotations
 
 from garp_agent.config.errors import ConfigError
-from garp_agent.config.load import begin_reading, finish_reading
+from garp_agent.config.in_force import begin_reading, finish_reading
 from garp_agent.config.settings import Settings
 from garp_agent.wire.model import LEVEL_ERROR, LEVEL_NOTICE
 

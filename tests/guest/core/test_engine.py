@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from garp_agent.config.settings import ArpForm, Bucket, Settings
+from garp_agent.config.settings import ArpForm, RateLimit, Settings
 from garp_agent.config.settings import InterfaceSelection as Interfaces
 from garp_agent.guest.core.model import (
     IFA_F_OPTIMISTIC,
@@ -131,7 +131,7 @@ BOTH = ONE_ROUND._replace(arp=ArpForm.BOTH)
 
 
 def test_address_of_two_frames_takes_two_tokens() -> None:
-    agent = Agent(BOTH._replace(bucket=Bucket(1.0, 3)))
+    agent = Agent(BOTH._replace(rate_limit=RateLimit(1.0, 3)))
     frames = agent.tell(*dump(ETH, A, B)) + agent.wait(10.0)
     assert [(f.at - 1000.0, f.announcement.kind.value, f.announcement.address) for f in frames] == [
         (0.0, "arp-request", A.address),
@@ -609,7 +609,7 @@ def test_deadline_after_an_event_with_effect_is_at_once(event: Any) -> None:
 def test_work_for_new_addresses_grows_with_their_number_and_no_faster() -> None:
     # An overrun can bring thousands at once.  Calls are counted, because time depends on load.
     def calls(number: int) -> int:
-        agent = guest(ETH, A, settings=QUIET._replace(bucket=Bucket(1000.0, 1000)))
+        agent = guest(ETH, A, settings=QUIET._replace(rate_limit=RateLimit(1000.0, 1000)))
         items = [address(f"10.1.{n >> 8}.{n & 255}/16") for n in range(number)]
         count = 0
 

@@ -19,10 +19,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from garp_agent.config.settings import (
     AddressSelection,
     ArpForm,
-    Bucket,
     Conflict,
     ConflictPolicy,
     InterfaceSelection,
+    RateLimit,
     Settings,
 )
 from garp_agent.guest.core.model import (
@@ -122,12 +122,12 @@ events = st.lists(
 SETTINGS = [
     Settings(interval=5.0, interval_with_lease=20.0),
     Settings(interval=0.5, interval_with_lease=5.0, jitter=0.5, addresses_per_tick=1),
-    Settings(interval=2.0, arp=ArpForm.BOTH, bucket=Bucket(3.0, 2), mac_only=True),
+    Settings(interval=2.0, arp=ArpForm.BOTH, rate_limit=RateLimit(3.0, 2), mac_only=True),
     Settings(jitter=0.0, burst=(0.0,), addresses=AddressSelection(ipv6=False), mac_only=True),
     Settings(interval=1.0, interfaces=InterfaceSelection(exclude=("eth3",)), arp=ArpForm.PROBE),
     Settings(interval=1.0, conflict=Conflict(ConflictPolicy.YIELD, 3.0)),
     Settings(interval=1.0, conflict=Conflict(ConflictPolicy.DEFEND, 3.0)),
-    Settings(interval=270.0, interval_with_lease=270.0, bucket=Bucket(0.5, 4)),
+    Settings(interval=270.0, interval_with_lease=270.0, rate_limit=RateLimit(0.5, 4)),
 ]
 
 
@@ -285,7 +285,7 @@ class Guest(RuleBasedStateMachine):
     @rule(settings=st.sampled_from(SETTINGS))
     def reconfigure(self, settings: Settings) -> None:
         for bucket in self.buckets.values():
-            bucket.change(settings.bucket.rate, settings.bucket.depth, self.agent.now)
+            bucket.change(*settings.rate_limit, self.agent.now)
         self.settings = settings
         self.yielded.clear()
         self.agent.engine.reconfigure(settings, self.agent.now)
@@ -335,8 +335,9 @@ class Guest(RuleBasedStateMachine):
         number = sum(one == ifindex for one, _ in self.allowed)
         ticks = ceil(number / settings.addresses_per_tick)
         interval = settings.interval_with_lease if self.leased else settings.interval
-        tokens = 2 * number + settings.bucket.depth
-        return ticks * interval * (1 + settings.jitter) + tokens / settings.bucket.rate
+        tokens = 2 * number + settings.rate_limit.depth
+        seconds = tokens / settings.rate_limit.frames_per_second
+        return ticks * interval * (1 + settings.jitter) + seconds
 
     # -- the checks -----------------------------------------------------------------------
 
@@ -383,9 +384,8 @@ class Guest(RuleBasedStateMachine):
         if sent.kind is Kind.UNSOLICITED_NA:
             assert sent.override == self.allowed[which]
             assert sent.router == (sent.ifindex in self.owned.routers)
-        bucket = self.settings.bucket
         if sent.ifindex not in self.buckets:
-            self.buckets[sent.ifindex] = TokenBucket(bucket.rate, bucket.depth)
+            self.buckets[sent.ifindex] = TokenBucket(*self.settings.rate_limit)
         self.buckets[sent.ifindex].take(frame.at)
         clock = self.clocks[which]
         self._check_wait(which, clock, frame.at)

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from garp_agent.config.settings import Bucket, Settings
+from garp_agent.config.settings import RateLimit, Settings
 from garp_agent.guest.core.model import Cause
 from garp_agent.guest.core.schedule import Due, Schedule
 
 LINK, OTHER = 2, 3
-PLENTY = Bucket(rate=1000.0, depth=1000)
+PLENTY = RateLimit(1000.0, depth=1000)
 
 
 def halves() -> float:
@@ -111,7 +111,7 @@ def test_each_link_draws_a_phase_at_first_on_rephase_and_when_it_is_announced_ag
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 8, 9, 30])
 @pytest.mark.parametrize("per_tick", [1, 4])
 def test_ticks_take_a_few_addresses_each_and_go_round(count: int, per_tick: int) -> None:
-    schedule = schedule_of(names(count), bucket=PLENTY, addresses_per_tick=per_tick)
+    schedule = schedule_of(names(count), rate_limit=PLENTY, addresses_per_tick=per_tick)
     taken = addresses(run(schedule, until=5.0 * 40))
     size = min(per_tick, count)
     ticks = [taken[at : at + size] for at in range(0, len(taken), size)]
@@ -184,7 +184,7 @@ def later(*offsets: float) -> dict[str, Any]:
 def test_bursts_come_at_the_expected_moments(
     bursts: list[tuple[float, Cause, dict[str, Any]]], expected: dict[Cause, list[float]]
 ) -> None:
-    schedule = schedule_of(names(2), interval=250.0, bucket=PLENTY)
+    schedule = schedule_of(names(2), interval=250.0, rate_limit=PLENTY)
     taken: list[tuple[float, Due]] = []
     for at, cause, more in bursts:
         taken += run(schedule, at - 1e-9)
@@ -233,7 +233,7 @@ def test_burst_at_the_moment_of_a_tick_adds_no_frame() -> None:
 
 
 def test_rounds_and_ticks_that_were_missed_are_not_caught_up() -> None:
-    schedule = schedule_of(names(2), interval=60.0, bucket=PLENTY)
+    schedule = schedule_of(names(2), interval=60.0, rate_limit=PLENTY)
     schedule.burst(LINK, UP, 10.0)
     assert [due.address for due in take(schedule, 29.0)] == names(2)
     assert schedule.deadline() == 30.0  # the tick
@@ -349,7 +349,7 @@ def burst_times(count: int, frames: int = 1, **settings: Any) -> tuple[list[floa
 
 
 def test_bucket_full_lets_its_depth_out_and_then_its_rate() -> None:
-    at, _ = burst_times(40, bucket=Bucket(10.0, 20))
+    at, _ = burst_times(40, rate_limit=RateLimit(10.0, 20))
     assert at == [10.0] * 20 + [round(10.0 + 0.1 * n, 3) for n in range(1, 21)]
 
 
@@ -380,7 +380,7 @@ def test_bucket_is_one_for_each_link() -> None:
 def test_bucket_takes_two_tokens_for_an_address_of_two_frames() -> None:
     at, _ = burst_times(8, frames=2)
     assert at == [10.0] * 6 + [10.2, 11.0]
-    at, _ = burst_times(3, frames=2, bucket=Bucket(0.1, 2))  # the smallest bucket allowed
+    at, _ = burst_times(3, frames=2, rate_limit=RateLimit(0.1, 2))  # the smallest bucket allowed
     assert at == [10.0, 30.0, 50.0]
 
 
@@ -408,17 +408,17 @@ def test_configure_shorter_interval_is_in_force_at_once() -> None:
 @pytest.mark.parametrize(
     ("before", "after", "times"),
     [
-        (Bucket(), Bucket(100.0, 12), [10.01, 10.02, 10.03, 10.04, 10.05]),
-        (Bucket(1000.0, 12), Bucket(1.0, 12), [11.0, 12.0, 13.0]),  # spent tokens stay spent
+        (RateLimit(), RateLimit(100.0, 12), [10.01, 10.02, 10.03, 10.04, 10.05]),
+        (RateLimit(1000.0, 12), RateLimit(1.0, 12), [11.0, 12.0, 13.0]),  # spent tokens stay spent
     ],
 )
 def test_configure_other_bucket_is_in_force_at_once(
-    before: Bucket, after: Bucket, times: list[float]
+    before: RateLimit, after: RateLimit, times: list[float]
 ) -> None:
-    schedule = schedule_of(names(30), interval=200.0, burst=(0.0,), bucket=before)
+    schedule = schedule_of(names(30), interval=200.0, burst=(0.0,), rate_limit=before)
     schedule.burst(LINK, UP, 10.0)
     assert len(take(schedule, 10.0)) == 12
-    schedule.configure(Settings(interval=200.0, bucket=after), 200.0, now=10.0)
+    schedule.configure(Settings(interval=200.0, rate_limit=after), 200.0, now=10.0)
     assert moments(run(schedule, 13.5))[: len(times)] == times
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from garp_agent.config.errors import ConfigError
-from garp_agent.config.load import configuration_path
+from garp_agent.config.in_force import configuration_path
 from garp_agent.config.settings import Settings
 from garp_agent.diagnosis.doctor.facts import (
     AgentAnswer,
@@ -109,7 +109,7 @@ def read_configuration(path: str | None) -> tuple[ConfigurationFacts, Settings]:
         ConfigurationFacts(
             file,
             problems,
-            settings.bucket.rate,
+            settings.rate_limit.frames_per_second,
             max(settings.burst) - min(settings.burst),
             settings.conflict.hold_off,
         ),

@@ -113,7 +113,7 @@ class Schedule:
 
     def __init__(self, settings: Settings, uniform: Callable[[], float]) -> None:
         self._settings = settings
-        self._in_a_second = int(settings.bucket.in_a_second)
+        self._in_a_second = int(settings.rate_limit.in_a_second)
         self._uniform = uniform
         self._links: dict[int, _LinkSchedule] = {}
         self._removed: dict[int, _LinkSchedule] = {}  # kept until their buckets are full
@@ -201,9 +201,9 @@ class Schedule:
 
     def configure(self, settings: Settings, interval: float, now: float) -> None:
         """Use other settings.  No refresh gets later, and no missing token is given back."""
-        slower = self._settings.bucket.rate / settings.bucket.rate
+        slower = self._settings.rate_limit.frames_per_second / settings.rate_limit.frames_per_second
         self._settings = settings
-        self._in_a_second = int(settings.bucket.in_a_second)
+        self._in_a_second = int(settings.rate_limit.in_a_second)
         self.interval = interval
         for ifindex, link in self._links.items():
             link.refresh = min(link.refresh, self._phase(link, now))
@@ -320,7 +320,8 @@ class Schedule:
         if link.pending and self._ready_at(link, now) <= now:
             address = next(iter(link.pending))
             frames = link.addresses[address]
-            link.full_at = max(now, link.full_at) + frames / self._settings.bucket.rate
+            seconds = frames / self._settings.rate_limit.frames_per_second
+            link.full_at = max(now, link.full_at) + seconds
             while link.recent and link.recent[0] <= now - SECOND:
                 link.recent.popleft()
             link.recent.extend([now] * frames)
@@ -335,9 +336,9 @@ class Schedule:
         The bucket may have been ready for a long time.  A link must not look as if it was due
         then: it would overtake other links, and a late turn is taken for a suspension.
         """
-        bucket = self._settings.bucket
+        limit = self._settings.rate_limit
         frames = link.addresses[next(iter(link.pending))]
-        ready = link.full_at + (frames - bucket.depth) / bucket.rate
+        ready = link.full_at + (frames - limit.depth) / limit.frames_per_second
         over = len(link.recent) + frames - self._in_a_second
         if over > 0:
             ready = max(ready, link.recent[min(over, len(link.recent)) - 1] + SECOND)

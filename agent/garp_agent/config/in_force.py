@@ -1,8 +1,8 @@
 """Which configuration is in force: the file's or the defaults, and what the command line overrides.
 
-Responsible for choosing the file, and for reading it in a forked child that hands the settings
-over and ends.  So neither yaml's 3 MB nor a file that hangs stays with the daemon, and the daemon
-announces while it reloads.  Does not know what a configuration looks like (``config.read``).
+Responsible for choosing the file, and for running ``config.read`` in a forked child that hands the
+settings over and ends.  So neither yaml's 3 MB nor a file that hangs stays with the daemon, and the
+daemon announces while it reloads.  Does not know what a file looks like (``config.read`` does).
 """
 
 from __future__ import annotations
