@@ -26,9 +26,9 @@ from bench.demo import moments
 from bench.fleet import written
 from tests.vm import debian, fabric, images
 from tests.vm.agent import Agent
+from tests.vm.fabric import GUEST_ADDRESS
 from tests.vm.receiver import HangError, pause, wait_for
 from tests.vm.testbed import (
-    GUEST_ADDRESS,
     GUEST_AGENT_PORT,
     GUEST_AGENT_RELAY,
     MONITOR,
@@ -54,10 +54,11 @@ port=/dev/${{node##*/}}
 QEMU_GA = "exec qemu-ga -m virtio-serial -p $port"
 # What an operator without this project can do: have qemu-ga run arping at each failover.
 FAILOVER_HOOK = f"""
+exec 3>$port
 ip monitor link | while read -r line; do
     case $line in *"event BONDING FAILOVER"*)
         echo '{{"execute": "guest-exec", "arguments": {{"path": "/usr/bin/arping",
-            "arg": ["-U", "-c1", "-I", "eth0", "{GUEST_ADDRESS}"]}}}}' >$port
+            "arg": ["-U", "-c1", "-I", "eth0", "{GUEST_ADDRESS}"]}}}}' >&3
     esac
 done
 """
@@ -102,7 +103,7 @@ def guest_exec(testbed: Testbed) -> Iterator[None]:
     guest_port = FIND_PORT.format(name=GUEST_AGENT_PORT)
     relay = FIND_PORT.format(name=GUEST_AGENT_RELAY)
     qemu_ga = testbed.guest.spawn("sh", "-c", guest_port + QEMU_GA)
-    hook = testbed.hypervisor.spawn("setsid", "sh", "-c", relay + FAILOVER_HOOK)
+    hook = testbed.hypervisor.spawn("setsid", "/bin/dash", "-c", relay + FAILOVER_HOOK)
     yield
     testbed.hypervisor.shell(f"kill -- -{hook.pid}")
     qemu_ga.kill()
@@ -170,13 +171,13 @@ class Prober:
 
     def _answered(self) -> list[float]:
         """When the pings were sent that have been answered."""
-        return [self._sent[n] for n in self._testbed.fabric.answered() if n in self._sent]
+        return [self._sent[n] for n in self._testbed.fabric.answered if n in self._sent]
 
     def _run(self) -> None:
         due = time.monotonic()
         while not self._stopping.wait(max(0.0, due - time.monotonic())):
             now = time.monotonic()
-            self._sent[self._testbed.ping()] = now
+            self._sent[self._testbed.fabric.ping()] = now
             due = max(due + PING_INTERVAL, now)
 
 
@@ -195,7 +196,7 @@ def measure(testbed: Testbed, method: Method, failovers: int) -> list[float | No
 
 def one_failover(testbed: Testbed, prober: Prober, wait: float) -> float | None:
     """Cut the active uplink; return the outage once the uplink is connected again."""
-    testbed.guest_sends()  # which also forgets the frames heard before
+    testbed.guest_sends()
     prober.wait_for_answer(time.monotonic(), timeout=30)
     pause(SETTLING + wait)
     active, began = testbed.active, time.monotonic()

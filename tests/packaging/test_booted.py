@@ -161,7 +161,7 @@ def is_started_again(system: Booted) -> None:
     system.shell("rm -r /run/systemd/system/garp-agent.service.d; systemctl daemon-reload")
 
     system.write(CONFIG, "interval: never\n")
-    assert system.run("systemctl", "restart", "garp-agent").status != 0
+    assert system.run("systemctl", "restart", "garp-agent").returncode != 0
     assert show(system, "ActiveState") == "failed"
     assert show(system, "ExecMainStatus") == "78"
     system.write(CONFIG, "interval: 2s\n")
@@ -185,7 +185,7 @@ def takes_a_port_that_comes_later(system: Booted) -> None:
 
     def is_open() -> bool:
         done = system.run("garp-agent", "status", "--json")
-        return done.status == 0 and "host" in json.loads(done.stdout)["hint_port"]["state"]
+        return done.returncode == 0 and "host" in json.loads(done.stdout)["hint_port"]["state"]
 
     system.wait_until(is_open, "the port is open", BOOT)
     hinted(system)
@@ -217,7 +217,7 @@ def test_cloud_init_starts_the_agent_of_the_user_data(
     put = {f"/var/lib/cloud/seed/nocloud/{name}": tmp_path / name for name in seed}
     system = boot("booted-cloud", files=put)
     finished = ("test", "-e", "/var/lib/cloud/instance/boot-finished")
-    system.wait_until(lambda: system.run(*finished).status == 0, "cloud-init ended", 2 * BOOT)
+    system.wait_until(lambda: system.run(*finished).returncode == 0, "cloud-init ended", 2 * BOOT)
     active(system)
     announced(system)
     assert "/usr/local/sbin/garp-agent" in show(system, "ExecStart")

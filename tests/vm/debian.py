@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable
@@ -76,9 +77,8 @@ class Archive:
         """Return the package that a kernel's metapackage depends on."""
         self._update_once()
         listing = self._apt("apt-cache", "depends", metapackage)
-        for line in listing.splitlines():
-            if "Depends: linux-image-" in line:
-                return line.split()[-1]
+        if found := re.search(r"Depends: (linux-image-\S+)", listing):
+            return found[1]
         raise ImageError(f"{metapackage} of {self._suite} names no image:\n{listing}")
 
     def unpack(self, packages: Iterable[str], to: Path, *, with_dependencies: bool) -> None:

@@ -16,8 +16,8 @@ from typing import NamedTuple
 from tests.vm import receiver
 from tests.vm.receiver import HANG_TIMEOUT, HangError, wait_for
 
-TAG_TYPES = (0x8100, 0x88A8)
-PADDED_LENGTH = 60  # bytes; the agent pads its frames, the kernel does not
+ARP, RARP, IPV6, TAG_TYPES = 0x0806, 0x8035, 0x86DD, (0x8100, 0x88A8)
+PADDED_LENGTH = 60  # bytes: Ethernet's minimum
 ALL_NODES = bytes.fromhex("ff02" + "00" * 13 + "01")
 
 
@@ -30,41 +30,23 @@ class Announcement(NamedTuple):
     vlans: tuple[int, ...] = ()  # VLAN identifiers, the outermost first
 
 
-class Frame(NamedTuple):
-    """One Ethernet frame."""
-
-    data: bytes
-
-    @property
-    def padded(self) -> bool:
-        """Whether the frame has Ethernet's minimum length.
-
-        This tells the agent's ARP from the kernel's. Neighbour advertisements are longer anyway.
-        """
-        return len(self.data) >= PADDED_LENGTH
-
-    @property
-    def announcement(self) -> Announcement | None:
-        """What the frame announces, if it announces anything."""
-        vlans: list[int] = []
-        at = 12
-        while (ethertype := _number(self.data[at : at + 2])) in TAG_TYPES:
-            vlans.append(_number(self.data[at + 2 : at + 4]) & 0xFFF)
-            at += 4
-        payload = self.data[at + 2 :]
-        if ethertype in (0x0806, 0x8035):
-            return _read_arp(ethertype, payload, tuple(vlans))
-        if ethertype == 0x86DD:
-            return _read_advertisement(self.data, payload, tuple(vlans))
-        return None
+def announcement(frame: bytes) -> Announcement | None:
+    """Return what a frame announces, if it announces anything."""
+    vlans: tuple[int, ...] = ()
+    at = 12
+    while (ethertype := _number(frame[at : at + 2])) in TAG_TYPES:
+        vlans += (_number(frame[at + 2 : at + 4]) & 0xFFF,)
+        at += 4
+    if ethertype in (ARP, RARP):
+        return _read_arp(ethertype, frame[at + 2 :], vlans)
+    return _read_advertisement(frame, frame[at + 2 :], vlans) if ethertype == IPV6 else None
 
 
-def mac_text(mac: bytes) -> str:
-    """Format a MAC as ``52:54:00:00:00:01``."""
-    return mac.hex(":")
+def _number(data: bytes) -> int:
+    return int.from_bytes(data, "big")
 
 
-def checksum(data: bytes) -> int:
+def _checksum(data: bytes) -> int:
     """Return the Internet checksum of an even number of bytes."""
     total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
@@ -72,16 +54,12 @@ def checksum(data: bytes) -> int:
     return ~total & 0xFFFF
 
 
-def _number(data: bytes) -> int:
-    return int.from_bytes(data, "big")
-
-
 def _read_arp(ethertype: int, payload: bytes, vlans: tuple[int, ...]) -> Announcement | None:
     if len(payload) < 28 or payload[:6] != bytes.fromhex("000108000604"):
         return None
     opcode = _number(payload[6:8])
-    sender, address, target = mac_text(payload[8:14]), payload[14:18], payload[24:28]
-    if ethertype == 0x8035:
+    sender, address, target = payload[8:14].hex(":"), payload[14:18], payload[24:28]
+    if ethertype == RARP:
         return Announcement("rarp", sender, "", vlans) if opcode == 3 else None
     if opcode == 1 and address == bytes(4):
         return Announcement("arp-probe", sender, str(ip_address(target)), vlans)
@@ -102,11 +80,11 @@ def _read_advertisement(
     assert hop_limit == 255, "hop limit is not 255"
     assert frame[:6] == bytes.fromhex("333300000001"), "not to the all-nodes MAC"
     pseudo_header = addresses + struct.pack("!II", length, 58)
-    assert checksum(pseudo_header + message) == 0, "wrong ICMPv6 checksum"
+    assert _checksum(pseudo_header + message) == 0, "wrong ICMPv6 checksum"
     assert not message[4] & 0x40, "solicited, although sent to all nodes"
     assert message[24:26] == b"\x02\x01", "no target link-layer address"
     target = str(ip_address(message[8:24]))
-    return Announcement("unsolicited-na", mac_text(message[26:32]), target, vlans)
+    return Announcement("unsolicited-na", message[26:32].hex(":"), target, vlans)
 
 
 class Cable:
@@ -115,7 +93,7 @@ class Cable:
     def __init__(self, folder: Path, name: str) -> None:
         self.machine_end = folder / f"{name}.near"
         self.far_end = folder / f"{name}.far"
-        self.frames: list[Frame] = []
+        self.frames: list[bytes] = []
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         self._socket.bind(str(self.far_end))
@@ -127,11 +105,14 @@ class Cable:
         self.frames.clear()
 
     def announcements(self, *, padded: bool | None = None) -> list[Announcement]:
-        """Return what was announced since ``clear``: by all frames, or by padded ones or not."""
+        """Return what was announced since ``clear``: by all frames, or by padded ones or not.
+
+        The agent pads its ARP, the kernel does not. Neighbour advertisements are longer anyway.
+        """
         return [
-            announcement
+            found
             for frame in self.frames
-            if padded in (None, frame.padded) and (announcement := frame.announcement)
+            if padded in (None, len(frame) >= PADDED_LENGTH) and (found := announcement(frame))
         ]
 
     def wait_for_agent(self, *wanted: Announcement, timeout: float = HANG_TIMEOUT) -> None:
@@ -155,4 +136,4 @@ class Cable:
                 data = self._socket.recv(65536)
             except BlockingIOError:
                 return
-            self.frames.append(Frame(data))
+            self.frames.append(data)

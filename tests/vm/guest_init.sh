@@ -5,8 +5,8 @@ mount -t devtmpfs devtmpfs /dev
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 exec </dev/console >/dev/console 2>&1
-while read -r module; do
-    insmod "/modules/$module.ko" || echo "init: $module failed"
-done </modules/boot-order
+for module in virtio_pci virtio_net virtio_console; do
+    . "/modules/$module.load"
+done
 ip link set lo up
 exec python3 -S /opt/garp/guest_control.py

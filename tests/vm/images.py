@@ -76,9 +76,6 @@ def copy_libvirt_root(to: Path) -> None:
     shutil.copytree(_agent() / "tree/opt/garp", to / "opt/garp")
 
 
-# -- parts of an initramfs, each built once for its recipe -----------------------------------
-
-
 @functools.cache
 def _userland() -> Path:
     return built("userland", [GUEST_INIT.read_text()], _build_userland)
@@ -86,15 +83,13 @@ def _userland() -> Path:
 
 @functools.cache
 def _modules(kernel: str) -> Path:
-    chosen = kernels.kernel(kernel)
+    modules = kernels.kernel(kernel) / "modules"
 
     def build(to: Path) -> None:
-        shutil.copytree(chosen.modules, to / "tree/modules")
-        order = "\n".join(chosen.in_order(kernels.BOOT_MODULES)) + "\n"
-        (to / "tree/modules/boot-order").write_text(order)
+        shutil.copytree(modules, to / "tree/modules")
         _pack(to)
 
-    return built(f"modules-{kernel}", [str(chosen.modules)], build)
+    return built(f"modules-{kernel}", [str(modules)], build)
 
 
 @functools.cache

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import functools
-import json
 import lzma
 import shutil
 import struct
 import subprocess
-from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 from tests.vm.cache import built
 from tests.vm.debian import Archive
@@ -21,40 +18,17 @@ KERNELS = {  # name: suite and metapackage
     "trixie-cloud": ("trixie", "linux-image-cloud-amd64"),
 }
 DEFAULT_KERNEL = "bookworm-cloud"
-BOOT_MODULES = ("virtio_pci", "virtio_net", "virtio_console")
-# Modules that a test may load; their dependencies are added.
+# Modules that are loaded at boot, and those that a test may load; dependencies are added.
 MODULES = (
-    *BOOT_MODULES,
+    *("virtio_pci", "virtio_net", "virtio_console"),
     *("e1000", "8021q", "bonding", "bridge", "veth", "dummy", "macvlan", "ipvlan", "vrf"),
     *("team", "team_mode_activebackup"),
 )
 
 
-class Kernel(NamedTuple):
-    """A kernel and its modules."""
-
-    image: Path
-    modules: Path
-    dependencies: dict[str, list[str]]  # of each module, direct ones only
-
-    def in_order(self, wanted: Iterable[str]) -> list[str]:
-        """Return the modules to load, each after its dependencies, without built-in ones."""
-        ordered: list[str] = []
-
-        def visit(module: str) -> None:
-            for dependency in self.dependencies.get(module, ()):
-                visit(dependency)
-            if module in self.dependencies and module not in ordered:
-                ordered.append(module)
-
-        for module in wanted:
-            visit(module)
-        return ordered
-
-
 @functools.cache
-def kernel(name: str = DEFAULT_KERNEL) -> Kernel:
-    """Return a kernel of KERNELS; build it if needed."""
+def kernel(name: str = DEFAULT_KERNEL) -> Path:
+    """Return a folder with a kernel of KERNELS: ``vmlinux`` and ``modules``."""
     suite, metapackage = KERNELS[name]
 
     def build(to: Path) -> None:
@@ -63,12 +37,10 @@ def kernel(name: str = DEFAULT_KERNEL) -> Kernel:
         archive.unpack([package], unpacked, with_dependencies=False)
         (image,) = (unpacked / "boot").glob("vmlinuz-*")
         (to / "vmlinux").write_bytes(without_decompressor(image.read_bytes()))
-        _collect_modules(unpacked, to)
+        _collect_modules(unpacked, to / "modules")
         shutil.rmtree(unpacked)
 
-    place = built(f"kernel-{name}", [suite, metapackage], build)
-    dependencies = json.loads((place / "dependencies.json").read_text())
-    return Kernel(place / "vmlinux", place / "modules", dependencies)
+    return built(f"kernel-{name}", [suite, metapackage], build)
 
 
 def without_decompressor(image: bytes) -> bytes:
@@ -91,22 +63,27 @@ def without_decompressor(image: bytes) -> bytes:
 
 
 def _collect_modules(unpacked: Path, to: Path) -> None:
-    """Copy the wanted modules and their dependencies, uncompressed, into one folder."""
+    """Write for each of MODULES a script that loads it, NAME.load, and all modules for that.
+
+    The script loads dependencies first, nothing twice, and nothing that is built in. No device
+    comes into being.
+    """
     found = {path.name.split(".ko")[0].replace("-", "_"): path for path in unpacked.rglob("*.ko*")}
-    dependencies: dict[str, list[str]] = {}
-    (to / "modules").mkdir()
-    waiting = [module for module in MODULES if module in found]
-    while waiting:
-        module = waiting.pop()
-        if module in dependencies:
-            continue
+    to.mkdir()
+
+    def commands(module: str) -> str:
+        if module not in found:
+            return ""
         content = found[module].read_bytes()
         if found[module].suffix == ".xz":
             content = lzma.decompress(content)
-        (to / "modules" / f"{module}.ko").write_bytes(content)
-        dependencies[module] = [name for name in _dependencies(content) if name in found]
-        waiting += dependencies[module]
-    (to / "dependencies.json").write_text(json.dumps(dependencies))
+        (to / f"{module}.ko").write_bytes(content)
+        options = {"bonding": "max_bonds=0", "dummy": "numdummies=0"}.get(module, "")
+        command = f"[ -e /sys/module/{module} ] || insmod /modules/{module}.ko {options}\n"
+        return "".join(map(commands, _dependencies(content))) + command
+
+    for module in MODULES:
+        (to / f"{module}.load").write_text(commands(module))
 
 
 def _dependencies(module: bytes) -> list[str]:

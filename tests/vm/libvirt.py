@@ -67,12 +67,9 @@ DOMAIN = """
     <model>qemu64</model>
     <feature policy='force' name='rdrand'/>
   </cpu>
-  <on_reboot>destroy</on_reboot>
-  <on_crash>destroy</on_crash>
   <devices>
     <emulator>/usr/bin/qemu-system-x86_64</emulator>
     <serial type='file'><source path='/run/console'/></serial>
-    <memballoon model='none'/>
     <channel type='unix'>
       <source mode='bind'/>
       <target type='virtio' name='{hint_port}'/>
@@ -84,16 +81,6 @@ DOMAIN = """
   </devices>
 </domain>
 """
-
-
-def missing() -> str:
-    """Return why this machine cannot run libvirtd; an empty text if it can."""
-    if os.geteuid():
-        return "not root"
-    for tool in ("unshare", "nsenter"):
-        if shutil.which(tool) is None:
-            return f"{tool} is not installed"
-    return ""
 
 
 class LibvirtMachine(Machine):
@@ -174,10 +161,10 @@ class LibvirtMachine(Machine):
             timeout=HANG_TIMEOUT,
         )
 
-    def spawn_outside(self, *command: str) -> str:
-        """Start a command beside libvirtd in the background; return its process number there."""
-        script = f"{shlex.join(command)} </dev/null >/run/background.log 2>&1 & echo $!"
-        return self.run_outside("sh", "-c", script).stdout.strip()
+    def spawn_outside(self, *command: str) -> None:
+        """Start a command beside libvirtd, which ends with it."""
+        script = f"{shlex.join(command)} </dev/null >/run/background.log 2>&1 &"
+        self.run_outside("sh", "-c", script)
 
     def _libvirtd_answers(self) -> bool:
         listens = self._first() is not None and self._path(LISTENING).exists()
@@ -188,7 +175,8 @@ class LibvirtMachine(Machine):
 
     def _first(self) -> int | None:
         """The number of the first process inside, once it runs."""
-        assert self._process is not None
+        if self._process is None or not self.alive:
+            return None
         path = f"/proc/{self._process.pid}/task/{self._process.pid}/children"
         return next(map(int, Path(path).read_text().split()), None)
 
@@ -205,5 +193,5 @@ class LibvirtMachine(Machine):
             os.mknod(self._root / "dev" / name, 0o20666, os.makedev(major, minor))
         for name, text in FILES.items():
             (self._root / name).write_text(text)
-        shutil.copy(kernels.kernel().image, self._root / "images/vmlinux")
+        shutil.copy(kernels.kernel() / "vmlinux", self._root / "images")
         images.write_initramfs(self._root / "images/initramfs")

@@ -1,4 +1,4 @@
-"""Commands in a running machine, whatever started it: QEMU (qemu.py) or libvirt (libvirt.py).
+"""Commands in a running machine, whatever started it.
 
 ``guest_control.py`` executes them; it is process 1 of the test images. Every call waits until
 the machine answers, so that the first one also waits for the boot.
@@ -8,25 +8,17 @@ from __future__ import annotations
 
 import itertools
 import json
-import shlex
+import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from tests.vm.receiver import HANG_TIMEOUT, HangError, wait_for
 from tests.vm.sockets import LineSocket
 
 T = TypeVar("T")
 M = TypeVar("M", bound="Machine")
-
-
-class Completed(NamedTuple):
-    """How a command in a machine ended."""
-
-    status: int
-    stdout: str
-    stderr: str
 
 
 class MachineError(AssertionError):
@@ -75,15 +67,18 @@ class Machine(ABC):
             self._control.close()
             self._control = None
 
-    def run(self, *command: str, stdin: str = "", timeout: float = HANG_TIMEOUT) -> Completed:
+    def run(
+        self, *command: str, stdin: str = "", timeout: float = HANG_TIMEOUT
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end, whatever its status."""
-        return Completed(*self.call("run", timeout, command=list(command), stdin=stdin))
+        ended = self.call("run", timeout, command=list(command), stdin=stdin)
+        return subprocess.CompletedProcess(command, *ended)
 
     def check(self, *command: str, stdin: str = "", timeout: float = HANG_TIMEOUT) -> str:
         """Return what a command prints. Raises MachineError if it fails."""
         done = self.run(*command, stdin=stdin, timeout=timeout)
-        if done.status:
-            raise MachineError(f"{self.name}: {shlex.join(command)}: {done}")
+        if done.returncode:
+            raise MachineError(f"{self.name}: {done}")
         return done.stdout
 
     def shell(self, script: str, timeout: float = HANG_TIMEOUT) -> str:
@@ -93,6 +88,10 @@ class Machine(ABC):
     def ip(self, batch: str) -> None:
         """Run several lines of ``ip -batch``."""
         self.check("ip", "-batch", "-", stdin=batch)
+
+    def insert(self, *modules: str) -> None:
+        """Load kernel modules and their dependencies; no device comes into being."""
+        self.shell("".join(f". /modules/{module}.load\n" for module in modules))
 
     def python(self, source: str, **arguments: object) -> Any:
         """Execute source in the control server; return what it left in ``result``.

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from tests.vm import images, kernels, tsc
 from tests.vm.frames import Cable
 from tests.vm.machine import Machine, MachineError
-from tests.vm.receiver import HANG_TIMEOUT, wait_for
+from tests.vm.receiver import wait_for
 from tests.vm.sockets import LineSocket, Qmp
 
 HINT_PORT = "org.garp_agent.0"
@@ -68,7 +68,6 @@ class QemuMachine(Machine):
         self.cables: dict[str, Cable] = {}
         self._kernel, self._extras = kernel, extras
         self._qmp: Qmp | None = None
-        self._inserted: set[str] = set()
         self._process: subprocess.Popen[bytes] | None = None
         try:
             command = [
@@ -142,15 +141,6 @@ class QemuMachine(Machine):
         )
         self.qmp("cont")
 
-    def insert(self, *modules: str) -> None:
-        """Load kernel modules and their dependencies; no device comes into being."""
-        parameters = {"bonding": " max_bonds=0", "dummy": " numdummies=0"}
-        kernel = kernels.kernel(self._kernel)
-        loaded = {*self._inserted, *kernel.in_order(kernels.BOOT_MODULES)}
-        wanted = [module for module in kernel.in_order(modules) if module not in loaded]
-        self.shell("\n".join(f"insmod /modules/{m}.ko{parameters.get(m, '')}" for m in wanted))
-        self._inserted.update(wanted)
-
     def hint(self) -> LineSocket:
         """Connect to the hint port, as a host does."""
         return self.connect(self.hint_path)
@@ -201,7 +191,7 @@ class QemuMachine(Machine):
             events = self.qmp.events("DEVICE_DELETED")[before:]
             return any(event.get("device") == identifier for event in events)
 
-        self.wait_until(gone, f"{identifier} unplugged", HANG_TIMEOUT)
+        self.wait_until(gone, f"{identifier} unplugged")
 
     def _common_arguments(self, memory: int) -> list[str]:
         return [
@@ -218,7 +208,7 @@ class QemuMachine(Machine):
         initramfs = self.folder / "initramfs"
         images.write_initramfs(initramfs, self._kernel, extras=self._extras)
         return [
-            *("-kernel", str(kernels.kernel(self._kernel).image), "-initrd", str(initramfs)),
+            *("-kernel", str(kernels.kernel(self._kernel) / "vmlinux"), "-initrd", str(initramfs)),
             *("-append", kernel_command_line()),
         ]
 

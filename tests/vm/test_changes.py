@@ -24,17 +24,18 @@ result = gather.port(port, pid)._asdict()
 SET_CLOCK = "import time; time.clock_settime(time.CLOCK_REALTIME, time.time() + seconds)"
 
 
-def plug_and_configure(guest: QemuMachine) -> None:
-    """Plug the card in and give it an address; wait until the agent announces it."""
+def plug_and_configure(guest: QemuMachine, agent: Agent) -> None:
+    """Plug the card in and give it an address; wait until the agent has announced it."""
     cable = guest.plug_card(LATE)
-    wait_for(lambda: guest.run("ip", "link", "show", "eth1").status == 0, "eth1", step=0.1)
+    wait_for(lambda: "eth1" in guest.check("ip", "-br", "link"), "eth1", step=0.1)
     guest.ip(f"link set eth1 up\naddr add {LATE_ADDRESS}/24 dev eth1")
     cable.wait_for_agent(Announcement("arp-request", LATE.mac, LATE_ADDRESS))
+    agent.wait_until_settled()
 
 
 def test_card_that_is_plugged_in_again_is_announced_by_its_new_index(guest: QemuMachine) -> None:
     with Agent(guest) as agent:
-        plug_and_configure(guest)
+        plug_and_configure(guest, agent)
         before = agent.link("eth1")
         guest.unplug_card(LATE.name)
         agent.wait_until(
@@ -42,9 +43,8 @@ def test_card_that_is_plugged_in_again_is_announced_by_its_new_index(guest: Qemu
             "the link gone",
         )
 
-        plug_and_configure(guest)
+        plug_and_configure(guest, agent)
         assert agent.link("eth1")["ifindex"] != before["ifindex"]
-        agent.wait_until_settled()
 
         cable = guest.cables[LATE.name]
         cable.clear()
@@ -84,7 +84,7 @@ def test_port_that_another_process_holds_is_used_when_it_is_free(guest: QemuMach
     with Agent(guest, interval="1s") as agent:
         device = agent.status()["hint_port"]["path"]
     holder = guest.spawn("sh", "-c", f"exec sleep 600 <>{device}")
-    wait_for(lambda: "sleep" in guest.read(f"/proc/{holder.pid}/cmdline"), "the holder")
+    wait_for(lambda: guest.read(f"/proc/{holder.pid}/comm") == "sleep\n", "the holder")
     with Agent(guest, interval="1s") as agent:
         assert agent.status()["hint_port"]["state"] == "busy"
         assert_refreshes_without_spinning(guest, agent)
@@ -108,6 +108,7 @@ def test_clock_that_is_set_by_a_year_changes_nothing(guest: QemuMachine) -> None
             assert refreshes <= (after - before) / 0.4 + 2
         assert set(agent.status()["frames"]["by_cause"]) <= causes | {"refresh", "resume"}
         # A guest that is stalled for more than a second resumes; it does not skip a year.
+        resumes = agent.status()["resumes"]
         resumed = re.findall(r"resumed .*seconds=([\d.]+)", agent.process.output)
+        assert len(resumed) >= resumes
         assert all(float(seconds) < HOUR for seconds in resumed)
-        assert len(resumed) == agent.status()["resumes"]

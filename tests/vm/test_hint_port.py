@@ -64,15 +64,14 @@ def send_half_a_request(host: LineSocket, agent: Agent) -> None:
     wait_for(lambda: agent.effort().wakeups > before, "half a line read", step=0.02)
 
 
-def test_agent_is_idle_before_any_host_connects(agent: Agent) -> None:
-    assert agent.status()["hint_port"]["state"] == AWAY
+def test_agent_is_idle_before_during_and_after_a_connection(
+    guest: QemuMachine, agent: Agent
+) -> None:
+    before = agent.wait_for_port(AWAY)["frames"]["sent"]
     assert_idle(agent)
-
-
-def test_host_that_connects_and_leaves_causes_no_frames(agent: Agent, host: LineSocket) -> None:
-    before = agent.status()["frames"]["sent"]
-    assert_idle(agent)
-    host.close()
+    with guest.hint():
+        agent.wait_for_port(CONNECTED)
+        assert_idle(agent)
     agent.wait_for_port(AWAY)
     assert_idle(agent)
     assert agent.status()["frames"]["sent"] == before
@@ -91,12 +90,6 @@ def test_hint_is_answered_and_causes_one_frame(
     assert_idle(agent)
     assert guest.cables["net0"].announcements(padded=True) == [ANNOUNCED]
     assert guest.cables["net0"].announcements(padded=False) == []
-
-
-def test_bare_word_from_a_shell_is_a_hint(guest: QemuMachine, host: LineSocket) -> None:
-    host.send(b"BURST\n")
-    assert "return" in host.next_reply()
-    guest.cables["net0"].wait_for_agent(ANNOUNCED)
 
 
 def test_host_after_one_that_left_in_mid_line_is_heard(

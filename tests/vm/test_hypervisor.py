@@ -51,13 +51,13 @@ def watcher(testbed: Testbed, agent: Agent) -> Iterator[HintWatcher]:
 
 def test_silent_guest_is_lost_after_a_failover_until_it_sends(testbed: Testbed) -> None:
     first = testbed.fail_over()
-    pings = [testbed.ping() for _ in range(5)]
+    pings = [testbed.fabric.ping() for _ in range(5)]
     testbed.guest_sends()
     assert testbed.lost(pings) == pings
 
     testbed.mend(OTHER[first])
     testbed.fail_over()
-    pings = [testbed.ping() for _ in range(5)]
+    pings = [testbed.fabric.ping() for _ in range(5)]
     testbed.guest_sends()
     assert testbed.lost(pings) == pings
 
@@ -91,8 +91,9 @@ def test_hint_waits_for_the_first_uplink_that_is_back(
     other = OTHER[testbed.active]
     testbed.cut("a")
     testbed.cut("b")
-    testbed.wait_for_carrier(up=False)
-    pings = [testbed.ping() for _ in range(3)]
+    state = "/sys/class/net/bond0/operstate"
+    wait_for(lambda: testbed.hypervisor.read(state) == "down\n", "the bond down", step=0.02)
+    pings = [testbed.fabric.ping() for _ in range(3)]
     agent.wait_until_settled()
     before = agent.sent("hint")
     testbed.mend(other)  # to the switch that has the guest behind the other one

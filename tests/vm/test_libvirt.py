@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.vm import libvirt
 from tests.vm.agent import Agent
 from tests.vm.libvirt import LibvirtMachine
 from tests.vm.receiver import wait_for
@@ -17,7 +17,7 @@ from tests.vm.testbed import GARP_HINT
 NAME = "a-guest-with-a-name-of-more-than-twenty-characters"  # cut by libvirt in the socket's path
 NEW_NAME = "renamed"
 CONFIGURE = """
-insmod /modules/dummy.ko numdummies=0
+. /modules/dummy.load
 ip link add net0 type dummy
 ip link set net0 arp on up
 ip addr add 192.0.2.1/24 dev net0
@@ -32,8 +32,8 @@ client.ask("/run/garp-hint/status.sock", "burst")
 @pytest.fixture(scope="module")
 def guest() -> Iterator[LibvirtMachine]:
     """libvirtd with a guest that is defined and does not run."""
-    if reason := libvirt.missing():
-        pytest.skip(reason)
+    if os.geteuid():
+        pytest.skip("libvirtd needs root")
     with LibvirtMachine() as machine:
         machine.define(NAME)
         yield machine
@@ -72,7 +72,7 @@ def test_watcher_follows_a_renamed_guest_through_save_and_restore(guest: Libvirt
     with guest.started(NEW_NAME):
         guest.shell(CONFIGURE)
         agent = Agent(guest)
-        watcher = guest.spawn_outside(*GARP_HINT, "watch", "--discover", "0.2", *PATIENT)
+        guest.spawn_outside(*GARP_HINT, "watch", "--discover", "0.2", *PATIENT)
         for restored in (False, True):
             if restored:
                 guest.virsh("save", NEW_NAME, "/tmp/saved")
@@ -84,4 +84,3 @@ def test_watcher_follows_a_renamed_guest_through_save_and_restore(guest: Libvirt
             before = agent.sent("hint")
             assert guest.run_outside("python3", "-c", REQUEST_BURST).returncode == 0
             wait_for(lambda last=before: agent.sent("hint") > last, "a hint")
-        guest.run_outside("sh", "-c", f"kill {watcher}")

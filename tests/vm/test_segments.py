@@ -117,7 +117,7 @@ def guest() -> Iterator[QemuMachine]:
         booted.shell("echo 0 > /proc/sys/net/ipv6/conf/default/router_solicitations")
         booted.ip(SETUP)
         booted.spawn("teamd", "-U", "-c", TEAM)
-        booted.wait_until(lambda: booted.run("ip", "link", "show", "team0").status == 0, "team0")
+        booted.wait_until(lambda: "team0" in booted.check("ip", "-br", "link"), "team0")
         booted.ip("link set eth7 master team0\nlink set team0 up\naddr add 10.7.0.1/24 dev team0")
         carrier = "/sys/class/net/team0/carrier"
         booted.wait_until(lambda: booted.read(carrier) == "1\n", "the team's carrier")

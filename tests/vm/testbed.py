@@ -11,16 +11,13 @@ import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import Any
 
-from tests.vm.fabric import OUTSIDE_ADDRESS, OUTSIDE_MAC, Fabric
-from tests.vm.frames import Announcement, mac_text
+from tests.vm.fabric import GUEST_ADDRESS, GUEST_MAC, OUTSIDE_ADDRESS, OUTSIDE_MAC, Fabric
 from tests.vm.machine import Machine
 from tests.vm.qemu import PAIR, Card, QemuMachine
 from tests.vm.receiver import wait_for
 
-GUEST_MAC = "52:54:00:00:00:01"
-GUEST_ADDRESS = "192.0.2.1"
 GARP_HINT = ("python3", "-m", "garp_agent.hypervisor")
 MONITOR = "/run/qemu/guest.qmp"
 GUEST_AGENT_PORT = "org.qemu.guest_agent.0"
@@ -43,8 +40,9 @@ link set eth2 master br0 up
 GUEST = f"""
 addr add {GUEST_ADDRESS}/24 dev eth0
 link set eth0 up
-neigh add {OUTSIDE_ADDRESS} lladdr {mac_text(OUTSIDE_MAC)} dev eth0 nud permanent
+neigh add {OUTSIDE_ADDRESS} lladdr {OUTSIDE_MAC} dev eth0 nud permanent
 """
+INTERFACES = {"a": "eth0", "b": "eth1"}  # of the hypervisor's uplinks, by their cards' names
 RARP = f"""
 import socket
 raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
@@ -55,58 +53,40 @@ frame += mac + bytes(4) + mac + bytes(4 + 18)
 """
 
 
-class Uplink(NamedTuple):
-    """One uplink of the bond, as QEMU and as the hypervisor's kernel name it."""
-
-    card: str
-    interface: str
-
-
-UPLINKS = {"a": Uplink("upa", "eth0"), "b": Uplink("upb", "eth1")}
-
-
-class Testbed:
+class Testbed(ExitStack):
     """Fabric, hypervisor and guest. ``extras`` puts qemu-ga into the guest."""
 
     __test__ = False  # not a class of tests
 
     def __init__(self, *, miimon: int = 10, extras: bool = False) -> None:
-        self._latest = 0
-        self._resources = ExitStack()
-        with ExitStack() as stack:
-            self.fabric = Fabric()
-            stack.callback(self.fabric.close)
-            self._folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="garp-vm-"))
+        super().__init__()
+        try:
+            self.fabric = self.enter_context(Fabric())
+            self._folder = self.enter_context(tempfile.TemporaryDirectory(prefix="garp-vm-"))
             self._guest_agent = f"{self._folder}/guest-agent"
-            self.guest = stack.enter_context(self._start_guest(extras))
-            self.hypervisor = stack.enter_context(self._start_hypervisor())
+            self.guest = self.enter_context(self._start_guest(extras))
+            self.hypervisor = self.enter_context(self._start_hypervisor())
             self._configure(miimon)
-            self._resources = stack.pop_all()
-
-    def __enter__(self) -> Testbed:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._resources.close()
-
-    # -- the bond -------------------------------------------------------------------------
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def active(self) -> str:
         """The uplink that the bond uses: "a" or "b"."""
         name = self.hypervisor.read("/sys/class/net/bond0/bonding/active_slave").strip()
-        return next(key for key, uplink in UPLINKS.items() if uplink.interface == name)
+        return next(key for key, interface in INTERFACES.items() if interface == name)
 
     def cut(self, uplink: str) -> None:
         """Cut an uplink's cable: at the bond, then at the switch."""
-        self.hypervisor.set_link(UPLINKS[uplink].card, up=False)
+        self.hypervisor.set_link(uplink, up=False)
         self.fabric.plug(uplink, into_switch=False)
 
     def mend(self, uplink: str) -> None:
         """Connect an uplink's cable; wait until the bond may use it."""
         self.fabric.plug(uplink, into_switch=True)
-        self.hypervisor.set_link(UPLINKS[uplink].card, up=True)
-        path = f"/sys/class/net/{UPLINKS[uplink].interface}/bonding_slave/mii_status"
+        self.hypervisor.set_link(uplink, up=True)
+        path = f"/sys/class/net/{INTERFACES[uplink]}/bonding_slave/mii_status"
         wait_for(lambda: self.hypervisor.read(path) == "up\n", f"uplink {uplink}", step=0.02)
 
     def fail_over(self) -> str:
@@ -116,32 +96,18 @@ class Testbed:
         wait_for(lambda: self.active != before, "the failover", step=0.01)
         return self.active
 
-    def wait_for_carrier(self, *, up: bool) -> None:
-        """Wait until the bond has a working uplink, or has none."""
-        wanted = "up\n" if up else "down\n"
-        path = "/sys/class/net/bond0/operstate"
-        wait_for(lambda: self.hypervisor.read(path) == wanted, f"the bond {wanted}", step=0.02)
-
-    # -- pings ----------------------------------------------------------------------------
-
-    def ping(self) -> int:
-        """Send one echo request from the outside host; return its number."""
-        self._latest += 1
-        self.fabric.ping(bytes.fromhex(GUEST_MAC.replace(":", "")), GUEST_ADDRESS, self._latest)
-        return self._latest
-
     def wait_until_reached(self) -> None:
         """Ping until a ping is answered and no answer is under way."""
-        first = self.ping()
+        first = self.fabric.ping()
 
         def answered() -> bool:
-            self.ping()
-            return bool(self.fabric.answered() & set(range(first, self._latest + 1)))
+            self.fabric.ping()
+            return max(self.fabric.answered, default=0) >= first
 
         wait_for(answered, "an answer from the guest", step=0.05)
         # A later answer would teach the switches, whatever the test has done by then.
-        last = self.ping()
-        wait_for(lambda: last in self.fabric.answered(), "the last answer")
+        last = self.fabric.ping()
+        wait_for(lambda: last in self.fabric.answered, "the last answer")
 
     def lost(self, numbers: Sequence[int]) -> list[int]:
         """Return those of the pings that were not answered although a later one was.
@@ -149,20 +115,17 @@ class Testbed:
         Pings stay in order, so that no time limit is needed to call one lost.
         """
         self.wait_until_reached()
-        return [number for number in numbers if number not in self.fabric.answered()]
+        return [number for number in numbers if number not in self.fabric.answered]
 
     def guest_sends(self) -> None:
         """Make the guest send until a frame has reached the outside host, and all switches."""
-        self.fabric.clear()
-        wanted = Announcement("rarp", GUEST_MAC)
+        self.fabric.heard_rarp = False
 
         def heard() -> bool:
             self.guest.python("raw.send(frame)")
-            return any(frame.announcement == wanted for frame in self.fabric.heard)
+            return self.fabric.heard_rarp
 
         wait_for(heard, "the guest's frame at the outside host", step=0.05)
-
-    # -- machines -------------------------------------------------------------------------
 
     def _start_guest(self, extras: bool) -> QemuMachine:
         arguments = [
@@ -176,8 +139,8 @@ class Testbed:
     def _start_hypervisor(self) -> QemuMachine:
         taps = self.fabric.uplinks
         cards = [
-            Card("upa", "52:54:00:00:01:0a", backend=f"tap,fd={taps['a']}"),
-            Card("upb", "52:54:00:00:01:0b", backend=f"tap,fd={taps['b']}"),
+            Card("a", "52:54:00:00:01:0a", backend=f"tap,fd={taps['a']}"),
+            Card("b", "52:54:00:00:01:0b", backend=f"tap,fd={taps['b']}"),
             Card("port", "52:54:00:00:01:0c", backend=self.guest.far_backend("net0")),
         ]
         return QemuMachine(
@@ -240,5 +203,5 @@ class HintWatcher:
     def status(self) -> dict[str, Any]:
         """What ``garp-hint status`` says; empty before the watcher answers."""
         done = self._hypervisor.run(*GARP_HINT, "status", "--json")
-        status: dict[str, Any] = {} if done.status else json.loads(done.stdout)
+        status: dict[str, Any] = {} if done.returncode else json.loads(done.stdout)
         return status

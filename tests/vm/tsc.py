@@ -1,8 +1,7 @@
 """Measures the rate of this machine's time stamp counter, for its guests to be told.
 
-An emulated guest reads the host's counter. When it boots it finds the counter's rate by
-comparing it with an emulated timer; on a busy machine the result can be wrong by a factor,
-and with it every timeout in the guest. A guest that is told the rate does not measure it.
+An emulated guest reads the host's counter. Without being told it measures the rate at boot,
+which on a busy machine can be wrong by a factor, and with it every timeout in the guest.
 """
 
 from __future__ import annotations
