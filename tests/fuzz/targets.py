@@ -15,7 +15,7 @@ from garp_agent.guest.core.engine import Engine
 from garp_agent.guest.core.model import Cause, ClaimSeen
 from garp_agent.guest.requests import RequestHandler
 from garp_agent.hypervisor.core import linkstate
-from garp_agent.wire import lines, protocol, rtnetlink
+from garp_agent.wire import lines, protocol, rtnetlink, sock_diag
 from garp_agent.wire.model import DumpComplete, DumpStarted
 from tests import golden
 
@@ -43,6 +43,13 @@ def netlink(data: bytes) -> None:
 def bonds(data: bytes) -> None:
     try:
         linkstate.decode(data)
+    except rtnetlink.DecodeError:
+        return
+
+
+def sockets(data: bytes) -> None:
+    try:
+        sock_diag.decode(data)
     except rtnetlink.DecodeError:
         return
 
@@ -100,6 +107,7 @@ def configuration(data: bytes) -> None:
 
 
 NETLINK = [golden.read(name) for name in golden.names("rtnetlink")]
+SOCKETS = [golden.read(name) for name in golden.names("sock_diag")]
 FRAMES = [golden.read(name) for name in golden.names("frames")]
 LINES = [
     b"BURST\n",
@@ -120,6 +128,7 @@ CONFIGURATIONS = [
 TARGETS: dict[str, tuple[Callable[[bytes], None], list[bytes]]] = {
     "netlink": (netlink, NETLINK),
     "bonds": (bonds, NETLINK),
+    "sockets": (sockets, SOCKETS),
     "claims": (claims, FRAMES),
     "hints": (hints, LINES),
     "replies": (replies, REPLIES),

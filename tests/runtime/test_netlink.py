@@ -168,12 +168,12 @@ def test_forwarding_changes_are_live_events(tiny_lab6: TinyLab) -> None:
 
 def refused(sequence: int) -> bytes:
     """RTM_GETSTATS without a filter: EINVAL."""
-    return rtnetlink._dump(94, sequence, bytes(12))
+    return rtnetlink.request(94, sequence, bytes(12))
 
 
 def unsupported(sequence: int) -> bytes:
     """What a dump of IPv6 is in a kernel without it: EOPNOTSUPP."""
-    return rtnetlink._dump(250, sequence, b"")
+    return rtnetlink.request(250, sequence, b"")
 
 
 @pytest.mark.parametrize("step", [0, 1, 2])

@@ -56,12 +56,13 @@ IFLA_INFO_SLAVE_DATA = 5
 
 IFLA_EVENT_NOTIFY_PEERS = 4
 
+NLM_F_DUMP = 0x300
+
+_NLM_F_REQUEST = 0x001
 _NLMSG_ERROR = 2
 _NLMSG_DONE = 3
-_NLM_F_REQUEST = 0x001
 _NLM_F_MULTI = 0x002
 _NLM_F_DUMP_INTR = 0x010
-_NLM_F_DUMP = 0x300
 _NLA_TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 _RTEXT_FILTER_SKIP_STATS = 1 << 3
 
@@ -119,22 +120,23 @@ class Subject(NamedTuple, Generic[T]):
 def dump_links(sequence: int) -> bytes:
     """Return the request for all links, without their IPv6 statistics."""
     without_statistics = _ATTRIBUTE.pack(8, IFLA_EXT_MASK) + _U32.pack(_RTEXT_FILTER_SKIP_STATS)
-    return _dump(RTM_GETLINK, sequence, _LINK.pack(AF_UNSPEC, 0, 0, 0, 0) + without_statistics)
+    return request(RTM_GETLINK, sequence, _LINK.pack(AF_UNSPEC, 0, 0, 0, 0) + without_statistics)
 
 
 def dump_addresses(sequence: int) -> bytes:
     """Return the request for all addresses of all families."""
-    return _dump(RTM_GETADDR, sequence, ADDRESS_HEADER.pack(AF_UNSPEC, 0, 0, 0, 0))
+    return request(RTM_GETADDR, sequence, ADDRESS_HEADER.pack(AF_UNSPEC, 0, 0, 0, 0))
 
 
 def dump_forwarding(sequence: int) -> bytes:
     """Return the request for the IPv6 forwarding setting of all links."""
-    return _dump(RTM_GETNETCONF, sequence, NETCONF_HEADER.pack(AF_INET6))
+    return request(RTM_GETNETCONF, sequence, NETCONF_HEADER.pack(AF_INET6))
 
 
-def _dump(message_type: int, sequence: int, body: bytes) -> bytes:
+def request(message_type: int, sequence: int, body: bytes, flags: int = NLM_F_DUMP) -> bytes:
+    """Return a request of one message; ``flags``: besides NLM_F_REQUEST."""
     length = _HEADER.size + len(body)
-    return _HEADER.pack(length, message_type, _NLM_F_REQUEST | _NLM_F_DUMP, sequence, 0) + body
+    return _HEADER.pack(length, message_type, _NLM_F_REQUEST | flags, sequence, 0) + body
 
 
 # -- datagrams --------------------------------------------------------------------------
