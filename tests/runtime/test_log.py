@@ -60,20 +60,11 @@ def test_a_field_of_a_text_line(value: object, text: str) -> None:
     assert written(Notice(LEVEL_INFO, "event", fields)) == f"event name={text} n=7\n"
 
 
-def test_a_line_of_json() -> None:
-    fields = (
-        ("address", ip("10.0.0.1")),
-        ("error", Errno(errno.ENETDOWN)),
-        ("reason", None),
-        ("count", 7),
-    )
-    assert json.loads(written(Notice(LEVEL_WARNING, "frame-dropped", fields), as_json=True)) == {
-        "level": "warning",
-        "event": "frame-dropped",
-        "address": "10.0.0.1",
-        "error": "ENETDOWN",
-        "count": 7,
-    }
+def test_line_of_json_has_addresses_and_errors_as_text() -> None:
+    fields = (("address", ip("10.0.0.1")), ("error", Errno(errno.ENETDOWN)), ("count", 7))
+    shown = {"address": "10.0.0.1", "error": "ENETDOWN", "count": 7}
+    line = json.loads(written(Notice(LEVEL_WARNING, "frame-dropped", fields), as_json=True))
+    assert line == {"level": "warning", "event": "frame-dropped", **shown}
 
 
 VALUES = (

@@ -13,19 +13,21 @@ from garp_agent.runtime.signals import WATCHED, Signals
 from tests.runtime.descriptors import open_descriptors
 
 
-@pytest.fixture(autouse=True)
-def _handlers() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in WATCHED}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 @pytest.fixture
 def signals() -> Iterator[Signals]:
+    """Close them too, and check that each signal has its default action again."""
+    before = {number: signal.getsignal(number) for number in WATCHED}
+    descriptors = open_descriptors()
     made = Signals()
     yield made
     made.close()
+    try:
+        assert open_descriptors() == descriptors
+        assert {signal.getsignal(number) for number in WATCHED} == {signal.SIG_DFL}
+        assert signal.set_wakeup_fd(-1) == -1
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def is_ready(signals: Signals) -> bool:
@@ -33,7 +35,7 @@ def is_ready(signals: Signals) -> bool:
 
 
 @pytest.mark.parametrize("number", WATCHED)
-def test_a_watched_signal_is_read_once(signals: Signals, number: signal.Signals) -> None:
+def test_watched_signal_is_read_once(signals: Signals, number: signal.Signals) -> None:
     assert not is_ready(signals)
     os.kill(os.getpid(), number)
     assert is_ready(signals)
@@ -52,16 +54,8 @@ def test_more_signals_than_the_pipe_holds_are_each_reported(signals: Signals) ->
     assert seen == set(WATCHED)
 
 
-def test_another_signal_is_not_reported(signals: Signals) -> None:
+def test_other_signal_is_not_reported(signals: Signals) -> None:
     before = signal.signal(signal.SIGUSR2, lambda number, frame: None)
     os.kill(os.getpid(), signal.SIGUSR2)
     assert signals.read() == set()
     signal.signal(signal.SIGUSR2, before)
-
-
-def test_close_restores_the_default_actions() -> None:
-    before = open_descriptors()
-    Signals().close()
-    assert open_descriptors() == before
-    assert {signal.getsignal(number) for number in WATCHED} == {signal.SIG_DFL}
-    assert signal.set_wakeup_fd(-1) == -1
