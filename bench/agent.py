@@ -254,7 +254,7 @@ def added_address(
         for number in range(runs):
             address = f"198.51.100.{number + 1}"
             change = add_address_message(lab, link, address)
-            with lab.open_socket("guest", socket.AF_NETLINK, socket.SOCK_RAW, 0) as netlink:
+            with lab.open_socket("guest", socket.AF_NETLINK, socket.SOCK_RAW) as netlink:
                 wire.drain()
                 begun = time.time()
                 netlink.send(change)

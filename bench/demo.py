@@ -29,6 +29,7 @@ import click
 
 from bench import lab
 from bench.lab import GUEST_ADDRESS, FailoverLab, LabError
+from bench.prober import Prober
 
 LIMIT = 12.0  # seconds; a longer outage is not waited for
 FAILOVERS = 20
@@ -117,7 +118,7 @@ class Demo:
     ) -> None:
         with (
             hint_port(files.with_suffix(".port")) as listener,
-            made.prober(PROBE_INTERVAL) as prober,
+            Prober(made, PROBE_INTERVAL) as prober,
             files.open("w") as stderr,
         ):
             guest = start_method(made, method, files, stderr)

@@ -13,34 +13,21 @@ from __future__ import annotations
 import argparse
 import random
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
+from itertools import count, product
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from garp_agent.config.settings import Settings
 from garp_agent.guest.core.engine import Engine
-from garp_agent.guest.core.model import (
-    ARPHRD_ETHER,
-    AddressSeen,
-    BurstRequested,
-    Cause,
-    InterfaceAddress,
-    LeaseGranted,
-    Link,
-    LinkSeen,
-)
+from garp_agent.guest.core.model import BurstRequested, Cause, LeaseGranted
 from garp_agent.hypervisor.core.guests import Channel
 from garp_agent.hypervisor.core.watcher import HintOptions, Watcher
 from garp_agent.wire import protocol
 from garp_agent.wire.lines import LineDecoder
-from garp_agent.wire.model import (
-    IFF_LOWER_UP,
-    IFF_UP,
-    LEVEL_ERROR,
-    DumpComplete,
-    DumpStarted,
-)
+from garp_agent.wire.model import LEVEL_ERROR
+from tests import world
 
 if TYPE_CHECKING:
     from garp_agent.guest.core.model import EngineEvent
@@ -54,6 +41,7 @@ HOSTS_APART = 0.002  # seconds within which many hosts notice the same failover
 ARPING = 1.0  # seconds that `arping -U -c1` takes
 SLEEP = 5.0
 FORK = (0.002, 0.008)  # seconds
+START = world.dump(world.link(), world.address("192.0.2.1/24"))
 
 Happening = tuple[float, int, "EngineEvent"]  # when, to which guest, what
 
@@ -98,43 +86,33 @@ class Fleet:
     """Guests on one broadcast domain, numbered from 0; ``boots`` says when each agent starts."""
 
     def __init__(self, settings: Settings, boots: Sequence[float], seed: int = SEED) -> None:
-        self._uniform = random.Random(seed).random
+        uniform = random.Random(seed).random
         self._boots = boots
-        self._settings = settings
-        self._engines = [Engine(settings, self._uniform, LEVEL_ERROR) for _ in boots]
+        self._engines = [Engine(settings, uniform, LEVEL_ERROR) for _ in boots]
         self.frames: list[tuple[float, int]] = []  # when, by which guest
 
     def run(self, until: float, happenings: Iterable[Happening] = ()) -> Times:
         """Simulate until ``until``; return the times of all frames."""
-        queue: list[tuple[float, int, int, EngineEvent | None]] = []
-        for number, boot in enumerate(self._boots):
-            queue.append((boot, len(queue), number, DumpStarted()))
-        for when, number, happening in happenings:
-            queue.append((when, len(queue), number, happening))
+        serial = count()
+        # When, in which order, to which guest, what; nothing is a deadline.
+        queue: list[tuple[float, int, int, Sequence[EngineEvent]]] = [
+            *((boot, next(serial), number, START) for number, boot in enumerate(self._boots)),
+            *((when, next(serial), number, (what,)) for when, number, what in happenings),
+        ]
         heapify(queue)
-        serial = len(queue)
         deadlines = [float("inf")] * len(self._engines)
         while queue and queue[0][0] < until:
-            now, _, number, event = heappop(queue)
-            if event is None and deadlines[number] != now:
+            now, _, number, events = heappop(queue)
+            if not events and deadlines[number] != now:
                 continue  # an event has woken the engine before
             engine = self._engines[number]
-            self._tell(engine, event, now)
+            for event in events:
+                engine.handle(event, now)
             while engine.next_frame(now) is not None:
                 self.frames.append((now, number))
             deadlines[number] = max(now, engine.deadline())
-            serial += 1
-            heappush(queue, (deadlines[number], serial, number, None))
+            heappush(queue, (deadlines[number], next(serial), number, ()))
         return Times(when for when, _ in self.frames)
-
-    def _tell(self, engine: Engine, event: EngineEvent | None, now: float) -> None:
-        if isinstance(event, DumpStarted):  # its start
-            link = Link(2, "eth0", b"\2\0\0\0\0\1", ARPHRD_ETHER, IFF_UP | IFF_LOWER_UP)
-            address = InterfaceAddress(2, b"\xc0\0\2\1", 24)
-            for each in (event, LinkSeen(link), AddressSeen(address), DumpComplete()):
-                engine.handle(each, now)
-        elif event is not None:
-            engine.handle(event, now)
 
 
 def boots(guests: int, spread: float, seed: int = SEED) -> list[float]:
@@ -166,25 +144,20 @@ def hints(
     told: list[Happening] = []
     for host in range(hosts):
         noticed = at + draw() * HOSTS_APART
-        for index, event in enumerate(_lines_of(host, pace, settings)):
-            told.append((noticed + index * FAN_OUT, host * GUESTS_PER_HOST + index, event))
+        watcher = Watcher(HintOptions(pace=pace), f"host-{host}", lambda: 0.5)
+        watcher.found([Channel(str(n), f"/{n:04}") for n in range(GUESTS_PER_HOST)], 0.0)
+        calls = watcher.failover("bond0", "failover", 1.0, 1.0)
+        for n, call in enumerate(sorted(calls, key=lambda call: call.path)):
+            burst = _read(call.exchange.outgoing, settings)
+            told.append((noticed + n * FAN_OUT, host * GUESTS_PER_HOST + n, burst))
     return told
 
 
-def _lines_of(host: int, pace: float, settings: Settings) -> list[EngineEvent]:
-    watcher = Watcher(HintOptions(pace=pace), f"host-{host}", lambda: 0.5)
-    watcher.found([Channel(str(n), f"/{n:04}") for n in range(GUESTS_PER_HOST)], 0.0)
-    calls = sorted(watcher.failover("bond0", "failover", 1.0, 1.0), key=lambda call: call.path)
-    return [_read(call.exchange.outgoing, settings) for call in calls]
-
-
 def _read(outgoing: bytes, settings: Settings) -> EngineEvent:
-    for line in LineDecoder().feed(outgoing):
-        assert isinstance(line, bytes)
-        request = protocol.parse(line, protocol.PORT_COMMANDS)
-        if isinstance(request, protocol.Burst):
-            return BurstRequested(Cause.HINT, request.offsets(settings.burst))
-    raise AssertionError("the watcher asked for no burst")
+    lines = [line for line in LineDecoder().feed(outgoing) if isinstance(line, bytes)]
+    (request,) = (protocol.parse(line, protocol.PORT_COMMANDS) for line in lines)
+    assert isinstance(request, protocol.Burst)
+    return BurstRequested(Cause.HINT, request.offsets(settings.burst))
 
 
 def leases(guests: int, since: float, until: float, seed: int = SEED) -> list[Happening]:
@@ -226,41 +199,35 @@ def steady(scale: Scale) -> dict[tuple[int, str], tuple[float, int]]:
     """Frames a second and the peak in 10 ms, long after the start, by guests and interval."""
     found = {}
     for guests in scale.fleets:
-        for interval in scale.intervals:
-            start, end = 2 * interval, 2 * interval + max(10.0, 2 * interval)
-            times = Fleet(every(interval), boots(guests, interval)).run(end)
-            found[guests, f"every {interval:g} s"] = (
-                times.rate(start, end),
-                times.between(start, end).peak(INSTANT),
-            )
-        times = arping_loops(boots(guests, 6.0), 72.0)
-        found[guests, LOOP] = (times.rate(60.0, 72.0), times.between(60.0, 72.0).peak(INSTANT))
+        runs = [(LOOP, arping_loops(boots(guests, 6.0), 72.0), 60.0, 72.0)]
+        for each in reversed(scale.intervals):
+            start, end = 2 * each, 2 * each + max(10.0, 2 * each)
+            times = Fleet(every(each), boots(guests, each)).run(end)
+            runs.insert(0, (f"every {each:g} s", times, start, end))
+        for kind, times, start, end in runs:
+            found[guests, kind] = times.rate(start, end), times.between(start, end).peak(INSTANT)
     return found
 
 
 def steady_table(found: dict[tuple[int, str], tuple[float, int]]) -> str:
     """Guests downwards, intervals across."""
-    kinds = dict.fromkeys(kind for _, kind in found)
-    rows = []
-    for guests in dict.fromkeys(guests for guests, _ in found):
-        cells = (found[guests, kind] for kind in kinds)
-        rows.append((f"{guests:,}", *(f"{figure(rate)} ({peak:,})" for rate, peak in cells)))
-    return table(("guests", *kinds), rows)
+    cells = {key: f"{figure(rate)} ({peak:,})" for key, (rate, peak) in found.items()}
+    kinds = list(dict.fromkeys(kind for _, kind in cells))
+    sizes = dict.fromkeys(guests for guests, _ in cells)
+    return table(("guests", *kinds), [(f"{n:,}", *(cells[n, k] for k in kinds)) for n in sizes])
 
 
 def boot_table(scale: Scale) -> str:
     """Peaks in 10 ms after a common start: in the first second, and two minutes later."""
     rows = []
-    for guests in scale.fleets:
-        for spread in (0.0, 30.0):
-            starts = boots(guests, spread)
-            peaks = [
-                times.between(start, end).peak(INSTANT)
-                for times in (Fleet(Settings(), starts).run(130.0), arping_loops(starts, 130.0))
-                for start, end in ((0.0, spread + 1.0), (120.0, 130.0))
-            ]
-            within = f"{spread:g} s" if spread else "an instant"
-            rows.append((f"{guests:,}", within, *(f"{peak:,}" for peak in peaks)))
+    for guests, spread in product(scale.fleets, (0.0, 30.0)):
+        starts = boots(guests, spread)
+        peaks = [
+            f"{times.between(start, end).peak(INSTANT):,}"
+            for times in (Fleet(Settings(), starts).run(130.0), arping_loops(starts, 130.0))
+            for start, end in ((0.0, spread + 1.0), (120.0, 130.0))
+        ]
+        rows.append((f"{guests:,}", f"{spread:g} s" if spread else "an instant", *peaks))
     heads = ("agent: first", "agent: 2 min", "loop: first", "loop: 2 min")
     return table(("guests", "started within", *heads), rows)
 
@@ -298,15 +265,9 @@ def failover_table(scale: Scale) -> str:
     """Hints to the guests of some hosts, in a fleet of all of them."""
     guests = max(scale.hosts) * GUESTS_PER_HOST
     heads = ("frames/s before", "peak in 10 ms", "one port, in 1 s", "last guest after")
-    return table(
-        ("hosts", "lease", "--pace", *heads),
-        [
-            failover_row(guests, hosts, pace, leased)
-            for leased in (False, True)
-            for hosts in scale.hosts
-            for pace in scale.paces
-        ],
-    )
+    cases = product((False, True), scale.hosts, scale.paces)
+    rows = [failover_row(guests, hosts, pace, leased) for leased, hosts, pace in cases]
+    return table(("hosts", "lease", "--pace", *heads), rows)
 
 
 def port_table(scale: Scale) -> str:
@@ -361,31 +322,41 @@ def written(page: str, found: dict[str, str]) -> str:
 
 def draw(found: dict[tuple[int, str], tuple[float, int]], scale: Scale, folder: Path) -> None:
     """Draw the three plots of the page."""
-    from bench.plot import Curve, lines  # needs matplotlib, which the tables do not
+    from bench.plot import plot  # needs matplotlib, which the tables do not
 
-    curves = [
-        Curve(kind, [(guests, found[guests, kind][0]) for guests in scale.fleets])
-        for kind in dict.fromkeys(kind for _, kind in found)
-    ]
     title = "Broadcast frames a second, by the size of the fleet"
-    lines(folder / "scale-steady.svg", title, "guests", "frames/s", curves, log="xy")
+    labels = {"xlabel": "guests", "ylabel": "frames/s", "xscale": "log", "yscale": "log"}
+    with plot(folder / "scale-steady.svg", title=title, **labels) as axes:
+        for kind in dict.fromkeys(kind for _, kind in found):
+            rates = [found[guests, kind][0] for guests in scale.fleets]
+            axes.plot(scale.fleets, rates, label=kind)
+        axes.xaxis.set_major_formatter("{x:,g}")
+        axes.yaxis.set_major_formatter("{x:,g}")
 
     starts = boots(scale.fleets[-2], 0.0)
-    ours = Fleet(Settings(), starts).run(40.0).binned(0.0, 40.0, 0.1)
-    loop = arping_loops(starts, 40.0).binned(0.0, 40.0, 0.1)
-    curves = [Curve("garp-agent", ours, steps=True), Curve(LOOP, loop, steps=True)]
+    fleets = {"garp-agent": Fleet(Settings(), starts).run(40.0), LOOP: arping_loops(starts, 40.0)}
     title = f"{len(starts):,} guests started at the same instant"
-    x = "seconds since the start"
-    lines(folder / "scale-boot.svg", title, x, "frames/s", curves, log="y")
+    _draw_rates(folder / "scale-boot.svg", title, fleets, 0.0, 40.0)
 
-    hosts, curves = max(scale.hosts), []
+    hosts, fleets = max(scale.hosts), {}
     for pace in (scale.paces[0], scale.paces[len(scale.paces) // 2], scale.paces[-1]):
-        _, times = failover(hosts * GUESTS_PER_HOST, hosts, pace, leased=True)
-        points = [(when - AT, rate) for when, rate in times.binned(AT - 1.0, AT + 14.0, 0.1)]
-        curves.append(Curve(f"--pace {pace:g}" if pace else "all at once", points, steps=True))
+        times = failover(hosts * GUESTS_PER_HOST, hosts, pace, leased=True)[1]
+        name = f"--pace {pace:g}" if pace else "all at once"
+        fleets[name] = Times(when - AT for when in times.all)
     title = f"A failover that concerns {hosts * GUESTS_PER_HOST:,} guests on {hosts} hosts"
-    x = "seconds since the failover"
-    lines(folder / "scale-failover.svg", title, x, "frames/s", curves, log="y")
+    _draw_rates(folder / "scale-failover.svg", title, fleets, -1.0, 14.0)
+
+
+def _draw_rates(
+    file: Path, title: str, fleets: Mapping[str, Times], start: float, end: float
+) -> None:
+    from bench.plot import plot
+
+    with plot(file, title=title, xlabel="seconds", ylabel="frames/s", yscale="log") as axes:
+        for name, times in fleets.items():
+            axes.plot(*zip(*times.binned(start, end, 0.1)), label=name, drawstyle="steps-mid")
+        axes.set_ylim(bottom=1)
+        axes.yaxis.set_major_formatter("{x:,g}")
 
 
 def main() -> None:
@@ -394,10 +365,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small fleets; changes no file")
     scale = QUICK if (quick := parser.parse_args().quick) else Scale()
     found = steady(scale)
-    made = {"steady": steady_table(found)}
     parts = {"boot": boot_table, "failover": failover_table, "port": port_table}
-    for name, part in {**parts, "lease": lease_table}.items():
-        made[name] = part(scale)
+    made = {"steady": steady_table(found)}
+    made |= {name: part(scale) for name, part in {**parts, "lease": lease_table}.items()}
     for name, text in made.items():
         print(f"{name}\n\n{text}\n")
     if not quick:

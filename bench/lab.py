@@ -18,7 +18,6 @@ import itertools
 import json
 import os
 import re
-import select
 import shutil
 import signal
 import socket
@@ -67,7 +66,6 @@ class Neighbour(NamedTuple):
 
     mac: str | None
     states: tuple[str, ...]
-    device: str
 
 
 class Cut(NamedTuple):
@@ -87,10 +85,10 @@ class Wiring(Enum):
 # -- the kernel -------------------------------------------------------------------------
 
 
-def _run_ip(arguments: Sequence[str], lines: Sequence[str] = ()) -> str:
+def _run(command: Sequence[str], lines: Sequence[str] = ()) -> str:
     # In a session of its own, so that Ctrl-C does not end it halfway.
     done = subprocess.run(
-        ["ip", *arguments],
+        command,
         input="".join(line + "\n" for line in lines),
         capture_output=True,
         check=False,
@@ -98,9 +96,12 @@ def _run_ip(arguments: Sequence[str], lines: Sequence[str] = ()) -> str:
         start_new_session=True,
     )
     if done.returncode:
-        commands = "; ".join(lines)
-        raise LabError(f"ip {' '.join(arguments)} failed: {done.stderr.strip()} [{commands}]")
+        raise LabError(f"{' '.join(command)} failed: {done.stderr.strip()} [{'; '.join(lines)}]")
     return done.stdout
+
+
+def _run_ip(arguments: Sequence[str], lines: Sequence[str] = ()) -> str:
+    return _run(["ip", *arguments, "-batch", "-"], lines)
 
 
 def _setns(descriptor: int) -> None:
@@ -121,42 +122,20 @@ def entered(namespace: str) -> Iterator[None]:
             _setns(home.fileno())
 
 
-def peer_neighbours(namespace: str) -> dict[str, Neighbour]:
-    """Return the namespace's neighbour table, IPv4 and IPv6, by address."""
-    entries = json.loads(_run_ip(["-n", namespace, "-json", "neigh", "show"]) or "[]")
-    return {
-        entry["dst"]: Neighbour(entry.get("lladdr"), tuple(entry["state"]), entry["dev"])
-        for entry in entries
-    }
-
-
-def fdb(namespace: str, bridge: str = BRIDGE) -> dict[str, str]:
-    """Return what a bridge has learnt: hardware address -> port."""
-    done = subprocess.run(
-        ["bridge", "-n", namespace, "-json", "fdb", "show", "br", bridge],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
+def _shown(namespace: str, *arguments: str, tool: str = "ip") -> list[dict[str, Any]]:
+    """Return the objects that a tool of iproute2 shows; those that it leaves out are empty."""
+    shown: list[dict[str, Any]] = json.loads(
+        _run([tool, "-n", namespace, "-s", "-json", *arguments]) or "[]"
     )
-    entries = json.loads(done.stdout or "[]")
-    return {entry["mac"]: entry["ifname"] for entry in entries if not entry.get("state")}
-
-
-def sent_frames(namespace: str, link: str) -> int:
-    """Return how many frames a link has sent since it was made."""
-    (entry,) = json.loads(_run_ip(["-n", namespace, "-s", "-json", "link", "show", "dev", link]))
-    return int(entry["stats64"]["tx"]["packets"])
+    return [each for each in shown if each]
 
 
 def _unsettled(namespace: str) -> list[str]:
-    entries = json.loads(_run_ip(["-n", namespace, "-json", "link", "show", "up"]) or "[]")
     return [
         entry["ifname"]
-        for entry in entries
-        # Links that the filter left out are empty objects.  A bridge forwards without a carrier.
-        if entry
-        and "LOOPBACK" not in entry["flags"]
+        for entry in _shown(namespace, "link", "show", "up")
+        # A bridge forwards without a carrier.
+        if "LOOPBACK" not in entry["flags"]
         and entry["ifname"] != BRIDGE
         and entry["operstate"] != "UP"
     ]
@@ -197,12 +176,12 @@ def remove_leftovers() -> list[str]:
 def _remove(namespaces: Sequence[str], inhabited: Sequence[str]) -> None:
     for namespace in inhabited:
         with contextlib.suppress(LabError):  # another process was faster
-            for process in _run_ip(["netns", "pids", namespace]).split():
+            for process in _run(["ip", "netns", "pids", namespace]).split():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(process), signal.SIGKILL)
     if namespaces:
         with contextlib.suppress(LabError):
-            _run_ip(["-force", "-batch", "-"], [f"netns del {name}" for name in namespaces])
+            _run_ip(["-force"], [f"netns del {name}" for name in namespaces])
     remaining = [name for name in namespaces if (NAMESPACES / name).exists()]
     if remaining:
         raise LabError(f"could not remove the namespaces {', '.join(remaining)}")
@@ -324,7 +303,7 @@ class Lab:
 
     def _make_namespaces(self) -> None:
         names = [self.namespace(role) for role in self.roles]
-        _run_ip(["-batch", "-"], [f"netns add {name}" for name in names])
+        _run_ip([], [f"netns add {name}" for name in names])
         if self.ipv6:
             return
         for name in names:
@@ -334,14 +313,14 @@ class Lab:
 
     def ip(self, role: str, *commands: str) -> None:
         """Run `ip` commands inside the role's namespace, in one process."""
-        _run_ip(["-n", self.namespace(role), "-batch", "-"], commands)
+        _run_ip(["-n", self.namespace(role)], commands)
 
     def wire(self, *pairs: Pair) -> None:
         """Join (role, link, role, link) by veth pairs."""
         # With equal indexes at both ends, the kernel can act on a carrier change a second late
         # (net/core/link_watch.c, linkwatch_urgent_event).
         _run_ip(
-            ["-batch", "-"],
+            [],
             [
                 f"link add name {link} index {next(self._indexes)} netns {self.namespace(role)}"
                 f" type veth peer name {other_link} index {next(self._indexes)}"
@@ -387,13 +366,21 @@ class Lab:
     # Looking
 
     def neighbours(self, role: str) -> dict[str, Neighbour]:
-        return peer_neighbours(self.namespace(role))
+        """Return the role's neighbour table, IPv4 and IPv6, by address."""
+        return {
+            entry["dst"]: Neighbour(entry.get("lladdr"), tuple(entry["state"]))
+            for entry in _shown(self.namespace(role), "neigh", "show")
+        }
 
-    def fdb(self, role: str, bridge: str = BRIDGE) -> dict[str, str]:
-        return fdb(self.namespace(role), bridge)
+    def fdb(self, role: str) -> dict[str, str]:
+        """Return what the role's bridge has learnt: hardware address -> port."""
+        entries = _shown(self.namespace(role), "fdb", "show", "br", BRIDGE, tool="bridge")
+        return {entry["mac"]: entry["ifname"] for entry in entries if not entry.get("state")}
 
     def sent_frames(self, role: str, link: str) -> int:
-        return sent_frames(self.namespace(role), link)
+        """Return how many frames a link has sent since it was made."""
+        (entry,) = _shown(self.namespace(role), "link", "show", "dev", link)
+        return int(entry["stats64"]["tx"]["packets"])
 
     # Doing
 
@@ -401,10 +388,12 @@ class Lab:
         """Run a block with the calling thread inside the role's namespace."""
         return entered(self.namespace(role))
 
-    def open_socket(self, role: str, family: int, kind: int, protocol: int = 0) -> socket.socket:
-        """Return a socket of this process in the role's namespace."""
+    def open_socket(
+        self, role: str, family: int = socket.AF_INET, kind: int = socket.SOCK_DGRAM, proto: int = 0
+    ) -> socket.socket:
+        """Return a socket of this process in the role's namespace; UDP by default."""
         with self.entered(role):
-            return socket.socket(family, kind, protocol)
+            return socket.socket(family, kind, proto)
 
     def packet_socket(self, role: str, link: str, ethertype: int = 0x0003) -> socket.socket:
         """Return a raw socket on a link; by default it receives frames of every type."""
@@ -429,7 +418,7 @@ class Lab:
     def start(self, role: str, command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
         """Start a process in the role's namespace; it ends with the lab at the latest."""
         self._inhabited.add(self.namespace(role))
-        return self._spawn(["ip", "netns", "exec", self.namespace(role), *command], **options)
+        return self.spawn(["ip", "netns", "exec", self.namespace(role), *command], **options)
 
     def start_agent(self, role: str, *options: str, **popen: Any) -> subprocess.Popen[str]:
         """Start `garp-agent run` of this source tree in the role's namespace."""
@@ -437,7 +426,8 @@ class Lab:
         command = [sys.executable, "-m", "garp_agent", "run", *options]
         return self.start(role, command, env=environment, **popen)
 
-    def _spawn(self, command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
+    def spawn(self, command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
+        """Start a process in the namespace of this one; it ends with the lab at the latest."""
         options = {"text": True, "stdin": subprocess.DEVNULL, **options}
         with self._lock:
             process = subprocess.Popen(command, start_new_session=True, **options)
@@ -531,23 +521,21 @@ class FailoverLab(Lab):
 
     def build(self) -> None:
         # Both links together would make a forwarding loop.
-        second = {
-            Wiring.CORE: ("core", "switch-b", "switch-b", "core"),
-            Wiring.INTER_SWITCH: ("switch-a", "switch-b", "switch-b", "switch-a"),
-        }[self.wiring]
+        above = "core" if self.wiring is Wiring.CORE else "switch-a"
         pairs = (
             ("external", "eth0", "core", "external"),
             ("core", "switch-a", "switch-a", "core"),
-            second,
+            (above, "switch-b", "switch-b", above),
             ("switch-a", "host", "hypervisor", "uplink-a"),
             ("switch-b", "host", "hypervisor", "uplink-b"),
             ("hypervisor", "guest", "guest", "eth0"),
         )
         self.wire(*pairs)
-        self._join("core", pairs)
-        self._join("switch-a", pairs)
-        self._join("switch-b", pairs)
-        self._join("hypervisor", pairs, backup="uplink-b")
+        ends = [end for one, link, other, peer in pairs for end in ((one, link), (other, peer))]
+        for role in ("core", "switch-a", "switch-b", "hypervisor"):
+            links = [link for owner, link in ends if owner == role]
+            self.ip(role, *(f"link set {link} up" for link in links))
+            self.bridge(role, *(link for link in links if link != "uplink-b"))
         for role, mac, address, other_mac, other in (
             ("external", PEER_MAC, PEER_ADDRESS, GUEST_MAC, GUEST_ADDRESS),
             ("guest", GUEST_MAC, GUEST_ADDRESS, PEER_MAC, PEER_ADDRESS),
@@ -557,16 +545,9 @@ class FailoverLab(Lab):
         self.wait_until_up(*self.roles)
         self.speak()
 
-    def _join(self, role: str, pairs: Sequence[Pair], backup: str = "") -> None:
-        ends = [(one, link) for one, link, _, _ in pairs]
-        ends += [(other, link) for _, _, other, link in pairs]
-        links = [link for owner, link in ends if owner == role]
-        self.ip(role, *(f"link set {link} up" for link in links))
-        self.bridge(role, *(link for link in links if link != backup))
-
     def speak(self) -> None:
         """Send one broadcast datagram from the guest, so that every switch learns its port."""
-        with self.open_socket("guest", socket.AF_INET, socket.SOCK_DGRAM) as voice:
+        with self.open_socket("guest") as voice:
             voice.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
             voice.sendto(b"here", (BROADCAST_ADDRESS, PROBE_PORT))
 
@@ -607,85 +588,8 @@ class FailoverLab(Lab):
 
     def probe_sockets(self) -> tuple[socket.socket, socket.socket]:
         """Return a socket of the external host that sends to one of the guest."""
-        receiver = self.open_socket("guest", socket.AF_INET, socket.SOCK_DGRAM)
+        receiver = self.open_socket("guest")
         receiver.bind((GUEST_ADDRESS, PROBE_PORT))
-        sender = self.open_socket("external", socket.AF_INET, socket.SOCK_DGRAM)
+        sender = self.open_socket("external")
         sender.connect((GUEST_ADDRESS, PROBE_PORT))
         return sender, receiver
-
-    def prober(self, interval: float = 0.005) -> Prober:
-        """Start probing the guest from the external host."""
-        return Prober(self, interval)
-
-
-class Prober:
-    """Probes the guest and measures for how long no probe arrived.
-
-    Probes carry the time when they were sent, so that scheduling of the reader is no part of an
-    outage.  An outage is exact to one interval.
-    """
-
-    def __init__(self, lab: FailoverLab, interval: float) -> None:
-        self._lab = lab
-        self._questions = itertools.count(1)
-        sender, receiver = lab.probe_sockets()
-        with sender, receiver:
-            descriptors = (sender.fileno(), receiver.fileno())
-            script = Path(__file__).with_name("prober.py")
-            self.process = lab._spawn(
-                [sys.executable, "-I", "-S", str(script), *map(str, descriptors), str(interval)],
-                pass_fds=descriptors,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-            )
-        self._unread = ""
-
-    def outage(self, cut: Cut, limit: float) -> float | None:
-        """Return the longest time without an arrival since the cut, once probes arrive again.
-
-        None if no probe sent after the cut arrived within ``limit`` seconds.  Raises LabError.
-        """
-        question = next(self._questions)
-        assert self.process.stdin
-        try:
-            self.process.stdin.write(f"{question} {cut.began} {cut.done}\n")
-            self.process.stdin.flush()
-        except (OSError, ValueError) as error:
-            raise LabError(f"the prober has ended: {error}") from None
-        while True:
-            answer = self._answer(cut.began + limit - time.monotonic())
-            if answer is None:
-                return None
-            if answer[0] == str(question):
-                return float(answer[1])
-
-    def wait_until_reachable(self, limit: float = 5.0) -> None:
-        """Wait until a probe sent from now on has arrived.  Raises LabError after ``limit`` s."""
-        now = time.monotonic()
-        if self.outage(Cut(now, now), limit) is None:
-            raise LabError(f"the guest was not reachable within {limit:g} s")
-
-    def _answer(self, patience: float) -> list[str] | None:
-        assert self.process.stdout
-        try:
-            while "\n" not in self._unread:
-                # Read the descriptor: select does not see what the text layer has buffered.
-                if not select.select([self.process.stdout], [], [], max(0.0, patience))[0]:
-                    return None
-                text = os.read(self.process.stdout.fileno(), 4096).decode()
-                if not text:
-                    raise LabError("the prober has ended")
-                self._unread += text
-        except (OSError, ValueError) as error:
-            raise LabError(f"the prober has ended: {error}") from None
-        line, _, self._unread = self._unread.partition("\n")
-        return line.split()
-
-    def close(self) -> None:
-        self._lab.stop(self.process, signal.SIGKILL)
-
-    def __enter__(self) -> Prober:
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self.close()

@@ -1,36 +1,50 @@
-"""The lab's prober: a process that sends probes to the guest and measures gaps.
+"""Measures outages: numbered probes from the external host, and the gaps in what arrives.
 
-Usage: prober.py SENDER RECEIVER INTERVAL; the first two are inherited sockets.  A question is a
-line `ID BEGAN DONE`.  The answer comes when a probe sent after DONE has arrived: `ID SECONDS`, the
-longest time since BEGAN between two arrivals with lost probes in between, or 0.  Only the last
-question is answered.  The prober ends with its standard input.
+Probes carry the time when they were sent, so that scheduling of the reader is no part of an
+outage.  A process of its own sends them, so that no other thread delays one.  An outage is exact to
+one interval.
 """
 
 from __future__ import annotations
 
 import collections
-import os
 import select
+import signal
 import socket
 import struct
+import subprocess
 import sys
 import time
+from typing import Any
+
+from bench.lab import Cut, FailoverLab, LabError
 
 PROBE = struct.Struct("!Qd")
-# The default buffer holds the probes of 0.25 s, but a busy machine can stall longer.
-RECEIVE_BUFFER = 4 << 20
+# For a minute of probes that nothing reads; the default buffer holds those of 0.25 s.
+RECEIVE_BUFFER = 64 << 20
 SO_RCVBUFFORCE = 33
+# Ends with its standard input.
+SENDER = """
+import itertools, select, socket, struct, sys, time
+sender, interval, due = socket.socket(fileno=int(sys.argv[1])), float(sys.argv[2]), 0.0
+for number in itertools.count():
+    if select.select([0], [], [], max(0.0, due - time.monotonic()))[0]:
+        break
+    now = time.monotonic()
+    sender.send(struct.pack("!Qd", number, now))
+    due = max(due + interval, now)
+"""
 
 
 class Arrivals:
     """Turns arrivals into gaps.  Reads no clock."""
 
     def __init__(self) -> None:
-        self.last: tuple[int, float] | None = None
+        self.last: tuple[int, float] = (-1, 0.0)
         self.gaps: collections.deque[tuple[float, float]] = collections.deque(maxlen=256)
 
     def add(self, number: int, sent: float) -> None:
-        if self.last and number > self.last[0] + 1:
+        if self.last[0] not in (-1, number - 1):
             self.gaps.append((self.last[1], sent))
         self.last = (number, sent)
 
@@ -38,45 +52,59 @@ class Arrivals:
         return max((end - start for start, end in self.gaps if end >= began), default=0.0)
 
 
-def receive(receiver: socket.socket, arrivals: Arrivals) -> None:
-    while True:
+class Prober:
+    """Probes the guest of a lab until its block ends."""
+
+    def __init__(self, lab: FailoverLab, interval: float = 0.005) -> None:
+        self._lab = lab
+        self._arrivals = Arrivals()
+        sender, self._receiver = lab.probe_sockets()
+        self._receiver.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
+        self._receiver.setblocking(False)
+        with sender:
+            self.process = lab.spawn(
+                [sys.executable, "-ISc", SENDER, str(sender.fileno()), str(interval)],
+                pass_fds=[sender.fileno()],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+
+    def outage(self, cut: Cut, limit: float) -> float | None:
+        """Return the longest time without an arrival since the cut, once probes arrive again.
+
+        None if no probe sent after the cut arrived within ``limit`` seconds.  Raises LabError.
+        """
+        end: Any = self.process.stdout
         try:
-            arrivals.add(*PROBE.unpack(receiver.recv(64)))
-        except BlockingIOError:
-            return
+            while True:
+                self._read()
+                if self._arrivals.last[1] >= cut.done:
+                    return self._arrivals.longest(cut.began)
+                patience = max(0.0, cut.began + limit - time.monotonic())
+                ready = select.select([self._receiver, end], [], [], patience)[0]
+                if end in ready:  # it prints nothing, so this is its end
+                    raise LabError("the prober has ended")
+                if not ready:
+                    return None
+        except (OSError, ValueError) as error:
+            raise LabError(f"the prober has ended: {error}") from None
 
-
-def probe(sender: socket.socket, receiver: socket.socket, interval: float) -> None:
-    arrivals = Arrivals()
-    question: tuple[str, float, float] | None = None
-    number, due = 0, time.monotonic()
-    while True:
-        patience = max(0.0, due - time.monotonic())
-        ready = select.select([receiver.fileno(), 0], [], [], patience)[0]
-        receive(receiver, arrivals)
-        if 0 in ready:
-            text = os.read(0, 4096).decode()
-            if not text:
-                return
-            name, began, done = text.splitlines()[-1].split()
-            question = (name, float(began), float(done))
+    def wait_until_reachable(self, limit: float = 5.0) -> None:
+        """Wait until a probe sent from now on has arrived.  Raises LabError after ``limit`` s."""
         now = time.monotonic()
-        if now >= due:
-            sender.send(PROBE.pack(number, now))
-            number += 1
-            due = max(due + interval, now)
-            receive(receiver, arrivals)
-        if question and arrivals.last and arrivals.last[1] >= question[2]:
-            print(question[0], arrivals.longest(question[1]), flush=True)
-            question = None
+        if self.outage(Cut(now, now), limit) is None:
+            raise LabError(f"the guest was not reachable within {limit:g} s")
 
+    def _read(self) -> None:
+        try:
+            while True:
+                self._arrivals.add(*PROBE.unpack(self._receiver.recv(64)))
+        except BlockingIOError:
+            pass
 
-def main() -> None:
-    sender, receiver = (socket.socket(fileno=int(each)) for each in sys.argv[1:3])
-    receiver.setblocking(False)
-    receiver.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
-    probe(sender, receiver, float(sys.argv[3]))
+    def __enter__(self) -> Prober:
+        return self
 
-
-if __name__ == "__main__":
-    main()
+    def __exit__(self, *_exception: object) -> None:
+        self._lab.stop(self.process, signal.SIGKILL)
+        self._receiver.close()

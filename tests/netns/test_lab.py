@@ -18,6 +18,7 @@ import pytest
 
 from bench import lab
 from bench.lab import GUEST_ADDRESS, PEER_ADDRESS, FailoverLab, TinyLab
+from bench.prober import Prober
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 60.0  # seconds; only a broken lab or demo takes that long
@@ -75,7 +76,7 @@ def test_failover_lab_loses_the_guest_until_it_sends_one_frame(
 
 
 def test_prober_measures_the_outage(failover_lab: FailoverLab) -> None:
-    with failover_lab.prober(interval=0.001) as prober:
+    with Prober(failover_lab, 0.001) as prober:
         prober.wait_until_reachable(LIMIT)
         cut = failover_lab.fail_over()
         assert prober.outage(cut, 0.2) is None
@@ -128,9 +129,10 @@ def test_lab_that_ends_removes_its_stray_processes_and_no_other_lab(labs: None) 
 MAKER = """
 import sys, time
 from bench.lab import FailoverLab
+from bench.prober import Prober
 lab = FailoverLab()
 sleeper = lab.start("guest", ["sleep", "1000"])
-with lab.prober():
+with Prober(lab):
     print(sleeper.pid, flush=True)
     sys.stdin.readline()
     {then}
