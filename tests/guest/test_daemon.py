@@ -5,13 +5,21 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import socket
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
 
 from bench.lab import TinyLab
+from garp_agent.config.settings import Settings
+from garp_agent.guest.daemon import AgentDaemon
+from garp_agent.guest.io.packet import PacketSender
+from garp_agent.guest.options import RunOptions
+from garp_agent.runtime.log import Log
+from garp_agent.wire.model import LEVEL_ERROR
 
 pytestmark = pytest.mark.netns
 
@@ -54,3 +62,30 @@ def test_a_ready_agent_answers_and_logs_without_free_descriptors(
     assert replies[2]["error"]["class"] == "InvalidJSON"
     assert 'burst cause=hint reason="two words"' in log
     assert agent.returncode == 0
+
+
+def test_a_reload_before_the_first_frames_does_not_make_it_ready(
+    tiny_lab: TinyLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No file and no options: such a reload is over at once."""
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    said: list[str] = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        with tiny_lab.entered("guest"):
+            settings = Settings(control_socket="", hint_port="")
+            daemon = AgentDaemon(RunOptions(), settings, PacketSender(), Log(LEVEL_ERROR))
+
+        def end_when_reloaded() -> None:
+            while not said or "reloaded" not in said[-1]:
+                said.append(manager.recv(100).decode())
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        ending = threading.Thread(target=end_when_reloaded)
+        ending.start()
+        os.kill(os.getpid(), signal.SIGHUP)
+        daemon.run()
+        ending.join()
+        assert daemon._notify._socket is not None
+        daemon._notify._socket.close()
+    assert said == ["READY=1", "RELOADING=1", "READY=1\nSTATUS=configuration reloaded"]

@@ -14,6 +14,7 @@ import pytest
 
 from bench.guests import PORT, Guests, Manner
 from garp_agent.wire.protocol import Burst, Info, Lease
+from tests import faults
 from tests.hypervisor.watching import COMMAND, ENVIRONMENT, PATIENCE, eventually, run, watching
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -159,3 +160,32 @@ def test_watcher_without_a_status_socket_tells_the_service_manager(short_path: P
             while b"STOPPING=1" not in said:
                 said.add(manager.recv(100))
             assert process.wait(PATIENCE) == 0
+
+
+@pytest.mark.netns
+@needs_root
+@pytest.mark.parametrize("loss", faults.LOSSES)
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_watcher_without_library_or_descriptors_continues(
+    short_path: Path, loss: str, form: str
+) -> None:
+    namespace = ("unshare", "-mn", "sh", "-c", 'ip link add br0 type bridge && exec "$@"', "-")
+    options = (*only(short_path), "--log-format", form, "--bond", "br0", "-v")
+    manners = [Manner.ANSWERS, Manner.REFUSES, Manner.GARBAGE, Manner.HANGS_UP, Manner.NO_AGENT]
+    guests = Guests(short_path, manners)
+    with guests, watching(short_path, *options, prefix=namespace) as watcher:
+        eventually(lambda: "new" not in watcher.states().values(), "all were contacted")
+        for take_away in faults.LOSSES[loss]:
+            take_away(watcher.process.pid)
+        if loss == "library":  # else it refuses clients
+            assert watcher.ask("burst") == {"guests": len(manners)}
+            assert watcher.last()["answered"] == 2
+        watcher.process.send_signal(signal.SIGHUP)
+        watcher.process.send_signal(signal.SIGUSR1)
+        ip = ["nsenter", f"--net=/proc/{watcher.process.pid}/ns/net", "ip", "link"]
+        subprocess.run([*ip, "del", "br0"], check=True)
+        subprocess.run([*ip, "add", 'br"1=', "type", "bridge"], check=True)
+        status, log = watcher.stop()
+    assert status == 0, log
+    assert "no-longer-following" in log
+    assert "nothing-to-follow" not in log

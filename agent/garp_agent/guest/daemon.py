@@ -91,6 +91,7 @@ class AgentDaemon:
         self._log = log
         self._started = time.monotonic()
         self._is_ready = False  # the first dump is complete and its frames are sent
+        self._must_reload = False  # SIGHUP came before that
         self._notify = Notify()
         self._signals = Signals()
         self._engine = Engine(settings, _uniform, log.level)
@@ -124,7 +125,7 @@ class AgentDaemon:
         """Do what the loop leaves to the daemon; return when to be called again at the latest."""
         if self._engine.inventory.complete:
             if not self._is_ready:
-                self._start()
+                self._start(now)
             self._host.attempt(now)
             self._log_port()
             if self._engine.lease.is_in_force and not self._port.is_open():
@@ -134,20 +135,25 @@ class AgentDaemon:
         self._notify.alive(now)
         return self._notify.deadline()
 
-    def _start(self) -> None:
+    def _start(self, now: float) -> None:
         """Load and open what the first frames did not wait for."""
         self._is_ready = True
         self._operator.load()
         self._host.load()
         self._notify.say("READY=1")
         self._open_conflict_socket()
+        if self._must_reload:
+            self._reload.request(now)
 
     def _read_signals(self, now: float) -> None:
         arrived = self._signals.read()
         if signal.SIGUSR1 in arrived:
             self._loop.act(BurstRequested(Cause.OPERATOR, reason="SIGUSR1"), now)
         if signal.SIGHUP in arrived:
-            self._reload.request(now)
+            # A reload ends with READY=1, which must not come before the first frames.
+            if self._is_ready:
+                self._reload.request(now)
+            self._must_reload = not self._is_ready
         if {signal.SIGTERM, signal.SIGINT} & arrived:
             self._loop.stop()
 

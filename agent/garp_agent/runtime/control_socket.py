@@ -109,7 +109,10 @@ class ControlSocket:
         if self._spare >= 0:
             os.close(self._spare)
         if self._identity is not None and _identity(self.path) == self._identity:
-            os.unlink(self.path)
+            try:
+                os.unlink(self.path)
+            except OSError:
+                pass  # EROFS, say: the next daemon replaces a socket without a listener
 
     def _accept(self, now: float) -> None:
         try:
