@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from garp_agent.config.keys import BY_NAME
+from garp_agent.config.keys import FORMS
 from tests.config.refusals import refusals, settings_of
 from tests.world import property_settings
 
@@ -132,7 +132,7 @@ def test_a_bad_value_is_shown_in_one_short_printable_line(
     text: str, given: str, wrong: str
 ) -> None:
     key = text.partition(":")[0]
-    allowed = BY_NAME[key].form.allowed
+    allowed = FORMS[key].allowed
     assert refusals(text) == [f"f.yaml:1: {key}: given {given}: {wrong}; allowed {allowed}"]
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from garp_agent.config import read
 from garp_agent.config.errors import ConfigError, Problem
-from garp_agent.config.keys import KEYS
+from garp_agent.config.keys import FORMS
 from garp_agent.config.settings import (
     AddressSelection,
     ArpForm,
@@ -149,7 +149,7 @@ def test_bad_options_are_refused_as_bad_values_are() -> None:
 # -- any text (tests/fuzz tries any bytes) ------------------------------------------------
 
 SNIPPETS = (
-    *(key.name for key in KEYS),
+    *FORMS,
     *("interfaces", "addresses", "rate_limit", "conflict", "include", "depth", "policy"),
     *(" ", "\n", "\n  ", ": ", ", ", "- ", "[", "]", "{", "}", "\t", "? ", "# "),
     *("&a ", "*a", "!!int ", "!x ", "<<", "'", '"', "|\n ", "> ", "%YAML 1.1\n", "---\n", "...\n"),

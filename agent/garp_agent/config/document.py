@@ -34,7 +34,8 @@ _HINTS = (
 def compose(raw: bytes, source: str) -> Any:
     """Read a document: a yaml.Node, or None where there is none.  Raises ConfigError.
 
-    Each node has one attribute more: ``wrong``, which is "" for a good one.
+    Each node has more attributes: ``wrong``, which is "" for a good one; ``place``, its line and
+    column from 1; ``given``, how it is written, in one printable line.
     """
     if len(raw) > MOST_BYTES:
         raise ConfigError([Problem(source, "too large", f"at most {MOST_BYTES} bytes")])
@@ -49,17 +50,12 @@ def compose(raw: bytes, source: str) -> Any:
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count("\n") + 1
         wrong = f"the character U+{ord(text[error.position]):04X} is not allowed in YAML"
-    except ComposerError as error:  # from compose_node, or PyYAML's only other: two documents
-        line, _ = place(error.problem_mark)
-        wrong, allowed = str(error.problem), error.note or ""
-        if not allowed:
-            wrong, allowed = "a second document begins", "one document"
     except yaml.MarkedYAMLError as error:
-        line, _ = place(error.problem_mark)
-        wrong = f"not YAML: {_syntax(error)}"
+        mark: Any = error.problem_mark
+        line, wrong, allowed = mark.line + 1, *_explained(error)
     except (ValueError, OverflowError):
         # PyYAML does not check what it converts: "\UFFFFFFFF", %YAML with a long number.
-        line, _ = place(composer.get_mark())
+        line = composer.get_mark().line + 1
         wrong = "not YAML: a number or an escape is out of range"
     raise ConfigError([Problem(source, wrong, allowed, line=line)])
 
@@ -70,47 +66,42 @@ class _Composer(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         parser: Any = self  # whose methods have no types
         event = parser.peek_event()
+        start, wrong = event.start_mark, ""
         self._nodes += 1
         self._depth += 1
-        if self._nodes > MOST_NODES or self._depth > MOST_DEPTH:
-            wrong, allowed = "too many values", f"at most {MOST_NODES} keys and values"
-            if self._depth > MOST_DEPTH:
-                wrong, allowed = "nested too deeply", f"at most {MOST_DEPTH} levels"
-            raise ComposerError(None, None, wrong, event.start_mark, allowed)
-        wrong = self._wrong_with(event)
+        if self._depth > MOST_DEPTH:
+            allowed = f"at most {MOST_DEPTH} levels"
+            raise ComposerError(None, None, "nested too deeply", start, allowed)
+        if self._nodes > MOST_NODES:
+            allowed = f"at most {MOST_NODES} keys and values"
+            raise ComposerError(None, None, "too many values", start, allowed)
         if isinstance(event, yaml.AliasEvent):
             parser.get_event()
-            start, end = event.start_mark, event.end_mark
-            node: Any = yaml.ScalarNode("", "", start, end)  # type: ignore[arg-type]
+            glob = shown(f"*{event.anchor}")
+            wrong = f'YAML aliases are not supported, write "{glob}" if a glob is meant'
+            node: Any = yaml.ScalarNode("", "", start, event.end_mark)  # type: ignore[arg-type]
         else:
+            refused = [what for what in ("anchor", "tag") if getattr(event, what) is not None]
+            wrong = f"YAML {refused[0]}s are not supported" if refused else ""
             event.anchor = event.tag = None  # else PyYAML judges them, in its own words
             node = super().compose_node(parent, index)
-        node.wrong = wrong
+        node.wrong, node.given = wrong, _given(node)
+        node.place = start.line + 1, start.column + 1
         self._depth -= 1
         return node
 
-    def _wrong_with(self, event: Any) -> str:
-        if isinstance(event, yaml.AliasEvent):
-            glob = shown(f"*{event.anchor}")
-            return f'YAML aliases are not supported, write "{glob}" if a glob is meant'
-        if event.anchor is not None:
-            return "YAML anchors are not supported"
-        return "YAML tags are not supported" if event.tag is not None else ""
 
-
-def _syntax(error: yaml.MarkedYAMLError) -> str:
+def _explained(error: yaml.MarkedYAMLError) -> tuple[str, str]:
+    """Return what is wrong, and what is allowed if that is known."""
+    if isinstance(error, ComposerError):  # from compose_node, or PyYAML's only other
+        note = error.note
+        return (str(error.problem), note) if note else ("a second document begins", "one document")
     words = ", ".join(shown(part) for part in (error.context, error.problem) if part)
     words = words.replace(r"'\x00'", "the end")
-    return words + next((hint for part, hint in _HINTS if part in words), "")
+    return f"not YAML: {words}" + next((hint for part, hint in _HINTS if part in words), ""), ""
 
 
-def place(mark: Any) -> tuple[int, int]:
-    """Return a mark's line and column, both from 1."""
-    return mark.line + 1, mark.column + 1
-
-
-def given(node: Any) -> str:
-    """Return a node as it is written, in one printable line."""
+def _given(node: Any) -> str:
     if isinstance(node, yaml.CollectionNode) and not node.flow_style:
         return "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
     start, end = node.start_mark, node.end_mark

@@ -28,28 +28,33 @@ class Form(NamedTuple):
     parse: Callable[[Any], Any]  # a yaml.ScalarNode, or a list's values; raises InvalidError
     write: Callable[[Any], str]  # parse reads the same value back
     item: Any = None  # the Form of a list's items; None for a single value
+    too: tuple[str, str] = ("too small", "too large")
+
+    def within(self, bound: Bound) -> Form:
+        """Return the same form for numbers within a bound."""
+
+        def parse(node: yaml.ScalarNode) -> float:
+            number: float = self.parse(node)
+            require(number >= bound.least, self.too[0])
+            require(number <= bound.most, self.too[1])
+            return number
+
+        least, most = map(self.write, bound)
+        return self._replace(allowed=f"{self.allowed} from {least} to {most}", parse=parse)
 
 
 # -- numbers, with and without a unit ------------------------------------------------------
 
+_NUMBER = r"-?(?:0|[1-9][0-9]{0,29})(?:\.[0-9]{1,3})?"  # at most three decimals
 _SECONDS = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600)}
 
 
-def _split(text: str, wrong: str) -> tuple[Decimal, str]:
-    """Return a number with at most three decimals, and its unit."""
-    match = re.fullmatch(r"(-?(?:0|[1-9][0-9]{0,29})(?:\.[0-9]{1,3})?)(ms|[smh%]|)", text)
+def _measured(text: str, units: dict[str, Decimal], wrong: str) -> float:
+    """Return a number times its unit."""
+    match = re.fullmatch(f"({_NUMBER})({'|'.join(units)})", text)
     if not match:
         raise InvalidError(wrong)
-    return Decimal(match[1]), match[2]
-
-
-def _require_within(
-    bound: Bound, value: Decimal, small: str = "small", large: str = "large"
-) -> float:
-    number = float(value) + 0.0  # -0 is 0
-    require(number >= bound.least, f"too {small}")
-    require(number <= bound.most, f"too {large}")
-    return number
+    return float(Decimal(match[1]) * units[match[2]]) + 0.0  # -0 is 0
 
 
 def _write_number(number: float | Decimal) -> str:
@@ -61,82 +66,65 @@ def write_duration(seconds: float) -> str:
     for unit, size in (("h", 3600), ("m", 60), ("s", 1)):
         if seconds and seconds % size == 0:
             return f"{seconds / size:.0f}{unit}"
-    if seconds >= 1 and round(seconds, 3) == seconds:
-        return f"{_write_number(seconds)}s"
-    return f"{_write_number(seconds * 1000)}ms"
+    is_short = seconds < 1 or round(seconds, 3) != seconds
+    return f"{_write_number(seconds * 1000)}ms" if is_short else f"{_write_number(seconds)}s"
 
 
-def duration_form(bound: Bound) -> Form:
-    """Take ``200ms``, ``1.5s``, ``10m``, ``1h`` as seconds."""
-
-    def parse(node: yaml.ScalarNode) -> float:
-        number, unit = _split(node.value, "not a duration")
-        require(unit != "%", "not a duration")
-        require(unit, f"no unit, write {node.value}s")
-        return _require_within(bound, number * _SECONDS[unit], "short", "long")
-
-    least, most = map(write_duration, bound)
-    return Form(f"a duration from {least} to {most}", parse, write_duration)
+def _parse_duration(node: yaml.ScalarNode) -> float:
+    require(not re.fullmatch(_NUMBER, node.value), f"no unit, write {node.value}s")
+    return _measured(node.value, _SECONDS, "not a duration")
 
 
-def percentage_form(bound: Bound) -> Form:
-    """Take ``12.5%`` as the fraction 0.125."""
-
-    def parse(node: yaml.ScalarNode) -> float:
-        number, unit = _split(node.value, "not a percentage")
-        meant = _write_number(number if number >= 1 else number * 100)  # 20 and 0.2 mean 20%
-        hint = f", write {meant}%" if number >= 0 and not unit else ""
-        require(unit == "%", "not a percentage" + hint)
-        return _require_within(bound, number / 100)
-
-    def write(fraction: float) -> str:
-        return f"{_write_number(fraction * 100)}%"
-
-    least, most = map(write, bound)
-    return Form(f"a percentage from {least} to {most}", parse, write)
+def _parse_percentage(node: yaml.ScalarNode) -> float:
+    hint = ""
+    if re.fullmatch(_NUMBER, node.value) and (number := Decimal(node.value)) >= 0:
+        meant = number if number >= 1 else number * 100  # 20 and 0.2 mean 20%
+        hint = f", write {_write_number(meant)}%"
+    return _measured(node.value, {"%": Decimal("0.01")}, "not a percentage" + hint)
 
 
-def number_form(bound: Bound, is_whole: bool = False) -> Form:
+def _number_form(noun: str, *tags: str) -> Form:
     """Take plain digits: YAML 1.1 reads 010 as 8, 1:30 as 90 and 1_000 as 1000."""
-    noun, tags = ("whole number", ("int",)) if is_whole else ("number", ("int", "float"))
 
     def parse(node: yaml.ScalarNode) -> float:
         is_number = re.fullmatch("-?[0-9.]+", node.value)
         require(not (node.style and is_number), f"text because of its quotes, write {node.value}")
-        require(tag_of(node) in tags, f"not a {noun}")
-        value = _require_within(bound, _split(node.value, "not in plain decimal digits")[0])
-        return int(value) if is_whole else value
+        require(tag_of(node) in tags, f"not {noun}")
+        number = _measured(node.value, {"": Decimal(1)}, "not in plain decimal digits")
+        return number if "float" in tags else int(number)
 
-    least, most = map(_write_number, bound)
-    return Form(f"a {noun} from {least} to {most}", parse, _write_number)
-
-
-# -- words ---------------------------------------------------------------------------------
+    return Form(noun, parse, _write_number)
 
 
-def _parse_switch(node: yaml.ScalarNode) -> bool:
-    words = {"true": ("true", "yes", "on"), "false": ("false", "no", "off")}
-    (meant,) = [word for word, same in words.items() if node.value.lower() in same] or [""]
-    require(meant, "not a switch")
-    require(node.value == meant and not node.style, f"not a switch, write {meant}")
-    return meant == "true"
+DURATION = Form("a duration", _parse_duration, write_duration, too=("too short", "too long"))
+PERCENTAGE = Form("a percentage", _parse_percentage, lambda part: _write_number(part * 100) + "%")
+NUMBER = _number_form("a number", "int", "float")
+WHOLE_NUMBER = _number_form("a whole number", "int")
+
+# -- words, names, paths and address blocks ------------------------------------------------
 
 
-SWITCH = Form("true or false", _parse_switch, lambda on: "true" if on else "false")
+def _word_form(words: dict[str, Any], wrong: str, spellings: dict[str, str]) -> Form:
+    """Take one of these words; ``spellings`` has those for which the error names the word."""
+    written = {value: word for word, value in words.items()}
+
+    def parse(node: yaml.ScalarNode) -> Any:
+        meant = spellings.get(node.value.lower())
+        require(not meant or (node.value == meant and not node.style), f"{wrong}, write {meant}")
+        require(node.value in words, wrong)
+        return words[node.value]
+
+    return Form(series(words, "or"), parse, written.__getitem__)
 
 
 def choice_form(enum: type[Enum]) -> Form:
     """Take one of an enumeration's values."""
-    words = {member.value: member for member in enum}
-
-    def parse(node: yaml.ScalarNode) -> Enum:
-        require(node.value in words, "no such choice")
-        return words[node.value]
-
-    return Form(series(words, "or"), parse, lambda member: str(member.value))
+    return _word_form({member.value: member for member in enum}, "no such choice", {})
 
 
-# -- names, paths and address blocks -------------------------------------------------------
+_SPELLINGS = dict.fromkeys(("true", "yes", "on"), "true")
+_SPELLINGS |= dict.fromkeys(("false", "no", "off"), "false")
+SWITCH = _word_form({"true": True, "false": False}, "not a switch", _SPELLINGS)
 
 
 def tag_of(node: yaml.ScalarNode) -> str:
@@ -207,16 +195,15 @@ CONTROL_SOCKET = _text_form(
 
 
 def _parse_block(node: yaml.ScalarNode) -> Network:
-    address, _, prefix = node.value.partition("/")
     try:
-        block = ipaddress.ip_network(node.value, strict=False)
-        first = ipaddress.ip_address(address)
+        address = ipaddress.ip_interface(node.value)
     except ValueError:
         raise InvalidError("not an address block") from None
-    require("%" not in address, "not an address block")  # a zone (RFC 4007), which Python takes
+    require("%" not in node.value, "not an address block")  # a zone (RFC 4007), which Python takes
+    block = address.network
     written = write_text(str(block))
-    require(re.fullmatch("0|[1-9][0-9]*", prefix), f"no prefix length, write {written}")
-    require(first == block.network_address, f"bits set beyond the prefix, write {written}")
+    require(re.search(r"/(0|[1-9][0-9]*)\Z", node.value), f"no prefix length, write {written}")
+    require(address.ip == block.network_address, f"bits set beyond the prefix, write {written}")
     return Network(block.network_address.packed, block.prefixlen)
 
 
@@ -227,28 +214,24 @@ BLOCK = Form(
 )
 
 
-# -- lists ---------------------------------------------------------------------------------
-
-
 def list_form(item: Form) -> Form:
     """Take a list, which may be empty."""
-
     allowed = f"a list, each item {item.allowed}"
     return Form(allowed, tuple, lambda values: f"[{', '.join(map(item.write, values))}]", item)
 
 
-def offsets_form(bound: Bound) -> Form:
+def offsets_form(item: Form) -> Form:
     """Take a list of durations that grow, one for each round of a burst."""
-    durations = duration_form(bound)
-    ranged = durations.allowed.replace("a duration", "{} to {} durations".format(*BURST_ROUNDS))
-    allowed = f"a list of {ranged}, each longer than the one before"
+    few, many = BURST_ROUNDS
+    ranged = item.allowed.replace("a duration", f"{few} to {many} durations")
 
     def parse(values: tuple[float, ...]) -> tuple[float, ...]:
-        require(len(values) >= BURST_ROUNDS.least, "too few")
-        require(len(values) <= BURST_ROUNDS.most, f"too many, {len(values)}")
+        require(len(values) >= few, "too few")
+        require(len(values) <= many, f"too many, {len(values)}")
         for before, after in zip(values, values[1:]):
             pair = map(write_duration, (after, before))
             require(before < after, " is not longer than ".join(pair))
         return values
 
-    return list_form(durations)._replace(allowed=allowed, parse=parse)
+    allowed = f"a list of {ranged}, each longer than the one before"
+    return list_form(item)._replace(allowed=allowed, parse=parse)

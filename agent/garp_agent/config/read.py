@@ -10,14 +10,15 @@ from __future__ import annotations
 import difflib
 import os
 import stat
+from operator import attrgetter
 from typing import Any
 
 import yaml
 
-from garp_agent.config.document import MOST_BYTES, compose, given, place
+from garp_agent.config.document import MOST_BYTES, compose
 from garp_agent.config.errors import ConfigError, InvalidError, Problem, require, series, shown
 from garp_agent.config.forms import Form, quoted, tag_of, write_duration, write_text
-from garp_agent.config.keys import BY_NAME, KEYS, TREE, Key
+from garp_agent.config.keys import FORMS, TREE
 from garp_agent.config.settings import Settings
 
 
@@ -42,102 +43,89 @@ def read_text(raw: bytes, source: str) -> Settings:
     """
     reading = _Reading(source)
     root = compose(raw, source)
-    if root is not None:
-        reading.read_mapping(root, root, "", TREE)
-    reading.check_intervals()
-    reading.check_families()
-    if reading.problems:
-        raise ConfigError(reading.problems)
     settings = Settings()
-    for name, value in reading.values.items():
-        settings = BY_NAME[name].put(settings, value)
-    return settings
+    if root is not None:
+        settings = reading.read(root, root, "", TREE, settings)
+    reading.check_rules(settings)
+    return reading.result(settings)
 
 
 class _Reading:
-    """Collects the values of one document and its problems."""
+    """Reads nodes and collects their problems."""
 
     def __init__(self, source: str) -> None:
-        self.problems: list[Problem] = []
-        self.values: dict[str, Any] = {}  # by key; None for a value that is refused
-        self._nodes: dict[str, tuple[Any, Any]] = {}  # key and value, by key or section
         self._source = source
+        self._problems: list[Problem] = []
+        self._found: dict[str, tuple[Any, str]] = {}  # place and text of each key and section
+        self._refused: set[str] = set()  # names of keys, sections and items
 
-    def _report(self, at: Any, key: str, node: Any, wrong: str, allowed: str) -> None:
-        written = "" if node is None else given(node)
-        where = place(at.start_mark)
-        self.problems.append(Problem(self._source, wrong, allowed, key, written, *where))
+    def result(self, settings: Settings) -> Settings:
+        """Return the settings, if there is no problem.  Raises ConfigError."""
+        if self._problems:
+            raise ConfigError(self._problems)
+        return settings
 
-    def _report_value(self, name: str, wrong: str, allowed: str) -> None:
-        key, node = self._nodes[name]
-        self._report(key, name, node, wrong, allowed)
+    def _report(self, place: Any, written: str, key: str, wrong: str, allowed: str) -> None:
+        self._problems.append(Problem(self._source, wrong, allowed, key, written, *place))
 
-    def read_mapping(self, at: Any, node: Any, section: str, tree: dict[str, Any]) -> None:
-        if given(node) == "nothing":  # as when all lines below a section are comments
-            return
-        if node.wrong or not isinstance(node, yaml.MappingNode):
-            allowed = f"a mapping with {series(tree, 'and')}"
-            self._report(at, section, node, node.wrong or "not a mapping", allowed)
-            return
-        prefix = section and f"{section}."
-        for key, value in node.value:
-            if key.wrong or not isinstance(key, yaml.ScalarNode):
-                self._report(key, section, key, key.wrong or "not a key", series(tree, "or"))
-            elif key.value in tree:
-                self._read_entry(key, value, prefix + key.value, tree[key.value])
-            else:
-                wrong, allowed = _unknown(key, prefix, tree)
-                self._report(key, prefix + given(key), None, wrong, allowed)
-
-    def _read_entry(self, key: Any, node: Any, name: str, entry: Key | dict[str, Any]) -> None:
-        first, _ = self._nodes.setdefault(name, (key, node))
-        if first is not key:
-            line, _ = place(first.start_mark)
-            self._report(key, name, node, f"duplicate key, first on line {line}", "once")
-        elif isinstance(entry, Key):
-            self.values[name] = self._parsed(key, node, name, entry.form)
-        else:
-            self.read_mapping(key, node, name, entry)
-
-    def _parsed(self, at: Any, node: Any, name: str, form: Form) -> Any:
-        """Return a value or a list's item; None for one that is refused, which is reported."""
-        problems = len(self.problems)
+    def read(self, at: Any, node: Any, name: str, form: Any, default: Any) -> Any:
+        """Return the value of a key, a list's item or a section; the default if it is refused."""
+        is_section = isinstance(form, dict)
         try:
             require(not node.wrong, node.wrong)
-            if not form.item:
-                require(isinstance(node, yaml.ScalarNode), "not a single value")
-                return form.parse(node)
-            is_text = isinstance(node, yaml.ScalarNode) and node.value
-            hint = f", write [{shown(write_text(node.value))}]" if is_text else ""
-            require(isinstance(node, yaml.SequenceNode), "not a list" + hint)
-            items = ((item, f"{name}[{index}]") for index, item in enumerate(node.value))
-            values = tuple(self._parsed(item, item, each, form.item) for item, each in items)
-            return form.parse(values) if len(self.problems) == problems else None
+            if is_section:
+                return self._read_section(node, name and f"{name}.", form, default)
+            if form.item:
+                values = self._read_items(node, name, form.item)
+                return default if None in values else form.parse(values)
+            require(node.id == "scalar", "not a single value")
+            return form.parse(node)
         except InvalidError as invalid:
-            return self._report(at, name, node, str(invalid), form.allowed)
+            allowed = f"a mapping with {series(form, 'and')}" if is_section else form.allowed
+            self._report(at.place, node.given, name, str(invalid), allowed)
+            self._refused.add(name)
+            return default
 
-    def _in_force(self, name: str) -> Any:
-        """Return the value that is given, None if that is refused, or else the default."""
-        return self.values.get(name, BY_NAME[name].get(Settings()))
+    def _read_items(self, node: Any, name: str, form: Form) -> list[Any]:
+        is_text = node.id == "scalar" and node.value
+        hint = f", write [{shown(write_text(node.value))}]" if is_text else ""
+        require(node.id == "sequence", "not a list" + hint)
+        items = enumerate(node.value)
+        return [self.read(item, item, f"{name}[{index}]", form, None) for index, item in items]
 
-    def check_intervals(self) -> None:
-        short, long = self._in_force("interval"), self._in_force("interval_with_lease")
-        if short is None or long is None or long >= short:
-            return
-        if "interval_with_lease" in self._nodes:
-            wrong = f"shorter than interval, which is {write_duration(short)}"
-            self._report_value("interval_with_lease", wrong, "interval or longer")
-        else:
-            wrong = f"longer than interval_with_lease, which is {write_duration(long)}"
-            self._report_value("interval", wrong, "interval_with_lease or shorter")
+    def _read_section(self, node: Any, prefix: str, tree: dict[str, Any], values: Any) -> Any:
+        if node.given == "nothing":  # as when all lines below a section are comments
+            return values
+        require(node.id == "mapping", "not a mapping")
+        for key, value in node.value:
+            name = f"{prefix}{key.value}"
+            if key.wrong or key.id != "scalar":
+                wrong, allowed = key.wrong or "not a key", series(tree, "or")
+                self._report(key.place, key.given, prefix[:-1], wrong, allowed)
+            elif key.value not in tree:
+                self._report(key.place, "", prefix + key.given, *_unknown(key, prefix, tree))
+            elif name in self._found:
+                wrong = f"duplicate key, first on line {self._found[name][0][0]}"
+                self._report(key.place, value.given, name, wrong, "once")
+            else:
+                self._found[name] = key.place, value.given
+                old = getattr(values, key.value)
+                new = self.read(key, value, name, tree[key.value], old)
+                values = values._replace(**{key.value: new})
+        return values
 
-    def check_families(self) -> None:
+    def check_rules(self, settings: Settings) -> None:
+        """Report values that are good, but not together."""
+        pair = ("interval", "longer"), ("interval_with_lease", "shorter")
+        (other, less), (name, more) = pair if "interval_with_lease" in self._found else pair[::-1]
+        if settings.interval > settings.interval_with_lease and not self._refused & {name, other}:
+            wrong = f"{more} than {other}, which is {write_duration(getattr(settings, other))}"
+            self._report(*self._found[name], name, wrong, f"{other} or {less}")
         names = ("addresses.ipv4", "addresses.ipv6", "mac_only")
-        if any(self._in_force(name) is not False for name in names):
-            return
-        last = max(names[:2], key=lambda name: place(self._nodes[name][0].start_mark))
-        allowed = f"at least one of {series(names, 'and')} true"
-        self._report_value(last, "nothing is left to announce", allowed)
+        if not any(attrgetter(*names)(settings)) and "mac_only" not in self._refused:
+            last = max(names[:2], key=lambda name: self._found[name])
+            allowed = f"at least one of {series(names, 'and')} true"
+            self._report(*self._found[last], last, "nothing is left to announce", allowed)
 
 
 def _unknown(key: Any, prefix: str, tree: dict[str, Any]) -> tuple[str, str]:
@@ -145,7 +133,7 @@ def _unknown(key: Any, prefix: str, tree: dict[str, Any]) -> tuple[str, str]:
     if tag_of(key) == "merge":
         return "YAML merge keys are not supported", series(tree, "or")
     near = [prefix + name for name in difflib.get_close_matches(key.value[:60], tree, 1)]
-    near = near or [each.name for each in KEYS if each.name.rpartition(".")[2] == key.value]
+    near = near or [name for name in FORMS if name.rpartition(".")[2] == key.value]
     if near:
         return f"no such key, did you mean {' or '.join(near)}?", ""
     return "no such key", series(tree, "or")
@@ -154,16 +142,16 @@ def _unknown(key: Any, prefix: str, tree: dict[str, Any]) -> tuple[str, str]:
 # -- the other direction, and the command line ---------------------------------------------
 
 
-def as_yaml(settings: Settings) -> str:
+def as_yaml(settings: Any, tree: dict[str, Any] = TREE, indent: str = "") -> str:
     """Write every key, so that :func:`read_text` gives the same settings again."""
-    lines: list[str] = []
-    for key in KEYS:
-        section, _, name = key.name.rpartition(".")
-        if section and f"{section}:\n" not in lines:
-            lines.append(f"{section}:\n")
-        indent = "  " if section else ""
-        lines.append(f"{indent}{name}: {key.form.write(key.get(settings))}\n")
-    return "".join(lines)
+    text = ""
+    for name, form in tree.items():
+        value = getattr(settings, name)
+        if isinstance(form, dict):
+            text += f"{indent}{name}:\n{as_yaml(value, form, indent + '  ')}"
+        else:
+            text += f"{indent}{name}: {form.write(value)}\n"
+    return text
 
 
 def override(settings: Settings, options: dict[str, str]) -> Settings:
@@ -172,15 +160,12 @@ def override(settings: Settings, options: dict[str, str]) -> Settings:
     An ``interval`` raises ``interval_with_lease`` to at least itself, since no option sets that.
     Raises ConfigError.
     """
-    problems = []
+    reading = _Reading("command line")
     for name, text in options.items():
-        key, option = BY_NAME[name], "--" + name.replace("_", "-")
-        try:
-            settings = key.put(settings, key.form.parse(yaml.ScalarNode(":str", text)))
-        except InvalidError as invalid:
-            wrong = str(invalid)
-            problems.append(Problem("command line", wrong, key.form.allowed, option, quoted(text)))
-    if problems:
-        raise ConfigError(problems)
+        node: Any = yaml.ScalarNode(":str", text)
+        node.wrong, node.given, node.place = "", quoted(text), (0, 0)
+        option = "--" + name.replace("_", "-")
+        value = reading.read(node, node, option, FORMS[name], getattr(settings, name))
+        settings = settings._replace(**{name: value})
     with_lease = max(settings.interval, settings.interval_with_lease)
-    return settings._replace(interval_with_lease=with_lease)
+    return reading.result(settings._replace(interval_with_lease=with_lease))
