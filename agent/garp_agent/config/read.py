@@ -76,7 +76,7 @@ class _Reading:
             if is_section:
                 return self._read_section(node, name and f"{name}.", form, default)
             if form.item:
-                values = self._read_items(node, name, form.item)
+                values = tuple(self._read_items(node, name, form.item))
                 return default if None in values else form.parse(values)
             require(node.id == "scalar", "not a single value")
             return form.parse(node)
