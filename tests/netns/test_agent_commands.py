@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -293,15 +294,52 @@ def test_the_log_has_a_line_for_each_change_and_with_v_for_each_frame(site: Site
         assert len(agent.log("frame-sent", interface="eth0", kind="arp-request")) >= 7
 
 
-def test_a_log_reader_that_hangs_does_not_stop_announcements(site: Site) -> None:
+def _pipe() -> tuple[int, int]:
     read_end, write_end = os.pipe()
     fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, 4096)
+    return read_end, write_end
+
+
+def _socket_pair() -> tuple[int, int]:
+    """What the journal gives to a unit."""
+    ends = socket.socketpair()
+    return ends[0].detach(), ends[1].detach()
+
+
+def _what_is_there(descriptor: int) -> bytes:
+    data = b""
+    # BlockingIOError: no more; EIO: a terminal that no process has open.
+    with contextlib.suppress(OSError):
+        while part := os.read(descriptor, 1 << 16):
+            data += part
+    return data
+
+
+@pytest.mark.parametrize("streams", [_pipe, _socket_pair, os.openpty])
+def test_a_log_reader_that_hangs_does_not_stop_announcements(
+    site: Site, streams: Callable[[], tuple[int, int]]
+) -> None:
+    read_end, write_end = streams()
+    flags = fcntl.fcntl(write_end, fcntl.F_GETFL)
     agent = site.start("-v", config=QUIET + NO_LIMIT, stderr=write_end)
-    os.close(write_end)
-    for _ in range(200):
+    for _ in range(1500):  # 340 kB of log lines
         assert agent.burst() == 1
+    # Other processes may have the stream open, and do not expect other flags.
+    assert fcntl.fcntl(write_end, fcntl.F_GETFL) == flags
+    os.close(write_end)
+    os.set_blocking(read_end, False)
+    text = bytearray()
+
+    def writes_again() -> bool:
+        text.extend(_what_is_there(read_end))
+        return agent.burst() == 1 and b"log-lines-lost" in text
+
+    until(writes_again, "it writes again")
     assert agent.stop() == 0
+    lines = [json.loads(line) for line in (text + _what_is_there(read_end)).splitlines()]
     os.close(read_end)
+    assert sum(line["count"] for line in lines if line["event"] == "log-lines-lost") > 100
+    assert lines[-1]["event"] == "stopped"
 
 
 def test_an_agent_without_standard_streams_announces(site: Site) -> None:

@@ -9,17 +9,16 @@ from __future__ import annotations
 import codecs
 import errno
 import os
-import select
 import socket
-import sys
 
+from garp_agent.runtime.standard_error import StandardError
 from garp_agent.wire.model import LEVEL_INFO, LEVEL_WARNING, Errno, Notice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import TextIO
 
+LOST = "log-lines-lost"
 _LEVEL_NAMES = {3: "error", 4: "warning", 5: "notice", 6: "info", 7: "debug"}
 
 # Loads the codec that ascii_quoted() uses: later there may be no descriptor left to load it with.
@@ -58,6 +57,7 @@ class Log:
         marks: tuple[tuple[str, object], ...] = (),
     ) -> None:
         self.level = level
+        self._stream = StandardError()
         self._marks = marks
         self._lost = 0  # lines lost since the last one that was written
         self._format = _json_format() if as_json else _text_line
@@ -66,36 +66,24 @@ class Log:
 
     def write(self, notice: Notice) -> None:
         """Write one notice, or count it as lost if the reader leaves no room for it."""
-        if notice.level > self.level or sys.stderr is None:  # None: was closed before the start
+        if notice.level > self.level:
             return
-        if not _has_room(sys.stderr):
+        if self._lost and self._put(Notice(LEVEL_WARNING, LOST, (("count", self._lost),))):
+            self._lost = 0
+        if self._lost or not self._put(notice):
             self._lost += 1
-            return
-        if self._lost:
-            lost, self._lost = self._lost, 0
-            self.say(LEVEL_WARNING, "log-lines-lost", count=lost)
+
+    def _put(self, notice: Notice) -> bool:
+        """Write one notice; return False if there is no room."""
         if self._marks:
             notice = notice._replace(fields=notice.fields + self._marks)
         line = self._format(notice)
-        if self._prefix:
-            line = f"<{notice.level}>{line}"
-        try:
-            sys.stderr.write(line + "\n")
-            sys.stderr.flush()
-        except (OSError, ValueError):  # the reader has gone; the stream is closed
-            pass
+        prefix = f"<{notice.level}>" if self._prefix else ""
+        return self._stream.write(f"{prefix}{line}\n")
 
     def say(self, level: int, event: str, **fields: object) -> None:
         """Write one notice with these fields; fields that are None are left out."""
         self.write(Notice(level, event, tuple(fields.items())))
-
-
-def _has_room(stream: TextIO) -> bool:
-    """Return whether a write would not wait for the reader."""
-    try:
-        return bool(select.select((), (stream,), (), 0)[1])
-    except (OSError, ValueError):  # no descriptor behind it, so nothing to wait for
-        return True
 
 
 def _text_line(notice: Notice) -> str:
