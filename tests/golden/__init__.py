@@ -3,6 +3,9 @@
 A file holds hexadecimal bytes; `#` begins a comment.  The first lines say where the bytes come
 from.  Netlink is in little-endian byte order.  The length of a netlink attribute leaves out the
 zero bytes that pad it to a multiple of four.
+
+A file with a line "as FOLDER/FILE, but" has the bytes of that file, except for the changes below
+it, in their order: bytes after `-` are left out, and the lines that follow stand in their place.
 """
 
 from __future__ import annotations
@@ -14,8 +17,18 @@ _HERE = Path(__file__).parent
 
 def read(name: str) -> bytes:
     """Return the bytes of one file; `name` is "folder/file" without the suffix."""
-    lines = (_HERE / f"{name}.hex").read_text(encoding="ascii").splitlines()
-    return bytes.fromhex("".join(line.partition("#")[0] for line in lines))
+    done, rest = b"", b""
+    for line in (_HERE / f"{name}.hex").read_text(encoding="ascii").splitlines():
+        code = line.partition("#")[0]
+        if code.startswith("as "):
+            rest = read(code.removeprefix("as ").removesuffix(", but"))
+        elif code.startswith("-"):
+            same, old, rest = rest.partition(bytes.fromhex(code[1:]))
+            assert old, f"{name}: {code} is not there"
+            done += same
+        else:
+            done += bytes.fromhex(code)
+    return done + rest
 
 
 def names(folder: str) -> list[str]:
