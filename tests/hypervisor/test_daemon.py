@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -26,28 +27,31 @@ def only(directory: Path, timeout: str = "1", discover: str = "0.1") -> tuple[st
     return ("--timeout", timeout, "--discover", discover, *finding)
 
 
-def test_watcher_hints_guests_whatever_the_others_do(short_path: Path) -> None:
-    manners = list(Manner)
-    with Guests(short_path, manners) as guests, watching(short_path, *only(short_path)) as watcher:
-        eventually(lambda: "new" not in watcher.states().values(), "all were contacted")
-        states = [watcher.states()[f"{n}-guest{n}"] for n in range(len(manners))]
-        assert states[manners.index(Manner.ANSWERS)] == "answered"
-        assert states[manners.index(Manner.NO_AGENT)] == "no-agent"
-        assert states[manners.index(Manner.STOPPED)] == "busy"
-        assert watcher.ask("burst") == {"guests": len(manners)}
-        entry = watcher.last()
-        assert entry["link"] == entry["reason"] == "operator"
-        assert (entry["guests"], entry["answered"]) == (len(manners), 5)
-        [hint] = [each for each in guests.requests(0) if isinstance(each, Burst)]
-        assert (hint.reason, hint.sequence, len(hint.boot)) == ("operator", 1, 12)
-        guest = watcher.guests()["0-guest0"]
-        assert (guest["hints"], guest["answered"], guest["version"]) == (1, 1, "0.1.0")
-        assert guest["last_seconds"] < watcher.guests()["1-guest1"]["last_seconds"]
-        maps = Path(f"/proc/{watcher.process.pid}/maps").read_text()
-        assert "_ssl" not in maps
-        assert "_hashlib" not in maps
+def test_watcher_finds_hints_and_forgets_guests_whatever_the_others_do(short_path: Path) -> None:
+    options = ("--port", PORT, "--timeout", "1", "--discover", "0.1")
+    with watching(short_path, *options) as watcher:
+        with Guests(short_path, Manner) as guests:
+            eventually(lambda: watcher.states().get("guest0") == "answered", "one has answered")
+            eventually(lambda: "new" not in watcher.states().values(), "all were contacted")
+            states = [watcher.states()[f"guest{n}"] for n, _ in enumerate(Manner)]
+            found = dict(zip(Manner, states))
+            assert (found[Manner.NO_AGENT], found[Manner.STOPPED]) == ("no-agent", "busy")
+            assert watcher.ask("burst") == {"guests": len(Manner)}
+            entry = watcher.last()
+            assert entry["link"] == entry["reason"] == "operator"
+            assert (entry["guests"], entry["answered"]) == (len(Manner), 5)
+            [hint] = [each for each in guests.requests(0) if isinstance(each, Burst)]
+            assert (hint.reason, hint.sequence, len(hint.boot)) == ("operator", 1, 12)
+            guest = watcher.guests()["guest0"]
+            assert (guest["hints"], guest["answered"], guest["version"]) == (1, 1, "0.1.0")
+            assert guest["last_seconds"] < watcher.guests()["guest1"]["last_seconds"]
+        eventually(lambda: watcher.states() == {}, "all are forgotten")
+        assert not re.search("_ssl|_hashlib", Path(f"/proc/{watcher.process.pid}/maps").read_text())
         pages = int(Path(f"/proc/{watcher.process.pid}/statm").read_text().split()[1])
         assert pages * os.sysconf("SC_PAGE_SIZE") < 20e6
+        log = watcher.stop()[1]
+    assert f"guest-found guest=guest0 path={guests.paths[0]}\n" in log
+    assert "guest-gone guest=guest0\n" in log
 
 
 def test_hint_cancels_a_contact_without_an_answer(short_path: Path) -> None:
@@ -57,16 +61,6 @@ def test_hint_cancels_a_contact_without_an_answer(short_path: Path) -> None:
         watcher.ask("burst")
         eventually(lambda: watcher.last()["answered"], "the hint was answered")
         assert [type(each) for each in guests.requests(0)][:2] == [Info, Burst]
-
-
-def test_guests_that_start_and_stop_are_found_and_forgotten(short_path: Path) -> None:
-    with watching(short_path, "--port", PORT, "--discover", "0.1") as watcher:
-        with Guests(short_path, [Manner.ANSWERS]):
-            eventually(lambda: watcher.states().get("guest0") == "answered", "it was contacted")
-        eventually(lambda: "guest0" not in watcher.states(), "it is forgotten")
-        log = watcher.stop()[1]
-    assert f"guest-found guest=guest0 path={short_path}/0-guest0/{PORT}\n" in log
-    assert "guest-gone guest=guest0\n" in log
 
 
 def test_signals_search_hint_at_the_given_pace_and_end(short_path: Path) -> None:

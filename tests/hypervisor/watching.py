@@ -62,8 +62,7 @@ class Watcher:
     def last(self) -> dict[str, Any]:
         """Return the last failover, when each of its hints has an outcome."""
         eventually(lambda: not self.ask()["history"][-1]["awaited"], "every hint has its outcome")
-        entry: dict[str, Any] = self.ask()["history"][-1]
-        return entry
+        return dict(self.ask()["history"][-1])
 
     def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
         """End it; return its exit status and its log."""

@@ -64,10 +64,19 @@ class Talk:
         results = [Result(call, outcome, 1.0) for call in calls]
         return [call for result in results for call in self.watcher.finished(result, now)]
 
+    def turn(self, now: float, outcome: Outcome = Outcome.ANSWERED) -> dict[str, list[Any]]:
+        """Let the calls that are due end so; return what they ask."""
+        calls = self.watcher.advance(now)
+        found = asked(calls)
+        answered = outcome is Outcome.ANSWERED
+        follow = self.answer(calls, now) if answered else self.fail(calls, now, outcome)
+        assert follow == []
+        return found
+
     def meet(self, now: float = 0.0) -> Talk:
         """Let agents answer all that is asked at that moment: info, then a lease."""
-        while calls := self.watcher.advance(now):
-            self.answer(calls, now)
+        while self.turn(now):
+            pass
         self.watcher.take_notices()
         return self
 

@@ -28,14 +28,11 @@ def test_found_guest_is_asked_for_info_and_gets_a_lease_that_is_renewed() -> Non
     assert talk.watcher.advance(0.0) == []
     assert talk.answer(calls, 0.5) == []
     assert talk.watcher.deadline() == 0.5
-    calls = talk.watcher.advance(0.5)
-    assert asked(calls) == {"a": LEASE, "b": LEASE}
-    assert talk.watcher.deadline() == inf
-    talk.answer(calls, 0.5)
+    assert talk.turn(0.5) == {"a": LEASE, "b": LEASE}
     assert talk.guest("a", 10.5)["lease"] == 80.0
     assert talk.watcher.deadline() == 30.5
-    assert talk.watcher.advance(30.4) == []
-    assert asked(talk.watcher.advance(30.5)) == {"a": LEASE, "b": LEASE}
+    assert talk.turn(30.4) == {}
+    assert talk.turn(30.5) == {"a": LEASE, "b": LEASE}
     levels = [level for level, event, _ in talk.notices() if event == "guest-state"]
     assert levels == [LEVEL_DEBUG, LEVEL_DEBUG]
 
@@ -44,17 +41,13 @@ def test_guest_without_an_answer_gets_no_lease_and_an_open_one_is_revoked() -> N
     """A lease waits in the channel, and an agent that starts later would take it for new."""
     talk, now = Talk(A), 0.0
     for _ in range(3):
-        calls = talk.watcher.advance(now)
-        assert asked(calls) == {"a": INFO}
-        talk.fail(calls, now)
+        assert talk.turn(now, Outcome.NO_AGENT) == {"a": INFO}
         now = talk.watcher.deadline()
     now = talk.meet(now).watcher.deadline()
-    talk.fail(talk.watcher.advance(now), now)  # the renewal; it may wait in the channel now
+    talk.turn(now, Outcome.NO_AGENT)  # the renewal; it may wait in the channel now
     assert asked(talk.watcher.revoke_leases(now + 1.0)) == {"a": REVOKE}
     now = talk.watcher.deadline()
-    calls = talk.watcher.advance(now)
-    assert asked(calls) == {"a": REVOKE}
-    talk.answer(calls, now)
+    assert talk.turn(now) == {"a": REVOKE}
     assert talk.guest("a", now)["lease"] == 0
     assert talk.watcher.revoke_leases(now) == []
     assert asked(talk.watcher.advance(now)) == {"a": LEASE}
@@ -65,21 +58,15 @@ def test_guest_without_an_answer_gets_no_lease_and_an_open_one_is_revoked() -> N
 def test_lease_is_revoked_and_given_when_links_go_and_come() -> None:
     talk = Talk(A).meet()
     talk.watcher.promise(True, 5.0)  # no change
-    assert talk.watcher.advance(5.0) == []
+    assert talk.turn(5.0) == {}
     talk.watcher.promise(False, 6.0)
-    calls = talk.watcher.advance(6.0)
-    assert asked(calls) == {"a": REVOKE}
-    talk.answer(calls, 6.0)
+    assert talk.turn(6.0) == {"a": REVOKE}
     assert talk.guest("a", 6.0)["lease"] == 0
     talk.watcher.promise(True, 7.0)
-    calls = talk.watcher.advance(7.0)
-    assert asked(calls) == {"a": LEASE}
-    talk.fail(calls, 8.0, Outcome.BUSY)
-    talk.watcher.promise(False, 8.5)  # at once, although that lease was not answered
-    calls = talk.watcher.advance(8.5)
-    assert asked(calls) == {"a": REVOKE}
-    talk.answer(calls, 8.5)
-    assert asked(talk.watcher.advance(talk.watcher.deadline())) == {"a": INFO}
+    assert talk.turn(7.0, Outcome.BUSY) == {"a": LEASE}
+    talk.watcher.promise(False, 7.5)  # at once, although that lease was not answered
+    assert talk.turn(7.5) == {"a": REVOKE}
+    assert talk.turn(talk.watcher.deadline()) == {"a": INFO}
 
 
 @pytest.mark.parametrize(
@@ -126,17 +113,13 @@ def test_agent_that_refuses_a_lease_is_asked_again_after_a_minute() -> None:
 @pytest.mark.parametrize("lease", [0.0, 90.0], ids=["none wanted", "nothing followed"])
 def test_without_leases_guests_are_asked_for_info_every_minute(lease: float) -> None:
     talk = Talk(A, options=HintOptions(lease=lease), promise=not lease)
-    calls = talk.watcher.advance(0.0)
-    assert asked(calls) == {"a": INFO}
-    talk.answer(calls, 0.0)
-    assert talk.watcher.advance(59.9) == []
-    assert asked(talk.watcher.advance(60.0)) == {"a": INFO}
+    assert [talk.turn(now) for now in (0.0, 59.9, 60.0)] == [{"a": INFO}, {}, {"a": INFO}]
 
 
 def test_guest_without_an_answer_is_retried_after_longer_and_longer_times() -> None:
     talk, now, waits = Talk(A), 0.0, []
     for _ in range(9):
-        assert talk.fail(talk.watcher.advance(now), now) == []
+        talk.turn(now, Outcome.NO_AGENT)
         waits.append(talk.watcher.deadline() - now)
         now = talk.watcher.deadline()
     assert waits == [2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0, 60.0]
@@ -144,7 +127,7 @@ def test_guest_without_an_answer_is_retried_after_longer_and_longer_times() -> N
     assert talk.meet(now).watcher.deadline() - now == pytest.approx(24.0)
     now = talk.watcher.deadline()
     talk.notices()
-    talk.fail(talk.watcher.advance(now), now, Outcome.BUSY)
+    talk.turn(now, Outcome.BUSY)
     assert talk.watcher.deadline() - now == 1.0
     state = {"guest": "a", "state": "busy"}
     assert talk.notices() == [(LEVEL_WARNING, "guest-state", state)]

@@ -84,13 +84,13 @@ def test_guest_with_an_agent_is_hinted_again_under_the_same_number() -> None:
     talk.answer([a], 10.0)
     assert talk.fail([b], 10.5, Outcome.BUSY) == []
     assert talk.watcher.deadline() == 11.0
-    assert talk.watcher.advance(10.9) == []
+    assert talk.turn(10.9) == {}
     again = talk.watcher.advance(11.0)
     assert asked(again) == {"b": hint()}
-    assert talk.watcher.advance(11.5) == []
+    assert talk.turn(11.5) == {}
     talk.fail(again, 12.0)
     assert talk.watcher.deadline() == 13.0
-    talk.answer(talk.watcher.advance(13.0), 13.0)
+    assert talk.turn(13.0) == {"b": hint()}
     [entry] = talk.history()
     assert (entry["answered"], entry["unanswered"], entry["slowest_seconds"]) == (2, [], 3.0)
     assert talk.guest("b")["hints"] == 1
@@ -101,12 +101,11 @@ def test_guest_that_answers_no_repetition_is_logged_as_a_warning_and_kept() -> N
     talk.fail(talk.failover(10.0), 11.0)
     talk.watcher.found([A], 11.0)  # a guest that left is not hinted again
     for now in (11.0, 13.0):
-        [call] = hints(talk.watcher.advance(now))
-        talk.fail([call], now, Outcome.BUSY)
+        assert talk.turn(now, Outcome.BUSY)["a"] == hint()
     level, event, fields = talk.notices()[-1]
     assert (level, event, fields["unanswered"]) == (LEVEL_WARNING, "guests-hinted", "a,b")
     talk.watcher.found([], 14.0)
-    assert talk.watcher.advance(20.0) == []
+    assert talk.turn(20.0) == {}
     [entry] = talk.history()
     assert entry["unanswered"] == ["a", "b"]
     assert entry["unanswered_by_state"] == {"busy": 1, "no-agent": 1}
@@ -127,22 +126,18 @@ def test_newer_failover_supersedes_the_hints_of_the_older_one() -> None:
     assert talk.watcher.status(11.0)["failovers"] == {"bond0": 1, "bond1": 1}
 
 
-def test_contact_that_a_hint_cancelled_is_made_up_for() -> None:
-    talk = Talk(A).meet()
-    assert talk.watcher.advance(30.0) != []  # the renewal; the daemon cancels it
-    calls = talk.failover(30.1)
-    assert talk.watcher.advance(30.2) == []
-    talk.answer(calls, 30.3)
-    assert asked(talk.watcher.advance(30.3)) == {"a": LEASE}
-
-
-def test_renewal_waits_for_the_hint() -> None:
+def test_renewal_waits_for_the_hint_and_is_made_up_for_if_a_hint_cancels_it() -> None:
     talk = Talk(A).meet()
     calls = talk.failover(29.9)
-    assert talk.watcher.advance(30.0) == []
+    assert talk.turn(30.0) == {}
     assert 30.0 < talk.watcher.deadline() <= 30.1
     talk.answer(calls, 30.05)
-    assert asked(talk.watcher.advance(talk.watcher.deadline())) == {"a": LEASE}
+    now = talk.watcher.deadline()
+    assert asked(talk.watcher.advance(now)) == {"a": LEASE}  # the daemon cancels it
+    calls = talk.failover(now)
+    assert talk.turn(now) == {}
+    talk.answer(calls, now)
+    assert talk.turn(now) == {"a": LEASE}
 
 
 @pytest.mark.parametrize(

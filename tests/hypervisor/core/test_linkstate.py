@@ -24,15 +24,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 HEADERS = Path("/usr/include/linux")
-BOND0 = LinkSnapshot(
-    ifindex=6,
-    name="bond0",
-    flags=0x11443,
-    master_ifindex=7,
-    kind="bond",
-    port_kind="bridge",
-    bond=Bond(linkstate.MODE_ACTIVE_BACKUP, active_ifindex=5),
-)
+ACTIVE = Bond(linkstate.MODE_ACTIVE_BACKUP, active_ifindex=5)
+BOND0 = LinkSnapshot(6, "bond0", 0x11443, 7, "bond", "bridge", ACTIVE)
 UP1 = LinkSnapshot(5, "up1", 0x11843, 6, "veth", "bond", None, BondPort(True, linkstate.LINK_UP))
 UP0 = LinkSnapshot(3, "up0", 0x1803, 6, "veth", "bond", None, BondPort(True, linkstate.LINK_DOWN))
 GOLDEN: dict[str, list[Any]] = {

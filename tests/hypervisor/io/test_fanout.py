@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import socket
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+
+import pytest
 
 from bench.guests import SLOWNESS, Guests, Manner
 from garp_agent.hypervisor.converse import converse
 from garp_agent.hypervisor.core.exchange import Call, Exchange, Outcome, Result
 from garp_agent.hypervisor.io.fanout import Fanout
 from garp_agent.wire.protocol import Info, encode_request
+from tests.runtime.descriptors import open_descriptors
 
 PATIENCE = 60.0  # seconds; only a broken fan-out takes as long
 ALL = list(Manner)
@@ -25,6 +28,13 @@ EXPECTED = {
     Manner.REFUSES: Outcome.REFUSED,
     Manner.GARBAGE: Outcome.GARBAGE,
 }
+
+
+@pytest.fixture(autouse=True)
+def _no_descriptor_stays_open() -> Iterator[None]:
+    before = open_descriptors()
+    yield
+    assert open_descriptors() == before
 
 
 def calls(paths: list[str], times: int = 1) -> list[Call]:
@@ -122,7 +132,7 @@ def test_calls_without_a_descriptor_wait_for_others_to_end(short_path: Path) -> 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     guests = Guests(short_path, [Manner.ANSWERS] * 40)
     with closing(Fanout(timeout=20.0)) as fanout:
-        ceiling = max(map(int, os.listdir("/proc/self/fd"))) + 20
+        ceiling = max(open_descriptors()) + 20
         resource.setrlimit(resource.RLIMIT_NOFILE, (ceiling, hard))
         try:
             assert fanout.start(calls(guests.paths), time.monotonic()) == []
@@ -140,14 +150,3 @@ def test_cancelled_calls_end_without_a_result(short_path: Path) -> None:
         fanout.cancel(set(guests.paths[1:]))
         results += until_done(fanout)
     assert [(result.call.number, result.outcome) for result in results] == [(0, Outcome.ANSWERED)]
-
-
-def test_no_descriptor_stays_open(short_path: Path) -> None:
-    before = len(os.listdir("/proc/self/fd"))
-    with Guests(short_path, ALL) as guests:
-        fanout = Fanout(timeout=0.5)
-        fanout.start(calls(guests.paths), time.monotonic())
-        until_done(fanout)
-        fanout.start(calls(guests.paths), time.monotonic())
-        fanout.close()
-    assert len(os.listdir("/proc/self/fd")) == before
