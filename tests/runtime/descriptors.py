@@ -19,18 +19,11 @@ def open_descriptors() -> set[int]:
 @contextmanager
 def descriptors_left(count: int) -> Iterator[None]:
     """In the block, this process can open `count` more descriptors."""
-    highest = max(open_descriptors()) + count + 1
-    fillers = [os.open(os.devnull, os.O_RDONLY)]
-    while fillers[-1] < highest:
-        fillers.append(os.open(os.devnull, os.O_RDONLY))
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest, before[1]))
-    os.close(fillers.pop())  # this one is beyond the limit
-    for _ in range(count):
-        os.close(fillers.pop())
+    used = open_descriptors()
+    free = [number for number in range(max(used) + count + 2) if number not in used]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[count], hard))
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-        for filler in fillers:
-            os.close(filler)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import socket
 import time
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from garp_agent.hypervisor.converse import converse
 from garp_agent.hypervisor.core.exchange import Call, Exchange, Outcome, Result
 from garp_agent.hypervisor.io.fanout import Fanout
 from garp_agent.wire.protocol import Info, encode_request
-from tests.runtime.descriptors import open_descriptors
+from tests.runtime.descriptors import descriptors_left, open_descriptors
 
 PATIENCE = 60.0  # seconds; only a broken fan-out takes as long
 ALL = list(Manner)
@@ -129,15 +128,10 @@ def test_calls_beyond_the_limit_wait_for_others_to_end(short_path: Path) -> None
 
 
 def test_calls_without_a_descriptor_wait_for_others_to_end(short_path: Path) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     guests = Guests(short_path, [Manner.ANSWERS] * 40)
     with closing(Fanout(timeout=20.0)) as fanout:
-        ceiling = max(open_descriptors()) + 20
-        resource.setrlimit(resource.RLIMIT_NOFILE, (ceiling, hard))
-        try:
+        with descriptors_left(20):
             assert fanout.start(calls(guests.paths), time.monotonic()) == []
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         with guests:  # they answer only now, because the limit holds for them too
             results = until_done(fanout)
     assert outcomes(results) == [Outcome.ANSWERED] * 40
