@@ -72,14 +72,6 @@ def is_core(name: str) -> bool:
     return folder_of(name) == "wire" or ".core." in name
 
 
-def test_imports_are_found_with_their_kind() -> None:
-    found = {(each.by, each.what): each.lazy for each in IMPORTS}
-    assert found["guest.loop", "time"] is False
-    assert found["guest.loop", "guest.core.frames"] is False
-    assert found["__main__", "cli.garp_agent"] is True
-    assert ("guest.loop", "guest.core.engine") not in found  # for type checkers only
-
-
 # A module imports its own folder and the folders of the layers below.
 LAYERS = ["wire render", "runtime", "config", "guest hypervisor", "diagnosis", "cli", "__main__"]
 LAYER_OF = {folder: n for n, layer in enumerate(LAYERS) for folder in layer.split()} | {"": -1}

@@ -14,8 +14,3 @@ def need(program: str) -> str:
         package = program.replace("promtool", "prometheus")
         pytest.skip(f"needs `{program}` (Debian package {package})")
     return found
-
-
-@pytest.fixture(scope="session")
-def promtool() -> str:
-    return need("promtool")

@@ -149,15 +149,13 @@ def monitoring(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitoring]
 
 
 @pytest.mark.parametrize("file", ["garp-agent.prom", "garp-hint.prom"])
-def test_a_textfile_is_whole_valid_and_readable(
-    promtool: str, monitoring: Monitoring, file: str
-) -> None:
+def test_a_textfile_is_whole_valid_and_readable(monitoring: Monitoring, file: str) -> None:
     assert sorted(os.listdir(monitoring.metrics)) == ["garp-agent.prom", "garp-hint.prom"]
     path = monitoring.metrics / file
     assert path.stat().st_mode & 0o777 == 0o644
     assert "_up 1\n" in path.read_text()
     with path.open() as text:
-        subprocess.run([promtool, "check", "metrics"], stdin=text, check=True)
+        subprocess.run([need("promtool"), "check", "metrics"], stdin=text, check=True)
 
 
 def test_prometheus_has_the_values_of_agent_and_watcher(monitoring: Monitoring) -> None:
