@@ -165,6 +165,24 @@ def test_lease_stretches_the_interval_until_the_host_hangs_up(site: Site, host: 
         assert agent.status()["hint_port"]["errors"] == 0
 
 
+def test_lease_flips_neither_flood_the_log_nor_hurry_the_refreshes(site: Site) -> None:
+    """A host that grants and takes back as fast as it can."""
+    flips = [b'{"execute": "lease", "arguments": {"seconds": %d}}' % n for n in (90, 0)]
+    host = SocketHost(site.directory)
+    with (
+        closing(host),
+        connected(site, host, "interval: 200s\ninterval_with_lease: 270s\n") as (agent, line),
+    ):
+        for _ in range(1000):
+            line.ask(*flips)
+        line.ask(flips[0])
+        assert agent.status()["lease"] > 0
+        assert agent.sent_by("refresh") <= 1
+        written = len(agent.log("lease-granted") + agent.log("lease-ended"))
+        assert 2 < written <= 20
+        line.close()
+
+
 def test_port_that_appears_after_the_start_is_opened(site: Site) -> None:
     options = ("--hint-port", str(site.directory / "hint"))
     with site.start(*options, config=TICKING) as agent:

@@ -5,8 +5,12 @@ Bounded, because a flood of events must not fill the memory.  Does not format or
 
 from __future__ import annotations
 
+from math import inf
+
 from garp_agent.wire.model import LEVEL_DEBUG, LEVEL_WARNING, Notice
 
+REPEATED = 6  # notices of one kind that are kept at their own level in each PERIOD
+PERIOD = 60.0  # seconds
 NOTICES_KEPT = 1000  # between two calls of take(); more are counted and dropped
 
 
@@ -36,3 +40,25 @@ class Notices:
             notices.append(Notice(LEVEL_WARNING, "notices-lost", (("count", self._lost),)))
             self._lost = 0
         return notices
+
+
+class Repetition:
+    """Makes notices of one kind less urgent when a peer can cause any number of them."""
+
+    __slots__ = ("_count", "_until")
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._until = -inf  # when the period ends, seconds, monotonic
+
+    def level(self, level: int, now: float) -> int:
+        """Return ``level`` for the first REPEATED notices in a PERIOD, then LEVEL_DEBUG."""
+        if now >= self._until:
+            self._count, self._until = 0, now + PERIOD
+        self._count += 1
+        return level if self._count <= REPEATED else LEVEL_DEBUG
+
+    @property
+    def is_at_its_limit(self) -> bool:
+        """Whether the latest notice is the last one of its period that is kept."""
+        return self._count == REPEATED

@@ -38,7 +38,7 @@ from garp_agent.wire.model import (
     DumpStarted,
     Errno,
 )
-from garp_agent.wire.notices import Notices
+from garp_agent.wire.notices import Notices, Repetition
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class Engine:
         self.counters = Counters()
         self.conflicts = Conflicts(settings.conflict)
         self.lease = GuestLease()
+        self._lease_notices = Repetition()
         self.plans: dict[int, LinkPlan] = {}  # of every link, also of those that are skipped
         self.revision = 0  # goes up whenever what is announced changes
         self.overruns = 0
@@ -205,7 +206,7 @@ class Engine:
             # Nothing happened to the network, and all guests of a host hear it at once: no burst.
             self._end_lease("taken back", now, burst=False)
         elif self.lease.grant(event.seconds, now):
-            self.notices.say(LEVEL_INFO, "lease-granted", seconds=event.seconds)
+            self._say_of_lease(LEVEL_INFO, "lease-granted", now, seconds=event.seconds)
             # All guests of a host get it at once.  Each draws a phase of its own, as at the start.
             self._set_interval(now)
 
@@ -281,10 +282,17 @@ class Engine:
 
     def _end_lease(self, why: str, now: float, burst: bool = True) -> None:
         if self.lease.end():
-            self.notices.say(LEVEL_NOTICE, "lease-ended", reason=why)
+            self._say_of_lease(LEVEL_NOTICE, "lease-ended", now, reason=why)
             self._set_interval(now)
             if burst:
                 self._burst_everywhere(Cause.RESUME)
+
+    def _say_of_lease(self, level: int, event: str, now: float, **fields: object) -> None:
+        """Say what became of the lease, but not each time if a host grants and ends it often."""
+        level = self._lease_notices.level(level, now)
+        if self._lease_notices.is_at_its_limit:
+            fields["further_changes"] = "not logged for up to a minute"
+        self.notices.say(level, event, **fields)
 
     # -- plans --------------------------------------------------------------------------
 

@@ -200,13 +200,18 @@ class Schedule:
             self._enqueue(ifindex, link, now)
 
     def configure(self, settings: Settings, interval: float, now: float) -> None:
-        """Use other settings.  No refresh gets later, and no missing token is given back."""
+        """Use other settings.
+
+        No refresh gets later or moves within the interval.  No missing token is given back.
+        """
         slower = self._settings.rate_limit.frames_per_second / settings.rate_limit.frames_per_second
         self._settings = settings
         self._in_a_second = int(settings.rate_limit.in_a_second)
         self.interval = interval
         for ifindex, link in self._links.items():
-            link.refresh = min(link.refresh, self._phase(link, now))
+            # Drawn anew only where it is too far off: many changes must not hurry it either.
+            if link.refresh > now + interval:
+                link.refresh = self._phase(link, now)
             link.full_at = now + max(0.0, link.full_at - now) * slower
             self._enqueue(ifindex, link, now)
 
