@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import subprocess
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bench import lab
@@ -33,6 +34,17 @@ def take_away_descriptors(pid: int) -> None:
     first_free = min(set(range(len(used) + 1)) - used)
     most = resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (first_free, most))
+
+
+@contextlib.contextmanager
+def no_more_memory(pid: int) -> Iterator[None]:
+    """Let a process get no more memory from the kernel during the block."""
+    size = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
+    soft, hard = resource.prlimit(pid, resource.RLIMIT_AS, (size, -1))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_AS, (soft, hard))
 
 
 LOSSES: dict[str, tuple[Callable[[int], None], ...]] = {

@@ -322,6 +322,16 @@ def test_second_agent_on_the_same_control_socket_refuses_to_start(site: Site) ->
     assert not agent.control.exists()
 
 
+def test_two_agents_that_start_at_once_after_a_crash_become_one(site: Site) -> None:
+    for _ in range(10):
+        one, other = (site.start(wait=False) for _ in range(2))
+        ended = until(lambda: one.process.poll() or other.process.poll(), "one refuses")  # noqa: B023
+        assert ended == 1
+        agent = one if one.process.poll() is None else other
+        agent.wait_until_ready()
+        agent.stop(signal.SIGKILL)  # which leaves its socket for the next two
+
+
 @pytest.mark.parametrize("sends", [b"", b'{"execute": "sta', b'{"execute": "status"}\n' * 20])
 def test_hundreds_of_hanging_clients_do_not_keep_it_from_answering(
     site: Site, sends: bytes

@@ -9,6 +9,7 @@ from contextlib import closing
 import pytest
 
 from bench.lab import GUEST_ADDRESS
+from garp_agent.runtime import client
 from tests import faults
 from tests.netns.agent import NO_BUCKET, QUIET, Agent, Site, until
 from tests.netns.hint_host import SocketHost
@@ -72,3 +73,15 @@ def test_reload_after_run_became_read_only_moves_the_control_socket(site: Site) 
             agent.wait_for_log("configuration-loaded", number)
             faults.in_mounts_of(agent.pid, "mount", "-o", "remount,ro", str(run))
         assert agent.status()["pid"] == agent.pid
+
+
+def test_status_without_memory_for_it_is_refused_and_announcing_continues(site: Site) -> None:
+    many = [f"10.{n // 250}.{n % 250}.1" for n in range(8000)]
+    with site.start(config=QUIET + NO_BUCKET) as agent:
+        site.guest(*(f"address add {each}/32 dev eth0" for each in many))
+        until(lambda: len(agent.addresses()) > len(many), "it knows all")
+        with faults.no_more_memory(agent.pid), pytest.raises(client.ClientError, match="memory"):
+            agent.status()
+        assert len(agent.addresses()) > len(many)
+        site.guest(*(f"address del {each}/32 dev eth0" for each in many))
+        assert agent.burst() == 1

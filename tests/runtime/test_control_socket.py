@@ -6,12 +6,13 @@ import fcntl
 import os
 import resource
 import select
+import signal
 import socket
 import stat
 import sys
 import termios
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
@@ -235,13 +236,13 @@ def test_path_that_cannot_be_a_socket_is_an_error(tmp_path: Path, name: str, tex
 # -- no descriptors -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("left", range(3))
+@pytest.mark.parametrize("left", range(4))
 def test_too_few_descriptors_for_the_socket_are_an_error(path: str, left: int) -> None:
     before = open_descriptors()
     with descriptors_left(left), pytest.raises(OSError, match="Too many open files"):
         ControlSocket(path)
     assert open_descriptors() == before
-    with descriptors_left(3):
+    with descriptors_left(4):
         ControlSocket(path).close()
 
 
@@ -271,3 +272,45 @@ def test_accepting_pauses_when_not_even_the_spare_descriptor_is_left(server: Ser
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert server.read(0.0) == []
     server.assert_serves(client)
+
+
+def _start_at_once(path: str, count: int) -> list[str]:
+    """Let so many processes open the socket at the same moment; return what each says."""
+    go_read, go_write = os.pipe()
+    said_read, said_write = os.pipe()
+    children = []
+    for _ in range(count):
+        child = os.fork()
+        if not child:
+            os.close(go_write)
+            os.read(go_read, 1)  # until the parent closes its end
+            try:
+                kept = ControlSocket(path)
+            except AlreadyRunningError:
+                os.write(said_write, b"second\n")
+            except BaseException as error:
+                os.write(said_write, f"{error!r}\n".encode())
+            else:
+                os.write(said_write, b"first\n")
+                signal.pause()
+                kept.close()
+            os._exit(0)
+        children.append(child)
+    os.close(go_read)
+    os.close(go_write)
+    said = b""
+    while said.count(b"\n") < count:
+        said += os.read(said_read, 4096)
+    os.close(said_read)
+    os.close(said_write)
+    for child in children:
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    return said.decode().splitlines()
+
+
+def test_one_of_many_daemons_that_start_at_once_gets_the_socket(path: str) -> None:
+    """Each finds the socket that the last one left, and would replace it."""
+    for _ in range(15):
+        assert sorted(_start_at_once(path, 6)) == ["first"] + ["second"] * 5

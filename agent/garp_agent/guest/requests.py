@@ -51,6 +51,12 @@ class RequestHandler:
         sent.
         """
         try:
+            return self._answer(line, now, act)
+        except MemoryError:  # the status of thousands of addresses takes megabytes
+            return protocol.OUT_OF_MEMORY
+
+    def _answer(self, line: Line, now: float, act: Callable[[EngineEvent], int]) -> bytes:
+        try:
             request = protocol.parse(line, COMMANDS[self._cause])
         except protocol.ProtocolError as error:
             self.errors += 1

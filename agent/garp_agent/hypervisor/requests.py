@@ -6,6 +6,7 @@ Format: docs/protocol.md.
 from __future__ import annotations
 
 from garp_agent.wire.protocol import (
+    OUT_OF_MEMORY,
     Burst,
     ProtocolError,
     Sync,
@@ -41,6 +42,12 @@ class OperatorRequests:
 
     def answer(self, line: Line, now: float) -> bytes:
         """Do what ``line`` asks for; return the line to reply."""
+        try:
+            return self._answer(line, now)
+        except MemoryError:  # the status of thousands of guests takes megabytes
+            return OUT_OF_MEMORY
+
+    def _answer(self, line: Line, now: float) -> bytes:
         try:
             request = parse(line, COMMANDS)
         except ProtocolError as error:

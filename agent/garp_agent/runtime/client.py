@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import socket
+import time
 
 from garp_agent.wire import protocol
 
-TIMEOUT = 5.0  # seconds to wait for each part of the reply
+TIMEOUT = 10.0  # seconds for the connection, the request and the whole reply
 
 
 class ClientError(Exception):
@@ -27,11 +28,7 @@ def ask(
     request = protocol.encode_request(command, arguments)
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            sock.settimeout(TIMEOUT)
-            sock.connect(path)
-            sock.sendall(request)
-            with sock.makefile("rb") as file:
-                line = file.readline()
+            line = _converse(sock, path, request, time.monotonic() + TIMEOUT)
     except (FileNotFoundError, ConnectionRefusedError):
         raise ClientError(f"{path}: no {program} answers there; is it running?") from None
     except PermissionError:
@@ -45,3 +42,22 @@ def ask(
     if reply.error_class:
         raise ClientError(f"{path}: refused: {reply.description}")
     return reply.value
+
+
+def _converse(sock: socket.socket, path: str, request: bytes, end: float) -> bytes:
+    """Return the first line of the reply.  Raises OSError; TimeoutError at the time ``end``."""
+    parts: list[bytes] = []
+    sock.settimeout(_left(end))
+    sock.connect(path)
+    sock.sendall(request)
+    while not parts or (parts[-1] and b"\n" not in parts[-1]):
+        sock.settimeout(_left(end))  # it holds for one call only
+        parts.append(sock.recv(1 << 16))
+    return b"".join(parts).partition(b"\n")[0]
+
+
+def _left(end: float) -> float:
+    left = end - time.monotonic()
+    if left <= 0.0:
+        raise TimeoutError
+    return left

@@ -10,6 +10,7 @@ Source: unix(7).
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import select
 import socket
@@ -108,11 +109,12 @@ class ControlSocket:
         self._listener.close()
         if self._spare >= 0:
             os.close(self._spare)
-        if self._identity is not None and _identity(self.path) == self._identity:
-            try:
-                os.unlink(self.path)
-            except OSError:
-                pass  # EROFS, say: the next daemon replaces a socket without a listener
+        try:
+            with _Lock(self.path):
+                if self._identity is not None and _identity(self.path) == self._identity:
+                    os.unlink(self.path)
+        except OSError:
+            pass  # EROFS, say: the next daemon replaces a socket without a listener
 
     def _accept(self, now: float) -> None:
         try:
@@ -163,7 +165,7 @@ class ControlSocket:
             client.unsent = client.unsent[client.sock.send(client.unsent) :]
         except BlockingIOError:
             pass
-        except OSError:
+        except (OSError, MemoryError):  # hung up; no memory for a copy of what is left to send
             self._drop(descriptor)
             return
         # Receive nothing meanwhile, so that neither lines nor replies can pile up.
@@ -188,15 +190,50 @@ def _identity(path: str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
+class _Lock:
+    """Keeps other daemons from replacing or removing the socket at ``path`` at the same time.
+
+    It is a file beside the socket, which stays: a process that removed it could remove the lock of
+    another one.  Other users cannot take it, as they could take a lock on the folder (flock(2)).
+    Raises AlreadyRunningError if another daemon has the lock.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._descriptor = os.open(path + ".lock", flags, 0o600)
+
+    def __enter__(self) -> None:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._descriptor)
+            text = "another garp-agent starts or stops there"
+            raise AlreadyRunningError(errno.EADDRINUSE, text, self._path) from None
+
+    def __exit__(self, *_exception: object) -> None:
+        os.close(self._descriptor)
+
+
 def _listen(path: str) -> socket.socket:
-    _remove_stale_socket(path)
-    sock = socket.socket(
-        socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-    )
     mask = os.umask(0o022)
     try:
         os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
-        os.umask(0o777 & ~MODE)  # bind() makes the socket with its mode: there is no gap
+    except FileExistsError:
+        pass  # no folder is there, which the next step reports
+    finally:
+        os.umask(mask)
+    with _Lock(path):
+        _remove_stale_socket(path)
+        return _bind(path)
+
+
+def _bind(path: str) -> socket.socket:
+    sock = socket.socket(
+        socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+    )
+    mask = os.umask(0o777 & ~MODE)  # bind() makes the socket with its mode: there is no gap
+    try:
         sock.bind(path)
         sock.listen(BACKLOG)
     except OSError:

@@ -416,3 +416,7 @@ def _encode(members: dict[str, object], id: Scalar) -> bytes:
     if id is not None:
         members["id"] = id
     return strict_json.dumps(members) + b"\n"
+
+
+# Encoded at the start, because later there is no memory to do it.
+OUT_OF_MEMORY = encode_error(ProtocolError(ErrorClass.FAILED, "not enough memory to answer"))
