@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from xml.etree import ElementTree
 
 import pytest
 
@@ -22,7 +21,6 @@ from tests.hypervisor.core.talk import A, Talk
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "garp-hint.md").read_text()
-SNIPPET = ROOT / "contrib" / "libvirt" / "channel.xml"
 OPTIONS = {
     name: {long for option in command.params for long in option.opts if long.startswith("--")}
     for name, command in cli.commands.items()
@@ -64,10 +62,9 @@ def test_numbers_on_the_page_are_those_of_the_code() -> None:
 
 
 def test_libvirt_snippet_on_the_page_is_the_file() -> None:
-    source, target = ElementTree.parse(SNIPPET).getroot()
-    assert source.attrib == {"mode": "bind"}
-    assert target.attrib == {"type": "virtio", "name": channels.PORT_NAME}
-    assert SNIPPET.read_text().partition("-->\n")[2] in PAGE
+    snippet = (ROOT / "contrib" / "libvirt" / "channel.xml").read_text().partition("-->\n")[2]
+    assert f"<target type='virtio' name='{channels.PORT_NAME}'/>" in snippet
+    assert snippet in PAGE
 
 
 def test_shell_command_on_the_protocol_page_hints_a_guest(short_path: Path) -> None:

@@ -30,10 +30,8 @@ def eventually(condition: Callable[[], object], what: str) -> None:
 
 def run(*arguments: str) -> tuple[int, str, str]:
     """Run one command; return its exit status, standard output and standard error."""
-    command = [*COMMAND, *arguments]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=PATIENCE, env=ENVIRONMENT, check=False
-    )
+    options: Any = {"capture_output": True, "text": True, "timeout": PATIENCE, "env": ENVIRONMENT}
+    done = subprocess.run([*COMMAND, *arguments], check=False, **options)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -61,7 +61,7 @@ class Server:
     def assert_serves(self, client: socket.socket) -> None:
         client.sendall(b"hello\n")
         assert self.lines() == [b"hello"]
-        assert receive(client, 9) == b"b'hello'\n"
+        assert client.recv(9) == b"b'hello'\n"
 
 
 @pytest.fixture
@@ -73,13 +73,6 @@ def path(tmp_path: Path) -> str:
 def server(path: str) -> Iterator[Server]:
     with ExitStack() as stack:
         yield Server(path, stack)
-
-
-def receive(client: socket.socket, count: int) -> bytes:
-    data = b""
-    while len(data) < count and (more := client.recv(count - len(data))):
-        data += more
-    return data
 
 
 # -- lines ----------------------------------------------------------------------------------
@@ -94,7 +87,7 @@ def test_each_client_has_its_own_lines_and_replies(server: Server) -> None:
     for sender, line in reversed(read):
         server.reply(sender, b"to %r\n" % (line,))
     for number, client in enumerate(clients):
-        assert receive(client, 13) == b"to b'line %d'\n" % number
+        assert client.recv(13) == b"to b'line %d'\n" % number
     assert not server.is_ready()
     clients[1].sendall(b" a line\r\n" + b"x" * (LINE_LIMIT + 1) + b"\nnext\n")
     assert server.lines() == [b"half a line", Overlong(LINE_LIMIT), b"next"]
@@ -107,7 +100,7 @@ def test_one_line_of_a_client_is_read_at_a_time(server: Server) -> None:
         ((sender, line),) = server.read(0.0)
         assert line == expected
         server.reply(sender, b"ok\n")
-        assert receive(eager, 3) == b"ok\n"
+        assert eager.recv(3) == b"ok\n"
     other.sendall(b"me too\n")
     assert [line for _, line in server.read(0.0)] == [b"2", b"me too"]
 
@@ -148,7 +141,7 @@ def test_client_that_closes_its_sending_side_gets_its_replies(server: Server) ->
     client.sendall(b"question\nanother\n")
     client.shutdown(socket.SHUT_WR)
     assert server.lines() == [b"question", b"another"]
-    assert receive(client, 100) == b"b'question'\nb'another'\n"
+    assert client.recv(100) == b"b'question'\nb'another'\n"
 
 
 def test_replies_to_a_client_that_has_gone_are_dropped(server: Server) -> None:
@@ -166,7 +159,7 @@ def test_one_client_too_many_displaces_the_one_that_was_silent_longest(server: S
     first, second, *_ = server.connect(CLIENTS)
     server.assert_serves(first)
     [late] = server.connect()
-    assert receive(second, 1) == b""
+    assert second.recv(1) == b""
     server.assert_serves(late)
     server.assert_serves(first)
 
@@ -253,7 +246,7 @@ def test_client_without_a_descriptor_is_hung_up_on(server: Server) -> None:
             assert server.is_ready()
             assert server.read(0.0) == []
         assert not server.is_ready()
-    assert [receive(client, 1) for client in waiting] == [b""] * 3
+    assert [client.recv(1) for client in waiting] == [b""] * 3
     server.assert_serves(*server.connect())
 
 

@@ -138,20 +138,16 @@ def test_datagram_of_another_process_is_ignored(netlink: Events, tiny_lab: TinyL
 # -- what the kernel refuses ----------------------------------------------------------------
 
 
-def refused(sequence: int) -> bytes:
-    """RTM_GETSTATS without a filter: EINVAL."""
-    return rtnetlink.request(94, sequence, bytes(12))
-
-
-def unsupported(sequence: int) -> bytes:
-    """What a dump of IPv6 is in a kernel without it: EOPNOTSUPP."""
-    return rtnetlink.request(250, sequence, b"")
+def replaced(step: int, message_type: int, body: bytes) -> Any:
+    """Return the dump of a guest with another request in the place of one step."""
+    steps = list(GUEST.steps)
+    steps[step] = lambda sequence: rtnetlink.request(message_type, sequence, body)
+    return GUEST._replace(steps=tuple(steps))
 
 
 @pytest.mark.parametrize("step", [0, 1, 2])
 def test_refused_dump_is_tried_again(netlink: Events, step: int) -> None:
-    steps = (*GUEST.steps[:step], refused, *GUEST.steps[step + 1 :])
-    netlink._subject = GUEST._replace(steps=steps)
+    netlink._subject = replaced(step, 94, bytes(12))  # RTM_GETSTATS without a filter: EINVAL
     events = everything(netlink, 0.0)
     assert events[0] == DumpStarted()
     assert DumpComplete() not in events
@@ -162,7 +158,7 @@ def test_refused_dump_is_tried_again(netlink: Events, step: int) -> None:
 
 
 def test_kernel_without_ipv6_completes_the_dump(netlink: Events) -> None:
-    netlink._subject = GUEST._replace(steps=(unsupported, *GUEST.steps[1:]))
+    netlink._subject = replaced(0, 250, b"")  # EOPNOTSUPP, as for IPv6 in a kernel without it
     events = everything(netlink)
     assert events[-1] == DumpComplete()
     assert {type(event) for event in events[1:-1]} == {LinkSeen, AddressSeen}
