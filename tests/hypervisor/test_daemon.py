@@ -18,6 +18,7 @@ from garp_agent.wire.protocol import Burst, Info, Lease
 from tests import faults
 from tests.hypervisor.watching import COMMAND, ENVIRONMENT, PATIENCE, eventually, run, watching
 
+WITH_BRIDGE = ("unshare", "-mn", "sh", "-c", 'ip link add br0 type bridge && exec "$@"', "-")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
@@ -89,10 +90,9 @@ def test_signals_search_hint_at_the_given_pace_and_end(short_path: Path) -> None
 @needs_root
 def test_leases_are_given_renewed_and_revoked_at_the_end(short_path: Path) -> None:
     """It follows a bridge in a namespace of its own: without a link it promises nothing."""
-    namespace = ("unshare", "-n", "sh", "-c", 'ip link add br0 type bridge && exec "$@"', "-")
     options = (*only(short_path), "--bond", "br0", "--lease", "3")
     with Guests(short_path, [Manner.ANSWERS]) as guests:
-        with watching(short_path, *options, prefix=namespace) as watcher:
+        with watching(short_path, *options, prefix=WITH_BRIDGE) as watcher:
             eventually(lambda: len(guests.requests(0)) >= 4, "the lease is renewed")
             assert watcher.guests()["0-guest0"]["lease"] > 0
             assert [link["link"] for link in watcher.ask()["following"]] == ["br0"]
@@ -160,11 +160,10 @@ def test_watcher_without_a_status_socket_tells_the_service_manager(short_path: P
 def test_watcher_without_library_or_descriptors_continues(
     short_path: Path, loss: str, form: str
 ) -> None:
-    namespace = ("unshare", "-mn", "sh", "-c", 'ip link add br0 type bridge && exec "$@"', "-")
     options = (*only(short_path), "--log-format", form, "--bond", "br0", "-v")
     manners = [Manner.ANSWERS, Manner.REFUSES, Manner.GARBAGE, Manner.HANGS_UP, Manner.NO_AGENT]
     guests = Guests(short_path, manners)
-    with guests, watching(short_path, *options, prefix=namespace) as watcher:
+    with guests, watching(short_path, *options, prefix=WITH_BRIDGE) as watcher:
         eventually(lambda: "new" not in watcher.states().values(), "all were contacted")
         for take_away in faults.LOSSES[loss]:
             take_away(watcher.process.pid)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -44,11 +45,9 @@ def begin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
 
 def received(manager: socket.socket) -> list[str]:
     messages = []
-    while True:
-        try:
-            messages.append(manager.recv(4096).decode())
-        except BlockingIOError:
-            return messages
+    while select.select([manager], [], [], 0)[0]:
+        messages.append(manager.recv(4096).decode())
+    return messages
 
 
 def test_manager_receives_what_is_said(begin: Begin, manager: socket.socket) -> None:

@@ -67,11 +67,10 @@ class Talk:
     def turn(self, now: float, outcome: Outcome = Outcome.ANSWERED) -> dict[str, list[Any]]:
         """Let the calls that are due end so; return what they ask."""
         calls = self.watcher.advance(now)
-        found = asked(calls)
         answered = outcome is Outcome.ANSWERED
         follow = self.answer(calls, now) if answered else self.fail(calls, now, outcome)
         assert follow == []
-        return found
+        return asked(calls)
 
     def meet(self, now: float = 0.0) -> Talk:
         """Let agents answer all that is asked at that moment: info, then a lease."""
