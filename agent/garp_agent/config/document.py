@@ -15,7 +15,6 @@ from __future__ import annotations
 from typing import Any
 
 import yaml
-from yaml.composer import ComposerError
 
 from garp_agent.config.errors import ConfigError, Problem, shown
 
@@ -63,20 +62,18 @@ def compose(raw: bytes, source: str) -> Any:
 class _Composer(yaml.SafeLoader):
     _nodes = _depth = 0
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        parser: Any = self  # whose methods have no types
-        event = parser.peek_event()
-        start, wrong = event.start_mark, ""
+    def compose_node(self: Any, parent: Any, index: Any) -> Any:  # PyYAML's methods have no types
+        event = self.peek_event()
+        start = event.start_mark
         self._nodes += 1
         self._depth += 1
-        if self._depth > MOST_DEPTH:
-            allowed = f"at most {MOST_DEPTH} levels"
-            raise ComposerError(None, None, "nested too deeply", start, allowed)
-        if self._nodes > MOST_NODES:
-            allowed = f"at most {MOST_NODES} keys and values"
-            raise ComposerError(None, None, "too many values", start, allowed)
+        if self._depth > MOST_DEPTH or self._nodes > MOST_NODES:
+            wrong, allowed = "too many values", f"at most {MOST_NODES} keys and values"
+            if self._depth > MOST_DEPTH:
+                wrong, allowed = "nested too deeply", f"at most {MOST_DEPTH} levels"
+            raise yaml.composer.ComposerError(None, None, wrong, start, allowed)
         if isinstance(event, yaml.AliasEvent):
-            parser.get_event()
+            self.get_event()
             glob = shown(f"*{event.anchor}")
             wrong = f'YAML aliases are not supported, write "{glob}" if a glob is meant'
             node: Any = yaml.ScalarNode("", "", start, event.end_mark)  # type: ignore[arg-type]
@@ -85,15 +82,15 @@ class _Composer(yaml.SafeLoader):
             wrong = f"YAML {refused[0]}s are not supported" if refused else ""
             event.anchor = event.tag = None  # else PyYAML judges them, in its own words
             node = super().compose_node(parent, index)
-        node.wrong, node.given = wrong, _given(node)
         node.place = start.line + 1, start.column + 1
+        node.wrong, node.given = wrong, _given(node)
         self._depth -= 1
         return node
 
 
 def _explained(error: yaml.MarkedYAMLError) -> tuple[str, str]:
     """Return what is wrong, and what is allowed if that is known."""
-    if isinstance(error, ComposerError):  # from compose_node, or PyYAML's only other
+    if isinstance(error, yaml.composer.ComposerError):  # from compose_node, or PyYAML's only other
         note = error.note
         return (str(error.problem), note) if note else ("a second document begins", "one document")
     words = ", ".join(shown(part) for part in (error.context, error.problem) if part)

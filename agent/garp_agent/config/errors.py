@@ -6,11 +6,9 @@ allowed ...``.  Knows no key and no rule.  The daemon loads this module, so it i
 
 from __future__ import annotations
 
-from garp_agent.wire.record import NamedTuple
+from collections.abc import Iterable
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from garp_agent.wire.record import NamedTuple
 
 SHOWN_CHARACTERS = 60  # of a value; the line and the key say where the rest is
 
@@ -59,9 +57,8 @@ def escaped(text: str) -> str:
 def shown(text: str) -> str:
     """Shorten a piece of the file to one printable line."""
     text = " ".join(text[: 4 * SHOWN_CHARACTERS].split())
-    if len(text) > SHOWN_CHARACTERS:
-        text = text[: SHOWN_CHARACTERS - 3] + "..."
-    return escaped(text)
+    short = text[: SHOWN_CHARACTERS - 3] + "..."
+    return escaped(text if len(text) <= SHOWN_CHARACTERS else short)
 
 
 def series(words: Iterable[str], last: str) -> str:

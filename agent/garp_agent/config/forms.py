@@ -11,7 +11,6 @@ import ipaddress
 import re
 from collections.abc import Callable
 from decimal import Decimal
-from enum import Enum
 from typing import Any, NamedTuple
 
 import yaml
@@ -28,7 +27,7 @@ class Form(NamedTuple):
     parse: Callable[[Any], Any]  # a yaml.ScalarNode, or a list's values; raises InvalidError
     write: Callable[[Any], str]  # parse reads the same value back
     item: Any = None  # the Form of a list's items; None for a single value
-    too: tuple[str, str] = ("too small", "too large")
+    too: tuple[str, str] = ("too small", "too large")  # what is wrong beyond a bound
 
     def within(self, bound: Bound) -> Form:
         """Return the same form for numbers within a bound."""
@@ -43,17 +42,14 @@ class Form(NamedTuple):
         return self._replace(allowed=f"{self.allowed} from {least} to {most}", parse=parse)
 
 
-# -- numbers, with and without a unit ------------------------------------------------------
-
 _NUMBER = r"-?(?:0|[1-9][0-9]{0,29})(?:\.[0-9]{1,3})?"  # at most three decimals
 _SECONDS = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600)}
 
 
 def _measured(text: str, units: dict[str, Decimal], wrong: str) -> float:
     """Return a number times its unit."""
-    match = re.fullmatch(f"({_NUMBER})({'|'.join(units)})", text)
-    if not match:
-        raise InvalidError(wrong)
+    match: Any = re.fullmatch(f"({_NUMBER})({'|'.join(units)})", text)
+    require(match, wrong)
     return float(Decimal(match[1]) * units[match[2]]) + 0.0  # -0 is 0
 
 
@@ -71,11 +67,13 @@ def write_duration(seconds: float) -> str:
 
 
 def _parse_duration(node: yaml.ScalarNode) -> float:
+    """Take ``200ms``, ``1.5s``, ``10m``, ``1h`` as seconds."""
     require(not re.fullmatch(_NUMBER, node.value), f"no unit, write {node.value}s")
     return _measured(node.value, _SECONDS, "not a duration")
 
 
 def _parse_percentage(node: yaml.ScalarNode) -> float:
+    """Take ``12.5%`` as the fraction 0.125."""
     hint = ""
     if re.fullmatch(_NUMBER, node.value) and (number := Decimal(node.value)) >= 0:
         meant = number if number >= 1 else number * 100  # 20 and 0.2 mean 20%
@@ -101,30 +99,23 @@ PERCENTAGE = Form("a percentage", _parse_percentage, lambda part: _write_number(
 NUMBER = _number_form("a number", "int", "float")
 WHOLE_NUMBER = _number_form("a whole number", "int")
 
-# -- words, names, paths and address blocks ------------------------------------------------
 
-
-def _word_form(words: dict[str, Any], wrong: str, spellings: dict[str, str]) -> Form:
-    """Take one of these words; ``spellings`` has those for which the error names the word."""
+def choice_form(words: dict[str, Any], wrong: str = "no such choice", **hints: str) -> Form:
+    """Take one of these words; ``hints`` has the word for other spellings, in small letters."""
     written = {value: word for word, value in words.items()}
 
     def parse(node: yaml.ScalarNode) -> Any:
-        meant = spellings.get(node.value.lower())
-        require(not meant or (node.value == meant and not node.style), f"{wrong}, write {meant}")
+        hint = hints.get(node.value.lower())
+        require(not hint or (node.value == hint and not node.style), f"{wrong}, write {hint}")
         require(node.value in words, wrong)
         return words[node.value]
 
     return Form(series(words, "or"), parse, written.__getitem__)
 
 
-def choice_form(enum: type[Enum]) -> Form:
-    """Take one of an enumeration's values."""
-    return _word_form({member.value: member for member in enum}, "no such choice", {})
-
-
-_SPELLINGS = dict.fromkeys(("true", "yes", "on"), "true")
-_SPELLINGS |= dict.fromkeys(("false", "no", "off"), "false")
-SWITCH = _word_form({"true": True, "false": False}, "not a switch", _SPELLINGS)
+_SWITCH_HINTS = {"true": "true", "yes": "true", "on": "true"}
+_SWITCH_HINTS |= {"false": "false", "no": "false", "off": "false"}
+SWITCH = choice_form({"true": True, "false": False}, "not a switch", **_SWITCH_HINTS)
 
 
 def tag_of(node: yaml.ScalarNode) -> str:
@@ -163,8 +154,7 @@ def _text_form(allowed: str, *rules: tuple[bytes, str], none: bool = False) -> F
         if none and text == "none":
             return ""
         for pattern, wrong in rules:
-            raw = text.encode()
-            require(not re.match(pattern, raw), wrong.format(len(raw)))
+            require(not re.match(pattern, text.encode()), wrong.format(len(text.encode())))
         return text
 
     return Form(allowed, parse, lambda text: write_text(text) if text else "none")

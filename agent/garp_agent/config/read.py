@@ -17,7 +17,7 @@ import yaml
 
 from garp_agent.config.document import MOST_BYTES, compose
 from garp_agent.config.errors import ConfigError, InvalidError, Problem, require, series, shown
-from garp_agent.config.forms import Form, quoted, tag_of, write_duration, write_text
+from garp_agent.config.forms import quoted, tag_of, write_duration, write_text
 from garp_agent.config.keys import FORMS, TREE
 from garp_agent.config.settings import Settings
 
@@ -43,9 +43,7 @@ def read_text(raw: bytes, source: str) -> Settings:
     """
     reading = _Reading(source)
     root = compose(raw, source)
-    settings = Settings()
-    if root is not None:
-        settings = reading.read(root, root, "", TREE, settings)
+    settings = reading.read(root, root, "", TREE, Settings()) if root else Settings()
     reading.check_rules(settings)
     return reading.result(settings)
 
@@ -60,7 +58,6 @@ class _Reading:
         self._refused: set[str] = set()  # names of keys, sections and items
 
     def result(self, settings: Settings) -> Settings:
-        """Return the settings, if there is no problem.  Raises ConfigError."""
         if self._problems:
             raise ConfigError(self._problems)
         return settings
@@ -75,23 +72,20 @@ class _Reading:
             require(not node.wrong, node.wrong)
             if is_section:
                 return self._read_section(node, name and f"{name}.", form, default)
-            if form.item:
-                values = tuple(self._read_items(node, name, form.item))
-                return default if None in values else form.parse(values)
-            require(node.id == "scalar", "not a single value")
-            return form.parse(node)
+            if not form.item:
+                require(node.id == "scalar", "not a single value")
+                return form.parse(node)
+            is_text = node.id == "scalar" and node.value
+            hint = f", write [{shown(write_text(node.value))}]" if is_text else ""
+            require(node.id == "sequence", "not a list" + hint)
+            items = ((item, f"{name}[{index}]") for index, item in enumerate(node.value))
+            values = tuple(self.read(item, item, each, form.item, None) for item, each in items)
+            return default if None in values else form.parse(values)
         except InvalidError as invalid:
             allowed = f"a mapping with {series(form, 'and')}" if is_section else form.allowed
             self._report(at.place, node.given, name, str(invalid), allowed)
             self._refused.add(name)
             return default
-
-    def _read_items(self, node: Any, name: str, form: Form) -> list[Any]:
-        is_text = node.id == "scalar" and node.value
-        hint = f", write [{shown(write_text(node.value))}]" if is_text else ""
-        require(node.id == "sequence", "not a list" + hint)
-        items = enumerate(node.value)
-        return [self.read(item, item, f"{name}[{index}]", form, None) for index, item in items]
 
     def _read_section(self, node: Any, prefix: str, tree: dict[str, Any], values: Any) -> Any:
         if node.given == "nothing":  # as when all lines below a section are comments
@@ -109,13 +103,11 @@ class _Reading:
                 self._report(key.place, value.given, name, wrong, "once")
             else:
                 self._found[name] = key.place, value.given
-                old = getattr(values, key.value)
-                new = self.read(key, value, name, tree[key.value], old)
-                values = values._replace(**{key.value: new})
+                read = self.read(key, value, name, tree[key.value], getattr(values, key.value))
+                values = values._replace(**{key.value: read})
         return values
 
     def check_rules(self, settings: Settings) -> None:
-        """Report values that are good, but not together."""
         pair = ("interval", "longer"), ("interval_with_lease", "shorter")
         (other, less), (name, more) = pair if "interval_with_lease" in self._found else pair[::-1]
         if settings.interval > settings.interval_with_lease and not self._refused & {name, other}:
@@ -134,23 +126,17 @@ def _unknown(key: Any, prefix: str, tree: dict[str, Any]) -> tuple[str, str]:
         return "YAML merge keys are not supported", series(tree, "or")
     near = [prefix + name for name in difflib.get_close_matches(key.value[:60], tree, 1)]
     near = near or [name for name in FORMS if name.rpartition(".")[2] == key.value]
-    if near:
-        return f"no such key, did you mean {' or '.join(near)}?", ""
-    return "no such key", series(tree, "or")
-
-
-# -- the other direction, and the command line ---------------------------------------------
+    hint = f", did you mean {' or '.join(near)}?" if near else ""
+    return f"no such key{hint}", "" if near else series(tree, "or")
 
 
 def as_yaml(settings: Any, tree: dict[str, Any] = TREE, indent: str = "") -> str:
     """Write every key, so that :func:`read_text` gives the same settings again."""
     text = ""
     for name, form in tree.items():
-        value = getattr(settings, name)
-        if isinstance(form, dict):
-            text += f"{indent}{name}:\n{as_yaml(value, form, indent + '  ')}"
-        else:
-            text += f"{indent}{name}: {form.write(value)}\n"
+        value, is_section = getattr(settings, name), isinstance(form, dict)
+        rest = "\n" + as_yaml(value, form, "  ") if is_section else f" {form.write(value)}\n"
+        text += f"{indent}{name}:{rest}"
     return text
 
 
