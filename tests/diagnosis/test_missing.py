@@ -11,13 +11,14 @@ from garp_agent import diagnosis
 from garp_agent.diagnosis.doctor import run as doctor
 from garp_agent.diagnosis.watch import run as watch
 
-COMMANDS = {
-    "doctor": lambda: doctor.run(None, None, send=True, as_json=False),
-    "watch": lambda: watch.run(watch.Wanted()),
-}
 
-
-@pytest.mark.parametrize(("name", "command"), COMMANDS.items())
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("doctor", lambda: doctor.run(None, None, send=True, as_json=False)),
+        ("watch", lambda: watch.run(watch.Wanted())),
+    ],
+)
 def test_command_without_scapy_names_the_package(
     name: str,
     command: Callable[[], int],

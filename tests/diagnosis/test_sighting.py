@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-import struct
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scapy.layers.l2 import ARP, Ether
 
 from garp_agent.diagnosis.sighting import BROADCAST, Sighting, dissect
 from tests import golden
 
-A = "02:00:00:00:00:0a"
-MAC = bytes.fromhex("02000000000a")
-ADDRESS = bytes([192, 0, 2, 1])
-OTHER = bytes([192, 0, 2, 2])
-OTHER_MAC = bytes.fromhex("02000000000b")
+A, B = "02:00:00:00:00:0a", "02:00:00:00:00:0b"
+ADDRESS, OTHER, NONE = "192.0.2.1", "192.0.2.2", "0.0.0.0"
+ZERO_MAC = "00:00:00:00:00:00"
 NA = "unsolicited-na"
-ALL = b"\xff" * 6
 
 
 def arp(
     opcode: int = 1,
-    sender: bytes = ADDRESS,
-    target: bytes = ADDRESS,
+    sender: str = ADDRESS,
+    target: str = ADDRESS,
     *,
-    ethertype: bytes = b"\x08\x06",
-    destination: bytes = ALL,
-    source: bytes = MAC,
-    hardware_address: bytes = MAC,
+    ethertype: int = 0x0806,
+    destination: str = BROADCAST,
+    source: str = A,
+    mac: str = A,
 ) -> bytes:
-    header = struct.pack("!HHBBH", 1, 0x0800, 6, 4, opcode)
-    return destination + source + ethertype + header + hardware_address + sender + bytes(6) + target
+    body = ARP(op=opcode, hwsrc=mac, psrc=sender, hwdst=ZERO_MAC, pdst=target)
+    return bytes(Ether(type=ethertype, dst=destination, src=source) / body)
 
 
 def seen(frame: bytes) -> Sighting:
@@ -95,7 +91,7 @@ ANSWER = spoilt(38, *bytes.fromhex("fe80" + 13 * "00" + "01" + "8800f921" + "60"
         golden.read("frames/arp-reply-tagged"),
         golden.read("frames/dad-solicitation"),
         arp(1, ADDRESS, OTHER),  # a question
-        arp(2, ADDRESS, OTHER, destination=b"\x02" + bytes(5)),  # its answer
+        arp(2, ADDRESS, OTHER, destination=A),  # its answer
         ANSWER,
     ],
 )
@@ -107,26 +103,24 @@ def test_other_neighbour_traffic_is_none(frame: bytes) -> None:
     ("frame", "kind", "fault"),
     [
         (arp(2, ADDRESS, OTHER), "arp-reply", "broadcast reply to 192.0.2.2"),
-        (arp(1, bytes(4), bytes(4)), "arp-request", "announces 0.0.0.0"),
+        (arp(1, NONE, NONE), "arp-request", "announces 0.0.0.0"),
         (arp(3), "rarp", "RARP opcode 3 in an ARP frame: peers ignore it"),
         (arp(9), "arp-opcode-9", "opcode 9: peers ignore it"),
-        (arp(1, ethertype=b"\x80\x35"), "rarp", "opcode 1 in a RARP frame, 3 is expected"),
-        (arp(source=OTHER_MAC), "arp-request", f"sent by 02:00:00:00:00:0b, announces {A}"),
+        (arp(1, ethertype=0x8035), "rarp", "opcode 1 in a RARP frame, 3 is expected"),
+        (arp(source=B), "arp-request", f"sent by {B}, announces {A}"),
         (
-            arp(source=ALL, hardware_address=ALL),
-            *("arp-request", "announces a group's hardware address"),
+            arp(source=BROADCAST, mac=BROADCAST),
+            "arp-request",
+            "announces a group's hardware address",
         ),
-        (
-            arp(source=bytes(6), hardware_address=bytes(6)),
-            *("arp-request", "announces no hardware address"),
-        ),
+        (arp(source=ZERO_MAC, mac=ZERO_MAC), "arp-request", "announces no hardware address"),
         # Offsets are those of the annotated golden frame.
         (spoilt(21, 64), NA, "hop limit 64, must be 255"),
         (spoilt(56, 0xF9, 0x22), NA, "wrong checksum"),
         # The flag is part of the sum.
         (spoilt(56, 0xB9, 0x21, 0x60), NA, "solicited flag in an advertisement to all"),
         (spoilt(55, 1, 0xF9, 0x20), NA, "ICMPv6 code 1, must be 0"),
-        (spoilt(6, *OTHER_MAC), NA, f"sent by 02:00:00:00:00:0b, announces {A}"),
+        (spoilt(11, 0x0B), NA, f"sent by {B}, announces {A}"),
     ],
 )
 def test_irregular_frame_has_its_fault(frame: bytes, kind: str, fault: str) -> None:
@@ -137,7 +131,7 @@ def test_irregular_frame_has_its_fault(frame: bytes, kind: str, fault: str) -> N
 def test_arp_destination_target_and_length_are_read() -> None:
     sighting = seen(arp())
     assert sighting.destination == BROADCAST
-    assert (sighting.target_hardware_address, sighting.length) == ("00:00:00:00:00:00", 42)
+    assert (sighting.target_hardware_address, sighting.length) == (ZERO_MAC, 42)
 
 
 def test_advertisement_without_hardware_address_is_a_fault() -> None:

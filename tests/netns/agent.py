@@ -14,12 +14,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from scapy.layers.inet6 import ICMPv6ND_NA, IPv6
+from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6NDOptDstLLAddr, IPv6
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet
 
@@ -57,6 +58,26 @@ def until(look: Callable[[], T], what: str) -> T:
         assert time.monotonic() < end, f"never happened: {what}"
         time.sleep(0.002)
     return value
+
+
+@contextlib.contextmanager
+def meanwhile(*work: Callable[[], object]) -> Iterator[None]:
+    """Call each function again and again during the block, each in a thread of its own."""
+    over = threading.Event()
+
+    def repeat(each: Callable[[], object]) -> None:
+        while not over.is_set():
+            each()
+
+    threads = [threading.Thread(target=repeat, args=(each,)) for each in work]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
 
 
 class Agent:
@@ -286,6 +307,16 @@ class Site(NamedTuple):
         """Run ip(8) commands in the guest."""
         self.lab.ip("guest", *commands)
 
+    def add_link(self, name: str, address: str) -> None:
+        """Give the guest a veth link, whose name may hold odd characters, with one address."""
+        for words in (
+            f"link add dev {name} type veth peer name {address}",
+            f"link set {address} up",
+            f"address add {address}/24 dev {name}",
+            f"link set dev {name} up",
+        ):
+            self.lab.run("guest", ["ip", *words.split()])
+
     def sysctl(self, role: str, setting: str) -> None:
         """Set "net.ipv4...=value" in a role's namespace."""
         self.lab.run(role, ["sysctl", "-qw", setting])
@@ -311,10 +342,19 @@ def announced(packet: Packet) -> str:
     return ""
 
 
-def believed(where: lab.Lab, address: str, role: str = "peer") -> str | None:
-    """Return the hardware address that a role's neighbour table has for an address."""
-    entry = where.neighbours(role).get(address)
+def set_entry(where: lab.Lab, address: str, mac: str) -> None:
+    """Give the peer a neighbour entry that the next announcement replaces."""
+    where.ip("peer", f"neigh replace {address} lladdr {mac} dev eth0 nud stale")
+
+
+def believed(where: lab.Lab, address: str) -> str | None:
+    """Return the hardware address that the peer has for an address."""
+    entry = where.neighbours("peer").get(address)
     return entry.mac if entry else None
+
+
+def wait_until_believed(where: lab.Lab, address: str, mac: str = lab.GUEST_MAC) -> None:
+    until(lambda: believed(where, address) == mac, f"the peer has {mac} for {address}")
 
 
 def command(
@@ -323,3 +363,20 @@ def command(
     """Run `garp-agent ARGUMENTS` to its end."""
     words = [*prefix, *COMMAND, *arguments]
     return where.run(role, words, env=ENVIRONMENT, check=False, timeout=LIMIT)
+
+
+def gratuitous(mac: str, address: str = lab.GUEST_ADDRESS, op: int = 1) -> Ether:
+    """Return the gratuitous ARP with which a station claims an address."""
+    everybody = "ff:ff:ff:ff:ff:ff"
+    arp = ARP(op=op, hwsrc=mac, psrc=address, hwdst=everybody, pdst=address)
+    return Ether(src=mac, dst=everybody) / arp
+
+
+def advertisement(mac: str, source: str, address: str, override: int = 1) -> Ether:
+    """Return an unsolicited NA, sent from `source`, for an address."""
+    return (
+        Ether(dst="33:33:00:00:00:01", src=mac)
+        / IPv6(src=source, dst="ff02::1", hlim=255)
+        / ICMPv6ND_NA(tgt=address, R=0, S=0, O=override)
+        / ICMPv6NDOptDstLLAddr(lladdr=mac)
+    )

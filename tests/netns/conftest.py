@@ -45,22 +45,7 @@ def site2(site: Site) -> Site:
 
 
 @pytest.fixture
-def bridged_lab(labs: None) -> Iterator[lab.TinyLab]:
+def bridged(labs: None, tmp_path: Path) -> Iterator[Site]:
     """guest eth0 -- switch -- eth0 peer"""
-    with lab.TinyLab(bridged=True) as tiny:
-        yield tiny
-
-
-@pytest.fixture(params=list(lab.Wiring), ids=lambda wiring: wiring.value)
-def failover_lab(labs: None, request: pytest.FixtureRequest) -> Iterator[lab.FailoverLab]:
-    """The fault, in each of the two places where the stale entry can be."""
-    with lab.FailoverLab(request.param) as made:
-        yield made
-
-
-@pytest.fixture(scope="session")
-def arping() -> str:
-    """iputils' arping, which sends the gratuitous ARP of another machine."""
-    if reason := lab.why_no_arping():
-        pytest.skip(reason)
-    return "arping"
+    with lab.TinyLab(bridged=True) as tiny, Capture(tiny) as wire:
+        yield Site(tiny, wire, tmp_path)

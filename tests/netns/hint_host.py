@@ -24,6 +24,20 @@ class Line:
     def send(self, *lines: bytes) -> None:
         os.write(self.descriptor, b"".join(line + b"\n" for line in lines))
 
+    def exchange(self, data: bytes) -> None:
+        """Write all of `data`, and drop replies meanwhile: the agent may wait for that."""
+        os.set_blocking(self.descriptor, False)
+        end = time.monotonic() + LIMIT
+        while data:
+            readable, writable, _ = select.select([self.descriptor], [self.descriptor], [], 1.0)
+            if readable:
+                read = os.read(self.descriptor, 1 << 16)
+                assert read, "the agent hung up"
+                self._unread = (self._unread + read).rpartition(b"\n")[2]
+            if writable:
+                data = data[os.write(self.descriptor, data) :]
+            assert time.monotonic() < end, "it reads no more"
+
     def reply(self) -> dict[str, Any]:
         """Return the next line, without the 0xFF that ends a line begun before."""
         end = time.monotonic() + LIMIT

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 from scapy.layers.inet6 import ICMPv6ND_NA
@@ -11,7 +10,17 @@ from scapy.layers.l2 import ARP, Ether
 
 from bench.lab import GUEST_ADDRESS, GUEST_ADDRESS6, GUEST_MAC, TinyLab
 from tests import golden
-from tests.netns.agent import NEW_MAC, QUIET, RARP, Agent, Capture, Site, believed, until
+from tests.netns.agent import (
+    NEW_MAC,
+    QUIET,
+    RARP,
+    Capture,
+    Site,
+    believed,
+    set_entry,
+    until,
+    wait_until_believed,
+)
 
 OLD_MAC = "02:00:5e:00:53:99"
 GOLDEN_MAC = "02:00:00:00:00:0a"  # the sender of the golden frames
@@ -47,26 +56,9 @@ def test_frame_on_the_wire_is_the_golden_frame(
     ]
 
 
-def test_dry_run_logs_frames_and_sends_none(site6: Site) -> None:
-    with site6.start("--dry-run") as agent:
-        agent.wait_for_log("frame-sent", cause="start", count=2)
-        site6.guest("address add 192.0.2.77/24 dev eth0")
-        line = agent.wait_for_log("frame-sent", address="192.0.2.77")
-        assert (line["interface"], line["kind"]) == ("eth0", "arp-request")
-        assert line["dry_run"] == "nothing is sent"
-        assert agent.status()["dry_run"]
-        assert agent.burst() == 3
-    assert site6.wire.announcements() == []
-
-
 def make_entries_stale(where: TinyLab) -> None:
-    """Give the peer entries for the guest's addresses with another hardware address."""
     for address in (GUEST_ADDRESS, GUEST_ADDRESS6):
-        where.ip("peer", f"neigh replace {address} lladdr {OLD_MAC} dev eth0 nud stale")
-
-
-def wait_until_believed(where: TinyLab, address: str, mac: str = GUEST_MAC) -> None:
-    until(lambda: believed(where, address) == mac, f"the peer has {mac} for {address}")
+        set_entry(where, address, OLD_MAC)
 
 
 @pytest.mark.parametrize("form", ["request", "reply", "both"])
@@ -89,14 +81,12 @@ def test_arp_reply_within_the_locktime_of_a_peer_moves_its_entry(site6: Site) ->
             wait_until_believed(site6.lab, address, NEW_MAC)
 
 
-def test_arp_probe_teaches_the_switch_and_no_neighbour(
-    bridged_lab: TinyLab, tmp_path: Path
-) -> None:
-    bridged_lab.ip("peer", f"neigh replace {GUEST_ADDRESS} lladdr {OLD_MAC} dev eth0 nud stale")
-    with Capture(bridged_lab) as wire, Agent(bridged_lab, tmp_path, config=f"{QUIET}arp: probe\n"):
-        wire.wait_for(GUEST_ADDRESS)
-        assert bridged_lab.fdb("switch")[GUEST_MAC] == "guest"
-    assert believed(bridged_lab, GUEST_ADDRESS) == OLD_MAC
+def test_arp_probe_teaches_the_switch_and_no_neighbour(bridged: Site) -> None:
+    set_entry(bridged.lab, GUEST_ADDRESS, OLD_MAC)
+    with bridged.start(config=f"{QUIET}arp: probe\n"):
+        bridged.wire.wait_for(GUEST_ADDRESS)
+        assert bridged.lab.fdb("switch")[GUEST_MAC] == "guest"
+    assert believed(bridged.lab, GUEST_ADDRESS) == OLD_MAC
 
 
 def test_router_flag_of_a_peer_follows_forwarding(site6: Site) -> None:
@@ -142,18 +132,20 @@ def test_announcements_make_no_entry_in_a_peer_and_draw_no_answer(site6: Site) -
 
 
 @pytest.mark.parametrize("what", [GUEST_ADDRESS, RARP])
-def test_bridge_moves_the_guest_to_the_port_where_it_announces(
-    bridged_lab: TinyLab, tmp_path: Path, what: str
-) -> None:
-    bridged_lab.ip("switch", "link add spare type veth peer name other", "link set spare up")
-    bridged_lab.ip("switch", "link set other up", "link set spare master br0")
+def test_bridge_moves_the_guest_to_the_port_where_it_announces(bridged: Site, what: str) -> None:
+    bridged.lab.ip(
+        "switch",
+        "link add spare type veth peer name other",
+        "link set spare up master br0",
+        "link set other up",
+    )
     if what == RARP:
-        bridged_lab.ip("guest", "address flush dev eth0")
+        bridged.guest("address flush dev eth0")
     stale = f"bridge fdb replace {GUEST_MAC} dev spare master dynamic".split()
-    with Agent(bridged_lab, tmp_path, config=f"{QUIET}mac_only: true\n") as agent:
+    with bridged.start(config=f"{QUIET}mac_only: true\n") as agent:
         for _ in range(3):
-            bridged_lab.run("switch", stale)
-            assert bridged_lab.fdb("switch")[GUEST_MAC] == "spare"
+            bridged.lab.run("switch", stale)
+            assert bridged.lab.fdb("switch")[GUEST_MAC] == "spare"
             assert agent.burst() == 1
             # The reply follows the frames, and a bridge learns before it forwards.
-            assert bridged_lab.fdb("switch")[GUEST_MAC] == "guest"
+            assert bridged.lab.fdb("switch")[GUEST_MAC] == "guest"

@@ -12,17 +12,6 @@ from tests.netns.agent import LONG_BURST, NEW_MAC, OTHER_MAC, QUIET, Capture, Si
 ADDED = "192.0.2.50"
 
 
-def test_added_address_is_announced_alone(site: Site) -> None:
-    with site.start() as agent:
-        site.wire.wait_for(GUEST_ADDRESS)
-        site.guest(f"address add {ADDED}/24 dev eth0")
-        site.wire.wait_for(ADDED)
-        entry = agent.addresses()[ADDED]
-        assert (entry["sent"], entry["last_cause"]) == (1, "address-added")
-        assert agent.addresses()[GUEST_ADDRESS]["sent"] == 1
-        assert len(agent.log("address-announced", address=ADDED)) == 1
-
-
 @pytest.mark.parametrize("address", [f"{ADDED}/24", "2001:db8::50/64"])
 def test_removed_address_is_not_announced_from_the_next_frame_on(site6: Site, address: str) -> None:
     text, _, length = address.partition("/")
@@ -54,19 +43,6 @@ def test_removal_behind_hundreds_of_events_is_read_before_the_next_frame(site: S
         until(lambda: agent.sent_by("operator"), "it bursts")
         assert site.wire.announcements(ADDED) == []
         assert agent.status()["overruns"] == 0
-
-
-@pytest.mark.parametrize("address", [f"{ADDED}/24", "2001:db8::50/64"])
-def test_expired_address_is_not_announced(site6: Site, address: str) -> None:
-    text, _, length = address.partition("/")
-    lifetimes = "valid_lft 1 preferred_lft 1" + (" nodad" if length == "64" else "")
-    with site6.start() as agent:
-        site6.guest(f"address add {address} dev eth0 {lifetimes}")
-        site6.wire.wait_for(text)
-        until(lambda: text not in agent.addresses(), "it has expired")
-        site6.wire.clear()
-        assert agent.burst() == 2
-        assert site6.wire.announcements(text) == []
 
 
 @pytest.mark.parametrize(("promote", "left"), [(0, set()), (1, {"192.0.2.60"})])
@@ -213,23 +189,3 @@ def test_link_moved_to_another_namespace_and_back_is_withdrawn_and_found(site: S
         where.host("guest", "eth0", GUEST_MAC, f"{ADDED}/24")
         site.wire.wait_for(ADDED)
         assert site.wire.announcements(GUEST_ADDRESS) == []
-
-
-def test_token_bucket_holds_whatever_triggers_a_burst(site: Site) -> None:
-    """Depth 5, and a rate that adds no token during the test: 0.1 a second."""
-    config = f"{QUIET}rate_limit:\n  frames_per_second: 0.1\n  depth: 5\n"
-    changes = [
-        f"address add {ADDED}/24 dev eth0",
-        f"link set eth0 address {NEW_MAC}",
-        "link set eth0 down",
-        "link set eth0 up",
-        f"address del {ADDED}/24 dev eth0",
-        f"link set eth0 address {GUEST_MAC}",
-    ]
-    with site.start(config=config) as agent:
-        for change in changes * 8:
-            site.guest(change)
-            agent.burst()  # after it has read the change
-        status = agent.status()
-        assert 5 <= status["frames"]["sent"] <= 5 + status["uptime"] * 0.1 + 1
-        assert (agent.link("eth0") or {})["held"] >= 1

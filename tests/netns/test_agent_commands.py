@@ -9,18 +9,25 @@ import os
 import signal
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from scapy.layers.l2 import ARP, Ether
 
-from bench.lab import GUEST_ADDRESS, GUEST_MAC, PEER_MAC
-from tests.netns.agent import COMMAND, ENVIRONMENT, LIMIT, QUIET, Agent, Site, command, until
+from bench.lab import GUEST_ADDRESS, GUEST_MAC
+from tests.netns.agent import (
+    COMMAND,
+    ENVIRONMENT,
+    LIMIT,
+    NO_BUCKET,
+    QUIET,
+    Agent,
+    Site,
+    command,
+    until,
+)
 
 UNPRIVILEGED = ("setpriv", "--bounding-set", "-net_raw", "--inh-caps", "-net_raw")
-NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
-NO_LIMIT = "rate_limit:\n  frames_per_second: 1000\n  depth: 1000\n"
 BAD = "interval: soon\nburst: []\nnonsense: 1\n"
 NOTHING = "garp-agent: nothing to announce; `garp-agent list` says why\n"
 
@@ -31,12 +38,8 @@ def result(site: Site, *words: str, prefix: tuple[str, ...] = ()) -> tuple[int, 
     return done.returncode, done.stdout, done.stderr
 
 
-@pytest.fixture
-def public(site: Site) -> Iterator[Site]:
-    """A site whose directory is open to every user; those of pytest are not."""
-    with tempfile.TemporaryDirectory(prefix="garp-agent-") as directory:
-        Path(directory).chmod(0o777)
-        yield site._replace(directory=Path(directory))
+def user(number: int) -> tuple[str, ...]:
+    return ("setpriv", f"--reuid={number}", f"--regid={number}", "--clear-groups")
 
 
 # -- run ------------------------------------------------------------------------------------
@@ -85,14 +88,6 @@ def test_a_bad_configuration_ends_a_command_with_its_errors(site: Site, asked: s
     ]
 
 
-def test_run_prefers_its_options_to_the_file(site: Site) -> None:
-    with site.start("--interval", "7s") as agent:
-        assert agent.status()["interval"] == 7.0
-        agent.reload("interval: 20s\n")
-        agent.wait_for_log("configuration-loaded")
-        assert agent.status()["interval"] == 7.0
-
-
 # -- privileges -----------------------------------------------------------------------------
 
 
@@ -104,40 +99,37 @@ def test_a_command_that_sends_needs_the_capability(site: Site, asked: str) -> No
     assert "CAP_NET_RAW" in errors
 
 
-def test_a_dry_run_needs_no_capability_and_sends_nothing(site: Site) -> None:
+def test_dry_run_and_list_need_no_capability_and_send_nothing(site: Site) -> None:
     status, said, _ = result(site, "announce", "--dry-run", prefix=UNPRIVILEGED)
     assert (status, said) == (0, "1 frames would be sent, 0 dropped\n")
     with site.start("--dry-run", prefix=UNPRIVILEGED) as agent:
         assert agent.burst() == 1
+        assert agent.status()["dry_run"]
+        line = agent.wait_for_log("frame-sent", cause="operator", interface="eth0")
+        assert (line["address"], line["kind"]) == (GUEST_ADDRESS, "arp-request")
+        assert line["dry_run"] == "nothing is sent"
+    status, said, _ = result(site, "list", prefix=UNPRIVILEGED)
+    row = f"eth0 veth {GUEST_MAC} {GUEST_ADDRESS} arp-request"
+    assert (status, said.splitlines()[-1].split()) == (0, row.split())
     assert site.wire.announcements() == []
 
 
-def test_list_needs_no_capability(site: Site) -> None:
-    status, said, _ = result(site, "list", prefix=UNPRIVILEGED)
-    assert status == 0
-    assert said.splitlines()[-1].split() == [
-        *("eth0", "veth", GUEST_MAC, GUEST_ADDRESS, "arp-request")
-    ]
-    _, link = json.loads(result(site, "list", "--json")[1])
-    assert link["addresses"][0]["address"] == GUEST_ADDRESS
-
-
-def test_an_unprivileged_user_with_the_capability_runs_it(public: Site) -> None:
+def test_unprivileged_user_with_the_capability_runs_it_and_others_may_not_ask(site: Site) -> None:
     caps = ("--inh-caps=+net_raw", "--ambient-caps=+net_raw", "--bounding-set=-all,+net_raw")
-    with public.start(prefix=(*NOBODY, *caps)) as agent:
-        public.wire.wait_for(GUEST_ADDRESS)
-        agent.reload("interval: 30s\n")
-        until(lambda: agent.status()["interval"] == 30.0, "it reloads")
-        assert agent.log("claims-unheard") == []
-        assert agent.control.stat().st_uid == 65534
-
-
-def test_another_user_may_not_ask_the_daemon(public: Site) -> None:
-    with public.start() as agent:
-        asked = ("status", "--control-socket", str(agent.control))
-        status, said, errors = result(public, *asked, prefix=NOBODY)
-        assert (status, said) == (1, "")
-        assert "permission denied" in errors
+    # Those of pytest are not open to other users.
+    with tempfile.TemporaryDirectory(prefix="garp-agent-") as directory:
+        Path(directory).chmod(0o777)
+        site = site._replace(directory=Path(directory))
+        with site.start(prefix=(*user(65534), *caps)) as agent:
+            site.wire.wait_for(GUEST_ADDRESS)
+            agent.reload("interval: 30s\n")
+            until(lambda: agent.status()["interval"] == 30.0, "it reloads")
+            assert agent.log("claims-unheard") == []
+            assert agent.control.stat().st_uid == 65534
+            asked = ("status", "--control-socket", str(agent.control))
+            status, said, errors = result(site, *asked, prefix=user(65533))
+    assert (status, said) == (1, "")
+    assert "permission denied" in errors
 
 
 # -- announce -------------------------------------------------------------------------------
@@ -231,12 +223,14 @@ def test_a_bad_reload_is_refused_with_all_its_errors(site: Site) -> None:
         assert (agent.status()["interval"], agent.announced()) == (30.0, set())
 
 
-def test_a_reload_moves_the_control_socket_and_closes_it(site: Site) -> None:
-    with site.start() as agent:
+def test_reload_keeps_options_and_moves_and_closes_the_control_socket(site: Site) -> None:
+    with site.start("--interval", "7s") as agent:
+        assert agent.status()["interval"] == 7.0
         old, agent.control = agent.control, site.directory / "elsewhere" / "control.sock"
         agent.reload(QUIET)
         agent.wait_for_log("configuration-loaded")
         assert agent.burst() == 1
+        assert agent.status()["interval"] == 7.0
         assert not old.exists()
         agent.config.write_text("control_socket: none\nhint_port: none\n")
         agent.kill(signal.SIGHUP)
@@ -284,7 +278,7 @@ def test_the_service_manager_is_notified(site: Site) -> None:
 
 
 def test_the_log_has_a_line_for_each_change_and_with_v_for_each_frame(site: Site) -> None:
-    config = "interval: 100ms\n" + NO_LIMIT
+    config = "interval: 100ms\n" + NO_BUCKET
     with site.start(config=config) as agent:
         until(lambda: agent.sent() >= 8, "eight frames are sent")
         events = [line["event"] for line in agent.log()]
@@ -321,7 +315,7 @@ def test_a_log_reader_that_hangs_does_not_stop_announcements(
 ) -> None:
     read_end, write_end = streams()
     flags = fcntl.fcntl(write_end, fcntl.F_GETFL)
-    agent = site.start("-v", config=QUIET + NO_LIMIT, stderr=write_end)
+    agent = site.start("-v", config=QUIET + NO_BUCKET, stderr=write_end)
     for _ in range(1500):  # 340 kB of log lines
         assert agent.burst() == 1
     # Other processes may have the stream open, and do not expect other flags.
@@ -362,19 +356,3 @@ def test_the_agent_wakes_for_its_refreshes_only(site: Site) -> None:
         woken = agent.voluntary_switches() - before
         # One for each frame.  One frame more may be under way at each end of the count.
         assert woken <= len(site.wire.announcements()) + 2
-
-
-@pytest.mark.parametrize("address", ["192.0.2.10/24", ""], ids=["announces", "has no address"])
-def test_claims_of_other_addresses_do_not_wake_the_agent(site: Site, address: str) -> None:
-    if not address:
-        site.guest("address flush dev eth0")
-    with site.start() as agent:
-        until(agent.is_asleep, "it sleeps")
-        before = agent.voluntary_switches()
-        with site.lab.packet_socket("peer", "eth0") as other:
-            for n in range(20, 220):
-                own = f"192.0.2.{n}"
-                arp = ARP(hwsrc=PEER_MAC, psrc=own, pdst=own)
-                other.send(bytes(Ether(src=PEER_MAC, dst="ff:ff:ff:ff:ff:ff") / arp))
-        until(agent.is_asleep, "it sleeps")
-        assert agent.voluntary_switches() - before == 0

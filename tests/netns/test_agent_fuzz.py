@@ -6,21 +6,17 @@ bucket, and has only lines in its log.
 
 from __future__ import annotations
 
-import os
 import random
-import select
 import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 
 import pytest
 
 from garp_agent.config.settings import Settings
-from garp_agent.runtime import client
 from tests.fuzz import targets
-from tests.netns.agent import LIMIT, QUIET, Site, until
-from tests.netns.hint_host import HOSTS, Host
+from tests.netns.agent import QUIET, Site, until
+from tests.netns.hint_host import HOSTS, Line
 
 # Messages a round; a terminal line is slow.
 MESSAGES = {"socket": 20000, "terminal": 1500, "control socket": 20000}
@@ -71,64 +67,11 @@ def chunks(chance: random.Random, messages: int) -> Iterator[bytes]:
     yield unsent
 
 
-def exchange(descriptor: int, data: bytes) -> None:
-    """Write all of `data`, and read replies meanwhile: the agent may wait for that."""
-    end = time.monotonic() + LIMIT
-    while data:
-        readable, writable, _ = select.select([descriptor], [descriptor], [], 1.0)
-        if readable:
-            assert os.read(descriptor, 1 << 16), "it hung up"
-        if writable:
-            data = data[os.write(descriptor, data) :]
-        assert time.monotonic() < end, "it reads no more"
-
-
-class HintLine:
-    """A hint port with one host that stays."""
-
-    def __init__(self, host: Host) -> None:
-        self._line = host.connected()
-        os.set_blocking(self._line.descriptor, False)
-
-    def write(self, _chance: random.Random, data: bytes) -> None:
-        exchange(self._line.descriptor, data)
-
-    def settle(self, number: int) -> None:
-        """Return when everything before this is answered, and a burst is too."""
-        for request in (b'{"execute": "sync", "id": "%d"}', b'{"execute": "burst", "id": "%d"}'):
-            exchange(self._line.descriptor, b"\xff" + request % number + b"\n")
-            while self._line.reply().get("id") != str(number):
-                pass
-
-    def close(self) -> None:
-        self._line.close()
-
-
-class ControlClients:
-    """Many clients of the control socket, some of which hang up within a message."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._clients: list[socket.socket] = []
-
-    def write(self, chance: random.Random, data: bytes) -> None:
-        if len(self._clients) < CLIENTS:
-            self._clients.append(socket.socket(socket.AF_UNIX))
-            self._clients[-1].connect(self._path)
-            self._clients[-1].setblocking(False)
-        sock = chance.choice(self._clients)
-        exchange(sock.fileno(), data)
-        if chance.random() < 0.02:
-            self._clients.remove(sock)
-            sock.close()
-
-    def settle(self, _number: int) -> None:
-        self.close()
-        assert "frames" in client.ask(self._path, "burst")
-
-    def close(self) -> None:
-        while self._clients:
-            self._clients.pop().close()
+def settle(line: Line, number: int) -> None:
+    """Return when everything before this is answered, and a burst is too."""
+    line.exchange(b'\xff{"execute": "burst", "id": "%d"}\n' % number)
+    while line.reply().get("id") != str(number):
+        pass
 
 
 @pytest.mark.parametrize("kind", MESSAGES)
@@ -142,15 +85,28 @@ def test_hostile_chunks_change_neither_memory_nor_descriptors_nor_rate(
         # The agent tries again at each refresh to open a port that is not there yet.
         config = QUIET.replace("270s", "200ms", 1)
         agent = stack.enter_context(site.start(*options, config=config))
-        place = stack.enter_context(
-            closing(HintLine(host) if host else ControlClients(str(agent.control)))
-        )
-        place.settle(0)
+
+        def connect() -> Line:
+            if host:
+                return host.connected()
+            client = socket.socket(socket.AF_UNIX)
+            client.connect(str(agent.control))
+            return Line(client.detach())
+
+        clients = [connect() for _ in range(1 if host else CLIENTS)]
+        stack.callback(lambda: list(map(Line.close, clients)))
+        for each in clients:
+            settle(each, 0)
         files, memory = agent.open_files(), []
         for number in range(1, ROUNDS + 1):
             for data in chunks(chance, MESSAGES[kind]):
-                place.write(chance, data)
-            place.settle(number)
+                place = chance.randrange(len(clients))
+                clients[place].exchange(data)
+                if not host and chance.random() < 0.02:  # hang up within a message
+                    clients[place].close()
+                    clients[place] = connect()
+            for each in clients:
+                settle(each, number)
             assert agent.status()["pid"] == agent.pid
             until(lambda: agent.open_files() == files, "as many files are open as before")
             memory.append(agent.resident())

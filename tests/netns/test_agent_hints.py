@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from bench.lab import GUEST_ADDRESS, GUEST_MAC
-from tests.netns.agent import LIMIT, NO_BUCKET, QUIET, Agent, Site, until
+from tests.netns.agent import NO_BUCKET, QUIET, Agent, Site, meanwhile, until
 from tests.netns.hint_host import HOSTS, Host, Line, SocketHost
 
 # With refreshes, at which the agent tries again to open a closed port.
@@ -36,78 +34,26 @@ def connected(site: Site, host: Host, config: str) -> Iterator[tuple[Agent, Line
             yield agent, line.result()
 
 
-@pytest.fixture
-def hinted(site: Site, host: Host) -> Iterator[tuple[Agent, Line]]:
-    """An agent that announces only when it is told to, and the host's line to it."""
-    with connected(site, host, QUIET) as (agent, line):
-        yield agent, line
-    line.close()
-
-
-def test_burst_hint_is_answered_after_its_frames(hinted: tuple[Agent, Line], site: Site) -> None:
-    agent, line = hinted
-    site.wire.clear()
-    for n in range(1, 4):
-        (reply,) = line.ask(b"BURST")
-        assert len(site.wire.announcements(GUEST_ADDRESS)) == n
-        assert reply["return"]["frames"] == 1
-    assert agent.sent_by("hint") == 3
-    (info,) = line.ask(b'{"execute": "info"}')
-    links = [{"name": "eth0", "mac": GUEST_MAC, "addresses": [GUEST_ADDRESS]}]
-    assert info["return"]["links"] == links
-    assert agent.status()["hint_port"]["requests"] == 4
-
-
-def test_burst_hint_with_rounds_and_delay_sends_each_round(
-    hinted: tuple[Agent, Line], site: Site
-) -> None:
-    agent, line = hinted
-    site.wire.clear()
-    asked = {"reason": "bond0: eth1 -> eth2", "count": 4, "interval": 0.05, "delay": 0.05}
-    (reply,) = line.ask(json.dumps({"execute": "burst", "arguments": asked, "id": 7}).encode())
-    assert reply["id"] == 7
-    assert reply["return"]["offsets"] == [0.05, 0.1, 0.15, 0.2]
-    assert reply["return"]["frames"] == 0
-    site.wire.wait_for(GUEST_ADDRESS, count=4)
-    assert agent.wait_for_log("burst", cause="hint")["reason"] == "bond0: eth1 -> eth2"
-    assert agent.sent_by("hint") == 4
-
-
-def test_garbage_is_answered_with_errors_and_changes_nothing(hinted: tuple[Agent, Line]) -> None:
-    agent, line = hinted
-    garbage = [
-        b"GET / HTTP/1.1\r",
-        b"\x00\x01\x02\x03\x04\x11\x13\x1a\x1c\x7f",  # control characters of a terminal
-        b"\x80\xfe\xc3(",
-        b"[" * 3000,
-        b'{"execute": "burst", "execute": "burst"}',
-        b'{"execute": "status"}',
-        b'{"execute": "burst", "arguments": {"count": 1e999}}',
-    ]
-    for sent in garbage:
-        (reply,) = line.ask(sent)
-        assert set(reply) == {"error"}, sent
-    # A delimiter ends a line that was begun.
-    line.send(b'{"execute": "bur\xff{"execute": "sync", "id": 42}')
-    assert line.reply() == {"return": {}, "id": 42}
-    assert line.ask(b"BURST")[0]["return"]["frames"] == 1
-    status = agent.status()["hint_port"]
-    assert (status["requests"], status["errors"]) == (2, len(garbage))
-
-
-def test_host_that_reads_no_reply_still_gets_its_burst(hinted: tuple[Agent, Line]) -> None:
-    agent, line = hinted
-    os.set_blocking(line.descriptor, False)
-    for _ in range(100):
-        with suppress(BlockingIOError):
-            line.send(*[b'{"execute": "info"}'] * 50)
-
-    def burst() -> int:
-        with suppress(BlockingIOError):
-            line.send(b"\xffBURST")
-        return agent.sent_by("hint")
-
-    until(burst, "the agent reads a burst")
+def test_burst_hint_is_answered_after_its_frames(site: Site, host: Host) -> None:
+    with connected(site, host, QUIET) as (agent, line), closing(line):
+        site.wire.clear()
+        for n in range(1, 4):
+            (reply,) = line.ask(b"BURST")
+            assert len(site.wire.announcements(GUEST_ADDRESS)) == n
+            assert reply["return"]["frames"] == 1
+        info, refused = line.ask(b'{"execute": "info"}', b'{"execute": "status"}')
+        links = [{"name": "eth0", "mac": GUEST_MAC, "addresses": [GUEST_ADDRESS]}]
+        assert info["return"]["links"] == links
+        assert set(refused) == {"error"}
+        status = agent.status()["hint_port"]
+        assert (status["requests"], status["errors"]) == (4, 1)
+        rounds = b'{"reason": "bond0: eth1 -> eth2", "count": 4, "interval": 0.05, "delay": 0.05}'
+        (reply,) = line.ask(b'{"execute": "burst", "arguments": %s, "id": 7}' % rounds)
+        assert (reply["id"], reply["return"]["frames"]) == (7, 0)
+        assert reply["return"]["offsets"] == [0.05, 0.1, 0.15, 0.2]
+        site.wire.wait_for(GUEST_ADDRESS, count=7)
+        assert agent.log("burst", cause="hint")[-1]["reason"] == "bond0: eth1 -> eth2"
+        assert agent.sent_by("hint") == 7
 
 
 @pytest.mark.parametrize("flood", [b"x" * 4000, b"\n" * 4000, b"\xff" * 4000, b"BURST\n" * 600])
@@ -116,28 +62,10 @@ def test_endless_input_does_not_keep_it_from_kernel_events_and_announcing(
 ) -> None:
     host = SocketHost(site.directory)
     with closing(host), connected(site, host, TICKING) as (agent, line):
-
-        def pour() -> None:
-            with suppress(OSError):
-                while True:
-                    os.write(line.descriptor, flood)
-
-        def drink() -> None:
-            with suppress(OSError):
-                while os.read(line.descriptor, 1 << 16):
-                    pass
-
-        threads = [threading.Thread(target=each) for each in (pour, drink)]
-        for each in threads:
-            each.start()
-        try:
+        with meanwhile(lambda: line.exchange(flood)):
             agent.send_more(3)
             site.guest("address add 192.0.2.50/24 dev eth0")
             site.wire.wait_for("192.0.2.50")
-        finally:
-            agent.stop()  # which hangs up, so the threads end
-            for each in threads:
-                each.join(LIMIT)
         line.close()
 
 
@@ -183,22 +111,20 @@ def test_lease_flips_neither_flood_the_log_nor_hurry_the_refreshes(site: Site) -
         line.close()
 
 
-def test_port_that_appears_after_the_start_is_opened(site: Site) -> None:
-    options = ("--hint-port", str(site.directory / "hint"))
-    with site.start(*options, config=TICKING) as agent:
-        assert agent.status()["hint_port"]["state"] == "absent"
+@pytest.mark.parametrize("target", ["/dev/zero", "nowhere"])
+def test_path_that_is_no_port_is_reported_and_opened_once_it_is_one(
+    site: Site, target: str
+) -> None:
+    path = site.directory / "hint"
+    path.symlink_to(site.directory / target)
+    with site.start("--hint-port", str(path), config=TICKING) as agent:
+        state = agent.wait_for_log("hint-port")["state"]
+        assert state in ("forbidden", "absent")
+        assert agent.status()["hint_port"]["state"] == state
+        agent.send_more(3)
+        path.unlink()
         with closing(SocketHost(site.directory)) as host, closing(host.connected()) as line:
             assert line.ask(b"BURST")[0]["return"]["frames"] == 1
-
-
-@pytest.mark.parametrize("kind", ["/dev/zero", "/dev/full", "broken link"])
-def test_path_that_is_no_port_is_reported_and_announcing_continues(site: Site, kind: str) -> None:
-    path = site.directory / "hint"
-    path.symlink_to(kind if kind.startswith("/") else site.directory / "nowhere")
-    with site.start("--hint-port", str(path), config=TICKING) as agent:
-        assert agent.wait_for_log("hint-port")["state"] not in ("open", "off")
-        agent.send_more(3)
-        assert "open" not in agent.status()["hint_port"]["state"]
 
 
 def test_reload_closes_the_old_port_and_opens_the_new_one(site: Site) -> None:

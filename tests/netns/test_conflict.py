@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import time
 from collections.abc import Iterator
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
-from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6NDOptDstLLAddr, IPv6
-from scapy.layers.l2 import ARP, Ether
+from scapy.layers.l2 import Ether
 
 from bench import lab
 from bench.lab import GUEST_ADDRESS, GUEST_ADDRESS6, GUEST_MAC, PEER_ADDRESS6, PEER_MAC
-from tests.netns.agent import LIMIT, QUIET, Agent, believed, until
+from garp_agent.guest.io.conflict_socket import ConflictSocket
+from tests.netns.agent import (
+    LIMIT,
+    Agent,
+    Site,
+    advertisement,
+    believed,
+    gratuitous,
+    set_entry,
+    until,
+    wait_until_believed,
+)
+from tests.world import ip
 
 RIVAL_MAC = "02:00:5e:00:53:66"
 BROADCAST = "ff:ff:ff:ff:ff:ff"
@@ -26,6 +39,10 @@ class Trio(lab.Lab):
 
     roles = ("guest", "rival", "peer", "switch")
 
+    def __init__(self, directory: Path, *, ipv6: bool = False) -> None:
+        super().__init__(ipv6=ipv6)
+        self._directory = directory
+
     def build(self) -> None:
         hosts = self.roles[:3]
         self.wire(*((role, "eth0", "switch", role) for role in hosts))
@@ -35,172 +52,126 @@ class Trio(lab.Lab):
         self.host("rival", "eth0", RIVAL_MAC)
         self.host("peer", "eth0", PEER_MAC, f"{lab.PEER_ADDRESS}/24")
         self.wait_until_up(*self.roles)
-        self.peer_knows(GUEST_ADDRESS)
+        set_entry(self, GUEST_ADDRESS, GUEST_MAC)
 
-    def peer_knows(self, address: str, mac: str = GUEST_MAC) -> None:
-        """Give the peer an entry that the next announcement replaces."""
-        self.ip("peer", f"neighbour replace {address} lladdr {mac} dev eth0 nud stale")
-
-    def owner(self, address: str = GUEST_ADDRESS) -> str | None:
-        """Return the hardware address that the peer has for an address."""
-        return believed(self, address)
-
-    def wait_for_owner(self, mac: str, address: str = GUEST_ADDRESS) -> None:
-        until(lambda: self.owner(address) == mac, f"{address} belongs to {mac}")
+    def start_daemon(self, config: str) -> Agent:
+        return Agent(self, self._directory, config=config)
 
     def claim(self, frame: Ether) -> None:
         with self.packet_socket("rival", "eth0") as sock:
             sock.send(bytes(frame))
 
-    def take_over(self) -> None:
-        """Let the rival take the guest's address and announce it, as keepalived does."""
-        self.ip("rival", f"address add {GUEST_ADDRESS}/24 dev eth0")
-        self.claim(gratuitous())
-
 
 @pytest.fixture
-def trio(labs: None) -> Iterator[Trio]:
-    with Trio() as made:
+def trio(labs: None, tmp_path: Path) -> Iterator[Trio]:
+    with Trio(tmp_path) as made:
         yield made
 
 
-def gratuitous(address: str = GUEST_ADDRESS, op: int = 1) -> Ether:
-    arp = ARP(op=op, hwsrc=RIVAL_MAC, psrc=address, hwdst=BROADCAST, pdst=address)
-    return Ether(src=RIVAL_MAC, dst=BROADCAST) / arp
-
-
-def advertisement(address: str, override: int, mac: str, source: str) -> Ether:
-    return (
-        Ether(dst="33:33:00:00:00:01", src=mac)
-        / IPv6(src=source, dst="ff02::1", hlim=255)
-        / ICMPv6ND_NA(tgt=address, R=0, S=0, O=override)
-        / ICMPv6NDOptDstLLAddr(lladdr=mac)
-    )
-
-
-def test_address_claimed_by_a_rival_stays_with_the_rival(trio: Trio, tmp_path: Path) -> None:
-    with Agent(trio, tmp_path, config=FREQUENT) as agent:
-        trio.take_over()
+@pytest.mark.parametrize("stopped", [False, True])
+def test_address_claimed_by_a_rival_stays_with_the_rival(trio: Trio, stopped: bool) -> None:
+    with trio.start_daemon(FREQUENT) as agent:
+        with agent.stopped() if stopped else nullcontext():
+            # As keepalived does.
+            trio.ip("rival", f"address add {GUEST_ADDRESS}/24 dev eth0")
+            trio.claim(gratuitous(RIVAL_MAC))
+            wait_until_believed(trio, GUEST_ADDRESS, RIVAL_MAC)
+            time.sleep(0.5 * stopped)  # in which refreshes fall due
         agent.wait_for_log(
             "address-conflict", address=GUEST_ADDRESS, claimed_by=RIVAL_MAC, policy="yield"
         )
         agent.send_more(10)
-        assert trio.owner() == RIVAL_MAC
+        assert believed(trio, GUEST_ADDRESS) == RIVAL_MAC
         # The frames that claim nothing still teach the switch where the guest is.
         assert trio.fdb("switch")[GUEST_MAC] == "guest"
         assert agent.addresses()[GUEST_ADDRESS]["conflict"]["withheld"]
         agent.reload(FREQUENT.replace("200ms", "210ms"))
         agent.wait_for_log("configuration-loaded")
         agent.send_more(10)
-        assert trio.owner() == RIVAL_MAC
+        assert believed(trio, GUEST_ADDRESS) == RIVAL_MAC
 
 
-def test_claim_made_while_the_agent_is_stopped_is_read_before_the_next_frame(
-    trio: Trio, tmp_path: Path
-) -> None:
-    with Agent(trio, tmp_path, config=FREQUENT) as agent:
-        with agent.stopped():
-            trio.take_over()
-            trio.wait_for_owner(RIVAL_MAC)
-            time.sleep(0.5)  # in which refreshes fall due
-        agent.wait_for_log("address-conflict")
-        agent.send_more(5)
-        assert trio.owner() == RIVAL_MAC
-
-
-@pytest.mark.parametrize(("policy", "owner"), [("yield", RIVAL_MAC), ("defend", GUEST_MAC)])
-def test_clone_with_an_agent_takes_the_address_unless_it_is_defended(
+@pytest.mark.parametrize(
+    ("policy", "owner"), [("yield", RIVAL_MAC), ("warn", GUEST_MAC), ("defend", GUEST_MAC)]
+)
+def test_clone_with_an_agent_takes_the_address_only_under_yield(
     trio: Trio, tmp_path: Path, policy: str, owner: str
 ) -> None:
     """The clone has the same address and the default policy; the two do not take turns."""
     (tmp_path / "clone").mkdir()
-    config = FREQUENT + f"conflict: {{policy: {policy}}}\n"
-    with Agent(trio, tmp_path, config=config) as agent:
+    with trio.start_daemon(f"{FREQUENT}conflict: {{policy: {policy}}}\n") as agent:
         trio.ip("rival", f"address add {GUEST_ADDRESS}/24 dev eth0")
         with Agent(trio, tmp_path / "clone", config=FREQUENT, role="rival") as clone:
-            agent.wait_for_log("address-conflict", claimed_by=RIVAL_MAC)
-            if policy == "defend":
+            agent.wait_for_log("address-conflict", claimed_by=RIVAL_MAC, policy=policy)
+            if owner == GUEST_MAC:
                 clone.wait_for_log("address-conflict", claimed_by=GUEST_MAC, policy="yield")
-            trio.wait_for_owner(owner)
+            wait_until_believed(trio, GUEST_ADDRESS, owner)
             agent.send_more(10)
             clone.send_more(10)
-            assert trio.owner() == owner
+            assert believed(trio, GUEST_ADDRESS) == owner
             # A probe claims nothing, so the clone that has the address hears of no conflict.
-            assert bool(clone.status()["conflicts"]) == (policy == "defend")
+            assert bool(clone.status()["conflicts"]) == (owner == GUEST_MAC)
+            assert bool(agent.sent_by("defence")) == (policy == "defend")
 
 
-def test_policy_warn_takes_the_traffic_back(trio: Trio, tmp_path: Path) -> None:
-    with Agent(trio, tmp_path, config=FREQUENT + "conflict: {policy: warn}\n") as agent:
-        trio.take_over()
-        agent.wait_for_log("address-conflict", policy="warn")
-        trio.wait_for_owner(GUEST_MAC)
-
-
-def test_policy_defend_answers_only_the_first_of_two_claims(trio: Trio, tmp_path: Path) -> None:
-    with Agent(trio, tmp_path, config=QUIET + "conflict: {policy: defend}\n") as agent:
-        trio.take_over()
-        until(lambda: agent.sent_by("defence") == 1, "the claim is answered")
-        trio.claim(gratuitous())
-        until(lambda: agent.status()["conflicts"] >= 2, "the second claim is heard")
-        assert agent.sent_by("defence") == 1
-
-
-def test_rival_that_is_gone_is_forgotten_after_the_hold_off(trio: Trio, tmp_path: Path) -> None:
-    with Agent(trio, tmp_path, config=FREQUENT + "conflict: {hold_off: 1s}\n") as agent:
-        trio.take_over()
-        agent.wait_for_log("address-conflict")
-        trio.ip("rival", "address flush dev eth0")
-        agent.wait_for_log("address-conflict-over", address=GUEST_ADDRESS)
-        trio.wait_for_owner(GUEST_MAC)
-
-
-def test_arp_about_other_addresses_does_not_wake_the_agent(trio: Trio, tmp_path: Path) -> None:
-    with Agent(trio, tmp_path) as agent, trio.packet_socket("guest", "eth0", 0x0806) as heard:
+@pytest.mark.parametrize("announces", [True, False])
+def test_arp_about_other_addresses_does_not_wake_the_agent(site: Site, announces: bool) -> None:
+    if not announces:
+        site.guest("address flush dev eth0")
+    other = "192.0.2.66"
+    request = gratuitous(RIVAL_MAC, other)
+    request.pdst = lab.PEER_ADDRESS
+    frames = [request, gratuitous(RIVAL_MAC, other), gratuitous(RIVAL_MAC, other, op=2)] * 60
+    with site.start() as agent, site.lab.packet_socket("guest", "eth0", 0x0806) as heard:
         until(agent.is_asleep, "it sleeps")
         before = agent.voluntary_switches()
-        request = Ether(src=RIVAL_MAC, dst=BROADCAST) / ARP(
-            op=1, hwsrc=RIVAL_MAC, psrc="192.0.2.66", pdst=lab.PEER_ADDRESS
-        )
-        frames = [request, gratuitous("192.0.2.66"), gratuitous("192.0.2.66", 2), request, request]
-        for frame in frames:
-            trio.claim(frame)
         heard.settimeout(LIMIT)
-        assert len([heard.recv(2048) for _ in frames]) == len(frames)
+        for frame in frames:
+            site.wire.socket.send(bytes(frame))
+            heard.recv(2048)
+        until(agent.is_asleep, "it sleeps")
         assert agent.voluntary_switches() == before
 
 
-def test_advertisement_by_another_host_is_a_claim_only_with_override(
-    tiny_lab6: lab.TinyLab, tmp_path: Path
-) -> None:
-    with Agent(tiny_lab6, tmp_path) as agent, tiny_lab6.packet_socket("peer", "eth0") as wire:
+def test_advertisement_by_another_host_is_a_claim_only_with_override(site6: Site) -> None:
+    with site6.start() as agent:
         # Of its own address; a proxy's, RFC 4861 section 7.2.8; a claim.
         for address, override in ((PEER_ADDRESS6, 1), (GUEST_ADDRESS6, 0), (GUEST_ADDRESS6, 1)):
-            wire.send(bytes(advertisement(address, override, PEER_MAC, PEER_ADDRESS6)))
+            frame = advertisement(PEER_MAC, PEER_ADDRESS6, address, override)
+            site6.wire.socket.send(bytes(frame))
         line = agent.wait_for_log("address-conflict")
         assert (line["address"], line["claimed_by"]) == (GUEST_ADDRESS6, PEER_MAC)
         assert agent.status()["conflicts"] == 1
 
 
-def test_ipv6_address_stays_with_its_new_owner_after_hold_offs(labs: None, tmp_path: Path) -> None:
-    """The rival announces once, as keepalived does; then only DAD probes find that it is there."""
-    with Trio(ipv6=True) as trio:
-        trio.ip("guest", f"address add {GUEST_ADDRESS6}/64 dev eth0 nodad")
-        trio.ip("peer", f"address add {PEER_ADDRESS6}/64 dev eth0 nodad")
-        trio.peer_knows(GUEST_ADDRESS6)
-        with Agent(trio, tmp_path, config=FREQUENT + "conflict: {hold_off: 1s}\n") as agent:
-            until(lambda: GUEST_ADDRESS6 in agent.announced(), "it is announced")
-            trio.ip("rival", f"address add {GUEST_ADDRESS6}/64 dev eth0 nodad")
-            trio.claim(advertisement(GUEST_ADDRESS6, 1, RIVAL_MAC, GUEST_ADDRESS6))
-            agent.wait_for_log("address-conflict", address=GUEST_ADDRESS6)
-            trio.wait_for_owner(RIVAL_MAC, GUEST_ADDRESS6)
+@pytest.mark.parametrize("address", [GUEST_ADDRESS, GUEST_ADDRESS6])
+def test_address_stays_with_its_new_owner_after_hold_offs_until_that_is_gone(
+    labs: None, tmp_path: Path, address: str
+) -> None:
+    """The rival announces once, as keepalived does; then only probes find that it is there."""
+    ipv6 = ":" in address
+    network = f"{address}/64 dev eth0 nodad" if ipv6 else f"{address}/24 dev eth0"
+    with Trio(tmp_path, ipv6=ipv6) as trio:
+        if ipv6:
+            trio.ip("guest", f"address add {network}")
+            trio.ip("peer", f"address add {PEER_ADDRESS6}/64 dev eth0 nodad")
+            set_entry(trio, address, GUEST_MAC)
+        with trio.start_daemon(FREQUENT + "conflict: {hold_off: 1s}\n") as agent:
+            until(lambda: address in agent.announced(), "it is announced")
+            trio.ip("rival", f"address add {network}")
+            trio.claim(
+                advertisement(RIVAL_MAC, address, address) if ipv6 else gratuitous(RIVAL_MAC)
+            )
+            agent.wait_for_log("address-conflict", address=address)
+            wait_until_believed(trio, address, RIVAL_MAC)
             began = agent.status()["uptime"]
             until(lambda: agent.status()["uptime"] > began + 3.0, "three hold-offs have passed")
-            assert trio.owner(GUEST_ADDRESS6) == RIVAL_MAC
-            assert agent.addresses()[GUEST_ADDRESS6]["conflict"]["withheld"]
+            assert believed(trio, address) == RIVAL_MAC
+            assert agent.addresses()[address]["conflict"]["withheld"]
             assert trio.fdb("switch")[GUEST_MAC] == "guest"
-            trio.ip("rival", f"address del {GUEST_ADDRESS6}/64 dev eth0")
-            agent.wait_for_log("address-conflict-over", address=GUEST_ADDRESS6)
-            trio.wait_for_owner(GUEST_MAC, GUEST_ADDRESS6)
+            trio.ip("rival", f"address del {network}")
+            agent.wait_for_log("address-conflict-over", address=address)
+            wait_until_believed(trio, address)
 
 
 KEEPALIVED = """\
@@ -240,17 +211,61 @@ def test_virtual_address_left_by_a_killed_keepalived_stays_with_the_backup(
         with open(directory / "log", "wb") as log:
             return trio.start(role, command, stdout=log, stderr=log)
 
-    trio.peer_knows(VIRTUAL, "02:00:5e:00:53:99")
-    with Agent(trio, tmp_path, config=FREQUENT) as agent:
+    set_entry(trio, VIRTUAL, "02:00:5e:00:53:99")
+    with trio.start_daemon(FREQUENT) as agent:
         first = start("guest", 200)
         until(lambda: VIRTUAL in agent.announced(), "the address is announced when it comes")
-        trio.wait_for_owner(GUEST_MAC, VIRTUAL)
+        wait_until_believed(trio, VIRTUAL, GUEST_MAC)
         second = start("rival", 100)
         trio.stop(first, 9)
-        trio.wait_for_owner(RIVAL_MAC, VIRTUAL)
+        wait_until_believed(trio, VIRTUAL, RIVAL_MAC)
         agent.wait_for_log("address-conflict", address=VIRTUAL, claimed_by=RIVAL_MAC)
         agent.send_more(10)
-        assert trio.owner(VIRTUAL) == RIVAL_MAC
+        assert believed(trio, VIRTUAL) == RIVAL_MAC
         trio.ip("guest", f"address del {VIRTUAL}/24 dev eth0")
         until(lambda: VIRTUAL not in agent.addresses(), "the address is forgotten")
         trio.stop(second, 15)
+
+
+# -- the socket ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 500, 5000])
+def test_conflict_socket_with_many_addresses_hears_claims_of_the_first(
+    tiny_lab: lab.TinyLab, count: int
+) -> None:
+    addresses = [bytes([10, number >> 8, number & 255, 1]) for number in range(count)]
+    addresses6 = [b"\xfe\x80" + number.to_bytes(14, "big") for number in range(count)]
+    with tiny_lab.entered("guest"):
+        conflicts = ConflictSocket()
+    with closing(conflicts), tiny_lab.packet_socket("peer", "eth0") as wire:
+        for _ in range(3):  # the old filter's memory is free for the next
+            conflicts.listen_for([*addresses, *addresses6])
+        for address in ("192.0.2.99", socket.inet_ntoa(addresses[0])):
+            wire.send(bytes(gratuitous(RIVAL_MAC, address)))
+        (claim,) = until(conflicts.read, "the claim is heard")
+    assert (claim.interface, claim.address) == ("eth0", addresses[0])
+
+
+@pytest.mark.parametrize(
+    ("tag", "heard"),
+    [("", True), ("81000000", True), ("8100e000", True), ("81000005", False), ("8100e005", False)],
+    ids=["untagged", "VLAN 0", "priority only", "VLAN 5", "VLAN 5 with priority"],
+)
+def test_claim_in_vlan_without_interface_is_not_received(
+    tiny_lab: lab.TinyLab, tag: str, heard: bool
+) -> None:
+    ours, last, ours6 = "192.0.2.10", "192.0.2.11", "2001:db8::10"
+    found: set[bytes] = set()
+    with tiny_lab.entered("guest"):
+        conflicts = ConflictSocket()
+    with closing(conflicts), tiny_lab.packet_socket("peer", "eth0") as wire:
+        conflicts.listen_for([ip(ours), ip(last), ip(ours6)])
+        claims = advertisement(RIVAL_MAC, ours6, ours6), gratuitous(RIVAL_MAC, ours)
+        for frame in map(bytes, claims):
+            wire.send(frame[:12] + bytes.fromhex(tag) + frame[12:])
+        # An untagged claim comes last: when it has arrived, those before it have, too.
+        wire.send(bytes(gratuitous(RIVAL_MAC, last)))
+        while ip(last) not in found:
+            found |= {claim.address for claim in until(conflicts.read, "the last claim arrives")}
+    assert len(found) == (3 if heard else 1)

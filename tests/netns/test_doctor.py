@@ -6,11 +6,9 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6NDOptDstLLAddr, IPv6
 from scapy.layers.l2 import ARP, Ether
 
 from bench.lab import (
@@ -20,10 +18,9 @@ from bench.lab import (
     PEER_ADDRESS,
     PEER_ADDRESS6,
     PEER_MAC,
-    TinyLab,
 )
 from garp_agent.diagnosis.doctor import gather
-from tests.netns.agent import QUIET, Agent, Capture, command, forget_link_local, until
+from tests.netns.agent import NEW_MAC, QUIET, Agent, Site, advertisement, command, gratuitous, until
 
 NO_DAC = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search")
 NO_RAW = ("setpriv", "--bounding-set", "-net_raw")
@@ -32,49 +29,35 @@ NO_RAW = ("setpriv", "--bounding-set", "-net_raw")
 class Diagnosis:
     """The findings of one run of doctor."""
 
-    def __init__(
-        self, lab: TinyLab, agent: Agent, *options: str, prefix: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, agent: Agent, *options: str, prefix: tuple[str, ...] = ()) -> None:
         files = ("--control-socket", str(agent.control), "-c", str(agent.config))
-        self.done = command(lab, "doctor", "--json", *files, *options, prefix=prefix)
+        self.done = command(agent.lab, "doctor", "--json", *files, *options, prefix=prefix)
         self.findings: list[dict[str, Any]] = json.loads(self.done.stdout)["findings"]
 
     def of(self, check: str) -> list[dict[str, Any]]:
         return [each for each in self.findings if each["check"] == check]
-
-    def level(self, check: str) -> str:
-        (finding,) = self.of(check)
-        return str(finding["level"])
 
     def failed(self) -> set[str]:
         return {each["check"] for each in self.findings if each["level"] == "fail"}
 
 
 @pytest.fixture
-def guest(tiny_lab6: TinyLab) -> TinyLab:
-    """A guest without link-local addresses, which come and go by themselves."""
-    forget_link_local(tiny_lab6)
-    return tiny_lab6
-
-
-@pytest.fixture
-def agent(guest: TinyLab, tmp_path: Path) -> Iterator[Agent]:
-    with Agent(guest, tmp_path) as running:
+def agent(site6: Site) -> Iterator[Agent]:
+    with site6.start() as running:
         yield running
 
 
-def test_doctor_in_a_healthy_guest_finds_nothing_wrong(guest: TinyLab, agent: Agent) -> None:
-    guest.ip(
-        "guest",
+def test_doctor_in_a_healthy_guest_finds_nothing_wrong(site6: Site, agent: Agent) -> None:
+    site6.guest(
         "address add 192.0.2.11/24 dev eth0 label eth0:1",
         "address add 10.9.9.1 peer 10.9.9.2/32 dev eth0",
         "address add 169.254.7.7/16 dev eth0",
     )
-    with guest.entered("guest"):
+    with site6.lab.entered("guest"):
         masks = gather.look_at_interfaces()["eth0"].addresses
     assert (masks[GUEST_ADDRESS], masks["10.9.9.1"]) == ("255.255.255.0", "255.255.255.255")
     before = agent.sent_by("operator")
-    diagnosis = Diagnosis(guest, agent)
+    diagnosis = Diagnosis(agent)
     assert {each["level"] for each in diagnosis.findings} == {"ok"}, diagnosis.findings
     assert diagnosis.done.returncode == 0
     (wire,) = diagnosis.of("wire eth0")
@@ -84,12 +67,10 @@ def test_doctor_in_a_healthy_guest_finds_nothing_wrong(guest: TinyLab, agent: Ag
     assert skipped == ["skipped (link-local IPv4): 169.254.7.7"]
 
 
-def test_wire_on_a_router_with_both_arp_forms_sees_every_frame(
-    guest: TinyLab, tmp_path: Path
-) -> None:
-    guest.run("guest", ["sysctl", "-qw", "net.ipv6.conf.eth0.forwarding=1"])
-    with Agent(guest, tmp_path, config=f"{QUIET}arp: both\n") as agent:
-        diagnosis = Diagnosis(guest, agent)
+def test_wire_on_a_router_with_both_arp_forms_sees_every_frame(site6: Site) -> None:
+    site6.sysctl("guest", "net.ipv6.conf.eth0.forwarding=1")
+    with site6.start(config=f"{QUIET}arp: both\n") as agent:
+        diagnosis = Diagnosis(agent)
     (wire,) = diagnosis.of("wire eth0")
     assert wire["level"] == "ok"
     assert wire["found"].startswith("3 of 3 seen")
@@ -97,71 +78,60 @@ def test_wire_on_a_router_with_both_arp_forms_sees_every_frame(
     assert "carry the router flag" in sysctl["found"]
 
 
-@pytest.mark.parametrize(
-    ("options", "prefix", "why", "stderr"),
-    [
-        (("--no-send",), (), "--no-send was given", ""),
-        ((), NO_RAW, "needs root, or CAP_NET_RAW", "garp-agent doctor sends nothing: {why}\n\n"),
-    ],
-)
-def test_doctor_that_may_not_send_puts_no_frame_on_the_link(
-    tiny_lab: TinyLab,
-    tmp_path: Path,
-    options: tuple[str, ...],
-    prefix: tuple[str, ...],
-    why: str,
-    stderr: str,
-) -> None:
+def test_doctor_that_may_not_send_puts_no_frame_on_the_link(site: Site) -> None:
     # Without IPv6: the kernel sends IPv6 frames of its own.
-    with Agent(tiny_lab, tmp_path) as agent:
-        before = tiny_lab.sent_frames("guest", "eth0")
-        diagnosis = Diagnosis(tiny_lab, agent, *options, prefix=prefix)
-        assert tiny_lab.sent_frames("guest", "eth0") == before
-    assert diagnosis.done.returncode == 0
-    assert diagnosis.done.stderr == stderr.format(why=why)
-    for check in ("wire", "claimants"):
-        (finding,) = diagnosis.of(check)
-        assert finding["found"] == f"not checked: {why}"
+    with site.start() as agent:
+        before = site.lab.sent_frames("guest", "eth0")
+        asked, forced = Diagnosis(agent, "--no-send"), Diagnosis(agent, prefix=NO_RAW)
+        assert site.lab.sent_frames("guest", "eth0") == before
+    needed = "needs root, or CAP_NET_RAW"
+    assert asked.done.stderr == ""
+    assert forced.done.stderr == f"garp-agent doctor sends nothing: {needed}\n\n"
+    for diagnosis, why in ((asked, "--no-send was given"), (forced, needed)):
+        assert diagnosis.done.returncode == 0
+        for check in ("wire", "claimants"):
+            (finding,) = diagnosis.of(check)
+            assert finding["found"] == f"not checked: {why}"
 
 
-def test_control_socket_forbidden_skips_what_needs_the_agent(guest: TinyLab, agent: Agent) -> None:
+def test_control_socket_forbidden_skips_what_needs_the_agent(agent: Agent) -> None:
     agent.control.chmod(0)
-    diagnosis = Diagnosis(guest, agent, prefix=NO_DAC)
+    diagnosis = Diagnosis(agent, prefix=NO_DAC)
     said = f"{agent.control}: permission denied; run as root or as its group"
     assert [each["found"] for each in diagnosis.of("daemon")] == [said]
     for check in ("wire", "hint port"):
         assert [each["found"] for each in diagnosis.of(check)] == [f"not checked: {said}"]
     assert diagnosis.done.stderr.startswith("garp-agent doctor sends: questions for other")
-    assert diagnosis.level("claimants") == "ok"
+    assert [each["level"] for each in diagnosis.of("claimants")] == ["ok"]
 
 
-def test_agent_not_running_shows_what_would_be_announced(guest: TinyLab, agent: Agent) -> None:
+def test_agent_not_running_shows_what_would_be_announced(agent: Agent) -> None:
     assert agent.stop() == 0
-    diagnosis = Diagnosis(guest, agent)
+    diagnosis = Diagnosis(agent)
     assert diagnosis.failed() == {"daemon"}
     assert diagnosis.done.returncode == 1
     assert f"to be announced: {GUEST_ADDRESS}" in diagnosis.of("addresses eth0")[0]["found"]
 
 
-def test_wire_behind_a_queue_that_drops_fails(guest: TinyLab, agent: Agent) -> None:
-    guest.run("guest", ["tc", "qdisc", "add", "dev", "eth0", "root", "blackhole"])
-    diagnosis = Diagnosis(guest, agent)
+def test_wire_behind_a_queue_that_drops_fails(site6: Site, agent: Agent) -> None:
+    site6.lab.run("guest", ["tc", "qdisc", "add", "dev", "eth0", "root", "blackhole"])
+    diagnosis = Diagnosis(agent)
     wire = diagnosis.of("wire eth0")
     assert [each["level"] for each in wire] == ["fail", "fail"]
     assert wire[0]["found"].startswith(f"arp-request of {GUEST_ADDRESS} was not seen on the link")
     assert "tc -s qdisc" in wire[0]["advice"]
     # The kernel accepts frames that this queue drops: only the capture shows it.
-    assert diagnosis.level("losses") == "ok"
+    assert [each["level"] for each in diagnosis.of("losses")] == ["ok"]
     assert diagnosis.failed() == {"wire eth0"}
 
 
-def test_claimants_another_station_with_our_addresses_fails(guest: TinyLab, agent: Agent) -> None:
-    guest.ip(
+def test_claimants_another_station_with_our_addresses_fails(site6: Site, agent: Agent) -> None:
+    site6.lab.ip(
         "peer",
         f"address add {GUEST_ADDRESS}/24 dev eth0",
         f"address add {GUEST_ADDRESS6}/64 dev eth0 nodad",
     )
-    diagnosis = Diagnosis(guest, agent)
+    diagnosis = Diagnosis(agent)
     assert [each["found"] for each in diagnosis.of("claimants eth0")] == [
         f"{PEER_MAC} has {GUEST_ADDRESS} too",
         f"{PEER_MAC} has {GUEST_ADDRESS6} too",
@@ -173,23 +143,19 @@ def test_claimants_another_station_with_our_addresses_fails(guest: TinyLab, agen
 # -- sysctls of one interface and of `all`: the kernel's behaviour is the oracle --------
 
 
-def set_sysctl(guest: TinyLab, family: str, scope: str, key: str, value: int = 1) -> None:
-    guest.run("guest", ["sysctl", "-qw", f"net.{family}.conf.{scope}.{key}={value}"])
-
-
-def sysctl_seen(guest: TinyLab, key: str) -> int:
-    with guest.entered("guest"):
+def sysctl_seen(site6: Site, key: str) -> int:
+    with site6.lab.entered("guest"):
         return gather.look_at_interfaces()["eth0"].sysctls[key]
 
 
 @pytest.mark.parametrize("scope", ["all", "eth0"])
 @pytest.mark.parametrize("key", ["arp_filter", "arp_ignore"])
 def test_sysctl_filter_counts_on_the_interface_and_on_all(
-    guest: TinyLab, key: str, scope: str
+    site6: Site, key: str, scope: str
 ) -> None:
-    assert sysctl_seen(guest, f"ipv4/{key}") == 0
-    set_sysctl(guest, "ipv4", scope, key)
-    assert sysctl_seen(guest, f"ipv4/{key}") == 1
+    assert sysctl_seen(site6, f"ipv4/{key}") == 0
+    site6.sysctl("guest", f"net.ipv4.conf.{scope}.{key}=1")
+    assert sysctl_seen(site6, f"ipv4/{key}") == 1
 
 
 @pytest.mark.parametrize("scope", ["all", "eth0"])
@@ -198,15 +164,13 @@ def test_sysctl_filter_counts_on_the_interface_and_on_all(
     [("ipv4", "arp_notify", GUEST_ADDRESS), ("ipv6", "ndisc_notify", GUEST_ADDRESS6)],
 )
 def test_sysctl_notify_is_read_as_the_kernel_uses_it(
-    guest: TinyLab, family: str, key: str, address: str, scope: str
+    site6: Site, family: str, key: str, address: str, scope: str
 ) -> None:
-    assert sysctl_seen(guest, f"{family}/{key}") == 0
-    set_sysctl(guest, family, scope, key)
-    mac = "02:00:5e:00:53:77"
-    with Capture(guest) as wire:
-        guest.ip("guest", f"link set eth0 address {mac}")
-        wire.wait_for(address, mac)
-    assert sysctl_seen(guest, f"{family}/{key}") == 1
+    assert sysctl_seen(site6, f"{family}/{key}") == 0
+    site6.sysctl("guest", f"net.{family}.conf.{scope}.{key}=1")
+    site6.guest(f"link set eth0 address {NEW_MAC}")
+    site6.wire.wait_for(address, NEW_MAC)
+    assert sysctl_seen(site6, f"{family}/{key}") == 1
 
 
 @pytest.mark.parametrize("scope", ["all", "eth0"])
@@ -215,47 +179,39 @@ def test_sysctl_notify_is_read_as_the_kernel_uses_it(
     [("ipv4", "drop_gratuitous_arp", PEER_ADDRESS), ("ipv6", "drop_unsolicited_na", PEER_ADDRESS6)],
 )
 def test_sysctl_drop_is_read_as_the_kernel_uses_it(
-    guest: TinyLab, family: str, key: str, address: str, scope: str
+    site6: Site, family: str, key: str, address: str, scope: str
 ) -> None:
-    set_sysctl(guest, family, scope, key)
-    old = "02:00:5e:00:53:77"
-    guest.ip("guest", f"neigh replace {address} lladdr {old} dev eth0 nud stale")
-    announcement, question = Ether(src=PEER_MAC), Ether(src=PEER_MAC, dst=GUEST_MAC)
+    site6.sysctl("guest", f"net.{family}.conf.{scope}.{key}=1")
+    site6.guest(f"neigh replace {address} lladdr {NEW_MAC} dev eth0 nud stale")
     if family == "ipv4":
-        announcement /= ARP(op=1, hwsrc=PEER_MAC, psrc=address, pdst=address)
-        announcement.dst = "ff:ff:ff:ff:ff:ff"
+        announcement = gratuitous(PEER_MAC, address)
     else:
-        announcement /= IPv6(src=address, dst="ff02::1", hlim=255) / ICMPv6ND_NA(
-            R=0, O=1, tgt=address
-        )
-        announcement /= ICMPv6NDOptDstLLAddr(lladdr=PEER_MAC)
-        announcement.dst = "33:33:00:00:00:01"
+        announcement = advertisement(PEER_MAC, address, address)
+    question = Ether(src=PEER_MAC, dst=GUEST_MAC)
     question /= ARP(op=1, hwsrc=PEER_MAC, psrc="192.0.2.78", pdst=GUEST_ADDRESS)
-    with Capture(guest) as wire:
-        wire.socket.send(bytes(announcement))
-        wire.socket.send(bytes(question))  # its answer comes after the announcement was handled
-        until(lambda: any(frame[20:22] == b"\0\2" for frame in wire.read()), "an answer")
-    ignored = guest.neighbours("guest")[address].mac == old
-    assert sysctl_seen(guest, f"{family}/{key}") == ignored
+    site6.wire.socket.send(bytes(announcement))
+    site6.wire.socket.send(bytes(question))  # its answer comes after the announcement was handled
+    until(lambda: any(frame[20:22] == b"\0\2" for frame in site6.wire.read()), "an answer")
+    ignored = site6.lab.neighbours("guest")[address].mac == NEW_MAC
+    assert sysctl_seen(site6, f"{family}/{key}") == ignored
     # For advertisements only the interface's own value counts.
     assert ignored == (scope == "eth0" or family == "ipv4")
 
 
-def test_tentative_address_is_no_finding(guest: TinyLab, agent: Agent) -> None:
+def test_tentative_address_is_no_finding(site6: Site, agent: Agent) -> None:
     # The kernel reports an autoconfigured address only when detection has ended.
-    guest.run("guest", ["sysctl", "-qw", "net.ipv6.conf.default.dad_transmits=60"])
-    guest.ip(
-        "guest",
+    site6.sysctl("guest", "net.ipv6.conf.default.dad_transmits=60")
+    site6.guest(
         "link add dev eth5 type veth peer name eth6",
         "link set eth6 addrgenmode none up",
         "link set eth5 up",
     )
-    guest.wait_until_up("guest")
-    until(lambda: "tentative" in guest.run("guest", ["ip", "address"]).stdout, "it begins")
-    diagnosis = Diagnosis(guest, agent, "--no-send")
+    site6.lab.wait_until_up("guest")
+    until(lambda: "tentative" in site6.lab.run("guest", ["ip", "address"]).stdout, "it begins")
+    diagnosis = Diagnosis(agent, "--no-send")
     assert diagnosis.failed() == set()
     # Detection was under way all the time.
-    assert "tentative" in guest.run("guest", ["ip", "address"]).stdout
+    assert "tentative" in site6.lab.run("guest", ["ip", "address"]).stdout
 
 
 @pytest.mark.parametrize(
@@ -267,17 +223,10 @@ def test_tentative_address_is_no_finding(guest: TinyLab, agent: Agent) -> None:
     ],
 )
 def test_text_fits_80_columns_and_an_odd_interface_name_is_printed_safely(
-    guest: TinyLab, agent: Agent, name: bytes, sends: str, end: str
+    site6: Site, agent: Agent, name: bytes, sends: str, end: str
 ) -> None:
-    text = os.fsdecode(name)
-    for words in (
-        f"link add dev {text} type veth peer name other",
-        "link set other up",
-        f"address add 198.51.100.9/24 dev {text}",
-        f"link set dev {text} up",
-    ):
-        guest.run("guest", ["ip", *words.split()])
-    done = command(guest, "doctor", "--control-socket", str(agent.control))
+    site6.add_link(os.fsdecode(name), "198.51.100.9")
+    done = command(site6.lab, "doctor", "--control-socket", str(agent.control))
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr.startswith(f"garp-agent doctor sends{sends}")
     lines = done.stdout.splitlines()
@@ -291,18 +240,18 @@ def test_text_fits_80_columns_and_an_odd_interface_name_is_printed_safely(
 # -- the hint port --------------------------------------------------------------------------
 
 
-def port_finding(guest: TinyLab, folder: Path, port: str, *prefix: str) -> tuple[str, str]:
-    with Agent(guest, folder, "--hint-port", port, prefix=prefix) as agent:
-        (finding,) = Diagnosis(guest, agent, "--no-send").of("hint port")
+def port_finding(site6: Site, port: str, *prefix: str) -> tuple[str, str]:
+    with site6.start("--hint-port", port, prefix=prefix) as agent:
+        (finding,) = Diagnosis(agent, "--no-send").of("hint port")
     return finding["level"], finding["found"]
 
 
-def test_hint_port_forbidden_fails_with_mode_and_owner(guest: TinyLab, tmp_path: Path) -> None:
+def test_hint_port_forbidden_fails_with_mode_and_owner(site6: Site) -> None:
     host, device = os.openpty()
     path = os.ttyname(device)
     os.chown(path, 65534, 65534)
     os.chmod(path, 0o600)
-    finding = port_finding(guest, tmp_path, path, *NO_DAC)
+    finding = port_finding(site6, path, *NO_DAC)
     os.close(host)
     os.close(device)
     owner = "uid 65534 gid 65534; the agent is uid 0"
@@ -317,14 +266,14 @@ def test_hint_port_forbidden_fails_with_mode_and_owner(guest: TinyLab, tmp_path:
     ],
 )
 def test_hint_port_socket_is_connected_or_busy(
-    guest: TinyLab, tmp_path: Path, busy: bool, level: str, found: str
+    site6: Site, busy: bool, level: str, found: str
 ) -> None:
-    path = tmp_path / "port"
+    path = str(site6.directory / "port")
     with socket.socket(socket.AF_UNIX) as host, socket.socket(socket.AF_UNIX) as other:
-        host.bind(str(path))
+        host.bind(path)
         host.listen(0)
         if busy:
-            other.connect(str(path))
-        finding = port_finding(guest, tmp_path, str(path))
+            other.connect(path)
+        finding = port_finding(site6, path)
     assert finding[0] == level
     assert finding[1].startswith(found.format(path=path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 from collections.abc import Callable
 from contextlib import closing
+from itertools import dropwhile
 from typing import TYPE_CHECKING, Any
 
 from bench import lab
@@ -44,9 +45,7 @@ class Listener:
 
     def has_recovered(self) -> bool:
         """Return whether a dump has ended that an overrun made necessary."""
-        overrun = DumpStarted(True)
-        found = overrun in self.events
-        return found and DumpComplete() in self.events[self.events.index(overrun) :]
+        return DumpComplete() in dropwhile(lambda each: each != DumpStarted(True), self.events)
 
 
 def test_table_follows_the_kernel_through_changes_and_overruns(tiny_lab: lab.TinyLab) -> None:

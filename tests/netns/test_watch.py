@@ -8,51 +8,51 @@ import os
 import re
 import select
 import signal
-import socket
 import struct
 import subprocess
 import termios
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.lab import GUEST_ADDRESS, GUEST_ADDRESS6, GUEST_MAC, PEER_MAC, TinyLab
+from bench.lab import GUEST_ADDRESS, GUEST_ADDRESS6, GUEST_MAC, PEER_MAC
 from tests import golden
-from tests.netns import agent as running
-from tests.netns.agent import LIMIT, QUIET, Agent, command, forget_link_local, until
+from tests.netns.agent import (
+    COMMAND,
+    ENVIRONMENT,
+    LIMIT,
+    QUIET,
+    Agent,
+    Site,
+    command,
+    gratuitous,
+    until,
+)
 
-FORGED = bytes.fromhex(
-    "ffffffffffff 02005e005301 0806 0001 0800 06 04 000102005e005301 c000020a 000000000000 c000020a"
-)  # 192.0.2.10, announced by the peer
+FORGED = bytes(gratuitous(PEER_MAC))
 
 
 @pytest.fixture
-def guest(tiny_lab6: TinyLab) -> TinyLab:
-    forget_link_local(tiny_lab6)
-    return tiny_lab6
-
-
-@pytest.fixture
-def agent(guest: TinyLab, tmp_path: Path) -> Iterator[Agent]:
+def agent(site6: Site) -> Iterator[Agent]:
     # A conflict must not change what it announces.
-    with Agent(guest, tmp_path, config=f"{QUIET}conflict:\n  policy: warn\n") as started:
+    with site6.start(config=f"{QUIET}conflict:\n  policy: warn\n") as started:
         yield started
 
 
 class Watch:
     """A running ``garp-agent watch`` and its output so far."""
 
-    def __init__(self, lab: TinyLab, *options: str, terminal: bool = False, **env: str) -> None:
+    def __init__(self, site: Site, *options: str, terminal: bool = False, **env: str) -> None:
+        self._send = site.wire.socket.send
         ours, theirs = os.openpty() if terminal else os.pipe()
         if terminal:
             fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
-        self.process = lab.start(
+        self.process = site.lab.start(
             "guest",
-            [*running.COMMAND, "watch", *options],
-            env={**running.ENVIRONMENT, "TZ": "UTC", "TERM": "xterm", **env},
+            [*COMMAND, "watch", *options],
+            env={**ENVIRONMENT, "TZ": "UTC", "TERM": "xterm", **env},
             stdout=theirs,
             stderr=subprocess.PIPE,
         )
@@ -78,15 +78,14 @@ class Watch:
             self.text += more.replace("\r", "")
         return self.text
 
-    def until_it_sees(self, peer: socket.socket) -> None:
+    def until_it_sees(self) -> None:
         """Send until something is printed, before which nothing shows that it listens."""
-        until(
-            lambda: peer.send(FORGED) and select.select([self._output], [], [], 0.1)[0], "it sees"
-        )
+        ours = [self._output]
+        until(lambda: self._send(FORGED) and select.select(ours, [], [], 0.1)[0], "it sees")
 
-    def until_it_ends(self, peer: socket.socket, *frames: bytes) -> None:
+    def until_it_ends(self, *frames: bytes) -> None:
         """Send these again and again until it has ended."""
-        until(lambda: all(map(peer.send, frames)) and self.process.poll() is not None, "it ends")
+        until(lambda: all(map(self._send, frames)) and self.process.poll() is not None, "it ends")
 
     def end(self) -> tuple[int, str]:
         """Interrupt it; return its exit status and standard error."""
@@ -99,12 +98,15 @@ def rows(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_json_shows_own_and_foreign_announcements(guest: TinyLab, agent: Agent) -> None:
-    with Watch(guest, "--json", "eth0") as watch, guest.packet_socket("peer", "eth0") as peer:
-        watch.until_it_sees(peer)
+def test_json_shows_own_and_foreign_announcements(site6: Site, agent: Agent) -> None:
+    with Watch(site6, "--json", "eth0") as watch:
+        watch.until_it_sees()
+        for name in ("dad-solicitation", "arp-reply-tagged"):  # which are not shown
+            site6.wire.socket.send(golden.read(f"frames/{name}"))
         agent.burst()
         told = rows(watch.wait_for("unsolicited-na.*\n"))
         assert watch.end()[0] == 0
+    assert {each["address"] for each in told} == {GUEST_ADDRESS, GUEST_ADDRESS6}
     ours = [each for each in told if each["own"]]
     assert [(each["kind"], each["address"]) for each in ours] == [
         ("arp-request", GUEST_ADDRESS),
@@ -115,78 +117,61 @@ def test_json_shows_own_and_foreign_announcements(guest: TinyLab, agent: Agent) 
     assert (told[0]["hardware_address"], told[0]["own"]) == (PEER_MAC, False)
 
 
-def test_terminal_of_80_columns_shows_rows_and_red_marks(guest: TinyLab, agent: Agent) -> None:
-    with Watch(guest, "eth0", terminal=True) as watch:
+def test_terminal_of_80_columns_shows_rows_and_red_marks(site6: Site, agent: Agent) -> None:
+    with Watch(site6, "eth0", terminal=True) as watch:
         watch.wait_for(r"^TIME .* ADDRESS$")
-        with guest.packet_socket("peer", "eth0") as peer:
-            peer.send(golden.read("frames/rarp"))
-            agent.burst()
-            peer.send(FORGED)
-            text = watch.wait_for("conflict.*\n")
-        status, said = watch.end()
+        site6.wire.socket.send(golden.read("frames/rarp"))
+        agent.burst()
+        site6.wire.socket.send(FORGED)
+        text = watch.wait_for("conflict.*\n")
+        ended = watch.end()
     assert max(len(re.sub("\x1b\\[[0-9;]*m", "", line)) for line in text.splitlines()) <= 80
     assert f"\x1b[31m    ! conflict: {GUEST_MAC} announced it too" in text
     assert re.search(rf" request {GUEST_MAC}      - own     {GUEST_ADDRESS}$", text, re.MULTILINE)
     assert re.search(r" rarp    02:00:00:00:00:0a      - foreign -$", text, re.MULTILINE)
-    assert (status, said) == (
-        0,
-        "garp-agent watch: 4 announcements, 2 own, 2 foreign, 1 irregular\n",
-    )
+    assert ended == (0, "garp-agent watch: 4 announcements, 2 own, 2 foreign, 1 irregular\n")
 
 
 @pytest.mark.parametrize("setting", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_no_color_and_dumb_terminal_get_no_escapes(guest: TinyLab, setting: dict[str, str]) -> None:
-    with Watch(guest, "eth0", terminal=True, **setting) as watch:
+def test_no_color_and_dumb_terminal_get_no_escapes(site6: Site, setting: dict[str, str]) -> None:
+    with Watch(site6, "eth0", terminal=True, **setting) as watch:
         watch.wait_for(r"^TIME .* ADDRESS$")
-        with guest.packet_socket("peer", "eth0") as peer:
-            peer.send(FORGED[:20] + b"\0\3" + FORGED[22:])
-            assert "\x1b" not in watch.wait_for("! RARP opcode 3 .*\n")
+        site6.wire.socket.send(FORGED[:20] + b"\0\3" + FORGED[22:])
+        assert "\x1b" not in watch.wait_for("! RARP opcode 3 .*\n")
         watch.end()
 
 
 @pytest.mark.parametrize(
     ("tags", "vlan"), [("81000064", "100"), ("88a800c881000064", "200.100"), ("81006000", None)]
 )
-@pytest.mark.parametrize("name", ["arp-announcement", "unsolicited-na", "rarp"])
-def test_tagged_announcement_has_its_vlan(guest: TinyLab, tags: str, vlan: str, name: str) -> None:
+@pytest.mark.parametrize("name", ["arp-announcement", "arp-probe", "unsolicited-na", "rarp"])
+def test_tagged_announcement_has_its_vlan(site6: Site, tags: str, vlan: str, name: str) -> None:
     frame = golden.read(f"frames/{name}")
-    with Watch(guest, "--json", "--count", "1", "eth0") as watch:
-        with guest.packet_socket("peer", "eth0") as peer:
-            watch.until_it_ends(peer, frame[:12] + bytes.fromhex(tags) + frame[12:])
+    with Watch(site6, "--json", "--count", "1", "eth0") as watch:
+        watch.until_it_ends(frame[:12] + bytes.fromhex(tags) + frame[12:])
         (row,) = rows(watch.wait_for("\n"))
     assert row["vlan"] == vlan
     assert row["irregular"] == []
 
 
-def test_other_traffic_is_not_shown(guest: TinyLab) -> None:
-    with Watch(guest, "--count", "1", "--json", "eth0") as watch:
-        names = ("dad-solicitation", "arp-reply-tagged", "arp-probe")
-        with guest.packet_socket("peer", "eth0") as peer:
-            watch.until_it_ends(peer, *(golden.read(f"frames/{name}") for name in names))
-        (row,) = rows(watch.wait_for("\n"))
-    assert row["kind"] == "arp-probe"
-
-
-def test_capture_file_is_written_read_back_and_not_overwritten(
-    guest: TinyLab, agent: Agent, tmp_path: Path
-) -> None:
-    file = tmp_path / "seen.pcap"
-    with Watch(guest, "-w", str(file), terminal=True) as watch:
+def test_capture_file_is_written_read_back_and_not_overwritten(site6: Site, agent: Agent) -> None:
+    file = site6.directory / "seen.pcap"
+    with Watch(site6, "-w", str(file), terminal=True) as watch:
         watch.wait_for("ADDRESS")
         agent.burst()
         watch.wait_for(f"{GUEST_ADDRESS6}\n")
         watch.end()
-    done = command(guest, "watch", "-r", str(file), "--json")
+    done = command(site6.lab, "watch", "-r", str(file), "--json")
     told = rows(done.stdout)
     assert [(each["kind"], each["own"]) for each in told] == [
         ("arp-request", True),
         ("unsolicited-na", True),
     ]
     # Writing to the file that is read is refused, under any name.
-    other_name = tmp_path / "other.pcap"
+    other_name = site6.directory / "other.pcap"
     other_name.symlink_to(file)
     for name in (file, other_name):
-        done = command(guest, "watch", "-r", str(file), "-w", str(name))
+        done = command(site6.lab, "watch", "-r", str(file), "-w", str(name))
         assert done.returncode == 1
         assert f"{name}: is the file that --read reads: write another file" in done.stderr
     # tcpdump reads the same from the file.
@@ -211,20 +196,20 @@ def test_capture_file_is_written_read_back_and_not_overwritten(
     ],
 )
 def test_end_of_watch_has_its_message_and_status(
-    guest: TinyLab, arguments: tuple[str, ...], status: int, said: str
+    site: Site, arguments: tuple[str, ...], status: int, said: str
 ) -> None:
     prefix = ("setpriv", "--bounding-set", "-net_raw") if status == 77 else ()
-    done = command(guest, "watch", *arguments, prefix=prefix)
+    done = command(site.lab, "watch", *arguments, prefix=prefix)
     assert said in done.stderr
     assert done.returncode == status
     assert "Traceback" not in done.stderr
 
 
-def test_reader_that_closes_the_pipe_ends_it_quietly(guest: TinyLab, agent: Agent) -> None:
-    with Watch(guest, "--json", "eth0") as watch, guest.packet_socket("peer", "eth0") as peer:
-        watch.until_it_sees(peer)
+def test_reader_that_closes_the_pipe_ends_it_quietly(site6: Site) -> None:
+    with Watch(site6, "--json", "eth0") as watch:
+        watch.until_it_sees()
         read_end, watch._output = watch._output, os.open(os.devnull, os.O_RDONLY)
         os.close(read_end)
-        watch.until_it_ends(peer, FORGED)
+        watch.until_it_ends(FORGED)
     assert watch.process.stderr
     assert (watch.process.returncode, watch.process.stderr.read()) == (0, "")

@@ -23,15 +23,6 @@ def in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
     time.tzset()
 
 
-def test_row_stands_below_its_headings() -> None:
-    table = Table(["eth0"], 80)
-    lines = [table.header(), table.row(seen())]
-    assert lines == [
-        "TIME         IF   VLAN KIND    MAC                  GAP WHOSE   ADDRESS",
-        "23:59:59.123 eth0 -    request 02:00:5e:00:53:10  5.01s own     192.0.2.10",
-    ]
-
-
 def test_only_the_longest_ipv4_address_fits_80_columns() -> None:
     longest = seen(interface="ens18", sighting=REQUEST._replace(address="192.168.100.100"))
     assert len(Table(["ens18"], 80).row(longest)) == 80
@@ -43,10 +34,12 @@ def tagged(vlan: str) -> SeenAnnouncement:
     return seen(sighting=REQUEST._replace(vlan=vlan))
 
 
-def test_stacked_tag_widens_its_column_and_repeats_the_headings() -> None:
+def test_row_stands_below_its_headings_which_a_stacked_tag_widens_and_repeats() -> None:
     table = Table(["eth0"], 80)
-    lines = [table.row(tagged("100")), table.row(tagged("200.100")), table.row(tagged("100"))]
+    lines = [table.header(), *(table.row(tagged(vlan)) for vlan in ("", "100", "200.100", "100"))]
     assert "\n".join(lines).splitlines() == [
+        "TIME         IF   VLAN KIND    MAC                  GAP WHOSE   ADDRESS",
+        "23:59:59.123 eth0 -    request 02:00:5e:00:53:10  5.01s own     192.0.2.10",
         "23:59:59.123 eth0 100  request 02:00:5e:00:53:10  5.01s own     192.0.2.10",
         "TIME         IF   VLAN      KIND    MAC                  GAP WHOSE   ADDRESS",
         "23:59:59.123 eth0 200.100   request 02:00:5e:00:53:10  5.01s own     192.0.2.10",
@@ -75,16 +68,12 @@ def test_no_line_is_wider_than_the_terminal(interface: str, address: str, vlan: 
     assert max(map(len, row.splitlines())) <= 80
 
 
-def test_marks_have_their_own_lines_and_colour_where_wanted() -> None:
-    marked = seen(marks=("odd", "storm"))
-    assert Table(["eth0"], 80).row(marked).splitlines()[1:] == ["    ! odd", "    ! storm"]
+def test_marks_have_their_own_lines_and_colour_where_wanted_but_not_in_a_pipe() -> None:
+    marked = seen(sighting=ADVERTISEMENT._replace(address=LONG), marks=("odd", "storm"))
+    assert Table(["eth0"], 80).row(marked).splitlines()[2:] == ["    ! odd", "    ! storm"]
     coloured = Table(["eth0"], 80, colour=True).row(marked).splitlines()
-    assert coloured[1:] == ["\x1b[31m    ! odd\x1b[0m", "\x1b[31m    ! storm\x1b[0m"]
-
-
-def test_pipe_gets_one_line_for_each_announcement() -> None:
-    sighting = ADVERTISEMENT._replace(address=LONG)
-    row = Table(["eth0"], 0).row(seen(sighting=sighting, marks=("odd", "storm")))
+    assert coloured[2:] == ["\x1b[31m    ! odd\x1b[0m", "\x1b[31m    ! storm\x1b[0m"]
+    row = Table(["eth0"], 0).row(marked)
     assert row.endswith(f"{LONG}  ! odd; storm")
     assert "\n" not in row
 
