@@ -9,14 +9,14 @@ import pytest
 
 from garp_agent import diagnosis
 from garp_agent.diagnosis.doctor import run as doctor
-from garp_agent.diagnosis.watch import run as watch
+from garp_agent.diagnosis.observe import run as observe
 
 
 @pytest.mark.parametrize(
     ("name", "command"),
     [
         ("doctor", lambda: doctor.run(None, None, send=True, as_json=False)),
-        ("watch", lambda: watch.run(watch.Wanted())),
+        ("watch", lambda: observe.run(observe.Wanted())),
     ],
 )
 def test_command_without_scapy_names_the_package(

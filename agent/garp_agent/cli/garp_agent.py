@@ -285,13 +285,13 @@ def watch_command(
     Listens on these INTERFACES, or on all that the agent would announce on, until Ctrl-C. Marks
     malformed frames, conflicts and storms. Exit status 1 if --count was not reached.
     """
-    from garp_agent.diagnosis.watch import run as watch
+    from garp_agent.diagnosis.observe import run as observe
 
     if read and interfaces:
         raise click.UsageError(
             "a capture file has no interfaces: give --read or INTERFACE, not both"
         )
-    sys.exit(watch.run(watch.Wanted(interfaces, read, write, as_json, count, seconds)))
+    sys.exit(observe.run(observe.Wanted(interfaces, read, write, as_json, count, seconds)))
 
 
 def _settings(path: str | None) -> Settings:

@@ -1,4 +1,4 @@
-"""``doctor`` and ``watch``, which look at the agent from outside.
+"""``garp-agent doctor`` and ``garp-agent watch``, which look at the agent from outside.
 
 The only folder that imports scapy and netifaces, and only inside functions: they check frames and
 addresses independently of the agent's own code.  The daemons never load it.

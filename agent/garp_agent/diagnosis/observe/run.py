@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from garp_agent.diagnosis import missing
 from garp_agent.diagnosis.capture import Capture, CaptureError, Frame, configured
+from garp_agent.diagnosis.observe.observer import Observer, SeenAnnouncement
+from garp_agent.diagnosis.observe.table import Table, as_json, summary
 from garp_agent.diagnosis.sighting import dissect
-from garp_agent.diagnosis.watch.observe import Observer, SeenAnnouncement
-from garp_agent.diagnosis.watch.table import Table, as_json, summary
 from garp_agent.runtime.exits import EXIT_FAILED, EXIT_NO_PERMISSION
 
 if TYPE_CHECKING:

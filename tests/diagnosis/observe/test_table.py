@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from garp_agent.diagnosis.watch.observe import SeenAnnouncement
-from garp_agent.diagnosis.watch.table import Table, as_json, clock, gap
+from garp_agent.diagnosis.observe.observer import SeenAnnouncement
+from garp_agent.diagnosis.observe.table import Table, as_json, clock, gap
 from tests.diagnosis.world import ADVERTISEMENT, MAC, REQUEST
 
 LONG = "2001:db8:1234:5678:5054:ff:fe12:3456"

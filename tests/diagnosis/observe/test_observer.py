@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from garp_agent.diagnosis.observe import observer as observer_module
+from garp_agent.diagnosis.observe.observer import Observer
 from garp_agent.diagnosis.sighting import Sighting
-from garp_agent.diagnosis.watch import observe
-from garp_agent.diagnosis.watch.observe import Observer
 from tests.diagnosis.world import ADVERTISEMENT, MAC, OTHER_MAC, REQUEST
 
 FOREIGN = REQUEST._replace(source=OTHER_MAC, hardware_address=OTHER_MAC)
@@ -73,7 +73,7 @@ def test_marks_begin_with_the_faults_of_the_frame(observer: Observer) -> None:
 
 
 def test_memory_is_bounded(observer: Observer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(observe, "REMEMBERED", 10)
+    monkeypatch.setattr(observer_module, "REMEMBERED", 10)
     for number in range(50):
         observer.see("eth0", REQUEST._replace(address=str(number)), float(number))
     # The tenth from the end is still known, the eleventh is not.

@@ -1,11 +1,11 @@
-"""Formats an announcement for ``watch``: a row of 80 columns, a line of text, or JSON."""
+"""Formats an announcement that was seen: a row of 80 columns, a line of text, or JSON."""
 
 from __future__ import annotations
 
 import json
 import time
 
-from garp_agent.diagnosis.watch.observe import SeenAnnouncement
+from garp_agent.diagnosis.observe.observer import SeenAnnouncement
 from garp_agent.render.table import printable
 
 KINDS = {

@@ -1,4 +1,4 @@
-"""``watch`` beside a running agent: terminal, pipe, capture file."""
+"""``garp-agent watch`` beside a running agent: terminal, pipe, capture file."""
 
 from __future__ import annotations
 

@@ -1,1 +1,0 @@
-"""``garp-agent watch``: shows announcements on the wire."""
