@@ -8,16 +8,13 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from bench import lab
 from bench.lab import GUEST_ADDRESS, PEER_ADDRESS
-from tests.netns.agent import LIMIT, until
-
-DEMO = [sys.executable, "-m", "bench.demo"]
+from tests.netns.agent import LIMIT
 
 
 @pytest.mark.parametrize("wiring", lab.Wiring)
@@ -76,7 +73,7 @@ with Prober(lab):
 """
 
 
-# In the file of the demo's tests: a demo removes leftovers, too.
+# In the file of the demo's test: a demo removes leftovers, too.
 @pytest.mark.parametrize(
     ("then", "number"),
     [
@@ -111,33 +108,10 @@ def test_lab_of_a_maker_that_ends_is_removed(
 # -- the demo ---------------------------------------------------------------------------
 
 
-IGNORED = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *DEMO, "--quick"]
-
-
-@pytest.mark.parametrize(
-    ("command", "number"),
-    [
-        ([*DEMO, "--quick"], signal.SIGTERM),
-        (IGNORED, signal.SIGINT),  # as a shell does for what it runs in the background
-    ],
-)
-def test_demo_interrupted_leaves_nothing(
-    labs: None, command: list[str], number: signal.Signals
-) -> None:
-    with subprocess.Popen(command, cwd=lab.ROOT, text=True, stdout=-1, stderr=-1) as demo:
-        until(lambda: len(lab.namespaces_of(demo.pid)) >= 12, "it has made its first labs")
-        while demo.poll() is None:  # further signals change nothing
-            demo.send_signal(number)
-            time.sleep(0.02)
-        assert lab.namespaces_of(demo.pid) == []
-        assert demo.communicate()[1] == "demo: interrupted; everything is removed\n"
-        # The last signal may come when the interpreter has already removed its handlers.
-        assert demo.returncode in (130, -number)
-
-
 def test_demo_agent_ends_every_outage(labs: None, tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
-    command = [*DEMO, "--only", "agent-1s", "--failovers", "2", "--json", str(file)]
+    words = ["-m", "bench.demo", "--only", "agent-1s", "--failovers", "2", "--json"]
+    command = [sys.executable, *words, str(file)]
     done = subprocess.run(command, cwd=lab.ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (method,) = json.loads(file.read_text())["methods"]
