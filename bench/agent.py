@@ -47,16 +47,20 @@ while True:
 """,
 ]
 LISTENER_MAC = "02:00:5e:00:53:99"
-LISTENER = f"""
-import select, socket, sys
+LISTENER = [
+    sys.executable,
+    "-c",
+    f"""
+import select, socket
 events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
 events.bind((0, 1 << 4))  # RTNLGRP_IPV4_IFADDR
 link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-link.bind((sys.argv[1], 0))
+link.bind(("eth0", 0))
 head = bytes.fromhex("ffffffffffff{LISTENER_MAC.replace(":", "")}08060001080006040001") + bytes(6)
 while True:
     link.send(head + events.recv(4096)[28:32] + bytes(28))
-"""
+""",
+]
 START = "import sys; from garp_agent.__main__ import main; main()"  # as the installed script does
 AGENT = [sys.executable, "-c", START, "run"]
 
@@ -82,8 +86,8 @@ class Figure(NamedTuple):
 class Wire:
     """Frames at the peer's end of a link, with the kernel's timestamps."""
 
-    def __init__(self, lab: Lab, role: str, link: str) -> None:
-        self._socket = lab.packet_socket(role, link, ETH_P_ARP)
+    def __init__(self, lab: Lab) -> None:
+        self._socket = lab.packet_socket("peer", "eth0", ETH_P_ARP)
         self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 24)  # all of a long run
 
@@ -120,27 +124,32 @@ class Wire:
         self._socket.close()
 
 
-@contextlib.contextmanager
-def watched(lab: Lab, role: str = "peer", link: str = "eth0") -> Iterator[Wire]:
-    wire = Wire(lab, role, link)
-    try:
-        yield wire
-    finally:
-        wire.close()
+def watched(lab: Lab) -> contextlib.closing[Wire]:
+    return contextlib.closing(Wire(lab))
 
 
 @contextlib.contextmanager
-def spawned(lab: Lab, command: list[str], role: str = "guest") -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process in the role's namespace, entered before the fork: only exec is timed."""
-    with lab.entered(role):
-        process = subprocess.Popen(
-            command, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+def spawned(
+    lab: Lab, command: list[str], stdin: int = subprocess.DEVNULL
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process in the guest's namespace, entered before the fork: only exec is timed."""
+    with lab.entered("guest"):
+        process = subprocess.Popen(command, env=ENVIRONMENT, stdin=stdin, stderr=subprocess.DEVNULL)
     try:
         yield process
     finally:
         process.terminate()
         process.wait()
+
+
+@contextlib.contextmanager
+def configured(lab: Lab, text: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the agent with this configuration."""
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        file.write(text)
+        file.flush()
+        with spawned(lab, [*AGENT, "-c", file.name]) as process:
+            yield process
 
 
 def cpu_seconds(pid: int) -> float:
@@ -165,8 +174,7 @@ def cpu_per_announcement(lab: Lab, rounds: int) -> Iterator[Figure]:
     """
     loop = f"for i in $(seq {rounds}); do arping -q -U -c1 -I eth0 {GUEST_ADDRESS}; sleep .2; done"
     with (
-        configured("interval: 1200ms\njitter: 0%\n") as file,
-        spawned(lab, [*AGENT, "-c", file]) as agent,
+        configured(lab, "interval: 1200ms\njitter: 0%\n") as agent,
         spawned(lab, LEAST) as least,
     ):
         time.sleep(3.0)
@@ -195,11 +203,7 @@ def wakes(pid: int) -> int:
 
 def wakeups(lab: Lab, seconds: float) -> Figure:
     """Measure voluntary context switches against frames on the wire, with one address."""
-    with (
-        configured("interval: 200ms\n") as file,
-        spawned(lab, [*AGENT, "-c", file]) as agent,
-        watched(lab) as wire,
-    ):
+    with configured(lab, "interval: 200ms\n") as agent, watched(lab) as wire:
         wire.when()
         time.sleep(1.0)
         wire.drain()
@@ -229,31 +233,22 @@ def first_frame(lab: Lab, runs: int) -> Figure:
             with spawned(lab, BARE) as bare:
                 bare.wait()
                 peer.append(time.time() - begun)
-    return Figure(
-        "exec to first frame",
-        "ms",
-        median(ours) * 1e3,
-        median(peer) * 1e3,
-        "python -c pass",
-        "at most 5, aim 3",
-    )
+    medians = (median(ours) * 1e3, median(peer) * 1e3)
+    return Figure("exec to first frame", "ms", *medians, "python -c pass", "at most 5, aim 3")
 
 
-def added_address(
-    lab: Lab, runs: int, link: str = "eth0", role: str = "peer"
-) -> tuple[float, float]:
-    """Return the median seconds from adding an address to its first announcement.
+def added_address(lab: Lab, runs: int) -> tuple[float, float]:
+    """Return the median milliseconds from adding an address to its first announcement.
 
     First the agent's, then that of a minimal Python process that runs at the same time.
     """
     ours: list[float] = []
     floor: list[float] = []
-    command = [sys.executable, "-c", LISTENER, link]
-    with watched(lab, role, link) as wire, spawned(lab, command):
+    with watched(lab) as wire, spawned(lab, LISTENER):
         time.sleep(1.0)
         for number in range(runs):
             address = f"198.51.100.{number + 1}"
-            change = add_address_message(lab, link, address)
+            change = add_address_message(lab, address)
             with lab.open_socket("guest", socket.AF_NETLINK, socket.SOCK_RAW) as netlink:
                 wire.drain()
                 begun = time.time()
@@ -262,12 +257,12 @@ def added_address(
             floor.append(whens.pop(LISTENER_MAC) - begun)
             ours.append(*(when - begun for when in whens.values()))
             time.sleep(0.3)  # so that the rate limit delays no frame
-    return median(ours), median(floor)
+    return median(ours) * 1e3, median(floor) * 1e3
 
 
-def add_address_message(lab: Lab, link: str, address: str) -> bytes:
+def add_address_message(lab: Lab, address: str) -> bytes:
     with lab.entered("guest"):
-        ifindex = socket.if_nametoindex(link)
+        ifindex = socket.if_nametoindex("eth0")
     packed = socket.inet_aton(address)
     body = struct.pack("=BBBBi", socket.AF_INET, 24, 0, 0, ifindex)
     body += b"".join(struct.pack("=HH4s", 8, kind, packed) for kind in (1, 2))  # ADDRESS, LOCAL
@@ -280,46 +275,28 @@ PLAIN_LISTENER = "Python: read, send()"
 def ordinary_latency(lab: Lab, runs: int) -> Figure:
     with spawned(lab, AGENT), watched(lab) as wire:
         wire.when()
-        ours, floor = (each * 1e3 for each in added_address(lab, runs))
+        ours, floor = added_address(lab, runs)
     return Figure("address added to frame", "ms", ours, floor, PLAIN_LISTENER, "under 10 ms")
 
 
-def many_links(lab: Lab) -> list[Figure]:
+def many_links(lab: Lab) -> Iterator[Figure]:
     """Measure the inventory of 2,000 links with two addresses each, and one more address."""
-    pairs = MANY_LINKS // 2
-    lab.ip("guest", *(f"link add a{n} type veth peer name b{n}" for n in range(pairs)))
-    names = [f"{end}{n}" for n in range(pairs) for end in "ab"]
-    lab.ip(
-        "guest",
-        *(
-            f"address add 10.{n >> 8}.{n & 255}.{last}/32 dev {name}"
-            for n, name in enumerate(names)
-            for last in (1, 2)
-        ),
-        *(f"link set {name} up" for name in names),
-    )
+    names = [f"{end}{n}" for n in range(MANY_LINKS // 2) for end in "ab"]
+    addresses = [(f"10.{n >> 8}.{n & 255}", name) for n, name in enumerate(names)]
+    lab.ip("guest", *(f"link add {a} type veth peer name b{a[1:]}" for a in names[::2]))
+    lab.ip("guest", *(f"address add {net}.1/32 dev {name}" for net, name in addresses))
+    lab.ip("guest", *(f"address add {net}.2/32 dev {name}" for net, name in addresses))
+    lab.ip("guest", *(f"link set {name} up" for name in names))
     with lab.entered("guest"):
         inventory = median(timed(INVENTORY) for _ in range(5))
         netifaces = median(timed(NETIFACES) for _ in range(3))
-    figures = [
-        Figure(
-            f"inventory of {MANY_LINKS} links",
-            "s",
-            inventory,
-            netifaces,
-            f"netifaces, first {NETIFACES_NAMES} links",
-            "under 1 s",
-        )
-    ]
-    with (
-        configured("interval: 270s\ninterval_with_lease: 270s\n") as file,
-        spawned(lab, [*AGENT, "-c", file]),
-    ):
+    with configured(lab, "interval: 270s\ninterval_with_lease: 270s\n"):
         time.sleep(12.0)  # until the bursts of 2,000 links are over
-        # On the last link, whose peer receives nothing else.
-        ours, floor = (each * 1e3 for each in added_address(lab, 10))
+        ours, floor = added_address(lab, 10)
+    name, peer = f"inventory of {MANY_LINKS} links", f"netifaces, first {NETIFACES_NAMES} links"
+    yield Figure(name, "s", inventory, netifaces, peer, "under 1 s")
     name = "address added among them"
-    return [*figures, Figure(name, "ms", ours, floor, PLAIN_LISTENER, "under 50 ms")]
+    yield Figure(name, "ms", ours, floor, PLAIN_LISTENER, "under 50 ms")
 
 
 NETIFACES_NAMES = 100
@@ -354,14 +331,6 @@ def timed(program: str) -> float:
     return float(done.stdout.split()[0])
 
 
-@contextlib.contextmanager
-def configured(text: str) -> Iterator[str]:
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        file.write(text)
-        file.flush()
-        yield file.name
-
-
 # -- the report -------------------------------------------------------------------------
 
 
@@ -386,9 +355,3 @@ def measure(quick: bool) -> Iterator[Figure]:
     yield repeated(1, lambda lab: ordinary_latency(lab, runs))
     with TinyLab() as lab:
         yield from many_links(lab)
-
-
-def row(figure: Figure) -> str:
-    ours, peer = f"{figure.ours:.4g} {figure.unit}", f"{figure.peer:.4g} {figure.unit}"
-    against = f"{peer} ({figure.peer_name})"
-    return f"{figure.name:<28} {ours:>12}  {against:<38} {figure.ratio:>8.3g}  {figure.bound}"

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from types import FrameType
@@ -40,8 +40,6 @@ SETTLING = 0.1  # seconds
 
 ARPING_LOOP = f"while true; do arping -q -U -c1 -I eth0 {GUEST_ADDRESS}; sleep 5; done"
 
-HINTED = ("--interval", "5s")
-
 
 class Method(NamedTuple):
     """What runs in the guest."""
@@ -51,16 +49,16 @@ class Method(NamedTuple):
     cycle: float  # seconds between two of its announcements, about
     labs: int  # how many at once; methods with long outages need more
     shell: str = ""
-    agent: tuple[str, ...] = ()  # options of the agent; (): another method
+    agent: str = ""  # the interval of the agent
     hinted: bool = False  # the host hints after the failover, as garp-hint does
 
 
 METHODS = (
     Method("nothing", "nothing", 0.5, 5),
     Method("arping", "arping loop, sleep 5 s", 6.0, 4, shell=ARPING_LOOP),
-    Method("agent-5s", "garp-agent, every 5 s", 5.0, 4, agent=("--interval", "5s")),
-    Method("agent-1s", "garp-agent, every 1 s", 1.0, 2, agent=("--interval", "1s")),
-    Method("agent-hint", "garp-agent, hint from the host", 0.5, 2, agent=HINTED, hinted=True),
+    Method("agent-5s", "garp-agent, every 5 s", 5.0, 4, agent="5s"),
+    Method("agent-1s", "garp-agent, every 1 s", 1.0, 2, agent="1s"),
+    Method("agent-hint", "garp-agent, hint from the host", 0.5, 2, agent="5s", hinted=True),
 )
 
 
@@ -117,10 +115,13 @@ class Demo:
         self, made: FailoverLab, method: Method, files: Path, waits: Sequence[float]
     ) -> None:
         with (
-            hint_port(files.with_suffix(".port")) as listener,
+            socket.socket(socket.AF_UNIX) as listener,
             Prober(made, PROBE_INTERVAL) as prober,
             files.open("w") as stderr,
         ):
+            listener.bind(str(files.with_suffix(".port")))
+            listener.listen()
+            listener.settimeout(30.0)
             guest = start_method(made, method, files, stderr)
             host = listener.accept()[0] if method.hinted else None
             self.stopping.wait(WARM_UP)
@@ -154,16 +155,6 @@ def dealt(moments: Sequence[float], hands: int) -> list[Sequence[float]]:
     return [moments[hand::hands] for hand in range(min(hands, len(moments)))]
 
 
-@contextlib.contextmanager
-def hint_port(path: Path) -> Iterator[socket.socket]:
-    """The hypervisor's end of a guest's hint port."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen()
-        listener.settimeout(30.0)
-        yield listener
-
-
 def start_method(
     made: FailoverLab, method: Method, files: Path, stderr: object
 ) -> subprocess.Popen[str] | None:
@@ -176,12 +167,12 @@ def start_method(
     empty.touch()
     own = ["-c", str(empty), "--control-socket", str(files.with_suffix(".sock"))]
     own += ["--hint-port", str(files.with_suffix(".port")) if method.hinted else "none"]
-    return made.start_agent("guest", *own, *method.agent, stderr=stderr)
+    return made.start_agent("guest", *own, "--interval", method.agent, stderr=stderr)
 
 
 def last_line(file: Path) -> str:
     lines = file.read_text(errors="replace").split("\n")
-    return next((line for line in reversed(lines) if line.strip()), "no output")
+    return ([line for line in lines if line.strip()] or ["no output"])[-1]
 
 
 # -- output -----------------------------------------------------------------------------
@@ -199,32 +190,29 @@ def outages(results: Sequence[Result], method: Method) -> list[float]:
 
 
 def table(results: Sequence[Result], methods: Sequence[Method]) -> str:
-    rows = [("in the guest", "failovers", "min", "median", "max")]
+    width = max(len("in the guest"), *(len(method.title) for method in methods))
+    lines = [f"  {'in the guest':<{width}}  failovers        min     median        max"]
+    lines.append("  " + "-" * (len(lines[0]) - 2))
     for method in methods:
         mine = outages(results, method)
-        figures = (min(mine), median(mine), max(mine)) if mine else ()
-        texts = [seconds(figure) for figure in figures] or ["-", "-", "-"]
-        rows.append((method.title, str(len(mine)), texts[0], texts[1], texts[2]))
-    width = max(len(row[0]) for row in rows)
-    lines = [f"  {row[0]:<{width}}" + "".join(f"{cell:>11}" for cell in row[1:]) for row in rows]
-    return "\n".join([lines[0], "  " + "-" * (len(lines[0]) - 2), *lines[1:]])
+        figures = map(seconds, (mine[0], median(mine), mine[-1])) if mine else "---"
+        cells = (str(len(mine)), *figures)
+        lines.append(f"  {method.title:<{width}}" + "".join(f"{cell:>11}" for cell in cells))
+    return "\n".join(lines)
 
 
 def as_json(results: Sequence[Result], methods: Sequence[Method]) -> str:
+    """Return the figures; null is an outage longer than the limit."""
+
+    def known(outage: float) -> float | None:
+        return None if outage > LIMIT else round(outage, 6)
+
     rows = []
     for method in methods:
         mine = outages(results, method)
-        middle = median(mine) if mine else float("inf")
-        rows.append(
-            {
-                "method": method.key,
-                "title": method.title,
-                "failovers": len(mine),
-                # null: longer than the limit
-                "outages": [None if outage > LIMIT else round(outage, 6) for outage in mine],
-                "median": None if middle > LIMIT else round(middle, 6),
-            }
-        )
+        middle = known(median(mine or [float("inf")]))
+        row = {"method": method.key, "title": method.title, "failovers": len(mine)}
+        rows.append({**row, "outages": [known(each) for each in mine], "median": middle})
     machine = {"kernel": platform.release(), "python": platform.python_version()}
     figures = {"limit": LIMIT, "probe_interval": PROBE_INTERVAL, **machine, "methods": rows}
     return json.dumps(figures, indent=2)

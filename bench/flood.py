@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from statistics import median
 
-from bench.agent import AGENT, Figure, configured, spawned, status_field, watched
+from bench.agent import Figure, configured, status_field, watched
 from bench.lab import Lab
 from garp_agent.config.settings import RateLimit
 from garp_agent.runtime import client
@@ -66,11 +66,7 @@ def measure(lab: Lab, hints: int, reads: bool) -> Iterator[Figure]:
         listener.bind(port)
         listener.listen()
         text = f"control_socket: {control}\nhint_port: {port}\n"
-        with (
-            configured(text) as file,
-            spawned(lab, [*AGENT, "-c", file]) as agent,
-            watched(lab) as wire,
-        ):
+        with configured(lab, text) as agent, watched(lab) as wire:
             host = listener.accept()[0]
             host.sendall(b'{"execute": "info"}\n')
             host.recv(1 << 16)

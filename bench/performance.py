@@ -28,18 +28,6 @@ BEGIN, END = "<!-- measured -->\n", "<!-- end of what is measured -->\n"
 HEAD = "| what | garp-agent | beside | ratio | asked for |\n|---|---|---|---|---|\n"
 
 
-def of_fanout(quick: bool) -> Iterator[Figure]:
-    found = fanout.measure(1000 - fanout.STUCK, 5 if quick else 20)
-    yield Figure(
-        "last of 1,000 guests hinted",
-        "ms",
-        found["last_hint_median"] * 1e3,
-        found["script_last_hint"] * 1e3,
-        "one after another",
-        "under 100 ms",
-    )
-
-
 def of_floods(quick: bool) -> Iterator[Figure]:
     for reads in (True, False):
         with TinyLab() as lab:
@@ -57,21 +45,16 @@ def of_demo(quick: bool) -> Iterator[Figure]:
     medians = {method["method"]: method["median"] for method in methods}
     asked = {"agent-5s": "", "agent-1s": "", "agent-hint": "under 5 ms"}
     for method in methods:
-        if method["method"] in asked:
-            yield Figure(
-                f"outage: {method['title']}",
-                "ms",
-                method["median"] * 1e3,
-                medians["arping"] * 1e3,
-                "arping loop, sleep 5 s",
-                asked[method["method"]],
-            )
+        if (key := method["method"]) in asked:
+            name, ours = f"outage: {method['title']}", method["median"] * 1e3
+            peer = medians["arping"] * 1e3
+            yield Figure(name, "ms", ours, peer, "arping loop, sleep 5 s", asked[key])
 
 
 def measured(quick: bool) -> Iterator[Figure]:
     yield from agent.measure(quick)
     yield from hint_latency.measure(quick)
-    yield from of_fanout(quick)
+    yield from fanout.measure(5 if quick else 20)
     yield from of_floods(quick)
     yield from of_demo(quick)
 
@@ -102,10 +85,10 @@ def main() -> None:
     if reason := lab.why_not() or lab.why_no_arping():
         sys.exit(f"performance: {reason}")
     print(machine())
-    print(f"{'':<28} {'garp-agent':>12}  {'beside':<38} {'ratio':>8}  asked for")
+    print(HEAD, end="")
     figures: list[Figure] = []
     for figure in measured(arguments.quick):
-        print(agent.row(figure), flush=True)
+        print(as_row(figure), flush=True)
         figures.append(figure)
     if arguments.json:
         rows: list[dict[str, Any]] = [{**each._asdict(), "ratio": each.ratio} for each in figures]
