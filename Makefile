@@ -48,8 +48,7 @@ mutation:
 
 bench:
 	@tools/setup.sh bench
-	@mkdir -p build
-	@$(BIN)/python -m bench.performance --json build/performance.json $(ARGS)
+	@$(BIN)/python -m bench.performance $(ARGS)
 
 bench-failover:
 	@tools/setup.sh plot

@@ -32,25 +32,19 @@ ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
     "PYTHONPATH": str(ROOT / "agent"),
 }
-BARE = [sys.executable, "-c", "pass"]
-BARE_ASLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
-LEAST = [
-    sys.executable,
-    "-c",
-    """
+PYTHON = [sys.executable, "-c"]
+BARE = [*PYTHON, "pass"]
+BARE_ASLEEP = [*PYTHON, "import time; time.sleep(60)"]
+LEAST = """
 import select, socket
 waiting, link = select.epoll(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
 link.bind(("eth0", 0))
 while True:
     waiting.poll(1.2)
     link.send(b"\\xff" * 6 + bytes(54))
-""",
-]
+"""
 LISTENER_MAC = "02:00:5e:00:53:99"
-LISTENER = [
-    sys.executable,
-    "-c",
-    f"""
+LISTENER = f"""
 import select, socket
 events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
 events.bind((0, 1 << 4))  # RTNLGRP_IPV4_IFADDR
@@ -59,10 +53,9 @@ link.bind(("eth0", 0))
 head = bytes.fromhex("ffffffffffff{LISTENER_MAC.replace(":", "")}08060001080006040001") + bytes(6)
 while True:
     link.send(head + events.recv(4096)[28:32] + bytes(28))
-""",
-]
+"""
 START = "import sys; from garp_agent.__main__ import main; main()"  # as the installed script does
-AGENT = [sys.executable, "-c", START, "run"]
+AGENT = [*PYTHON, START, "run"]
 
 
 class Figure(NamedTuple):
@@ -158,10 +151,8 @@ def cpu_seconds(pid: int) -> float:
 
 
 def status_field(pid: int, name: str) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(name + ":"):
-            return int(line.split()[1])
-    raise KeyError(name)
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name + ":"))
 
 
 # -- the figures ------------------------------------------------------------------------
@@ -173,10 +164,8 @@ def cpu_per_announcement(lab: Lab, rounds: int) -> Iterator[Figure]:
     arping takes 1 s for each call, so the pace is a round every 1.2 s.
     """
     loop = f"for i in $(seq {rounds}); do arping -q -U -c1 -I eth0 {GUEST_ADDRESS}; sleep .2; done"
-    with (
-        configured(lab, "interval: 1200ms\njitter: 0%\n") as agent,
-        spawned(lab, LEAST) as least,
-    ):
+    settings = "interval: 1200ms\njitter: 0%\n"
+    with configured(lab, settings) as agent, spawned(lab, [*PYTHON, LEAST]) as least:
         time.sleep(3.0)
         before = {each.pid: (cpu_seconds(each.pid), wakes(each.pid)) for each in (agent, least)}
         arping = child_seconds()
@@ -193,8 +182,7 @@ def cpu_per_announcement(lab: Lab, rounds: int) -> Iterator[Figure]:
 
 def child_seconds() -> float:
     """Return the processor time of all children that have been waited for."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    return sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
 
 
 def wakes(pid: int) -> int:
@@ -244,7 +232,7 @@ def added_address(lab: Lab, runs: int) -> tuple[float, float]:
     """
     ours: list[float] = []
     floor: list[float] = []
-    with watched(lab) as wire, spawned(lab, LISTENER):
+    with watched(lab) as wire, spawned(lab, [*PYTHON, LISTENER]):
         time.sleep(1.0)
         for number in range(runs):
             address = f"198.51.100.{number + 1}"
@@ -325,10 +313,8 @@ print(time.monotonic() - begun)
 
 
 def timed(program: str) -> float:
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=ENVIRONMENT, check=True, capture_output=True, text=True
-    )
-    return float(done.stdout.split()[0])
+    command = [*PYTHON, program]
+    return float(subprocess.check_output(command, env=ENVIRONMENT, text=True).split()[0])
 
 
 # -- the report -------------------------------------------------------------------------

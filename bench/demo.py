@@ -63,17 +63,11 @@ METHODS = (
 
 
 class Result(NamedTuple):
-    """One failover; None is an outage longer than LIMIT."""
+    """One failover, or a lab that failed; without an outage it was longer than LIMIT."""
 
     method: str
-    outage: float | None
-
-
-class Failed(NamedTuple):
-    """A lab that failed."""
-
-    method: str
-    reason: str
+    outage: float | None = None
+    failure: str = ""
 
 
 class Demo:
@@ -81,7 +75,7 @@ class Demo:
 
     def __init__(self, methods: Sequence[Method], failovers: int, scratch: Path) -> None:
         self.scratch = scratch
-        self.events: queue.Queue[Result | Failed] = queue.Queue()
+        self.events: queue.Queue[Result] = queue.Queue()
         self.stopping = threading.Event()
         self.threads = [
             threading.Thread(target=self._work, args=(method, number, waits))
@@ -109,7 +103,7 @@ class Demo:
         except Exception as error:
             # When the demo stops, the closed lab raises anything in its thread.
             if not self.stopping.is_set():
-                self.events.put(Failed(method.key, str(error) or repr(error)))
+                self.events.put(Result(method.key, failure=str(error) or repr(error)))
 
     def _measure(
         self, made: FailoverLab, method: Method, files: Path, waits: Sequence[float]
@@ -185,7 +179,7 @@ def seconds(value: float) -> str:
 
 
 def outages(results: Sequence[Result], method: Method) -> list[float]:
-    mine = [each.outage for each in results if each.method == method.key]
+    mine = [it.outage for it in results if it.method == method.key and not it.failure]
     return sorted(float("inf") if outage is None else outage for outage in mine)
 
 
@@ -207,12 +201,12 @@ def as_json(results: Sequence[Result], methods: Sequence[Method]) -> str:
     def known(outage: float) -> float | None:
         return None if outage > LIMIT else round(outage, 6)
 
-    rows = []
+    rows: list[dict[str, object]] = []
     for method in methods:
         mine = outages(results, method)
-        middle = known(median(mine or [float("inf")]))
-        row = {"method": method.key, "title": method.title, "failovers": len(mine)}
-        rows.append({**row, "outages": [known(each) for each in mine], "median": middle})
+        rows.append({"method": method.key, "title": method.title, "failovers": len(mine)})
+        rows[-1]["outages"] = list(map(known, mine))
+        rows[-1]["median"] = known(median(mine or [float("inf")]))
     machine = {"kernel": platform.release(), "python": platform.python_version()}
     figures = {"limit": LIMIT, "probe_interval": PROBE_INTERVAL, **machine, "methods": rows}
     return json.dumps(figures, indent=2)
@@ -221,20 +215,15 @@ def as_json(results: Sequence[Result], methods: Sequence[Method]) -> str:
 # -- the command ------------------------------------------------------------------------
 
 
-def follow(demo: Demo, total: int) -> tuple[list[Result], list[Failed]]:
+def follow(demo: Demo, total: int) -> list[Result]:
     """Show the progress until everything is measured."""
     results: list[Result] = []
-    failed: list[Failed] = []
     with click.progressbar(length=total, label="failovers", show_eta=False) as bar:
         while any(thread.is_alive() for thread in demo.threads) or not demo.events.empty():
             with contextlib.suppress(queue.Empty):
-                event = demo.events.get(timeout=0.25)
-                if isinstance(event, Result):
-                    results.append(event)
-                    bar.update(1)
-                else:
-                    failed.append(event)
-    return results, failed
+                results.append(demo.events.get(timeout=0.25))
+                bar.update(not results[-1].failure)
+    return results
 
 
 def run(methods: Sequence[Method], failovers: int, file: Path | None) -> int:
@@ -243,13 +232,14 @@ def run(methods: Sequence[Method], failovers: int, file: Path | None) -> int:
         demo = Demo(methods, failovers, Path(scratch))
         try:
             demo.start()
-            results, failed = follow(demo, failovers * len(methods))
+            results = follow(demo, failovers * len(methods))
         finally:
             demo.stop()
     print("How long the guest was unreachable after a failover of its hypervisor's uplinks:\n")
     print(table(results, methods))
-    for each in dict.fromkeys(failed):
-        print(f"\ndemo: {each.method} failed: {each.reason}", file=sys.stderr)
+    failed = dict.fromkeys(each for each in results if each.failure)
+    for each in failed:
+        print(f"\ndemo: {each.method} failed: {each.failure}", file=sys.stderr)
     if file:
         file.write_text(as_json(results, methods) + "\n")
     return 1 if failed else 0

@@ -79,7 +79,7 @@ class Method(NamedTuple):
     key: str
     title: str
     cycle: float  # approximate seconds between two of its announcements
-    running: Callable[[Testbed], AbstractContextManager[None]]
+    running: Callable[[Testbed], AbstractContextManager[object]]
 
 
 @contextmanager
@@ -90,11 +90,10 @@ def arping_loop(testbed: Testbed) -> Iterator[None]:
     process.kill()
 
 
-@contextmanager
-def announce_self(testbed: Testbed) -> Iterator[None]:
+def announce_self(testbed: Testbed) -> HintWatcher:
     """No agent: the hypervisor asks QEMU, and QEMU asks the guest's kernel."""
-    with HintWatcher(testbed.hypervisor, "--announce-self", "--monitor", MONITOR, timeout="1"):
-        yield
+    options = ("--announce-self", "--monitor", MONITOR)
+    return HintWatcher(testbed.hypervisor, *options, timeout="1")
 
 
 @contextmanager
@@ -107,13 +106,6 @@ def guest_exec(testbed: Testbed) -> Iterator[None]:
     yield
     testbed.hypervisor.shell(f"kill -- -{hook.pid}")
     qemu_ga.kill()
-
-
-@contextmanager
-def agent(testbed: Testbed) -> Iterator[None]:
-    """The agent on its own."""
-    with Agent(testbed.guest, interval="5s"):
-        yield
 
 
 @contextmanager
@@ -135,7 +127,9 @@ def talking(testbed: Testbed) -> Iterator[None]:
 METHODS = (
     Method("nothing", "nothing", 0.5, lambda _: nullcontext()),
     Method("arping", "arping loop, sleep 5 s", 6.0, arping_loop),
-    Method("agent", "garp-agent, every 5 s", 5.0, agent),
+    Method(
+        "agent", "garp-agent, every 5 s", 5.0, lambda testbed: Agent(testbed.guest, interval="5s")
+    ),
     Method("announce-self", "no agent, QMP announce-self on failover", 0.5, announce_self),
     Method("guest-exec", "no agent, qemu-ga guest-exec arping on failover", 0.5, guest_exec),
     Method("hints", "garp-agent with hints (garp-hint watch)", 0.5, agent_with_hints),
@@ -158,20 +152,15 @@ class Prober:
         self._stopping.set()
         self._thread.join()
 
-    def wait_for_answer(self, sent_after: float, timeout: float) -> None:
-        """Wait until a ping that was sent after that moment has been answered."""
-        wait_for(
-            lambda: any(moment > sent_after for moment in self._answered()), "an answer", timeout
-        )
+    def answered(self, sent_after: float, timeout: float) -> list[float]:
+        """Return when the answered pings were sent, once one was sent after that moment."""
 
-    def longest_gap(self, began: float) -> float:
-        """Return the longest time between two answered pings, of those that end after then."""
-        answered = sorted(self._answered())
-        return max(after - before for before, after in zip(answered, answered[1:]) if after > began)
+        def look() -> list[float]:
+            answered = [self._sent[n] for n in self._testbed.fabric.answered if n in self._sent]
+            return answered if max(answered, default=0.0) > sent_after else []
 
-    def _answered(self) -> list[float]:
-        """When the pings were sent that have been answered."""
-        return [self._sent[n] for n in self._testbed.fabric.answered if n in self._sent]
+        wait_for(look, "an answer", timeout)
+        return sorted(look())
 
     def _run(self) -> None:
         due = time.monotonic()
@@ -197,14 +186,14 @@ def measure(testbed: Testbed, method: Method, failovers: int) -> list[float | No
 def one_failover(testbed: Testbed, prober: Prober, wait: float) -> float | None:
     """Cut the active uplink; return the outage once the uplink is connected again."""
     testbed.guest_sends()
-    prober.wait_for_answer(time.monotonic(), timeout=30)
+    prober.answered(time.monotonic(), timeout=30)
     pause(SETTLING + wait)
     active, began = testbed.active, time.monotonic()
     testbed.cut(active)
     outage: float | None = None
     with suppress(HangError):
-        prober.wait_for_answer(time.monotonic(), timeout=LIMIT)
-        outage = prober.longest_gap(began)
+        answered = prober.answered(time.monotonic(), timeout=LIMIT)
+        outage = max(b - a for a, b in zip(answered, answered[1:]) if b > began)
     testbed.mend(active)
     return outage
 
@@ -263,7 +252,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench-failover", description=__doc__)
     parser.add_argument("--failovers", type=int, default=FAILOVERS, help="of each method")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_FAILOVERS}, only printed")
-    parser.add_argument("--print-only", action="store_true", help="leave the page as it is")
     parser.add_argument("--miimon", type=int, metavar="MS", help="other than 100; only printed")
     keys = [method.key for method in METHODS]
     parser.add_argument("--only", choices=keys, action="append", help="these methods, only printed")
@@ -275,7 +263,7 @@ def main() -> None:
     with Testbed(miimon=given.miimon or 100, extras=True) as testbed:
         results = {method.title: measure(testbed, method, failovers) for method in chosen}
         print(table(results))
-        if not (given.quick or given.only or given.miimon or given.print_only):
+        if not (given.quick or given.only or given.miimon):
             found = {"outages": table(results), "versions": versions(testbed)}
             PAGE.write_text(written(PAGE.read_text(), found))
             draw(results)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import random
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import count, product
@@ -36,7 +37,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 SEED = 6
 INSTANT = 0.010  # seconds; the window of a peak
 GUESTS_PER_HOST = 50
-FAN_OUT = 0.0001  # seconds from one guest's hint to the next one's, as bench.fanout measures it
+FAN_OUT = 0.0001  # seconds from one guest's hint to the next one's, as bench.hints measures it
 HOSTS_APART = 0.002  # seconds within which many hosts notice the same failover
 ARPING = 1.0  # seconds that `arping -U -c1` takes
 SLEEP = 5.0
@@ -47,17 +48,16 @@ Happening = tuple[float, int, "EngineEvent"]  # when, to which guest, what
 
 
 class Times:
-    """When frames went out, in order."""
+    """When frames went out, in order (seconds); ranges include their start only."""
 
     def __init__(self, times: Iterable[float]) -> None:
         self.all = array("d", sorted(times))
 
     def between(self, start: float, end: float) -> Times:
-        """Return the times in [start, end)."""
         return Times(each for each in self.all if start <= each < end)
 
     def rate(self, start: float, end: float) -> float:
-        """Return the average frames a second in [start, end)."""
+        """Return the average frames a second."""
         return len(self.between(start, end).all) / (end - start)
 
     def peak(self, window: float) -> int:
@@ -71,12 +71,9 @@ class Times:
 
     def binned(self, start: float, end: float, width: float) -> list[tuple[float, float]]:
         """Return frames a second in bins of ``width`` seconds: (middle, rate)."""
-        counts = [0] * round((end - start) / width)
-        for when in self.all:
-            index = int((when - start) / width)
-            if when >= start and index < len(counts):
-                counts[index] += 1
-        return [(start + (n + 0.5) * width, count / width) for n, count in enumerate(counts)]
+        bins = round((end - start) / width)
+        counts = Counter(int((when - start) / width) for when in self.between(start, end).all)
+        return [(start + (n + 0.5) * width, counts[n] / width) for n in range(bins)]
 
 
 # -- guests -----------------------------------------------------------------------------

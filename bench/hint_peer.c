@@ -2,7 +2,7 @@
  *
  *     hint_peer INTERFACE FRAME
  *
- * FRAME is hexadecimal.  The yardstick of bench/hint_latency.py; an error ends it.
+ * FRAME is hexadecimal.  The yardstick of bench/hints.py; an error ends it.
  */
 #include <err.h>
 #include <net/if.h>

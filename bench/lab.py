@@ -28,7 +28,7 @@ import time
 from collections.abc import Iterator, Sequence
 from enum import Enum
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, NamedTuple, TypeVar
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -131,14 +131,10 @@ def _shown(namespace: str, *arguments: str, tool: str = "ip") -> list[dict[str, 
 
 
 def _unsettled(namespace: str) -> list[str]:
-    return [
-        entry["ifname"]
-        for entry in _shown(namespace, "link", "show", "up")
-        # A bridge forwards without a carrier.
-        if "LOOPBACK" not in entry["flags"]
-        and entry["ifname"] != BRIDGE
-        and entry["operstate"] != "UP"
-    ]
+    """Return its links that have no carrier yet; a bridge forwards without one."""
+    links = _shown(namespace, "link", "show", "up")
+    others = [it for it in links if "LOOPBACK" not in it["flags"] and it["ifname"] != BRIDGE]
+    return [it["ifname"] for it in others if it["operstate"] != "UP"]
 
 
 # -- what this process made, and what others left ----------------------------------------
@@ -302,12 +298,9 @@ class Lab:
         return [name for name in _present() if name.startswith(self.prefix + "-")]
 
     def _make_namespaces(self) -> None:
-        names = [self.namespace(role) for role in self.roles]
-        _run_ip([], [f"netns add {name}" for name in names])
-        if self.ipv6:
-            return
-        for name in names:
-            with entered(name), contextlib.suppress(FileNotFoundError):
+        _run_ip([], [f"netns add {self.namespace(role)}" for role in self.roles])
+        for role in () if self.ipv6 else self.roles:
+            with self.entered(role), contextlib.suppress(FileNotFoundError):
                 for scope in ("all", "default"):
                     Path(f"/proc/sys/net/ipv6/conf/{scope}/disable_ipv6").write_text("1")
 
@@ -319,15 +312,13 @@ class Lab:
         """Join (role, link, role, link) by veth pairs."""
         # With equal indexes at both ends, the kernel can act on a carrier change a second late
         # (net/core/link_watch.c, linkwatch_urgent_event).
-        _run_ip(
-            [],
-            [
-                f"link add name {link} index {next(self._indexes)} netns {self.namespace(role)}"
-                f" type veth peer name {other_link} index {next(self._indexes)}"
-                f" netns {self.namespace(other)}"
-                for role, link, other, other_link in pairs
-            ],
-        )
+        ends = [
+            f"name {link} index {next(self._indexes)} netns {self.namespace(role)}"
+            for pair in pairs
+            for role, link in (pair[:2], pair[2:])
+        ]
+        both = zip(ends[::2], ends[1::2])
+        _run_ip([], [f"link add {end} type veth peer {other}" for end, other in both])
 
     def bridge(self, role: str, *ports: str) -> None:
         """Put the role's links into a bridge that forwards at once and does not age entries."""
@@ -397,23 +388,20 @@ class Lab:
 
     def packet_socket(self, role: str, link: str, ethertype: int = 0x0003) -> socket.socket:
         """Return a raw socket on a link; by default it receives frames of every type."""
-        with self.entered(role):
-            raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-            try:
-                raw.bind((link, ethertype))
-            except BaseException:
-                raw.close()
-                raise
-            return raw
+        raw = self.open_socket(role, socket.AF_PACKET, socket.SOCK_RAW)
+        raw.bind((link, ethertype))
+        return raw
 
-    def run(self, role: str, command: Sequence[str], **options: Any) -> Any:
+    def run(
+        self, role: str, command: Sequence[str], *, check: bool = True, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command in the role's namespace: text, output captured, status checked."""
         options = {"text": True, "stdin": subprocess.DEVNULL, **options}
-        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-        check = options.pop("check", True)
         self._inhabited.add(self.namespace(role))
         command = ["ip", "netns", "exec", self.namespace(role), *command]
-        return subprocess.run(command, check=check, start_new_session=True, **options)
+        return subprocess.run(
+            command, check=check, capture_output=True, start_new_session=True, **options
+        )
 
     def start(self, role: str, command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
         """Start a process in the role's namespace; it ends with the lab at the latest."""
@@ -465,12 +453,7 @@ class Lab:
     def __enter__(self: Self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self.close()
 
 

@@ -1,6 +1,6 @@
-"""`make bench`: every figure beside its peer, as a table, JSON, and docs/performance.md.
+"""`make bench`: every figure beside its peer, as a table, and in docs/performance.md.
 
-    python -m bench.performance [--quick] [--json FILE] [--page]
+    python -m bench.performance [--quick] [--page]
 
 Needs root; everything happens in network namespaces that it makes and removes.
 """
@@ -14,24 +14,22 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from bench import agent, fanout, flood, hint_latency, lab
+from bench import agent, hints, lab
 from bench.agent import Figure
+from bench.fleet import written
 from bench.lab import ROOT, TinyLab
 
 PAGE = ROOT / "docs/performance.md"
-# What is between these lines of the page is measured.
-BEGIN, END = "<!-- measured -->\n", "<!-- end of what is measured -->\n"
-HEAD = "| what | garp-agent | beside | ratio | asked for |\n|---|---|---|---|---|\n"
+HEAD = ("| what | garp-agent | beside | ratio | asked for |", "|---|---|---|---|---|")
 
 
 def of_floods(quick: bool) -> Iterator[Figure]:
     for reads in (True, False):
         with TinyLab() as lab:
-            yield from flood.measure(lab, 100_000 if quick else 1_000_000, reads)
+            yield from hints.flood(lab, 100_000 if quick else 1_000_000, reads)
 
 
 def of_demo(quick: bool) -> Iterator[Figure]:
@@ -53,8 +51,8 @@ def of_demo(quick: bool) -> Iterator[Figure]:
 
 def measured(quick: bool) -> Iterator[Figure]:
     yield from agent.measure(quick)
-    yield from hint_latency.measure(quick)
-    yield from fanout.measure(5 if quick else 20)
+    yield from hints.latency(quick)
+    yield from hints.fanout(5 if quick else 20)
     yield from of_floods(quick)
     yield from of_demo(quick)
 
@@ -69,32 +67,22 @@ def as_row(figure: Figure) -> str:
     return f"| {figure.name} | {ours} | {peer} | {figure.ratio:.3g} | {figure.bound} |"
 
 
-def write_page(figures: Sequence[Figure]) -> None:
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    after = rest.partition(END)[2]
-    rows = "".join(as_row(each) + "\n" for each in figures)
-    PAGE.write_text(f"{before}{BEGIN}{HEAD}{rows}\nMeasured on: {machine()}.\n{END}{after}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer runs")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there, too")
     parser.add_argument("--page", action="store_true", help=f"write them into {PAGE.name}")
     arguments = parser.parse_args()
     if reason := lab.why_not() or lab.why_no_arping():
         sys.exit(f"performance: {reason}")
-    print(machine())
-    print(HEAD, end="")
-    figures: list[Figure] = []
+    lines = [*HEAD]
+    print(*lines, sep="\n")
     for figure in measured(arguments.quick):
-        print(as_row(figure), flush=True)
-        figures.append(figure)
-    if arguments.json:
-        rows: list[dict[str, Any]] = [{**each._asdict(), "ratio": each.ratio} for each in figures]
-        Path(arguments.json).write_text(json.dumps(rows, indent=2) + "\n")
+        lines.append(as_row(figure))
+        print(lines[-1], flush=True)
+    lines += ["", f"Measured on: {machine()}."]
+    print(*lines[-2:], sep="\n")
     if arguments.page:
-        write_page(figures)
+        PAGE.write_text(written(PAGE.read_text(), {"measured": "\n".join(lines)}))
 
 
 if __name__ == "__main__":

@@ -116,13 +116,16 @@ class Surroundings:
     def __init__(self, lab: TinyLab, agent: Agent, host: socket.socket, seed: int) -> None:
         self.lab, self.agent, self.host = lab, agent, host
         self.random = random.Random(seed)
-        self.extra: set[int] = set()
+
+    def addresses(self) -> set[str]:
+        """Return the kernel's addresses."""
+        shown = json.loads(self.lab.run("guest", ["ip", "-j", "address", "show", "eth0"]).stdout)
+        return {each["local"] for each in shown[0]["addr_info"]}
 
     def change_address(self) -> None:
-        number = self.random.randint(100, 140)
-        verb = "del" if number in self.extra else "add"
-        self.lab.ip("guest", f"address {verb} 192.0.2.{number}/24 dev eth0")
-        self.extra ^= {number}
+        address = f"192.0.2.{self.random.randint(100, 140)}"
+        verb = "del" if address in self.addresses() else "add"
+        self.lab.ip("guest", f"address {verb} {address}/24 dev eth0")
 
     def flap(self) -> None:
         self.lab.ip("peer", "link set eth0 down", "link set eth0 up")
@@ -146,8 +149,7 @@ class Surroundings:
 
     def check(self) -> tuple[int, int]:
         """Return resident KiB and open files, once the agent knows the kernel's addresses."""
-        shown = json.loads(self.lab.run("guest", ["ip", "-j", "address", "show", "eth0"]).stdout)
-        true = {each["local"] for each in shown[0]["addr_info"]}
+        true = self.addresses()
         until(lambda: self.agent.addresses().keys() == true, f"the agent knows {true}")
         return self.agent.resident(), self.agent.open_files()
 

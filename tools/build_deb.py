@@ -18,8 +18,7 @@ import tempfile
 import textwrap
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-VERSION = re.findall('__version__ = "(.*)"', (ROOT / "agent/garp_agent/__init__.py").read_text())[0]
+from build_pyz import ROOT, VERSION
 
 
 def changelog(version: str) -> str:
@@ -52,17 +51,12 @@ def build(to: Path, version: str) -> list[Path]:
         environment = {**os.environ, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
         for name in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"):
             environment.pop(name, None)
+        command = ["dpkg-buildpackage", "-b", "-us", "-uc"]
         done = subprocess.run(
-            ["dpkg-buildpackage", "-b", "-us", "-uc"],
-            cwd=tree,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
+            command, cwd=tree, env=environment, capture_output=True, text=True, check=False
         )
         if done.returncode:
-            sys.exit(f"build_deb: {done.stdout}")
+            sys.exit(f"build_deb: {done.stdout}{done.stderr}")
         to.mkdir(parents=True, exist_ok=True)
         return [Path(shutil.copy(made, to)) for made in sorted(Path(scratch).glob("*.deb"))]
 

@@ -30,8 +30,8 @@ def debs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     need("dh_python3", "dh-python")
     need("pandoc", "pandoc")
     folder = tmp_path_factory.mktemp("debs")
-    made = build_deb.build(folder, build_deb.VERSION)
-    earlier = build_deb.build(folder / "earlier", f"{build_deb.VERSION}~earlier")
+    made = build_deb.build(folder, build_pyz.VERSION)
+    earlier = build_deb.build(folder / "earlier", f"{build_pyz.VERSION}~earlier")
     return {
         **{path.name.partition("_")[0]: path for path in made},
         "earlier": next(path for path in earlier if path.name.startswith("garp-agent_")),

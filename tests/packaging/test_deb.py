@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-import build_deb
+import build_pyz
 from tests.packaging.rootfs import Chroot
 from tests.packaging.support import need, run
 from tests.packaging.test_docs import blocks
@@ -57,7 +57,7 @@ def test_packages_work_once_installed_and_leave_nothing_when_purged(
 
 
 def programs_work(system: Chroot) -> None:
-    assert system.run("garp-agent", "--version").endswith(f" {build_deb.VERSION}\n")
+    assert system.run("garp-agent", "--version").endswith(f" {build_pyz.VERSION}\n")
     assert "192.0.2.10" in json.dumps(json.loads(system.run("garp-agent", "list", "--json")))
     # As the unit starts it: not as root, with one capability.  eth0 may have no carrier yet.
     user = "setpriv --reuid 4242 --regid 4242 --clear-groups"

@@ -1,4 +1,4 @@
-"""The man pages: made from the documentation and the commands, readable without warnings."""
+"""The man pages, readable without warnings, and completion: made from pages and commands."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from pathlib import Path
 
 import click
 import pytest
+from click.shell_completion import ShellComplete
 
 import build_man
 from tests.packaging.support import ROOT, need, run
+
+# What completion offers, by the word that stands for the value in --help.
+KINDS = {"FILE": "file", "PATH": "file", "NAME|PATH": "file", "GLOB": "file", "DIRECTORY": "dir"}
 
 
 @pytest.fixture(params=["garp-agent.8", "garp-agent.yaml.5", "garp-hint.8"])
@@ -51,3 +55,15 @@ def test_page_of_the_configuration_has_every_key(page: str) -> None:
     keys = re.findall(r"^\| `([a-z_.]+)` \|", (ROOT / "docs/configuration.md").read_text(), re.M)
     assert len(keys) > 20
     assert [key for key in keys if not re.search(rf"^ +{key}\s+Default: ", page, re.M)] == []
+
+
+@pytest.mark.parametrize("program", build_man.PROGRAMS)
+def test_completion_of_a_value_offers_files_only_for_a_path(program: str) -> None:
+    complete = ShellComplete(build_man.PROGRAMS[program], {}, program, "_COMPLETE")
+    for name, command in build_man.PROGRAMS[program].commands.items():
+        for option in command.params:
+            if isinstance(option, click.Option) and not option.is_flag:
+                offered = complete.get_completions([name, option.opts[-1]], "/et")
+                kind = KINDS.get(option.metavar or "")
+                expected = [(kind, "/et")] if kind else []
+                assert [(item.type, item.value) for item in offered] == expected, option.opts

@@ -22,13 +22,9 @@ PATIENCE = 30.0  # seconds until a test counts as hung
 
 def start(pyz: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the file with nothing else in the environment."""
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **environment}
     return subprocess.run(
-        [pyz, *arguments],
-        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", **environment},
-        cwd="/",
-        capture_output=True,
-        text=True,
-        check=False,
+        [pyz, *arguments], env=environment, cwd="/", capture_output=True, text=True, check=False
     )
 
 

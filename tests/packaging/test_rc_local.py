@@ -7,44 +7,37 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scapy.layers.l2 import ARP, Ether
 
 from bench import lab as labs
 from bench.lab import GUEST_ADDRESS, GUEST_MAC, TinyLab
-from tests.netns.agent import until
+from tests.netns.agent import Capture, until
 from tests.packaging.support import CONTRIB, ROOT, SYSTEM_PATH, need, run
 from tests.vm import cache, debian, images
 
 pytestmark = pytest.mark.netns
 
+ROUTERS = b"\x33\x33\0\0\0\2"  # the MAC of ff02::2, all routers
 STARTER = CONTRIB / "rc.local" / "garp-start"
 PATIENCE = 30.0  # seconds until a test counts as hung
 SHELLS = {"dash": ("dash",), "bash": ("bash",), "busybox": ("busybox", "sh")}
 one_shell = pytest.mark.parametrize("shell", ["dash"], indirect=True)
 
 
-def gratuitous(frame: bytes) -> tuple[str, str] | None:
-    """Return (source, address) of the announcement in a frame, if it is one."""
-    if frame[:6] != b"\xff" * 6 or frame[12:14] != b"\x08\x06" or frame[28:32] != frame[38:42]:
-        return None
-    assert frame[6:12] == frame[22:28], "sender hardware address and Ethernet source differ"
-    return frame[6:12].hex(":"), socket.inet_ntoa(frame[28:32])
-
-
 class Guest:
     """The guest's end of a lab with its own shell, PATH and files, and what the peer receives."""
 
-    def __init__(self, lab: TinyLab, folder: Path, shell: tuple[str, ...], peer: socket.socket):
+    def __init__(self, lab: TinyLab, folder: Path, shell: tuple[str, ...], wire: Capture):
         self.lab = lab
         self.folder = folder
         self.shell = shell
-        self.peer = peer
+        self.wire = wire
         self.run_folder = folder / "run"
         self.path = folder / "bin"
         for each in (self.run_folder, self.path):
@@ -107,17 +100,11 @@ class Guest:
         until(lambda: len(path.read_text().splitlines()) >= least, f"{least} lines of {name}")
         return path.read_text().splitlines()
 
-    def received(self, wanted: Callable[[bytes], Any]) -> Any:
-        """Return the first true value of `wanted` for a frame that the peer receives."""
-        while True:
-            frame, (_, _, direction, *_) = self.peer.recvfrom(2048)
-            if direction != socket.PACKET_OUTGOING and (value := wanted(frame)):
-                return value
-
-    def announced(self, address: str = GUEST_ADDRESS) -> None:
-        """Return when this address is announced."""
-        while self.received(gratuitous) != (GUEST_MAC, address):
-            pass
+    def announced(self, address: str = GUEST_ADDRESS, count: int = 1) -> list[bytes]:
+        """Return the frames that announce this address, once there are so many."""
+        packets = self.wire.wait_for(address, count=count)
+        assert {(packet[Ether].src, packet[ARP].hwsrc) for packet in packets} == {(GUEST_MAC,) * 2}
+        return list(map(bytes, packets))
 
 
 @pytest.fixture(params=SHELLS)
@@ -129,9 +116,8 @@ def shell(request: pytest.FixtureRequest) -> tuple[str, ...]:
 
 @pytest.fixture
 def guest(tiny_lab6: TinyLab, shell: tuple[str, ...], tmp_path: Path) -> Iterator[Guest]:
-    with tiny_lab6.packet_socket("peer", "eth0") as peer:
-        peer.settimeout(PATIENCE)
-        yield Guest(tiny_lab6, tmp_path, shell, peer)
+    with Capture(tiny_lab6) as wire:
+        yield Guest(tiny_lab6, tmp_path, shell, wire)
 
 
 @pytest.fixture(scope="session")
@@ -160,8 +146,8 @@ def test_loop_announces_with_each_arping(
     elif reason := labs.why_no_arping():
         pytest.skip(reason)
     loop = guest.start_loop()
-    for _ in range(3):
-        assert guest.received(gratuitous) == (GUEST_MAC, GUEST_ADDRESS)
+    guest.announced(count=3)
+    assert {packet[ARP].pdst for packet in guest.wire.announcements()} == {GUEST_ADDRESS}
     assert guest.lab.stop(loop) == 0
 
 
@@ -190,10 +176,12 @@ def test_loop_follows_links_and_addresses(guest: Guest) -> None:
     guest.lab.ip("guest", "address add 192.0.2.77/32 dev eth0")
     guest.announced("192.0.2.77")
     guest.lab.ip("guest", "address del 192.0.2.77/32 dev eth0")
-    # An announcement under way may still arrive; none arrives after the next change is seen.
     guest.lab.ip("guest", "address add 192.0.2.78/32 dev eth0")
     guest.announced("192.0.2.78")
-    assert (GUEST_MAC, "192.0.2.77") not in [guest.received(gratuitous) for _ in range(6)]
+    # An announcement under way may still arrive; none arrives after the change is seen.
+    guest.wire.clear()
+    guest.announced("192.0.2.78", count=3)
+    assert guest.wire.announcements("192.0.2.77") == []
     assert loop.poll() is None
 
 
@@ -258,11 +246,12 @@ def test_loop_pings_from_a_link_without_ipv4(guest: Guest) -> None:
     guest.lab.ip("guest", f"address del {GUEST_ADDRESS}/24 dev eth0")
     guest.start_loop()
 
-    def echo_request_to_all_routers(frame: bytes) -> str:
-        matches = frame.startswith(b"\x33\x33\0\0\0\2") and frame[12:14] == b"\x86\xdd"
-        return frame[6:12].hex(":") if matches and frame[54:55] == b"\x80" else ""
+    def echo_requests_to_all_routers() -> list[bytes]:
+        frames = [frame for frame in guest.wire.read() if frame[12:14] == b"\x86\xdd"]
+        return [frame for frame in frames if frame[:6] == ROUTERS and frame[54:55] == b"\x80"]
 
-    assert guest.received(echo_request_to_all_routers) == GUEST_MAC
+    frame = until(echo_requests_to_all_routers, "an echo request")[0]
+    assert frame[6:12].hex(":") == GUEST_MAC
 
 
 def test_loop_announces_many_addresses_in_turns(guest: Guest) -> None:
@@ -294,8 +283,7 @@ def test_loop_jitters_its_pauses(guest: Guest) -> None:
 def test_loop_works_with_a_sleep_of_whole_seconds(guest: Guest) -> None:
     guest.program("sleep", "case $1 in *.*) exit 1;; esac; exec /bin/sleep 0.1")
     guest.start_loop()
-    for _ in range(4):
-        guest.announced()
+    guest.announced(count=4)
 
 
 @one_shell
@@ -381,10 +369,10 @@ def test_agent_is_started_supervised_and_signalled_where_it_can_run(guest: Guest
     options = f"--interval 60s --control-socket {guest.folder}/socket"
     (guest.folder / "defaults").write_text(f'GARP_OPTIONS="{options}"\n')
     guest.starter("start")
-    frame = guest.received(lambda frame: gratuitous(frame) and frame)
-    assert len(frame) == 60  # arping sends 42
+    assert len(guest.announced()[0]) == 60  # arping sends 42
     assert not guest.processes("garp-start loop")
     (agent,) = guest.processes("garp_agent run")
+    guest.wire.clear()
     run("kill", "-USR1", (guest.run_folder / "garp-start.pid").read_text().strip())
     guest.announced()
     os.kill(agent, 9)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import build_deb
+import build_pyz
 from tests.packaging.support import CONTRIB, ROOT, need, run
 
 MACROS = {
@@ -30,7 +30,7 @@ def rpms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     need("cpio", "cpio")
     need("pandoc", "pandoc")
     top = tmp_path_factory.mktemp("rpm")
-    version = build_deb.VERSION
+    version = build_pyz.VERSION
     tree = top / f"garp-agent-{version}"
     for name in ("agent", "contrib", "docs", "tools"):
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
