@@ -11,7 +11,7 @@ import build_pyz
 from tests.conftest import WITH_PACKAGES
 from tests.packaging.support import need
 
-HEAVY = ["test_booted.py", "test_deb.py", "test_docs.py", "test_rpm.py"]
+HEAVY = ["test_booted.py", "test_docs.py", "test_packages.py"]
 collect_ignore = [] if WITH_PACKAGES else HEAVY
 
 

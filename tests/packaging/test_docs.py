@@ -7,7 +7,7 @@
     ```sh build     at the top of this tree
 
 Nothing is booted in a chroot: systemctl and udevadm are replaced there by programs that record
-their call, except for what works offline.  test_deb.py follows the page about the package.
+their call, except for what works offline.  test_packages.py follows the page about the package.
 """
 
 from __future__ import annotations
