@@ -73,7 +73,7 @@ EVERY_SETTING = Settings(
 
 
 def test_every_key_sets_its_value_and_is_written_in_its_shortest_form() -> None:
-    assert settings_of(EVERY_KEY) == EVERY_SETTING
+    assert repr(settings_of(EVERY_KEY)) == repr(EVERY_SETTING)  # 7 is no 7.0
     assert read.as_yaml(EVERY_SETTING) == EVERY_KEY
 
 
