@@ -119,12 +119,12 @@ def test_status_and_history_show_guests_and_hints(short_path: Path) -> None:
 def test_text_from_a_guest_cannot_control_the_terminal() -> None:
     exchange = Exchange({"i": b""})
     links: list[Any] = [{"addresses": ["\x1b[31m", 7]}, {"addresses": 1}, 5]
-    reply = {"version": "\x1b]0;x\x07" + "y" * 999, "links": links}
+    reply = {"version": "\x1b]0;x\x07" + "y" * 999, "links": links, "frames": "\x1b[2J"}
     exchange.received(json.dumps({"id": "i", "return": reply}).encode() + b"\n")
     result = Result(Call("/run/a", exchange), Outcome.ANSWERED, 0.001)
     values = guest_values(Channel("a", "/run/a"), result)
     [_, line] = render.guest_list([values]).splitlines()
     assert line.isprintable()
-    assert "?[31m 7" in line
+    assert r"\x1b[31m 7" in line
     assert len(line) < 300
-    assert render.sent(values) == "a: answered in 1.0 ms, ? frames"
+    assert render.sent(values) == r"a: answered in 1.0 ms, \x1b[2J frames"

@@ -14,9 +14,9 @@ from math import inf
 from garp_agent import __version__
 from garp_agent.hypervisor.core.hint_rounds import HINT
 from garp_agent.hypervisor.core.watcher import HintOptions, Watcher
-from garp_agent.hypervisor.following import Following
 from garp_agent.hypervisor.io.channels import Finder, matching
 from garp_agent.hypervisor.io.fanout import Fanout
+from garp_agent.hypervisor.link_failovers import LinkFailovers
 from garp_agent.hypervisor.requests import OperatorRequests
 from garp_agent.runtime.control_socket import ControlSocket
 from garp_agent.runtime.notify import Notify
@@ -45,7 +45,7 @@ class WatcherDaemon:
         # Before the status socket exists: a process that sees it can send a signal at once.
         self._signals = Signals()
         self._control = ControlSocket(options.status_socket) if options.status_socket else None
-        self._following = Following(options.bonds, options.debounce, log)
+        self._links = LinkFailovers(options.bonds, options.debounce, log)
         self._fanout = Fanout(options.timeout)
         self._notify = Notify()
         self._finder = Finder(options.port, options.channels, options.libvirt_status)
@@ -56,7 +56,7 @@ class WatcherDaemon:
         self._is_ready = False  # the links are known, and guests were searched for once
         self._stop_at = inf
         self._reactor = Reactor()  # calls handlers in this order
-        self._reactor.watch(self._following, self._read_links)
+        self._reactor.watch(self._links, self._read_links)
         self._reactor.watch(self._fanout, self._read_guests)
         self._reactor.watch(self._signals, self._read_signals)
         if self._control is not None:
@@ -75,31 +75,31 @@ class WatcherDaemon:
         self._close()
 
     def _turn(self, ready: set[int], now: float) -> None:
-        self._hint(self._following.advance(now), now)
+        self._hint(self._links.advance(now), now)
         self._reactor.call(ready, now)
         if self._control is not None:
             self._control.attempt(now)
         self._take(self._fanout.advance(now), now)
         if self._stop_at == inf:
-            if self._following.is_complete and now >= self._next_find:
+            if self._links.is_complete and now >= self._next_find:
                 self._find(now)
-            self._watcher.promise(self._following.is_following, now)
+            self._watcher.promise(self._links.is_following, now)
             self._call(self._watcher.advance(now), now)
         self._notify.alive(now)
         for notice in self._watcher.take_notices():
             self._log.write(notice)
 
     def _deadline(self) -> float:
-        always = (self._following.deadline(), self._fanout.deadline(), self._notify.deadline())
+        always = (self._links.deadline(), self._fanout.deadline(), self._notify.deadline())
         if self._stop_at < inf:
             return min(*always, self._stop_at)
-        next_find = self._next_find if self._following.is_complete else inf
+        next_find = self._next_find if self._links.is_complete else inf
         return min(*always, self._watcher.deadline(), next_find)
 
     def _close(self) -> None:
         self._reactor.close()
         self._fanout.close()
-        self._following.close()
+        self._links.close()
         self._signals.close()
         if self._control is not None:
             self._control.close()
@@ -107,7 +107,7 @@ class WatcherDaemon:
     # -- links --------------------------------------------------------------------------
 
     def _read_links(self, now: float) -> None:
-        self._hint(self._following.read(now), now)
+        self._hint(self._links.read(now), now)
 
     def _hint(self, failovers: list[BondFailover], now: float) -> None:
         for failover in failovers:
@@ -171,7 +171,7 @@ class WatcherDaemon:
     def _status(self, now: float) -> dict[str, object]:
         return {
             **self._watcher.status(now),
-            **self._following.values(),
+            **self._links.values(),
             "pid": os.getpid(),
             "ready": self._is_ready,
             "uptime": round(now - self._started, 1),

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from garp_agent.render.prometheus import Family, Sample, metric
-from garp_agent.render.table import Row, table
+from garp_agent.render.table import Row, printable, table
 
 SHOWN = 200  # characters of a text that a guest sent
 
@@ -39,9 +39,8 @@ def sent(guest: dict[str, Any]) -> str:
 
 
 def from_guest(value: object) -> str:
-    """Write a value of any type as at most SHOWN printable ASCII characters."""
-    text = str(value)[:SHOWN]
-    return "".join(c if c.isascii() and c.isprintable() else "?" for c in text)
+    """Write the first SHOWN characters of a value of any type, safe for a terminal."""
+    return printable(str(value)[:SHOWN])
 
 
 def _address_texts(links: object) -> Iterable[str]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 RECONCILE = 300.0  # seconds between two dumps of all links, even if no message was lost
 
 
-class Following:
+class LinkFailovers:
     """The netlink socket and the links that are followed.  The caller supplies the time."""
 
     def __init__(self, names: tuple[str, ...], debounce: float, log: Log) -> None:
