@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import socket
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,9 @@ HERE = ("--port", PORT, "--timeout", "1")
 
 
 def test_list_shows_each_guest_with_its_state(short_path: Path) -> None:
-    with Guests(short_path, [Manner.ANSWERS, Manner.NO_AGENT, Manner.STOPPED, Manner.REFUSES]):
+    with Guests(
+        short_path, [Manner.ANSWERS, Manner.NO_AGENT, Manner.STOPPED, Manner.REFUSES]
+    ) as guests:
         status, out, err = run("list", *HERE)
         assert (status, err) == (0, "")
         assert [line.split() for line in out.splitlines()] == [
@@ -29,7 +34,7 @@ def test_list_shows_each_guest_with_its_state(short_path: Path) -> None:
             ["guest0", "answered", "0.1.0", "192.0.2.10", f"{short_path}/0-guest0/{PORT}"],
             ["guest1", "no-agent", "-", "-", f"{short_path}/1-guest1/{PORT}"],
             ["guest2", "busy", "-", "-", f"{short_path}/2-guest2/{PORT}"],
-            ["guest3", "refused", "-", "-", f"{short_path}/3-guest3/{PORT}"],
+            ["guest3", "refused", "(Failed:", "not", "today)", "-", "-", guests.paths[3]],
         ]
         values = json.loads(run("list", *HERE, "--json")[1])
         assert [value["state"] for value in values] == ["answered", "no-agent", "busy", "refused"]
@@ -57,6 +62,30 @@ def test_send_hints_the_chosen_guests_and_reports_each(short_path: Path) -> None
     assert (sockets[0], found) == (1, [("answered", guests.paths[0]), ("gone", gone)])
     assert hints[0][1:5] == ("moved", 4, 0.5, 1.0)
     assert len({hint.boot for hint in hints}) == len(hints) == 3  # none is a repetition
+    assert json.loads(sockets[1])[1]["error"] == "No such file or directory"
+
+
+def test_sockets_that_are_no_channels_are_shown_with_the_reason(short_path: Path) -> None:
+    """An abstract name with a line break made every command fail."""
+    public = short_path / "9-pub\nlic"
+    public.mkdir()
+    public.chmod(0o777)
+    shown = f"{short_path}/9-pub\\nlic"
+    refused = f"garp-hint: {shown}/{PORT}: no channel: others may write to its folder {shown}\n"
+    with Guests(short_path, [Manner.ANSWERS]) as guests, ExitStack() as stack:
+        broken, other = (stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in "12")
+        broken.bind(f"\0a\nb c d e f g h /{PORT}")
+        other.bind(f"{public}/{PORT}")
+        other.listen(1)
+        for command, lines in ((["list"], 2), (["send", "--all"], 1)):
+            status, out, err = run(*command, *HERE)
+            assert (status, err, len(out.splitlines())) == (0, refused, lines)
+        assert run("send", "--guest", "guest0", *HERE)[::2] == (0, "")
+        os.unlink(guests.paths[0])
+        gone = f"garp-hint: {guests.paths[0]}: no channel: it was made in another mount namespace, "
+        gone += "or its file was removed\n"
+        missing = "garp-hint: guest0: no such guest, or it has no channel\n"
+        assert run("send", "--guest", "guest0", *HERE) == (3, "", gone + refused + missing)
 
 
 @pytest.mark.parametrize(
@@ -128,3 +157,5 @@ def test_text_from_a_guest_cannot_control_the_terminal() -> None:
     assert r"\x1b[31m 7" in line
     assert len(line) < 300
     assert render.sent(values) == r"a: answered in 1.0 ms, \x1b[2J frames"
+    failed = guest_values(Channel("a\x1b[2J", "/run/a"), Result(result.call, Outcome.GONE, 0.001))
+    assert render.sent(failed) == r"a\x1b[2J: gone after 1.0 ms"

@@ -29,8 +29,14 @@ def only(directory: Path, timeout: str = "1", discover: str = "0.1") -> tuple[st
 
 
 def test_watcher_finds_hints_and_forgets_guests_whatever_the_others_do(short_path: Path) -> None:
+    """A socket in a folder that all users may write to is reported once, and is no guest."""
+    public = short_path / "public"
+    public.mkdir()
+    public.chmod(0o777)
     options = ("--port", PORT, "--timeout", "1", "--discover", "0.1")
-    with watching(short_path, *options) as watcher:
+    with socket.socket(socket.AF_UNIX) as other, watching(short_path, *options) as watcher:
+        other.bind(f"{public}/{PORT}")
+        other.listen(1)
         with Guests(short_path, Manner) as guests:
             eventually(lambda: watcher.states().get("guest0") == "answered", "one has answered")
             eventually(lambda: "new" not in watcher.states().values(), "all were contacted")
@@ -50,6 +56,8 @@ def test_watcher_finds_hints_and_forgets_guests_whatever_the_others_do(short_pat
         log = watcher.stop()[1]
     assert f"guest-found guest=guest0 path={guests.paths[0]}\n" in log
     assert "guest-gone guest=guest0\n" in log
+    refused = f'channel-refused path={public}/{PORT} reason="others may write to its folder'
+    assert log.count(refused) == 1
 
 
 def test_hint_cancels_a_contact_without_an_answer(short_path: Path) -> None:

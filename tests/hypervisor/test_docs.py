@@ -12,7 +12,7 @@ import pytest
 
 from bench.guests import Guests, Manner
 from garp_agent.cli.garp_hint import cli
-from garp_agent.hypervisor.core import hint_rounds
+from garp_agent.hypervisor.core import channel_names, hint_rounds
 from garp_agent.hypervisor.core.exchange import Outcome
 from garp_agent.hypervisor.core.lease import LEASE
 from garp_agent.hypervisor.io import channels, fanout
@@ -56,7 +56,7 @@ def test_numbers_on_the_page_are_those_of_the_code() -> None:
     assert f"the next {LEASE:g} s" in text
     assert f"within `--timeout` ({fanout.TIMEOUT:g} s)" in text
     assert "after {:g} s and {:g} s".format(*hint_rounds.REPEATS) in text
-    assert f"cut after {channels.CUT_AT} characters" in text
+    assert f"cut after {channel_names.CUT_AT} characters" in text
     assert f"the last {hint_rounds.HISTORY} failovers" in text
     assert f"at most {hint_rounds.NAMES})" in text
 

@@ -17,6 +17,7 @@ from garp_agent import __version__
 from garp_agent.hypervisor import options as watch_options
 from garp_agent.hypervisor.converse import ask_guests
 from garp_agent.hypervisor.core.bonds import DEBOUNCE
+from garp_agent.hypervisor.core.channel_names import CUT_AT
 from garp_agent.hypervisor.core.exchange import Outcome
 from garp_agent.hypervisor.core.guests import Channel
 from garp_agent.hypervisor.core.lease import LEASE
@@ -76,7 +77,7 @@ FINDING = (
         default=channels.STATUS_DIRECTORY,
         show_default=True,
         help="Directory of libvirt's status files, for guests' names longer than "
-        f"{channels.CUT_AT} characters.",
+        f"{CUT_AT} characters.",
     ),
     click.option(
         "--timeout",
@@ -131,7 +132,9 @@ def list_guests_command(
     in time); busy (another client uses the channel); gone; forbidden; garbage or hung-up (no
     garp-agent answers there). Exit status 0 if there is a channel, whatever its state.
     """
-    found = Finder(port, channels, libvirt_status).find()
+    finder = Finder(port, channels, libvirt_status)
+    found = finder.find()
+    _tell_of_search(finder)
     if not found:
         click.echo(NO_CHANNEL, err=True)
     guests = ask_guests(found, "info", {}, timeout)
@@ -139,7 +142,7 @@ def list_guests_command(
         click.echo(json.dumps(guests, indent=2))
     elif found:
         click.echo(render.guest_list(guests), nl=False)
-    sys.exit(0 if found else EXIT_NO_GUEST)
+    sys.exit(0 if found else EXIT_FAILED if finder.trouble else EXIT_NO_GUEST)
 
 
 @cli.command("send")
@@ -332,6 +335,8 @@ def _chosen(
     found = finder.find() if to_all or names else []
     known = {channel.guest for channel in found}
     missing = [name for name in names if name not in known]
+    if missing or not names:
+        _tell_of_search(finder)
     for name in missing:
         click.echo(f"garp-hint: {name}: no such guest, or it has no channel", err=True)
     chosen = [channel for channel in found if to_all or channel.guest in names]
@@ -339,8 +344,17 @@ def _chosen(
     if not chosen and not missing:
         click.echo(NO_CHANNEL, err=True)
     if missing or not chosen:
-        sys.exit(EXIT_NO_GUEST)
+        sys.exit(EXIT_FAILED if finder.trouble else EXIT_NO_GUEST)
     return chosen
+
+
+def _tell_of_search(finder: Finder) -> None:
+    """Say why guests may be missing, and end the search."""
+    finder.close()
+    for path, reason in sorted(finder.refused.items()):
+        click.echo(render.refused_socket(path, reason), err=True)
+    if finder.trouble:
+        click.echo(f"garp-hint: {finder.trouble}", err=True)
 
 
 def _ask_watcher(path: str) -> dict[str, Any]:

@@ -49,6 +49,8 @@ def guest_values(channel: Channel, result: Result) -> dict[str, Any]:
         "state": result.outcome.value,
         "seconds": round(result.seconds, 6),
     }
+    if result.errno:
+        values["error"] = os.strerror(result.errno)
     for reply in result.call.exchange.replies.values():
         if reply.error_class:
             values["error"] = f"{reply.error_class}: {reply.description}"

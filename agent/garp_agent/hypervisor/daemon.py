@@ -14,7 +14,7 @@ from math import inf
 from garp_agent import __version__
 from garp_agent.hypervisor.core.hint_rounds import HINT
 from garp_agent.hypervisor.core.watcher import HintOptions, Watcher
-from garp_agent.hypervisor.io.channels import Finder, matching
+from garp_agent.hypervisor.io.channels import Finder
 from garp_agent.hypervisor.io.fanout import Fanout
 from garp_agent.hypervisor.link_failovers import LinkFailovers
 from garp_agent.hypervisor.requests import OperatorRequests
@@ -22,7 +22,7 @@ from garp_agent.runtime.control_socket import ControlSocket
 from garp_agent.runtime.notify import Notify
 from garp_agent.runtime.reactor import Reactor
 from garp_agent.runtime.signals import Signals
-from garp_agent.wire.model import LEVEL_NOTICE
+from garp_agent.wire.model import LEVEL_NOTICE, LEVEL_WARNING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ class WatcherDaemon:
         self._fanout = Fanout(options.timeout)
         self._notify = Notify()
         self._finder = Finder(options.port, options.channels, options.libvirt_status)
+        self._monitor_finder = Finder("", options.monitors)
+        self._searched = SearchNotices(log)
         wanted = HintOptions(options.lease, options.pace, options.announce_self)
         self._watcher = Watcher(wanted, os.urandom(6).hex(), _random)
         self._requests = OperatorRequests(self._hint_for_operator, self._status)
@@ -100,6 +102,8 @@ class WatcherDaemon:
         self._reactor.close()
         self._fanout.close()
         self._links.close()
+        self._finder.close()
+        self._monitor_finder.close()
         self._signals.close()
         if self._control is not None:
             self._control.close()
@@ -136,7 +140,9 @@ class WatcherDaemon:
         self._next_find = now + self._options.discover
         self._watcher.found(self._finder.find(), now)
         if self._options.monitors:
-            self._watcher.found_monitors(matching(self._options.monitors))
+            self._watcher.found_monitors(self._monitor_finder.find())
+        refused = {**self._finder.refused, **self._monitor_finder.refused}
+        self._searched.note(self._finder.trouble, refused)
         if not self._is_ready:
             self._is_ready = True
             self._notify.say("READY=1")
@@ -177,6 +183,27 @@ class WatcherDaemon:
             "uptime": round(now - self._started, 1),
             "version": __version__,
         }
+
+
+class SearchNotices:
+    """What a search for guests tells the operator, once."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._trouble = ""
+        self._refused: dict[str, str] = {}
+
+    def note(self, trouble: str, refused: dict[str, str]) -> None:
+        """Log what is new: at most one socket a search, because users can make any number."""
+        if trouble and trouble != self._trouble:
+            self._log.say(LEVEL_WARNING, "guests-not-listed", reason=trouble)
+        new = [path for path in refused if self._refused.get(path) != refused[path]]
+        if new:
+            more = len(new) - 1 or None
+            self._log.say(
+                LEVEL_WARNING, "channel-refused", path=new[0], reason=refused[new[0]], more=more
+            )
+        self._trouble, self._refused = trouble, refused
 
 
 def _random() -> float:

@@ -6,6 +6,7 @@ status, as JSON carries them.  A guest can send any text: it is cut and made pri
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -24,18 +25,30 @@ def guest_list(guests: list[dict[str, Any]]) -> str:
         info = guest.get("reply", {})
         version = from_guest(info.get("version", "-"))
         addresses = from_guest(" ".join(_address_texts(info.get("links")))) or "-"
-        rows.append((guest["guest"], guest["state"], version, addresses, guest["path"]))
+        state = _with_reason(guest["state"], from_guest(guest.get("error", "")))
+        rows.append((guest["guest"], state, version, addresses, guest["path"]))
     return table(rows)
 
 
 def sent(guest: dict[str, Any]) -> str:
     """Write the line that ``send`` prints for a guest."""
+    name = printable(guest["guest"])
     took = f"{guest['seconds'] * 1000:.1f} ms"
     if guest["state"] == "answered":
         frames = from_guest(guest["reply"].get("frames", "?"))
-        return f"{guest['guest']}: answered in {took}, {frames} frames"
-    why = f" ({from_guest(guest['error'])})" if "error" in guest else ""
-    return f"{guest['guest']}: {guest['state']} after {took}{why}"
+        return f"{name}: answered in {took}, {frames} frames"
+    return f"{name}: " + _with_reason(
+        f"{guest['state']} after {took}", from_guest(guest.get("error", ""))
+    )
+
+
+def refused_socket(path: str, reason: str) -> str:
+    """Write the line for a socket that is no channel although its name is that of one."""
+    return f"garp-hint: {printable(path)}: no channel: {printable(reason)}"
+
+
+def _with_reason(state: str, reason: str) -> str:
+    return f"{state} ({reason})" if reason else state
 
 
 def from_guest(value: object) -> str:
@@ -64,7 +77,7 @@ def watcher_status_text(values: dict[str, Any]) -> str:
         rows.append(
             (
                 guest["guest"],
-                guest["state"],
+                _with_reason(guest["state"], os.strerror(guest["errno"]) * bool(guest["errno"])),
                 guest["version"] or "-",
                 f"{guest['lease']:.0f}s" if guest["lease"] else "-",
                 str(guest["hints"]),

@@ -129,7 +129,7 @@ def test_guest_without_an_answer_is_retried_after_longer_and_longer_times() -> N
     talk.notices()
     talk.turn(now, Outcome.BUSY)
     assert talk.watcher.deadline() - now == 1.0
-    state = {"guest": "a", "state": "busy"}
+    state = {"guest": "a", "state": "busy", "errno": None}
     assert talk.notices() == [(LEVEL_WARNING, "guest-state", state)]
 
 
@@ -148,3 +148,24 @@ def test_guest_that_left_is_forgotten_and_a_new_one_is_contacted() -> None:
     assert {call.kind for call in calls} == {REVOCATION}
     assert asked(calls) == {"b": REVOKE}
     assert talk.watcher.revoke_leases(91.0) == []
+
+
+def test_another_socket_at_the_same_path_is_a_guest_started_anew() -> None:
+    first = A._replace(file=(1, 7))
+    talk = Talk(first).meet()
+    talk.watcher.found([first], 5.0)
+    assert talk.watcher.advance(5.0) == []
+    talk.watcher.found([A._replace(file=(1, 8))], 6.0)
+    assert [event for _, event, _ in talk.notices()] == ["guest-gone", "guest-found"]
+    assert talk.guest("a", 6.0)["lease"] == 0
+    assert asked(talk.watcher.advance(6.0)) == {"a": INFO}
+
+
+def test_reason_of_a_call_that_failed_is_kept_and_logged() -> None:
+    talk = Talk(A)
+    [call] = talk.watcher.advance(0.0)
+    talk.watcher.finished(Result(call, Outcome.FAILED, 0.0, 24), 0.0)
+    assert (talk.guest("a")["state"], talk.guest("a")["errno"]) == ("failed", 24)
+    fields = {"guest": "a", "state": "failed", "errno": 24}
+    assert talk.notices()[-1] == (LEVEL_INFO, "guest-state", fields)
+    assert talk.meet(2.0).guest("a")["errno"] == 0

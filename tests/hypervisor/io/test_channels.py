@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import socket
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from garp_agent.hypervisor.core.guests import Channel
-from garp_agent.hypervisor.io.channels import Finder, guest_of, matching, queued_paths
+from garp_agent.hypervisor.io import channels, places
+from garp_agent.hypervisor.io.channels import Finder
 
+ROOT = Path(__file__).parents[3]
 PORT = f"org.garp_agent.test{os.getpid()}"  # no other test's
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+ELSEWHERE = "it was made in another mount namespace, or its file was removed"
 
 
 @contextlib.contextmanager
@@ -29,47 +35,83 @@ def listening(*paths: Path, kind: int = socket.SOCK_STREAM) -> Iterator[list[soc
         yield listeners
 
 
-@pytest.mark.parametrize(
-    ("path", "guest"),
-    [
-        ("/run/libvirt/qemu/channel/3-web1/org.garp_agent.0", "web1"),
-        ("/run/libvirt/qemu/channel/12-a-b-3/org.garp_agent.0", "a-b-3"),
-        ("/var/lib/libvirt/qemu/channel/target/domain-3-web1/org.garp_agent.0", "web1"),
-        ("/var/lib/libvirt/qemu/channel/target/domain-3-domain-3/org.garp_agent.0", "domain-3"),
-        ("/var/lib/libvirt/qemu/channel/target/domain-web1/org.garp_agent.0", "web1"),
-        ("/var/lib/libvirt/qemu/channel/target/web1.org.garp_agent.0", "web1"),
-        ("/srv/vms/web1/org.garp_agent.0", "web1"),
-        ("/srv/vms/web-1/org.garp_agent.0", "web-1"),
-        ("/srv/vms/3-/org.garp_agent.0", "3-"),
-        ("/org.garp_agent.0", "/org.garp_agent.0"),
-    ],
-)
-def test_guest_of_a_path_is_its_name(path: str, guest: str) -> None:
-    assert guest_of(path) == guest
+@pytest.fixture
+def new_finder() -> Iterator[Callable[..., Finder]]:
+    """Make finders, and close them at the end."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *given, **named: stack.enter_context(
+            contextlib.closing(Finder(*given, **named))
+        )
 
 
-def test_listening_stream_sockets_with_the_name_of_the_port_are_channels(short_path: Path) -> None:
-    new, old = short_path / "channel/3-web1" / PORT, short_path / "target/domain-4-two words" / PORT
-    oldest = short_path / f"target/a.b.{PORT}"
+def found(finder: Finder) -> list[tuple[str, str]]:
+    return [(channel.guest, channel.path) for channel in finder.find()]
+
+
+@contextlib.contextmanager
+def without_descriptors() -> Iterator[None]:
+    """Let every attempt to open a file fail with EMFILE."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+# -- by the name of the port ----------------------------------------------------------------
+
+
+def test_listening_stream_sockets_with_the_name_of_the_port_are_channels(
+    short_path: Path, new_finder: Callable[..., Finder]
+) -> None:
+    new, old = (
+        short_path / "channel/3-web1" / PORT,
+        short_path / "target/domain-4-two\nlines" / PORT,
+    )
+    oldest, xen = short_path / f"target/a.b.{PORT}", short_path / f"xen/c-{PORT}"
+    nova = short_path / f"{PORT}.instance-0000002a.sock"
     other, prefix = short_path / "5-db" / "org.qemu.guest_agent.0", short_path / "6-db" / f"x{PORT}"
     packets = listening(short_path / "9-db" / PORT, kind=socket.SOCK_SEQPACKET)
-    finder = Finder(PORT)
-    expected = [("a.b", str(oldest)), ("two words", str(old)), ("web1", str(new))]
-    with packets, listening(oldest, other, prefix):
+    finder = new_finder(PORT)
+    expected = [("a.b", oldest), ("c", xen), ("instance-0000002a", nova)]
+    all_ = sorted([*expected, ("two\nlines", old), ("web1", new)])
+    with packets, listening(oldest, other, prefix, xen, nova):
         with listening(new, old), socket.socket(socket.AF_UNIX) as client:
-            assert finder.find() == expected
+            assert found(finder) == [(guest, str(path)) for guest, path in all_]
             client.connect(str(new))
-            assert finder.find() == expected
-        assert finder.find() == expected[:1]  # the other paths still exist
+            assert len(found(finder)) == 5
+        # The other paths still exist, and no process listens on them.
+        assert found(finder) == [(guest, str(path)) for guest, path in expected]
+    assert finder.refused == {}
+    assert finder.trouble == ""
 
 
-def test_name_that_libvirt_cut_is_looked_up_once_in_its_status_files(short_path: Path) -> None:
+def test_abstract_names_with_line_breaks_are_neither_guests_nor_errors(
+    short_path: Path, new_finder: Callable[..., Finder]
+) -> None:
+    """In /proc/net/unix the second one is a line of its own, for a socket that listens."""
+    forged = f"x\n0: 2 0 10000 1 1 9 {short_path}/1-forged/{PORT}"
+    with listening(short_path / "3-web1" / PORT) as [web1], contextlib.ExitStack() as stack:
+        for name in ("a\nb c d e f g h /i", forged):
+            sock = stack.enter_context(socket.socket(socket.AF_UNIX))
+            sock.bind(b"\0" + name.encode())
+            sock.listen(1)
+        assert found(new_finder(PORT)) == [("web1", web1.getsockname())]
+
+
+def test_name_that_libvirt_cut_is_looked_up_once_in_its_status_files(
+    short_path: Path, new_finder: Callable[..., Finder]
+) -> None:
     whole = "a-name-longer-than-twenty-characters"
     cut, unknown = short_path / f"7-{whole[:20]}" / PORT, short_path / f"8-{'b' * 20}" / PORT
     quoted, short = short_path / "9-it's <twenty> & more" / PORT, short_path / "6-short" / PORT
     escaped = str(quoted).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     status = short_path / "status"
     status.mkdir()
+    os.mkfifo(status / "pipe.xml")  # reading it would wait without end
     for name, path in (
         (whole, str(cut)),
         ("other", f"{cut}-and-more"),
@@ -78,42 +120,339 @@ def test_name_that_libvirt_cut_is_looked_up_once_in_its_status_files(short_path:
     ):
         (status / f"{name}.xml").write_text(f"<channel><source mode='bind' path='{path}'/>")
     with listening(cut, unknown, quoted, short):
-        finder = Finder(PORT, status_directory=str(status))
+        finder = new_finder(PORT, status_directory=str(status))
         expected = [whole, "b" * 20, "it's <twenty> & more than that", "short"]
         assert [channel.guest for channel in finder.find()] == expected
         for file in status.iterdir():
             file.unlink()
         assert [channel.guest for channel in finder.find()] == expected
-        nowhere = Finder(PORT, status_directory=str(short_path / "none"))
+        nowhere = new_finder(PORT, status_directory=str(short_path / "none"))
         assert whole[:20] in [channel.guest for channel in nowhere.find()]
 
 
-def test_patterns_find_sockets_of_any_name(short_path: Path) -> None:
+# -- by patterns ----------------------------------------------------------------------------
+
+
+def test_patterns_find_sockets_of_any_name(
+    short_path: Path, new_finder: Callable[..., Finder]
+) -> None:
     sockets = [short_path / "101.garp", short_path / "102.garp", short_path / "vm" / "db" / "hint"]
     with listening(*sockets):
         (short_path / "103.garp").write_text("no socket")
         patterns = [f"{short_path}/*.garp", f"{short_path}/vm/*/hint", f"{short_path}/none/*"]
-        expected = list(zip(("101", "102", "db"), map(str, sockets)))
-        assert Finder(PORT, patterns).find() == expected
-        plain = str(sockets[0])
-        assert list(matching([plain])) == [Channel(plain, plain)]
-        [odd] = matching([f"{short_path}/10[2-9].garp"])
-        assert odd == Channel(str(sockets[1]), str(sockets[1]))
+        finder = new_finder(PORT, patterns)
+        assert found(finder) == list(zip(("101", "102", "db"), map(str, sockets)))
+        assert finder.refused == {}
+        plain, second = str(sockets[0]), str(sockets[1])
+        assert found(new_finder("", [plain])) == [(plain, plain)]
+        assert found(new_finder("", [f"{short_path}/10[2-9].garp"])) == [(second, second)]
 
 
-def test_channel_that_is_found_twice_is_listed_once(short_path: Path) -> None:
-    path = short_path / "run" / "1-a" / PORT
+def test_socket_that_is_found_twice_is_listed_once(
+    short_path: Path, new_finder: Callable[..., Finder]
+) -> None:
+    path, hard = short_path / "run" / "1-a" / PORT, short_path / "hard"
     os.symlink(short_path / "run", short_path / "var-run")
     with listening(path):
-        patterns = [f"{short_path}/var-run/1-*/{PORT}", f"{short_path}/run/1-*/*"]
-        assert Finder(PORT, patterns).find() == [Channel("a", str(path))]
+        os.link(path, hard)
+        patterns = [f"{short_path}/var-run/1-*/{PORT}", f"{short_path}/run/1-*/*", f"{hard}*"]
+        assert found(new_finder(PORT, patterns)) == [("a", str(path))]
 
 
-def test_socket_with_a_client_in_its_backlog_is_queued(short_path: Path) -> None:
-    path = short_path / "socket"
-    with listening(path) as [listener], socket.socket(socket.AF_UNIX) as client:
-        assert str(path) not in queued_paths()
-        client.connect(str(path))
-        assert str(path) in queued_paths()
-        with listener.accept()[0]:
-            assert str(path) not in queued_paths()
+def test_file_whose_device_the_kernel_and_stat_call_differently_is_found(
+    short_path: Path, new_finder: Callable[..., Finder]
+) -> None:
+    """As on btrfs and overlayfs: stat(2) gives a device number that is not the superblock's."""
+    script = """
+set -e; cd "$1"; mkdir lower upper merged; mount -t tmpfs tmpfs upper; mkdir upper/dir upper/work
+mount -t overlay overlay -o lowerdir=lower,upperdir=upper/dir,workdir=upper/work merged
+exec "$2" -c "$3" "$1/merged/3-web1/$4"
+"""
+    code = f"import sys; sys.path.insert(0, {str(ROOT / 'agent')!r})\n{SERVE}" + (
+        "from garp_agent.hypervisor.io.channels import Finder\n"
+        "from garp_agent.hypervisor.io.places import superblock_device\n"
+        "path = sys.argv[1]; device = os.stat(path).st_dev\n"
+        "print((os.major(device), os.minor(device)) == superblock_device(path))\n"
+        "print(*(channel.guest for channel in Finder(os.path.basename(path)).find()))\n"
+    )
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    command = [
+        "unshare",
+        "-m",
+        "sh",
+        "-c",
+        script,
+        "-",
+        str(short_path),
+        sys.executable,
+        code,
+        PORT,
+    ]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout.splitlines()[-2:] == ["False", "web1"]
+
+
+# -- what stays and what goes -----------------------------------------------------------------
+
+
+def test_no_search_misses_a_guest_while_other_sockets_come_and_go(
+    short_path: Path, new_finder: Callable[..., Finder]
+) -> None:
+    code = """
+import socket
+while True:
+    sockets = [socket.socket(socket.AF_UNIX) for _ in range(100)]
+    for number, each in enumerate(sockets):
+        each.bind(f"\\0garp-churn-{number}")
+    for each in sockets:
+        each.close()
+"""
+    guests = listening(*(short_path / f"{n}-guest{n}" / PORT for n in range(50)))
+    with guests, subprocess.Popen([sys.executable, "-c", code]) as churn:
+        try:
+            finder = new_finder(PORT)
+            assert [len(finder.find()) for _ in range(400)] == [50] * 400
+        finally:
+            churn.kill()
+
+
+def test_search_without_descriptors_keeps_the_guests(
+    short_path: Path, new_finder: Callable[..., Finder]
+) -> None:
+    with listening(short_path / "3-web1" / PORT, short_path / "101.garp"):
+        finder = new_finder(PORT, [f"{short_path}/*.garp"])
+        both = found(finder)
+        assert [guest for guest, _ in both] == ["101", "web1"]
+        with without_descriptors():
+            assert found(finder) == both  # the kernel is asked through an open socket
+            assert finder.trouble == ""
+        finder.close()
+        with without_descriptors():
+            assert found(finder) == both  # the kernel cannot be asked any more
+            assert finder.trouble == "the kernel does not list its sockets: Too many open files"
+            os.unlink(short_path / "101.garp")
+            assert found(finder) == both[1:]
+            first = new_finder(PORT)
+            assert found(first) == []
+            assert first.trouble == finder.trouble
+        assert found(finder) == both[1:]
+        assert finder.trouble == ""
+
+
+def test_guest_is_gone_when_its_path_leads_elsewhere(
+    short_path: Path, new_finder: Callable[..., Finder]
+) -> None:
+    path, aside = short_path / "3-web1" / PORT, short_path / "aside"
+    finder = new_finder(PORT)
+    with listening(path):
+        [before] = finder.find()
+        path.rename(aside)
+        assert finder.find() == []
+        assert finder.refused == {str(path): ELSEWHERE}
+        with listening(path):  # a guest that was started anew
+            [after] = finder.find()
+            assert (after.guest, after.path) == (before.guest, before.path)
+            assert after.file != before.file
+        path.unlink()
+        aside.rename(path)
+        assert finder.find() == [before]
+        path.unlink()
+        path.write_text("no socket")
+        assert finder.find() == []
+
+
+# -- folders that others may write to -----------------------------------------------------------
+
+OURS, OTHER = 0, 12345
+WRITABLE = "others may write to its folder {}"
+# Owner, group and mode of the folder of the socket's folder, and of the socket's folder.
+FOLDERS = [
+    ((OURS, OURS, 0o755), (OURS, OURS, 0o755), ""),
+    ((OURS, OURS, 0o775), (OURS, OURS, 0o2775), ""),  # writable by the group root
+    ((OURS, OURS, 0o1777), (OURS, OURS, 0o755), ""),  # as /tmp
+    ((OURS, OTHER, 0o755), (OURS, OTHER, 0o750), ""),
+    ((OURS, OURS, 0o755), (OURS, OTHER, 0o775), WRITABLE.format("{inner}")),
+    ((OURS, OURS, 0o755), (OURS, OURS, 0o757), WRITABLE.format("{inner}")),
+    ((OURS, OURS, 0o755), (OURS, OURS, 0o1777), WRITABLE.format("{inner}")),
+    ((OURS, OURS, 0o777), (OURS, OURS, 0o755), WRITABLE.format("{outer}")),
+    ((OURS, OURS, 0o1777), (OTHER, OURS, 0o755), WRITABLE.format("{outer}")),
+    ((OURS, OURS, 0o755), (OTHER, OURS, 0o755), f"its folder {{inner}} belongs to user {OTHER}"),
+    ((OTHER, OURS, 0o755), (OURS, OURS, 0o755), f"its folder {{outer}} belongs to user {OTHER}"),
+]
+
+
+def _set(folder: Path, owner: int, group: int, mode: int) -> None:
+    os.chown(folder, owner, group)
+    folder.chmod(mode)
+
+
+@needs_root
+@pytest.mark.parametrize(("outer", "inner", "reason"), FOLDERS)
+def test_socket_in_a_folder_that_others_may_write_to_is_no_guest(
+    short_path: Path,
+    new_finder: Callable[..., Finder],
+    outer: tuple[int, int, int],
+    inner: tuple[int, int, int],
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = short_path / "vms" / "3-web1" / PORT
+    with listening(path):
+        _set(path.parents[1], *outer)
+        _set(path.parent, *inner)
+        reason = reason.format(outer=path.parents[1], inner=path.parent)
+        finder = new_finder(PORT)
+        assert found(finder) == [("web1", str(path))] * (not reason)
+        assert finder.refused == ({str(path): reason} if reason else {})
+        # The operator can vouch for an owner and a group, not for all users; so does libvirt.
+        by_all = any(mode & 0o2 for *_, mode in (outer, inner))
+        refused = [str(path)] if reason and by_all else []
+        named = new_finder("", [str(path)])
+        assert found(named) == [(str(path), str(path))] * (not refused)
+        assert list(named.refused) == refused
+        monkeypatch.setattr(places, "LIBVIRT", (str(short_path / "vms"),))
+        assert bool(found(new_finder(PORT))) is not bool(refused)
+
+
+@needs_root
+def test_socket_behind_the_link_of_another_user_is_no_guest(
+    short_path: Path, new_finder: Callable[..., Finder]
+) -> None:
+    path, public = short_path / "3-web1" / PORT, short_path / "public"
+    with listening(path):
+        public.mkdir()
+        public.chmod(0o1777)
+        (public / "4-db").symlink_to(path.parent)
+        os.lchown(public / "4-db", OTHER, OTHER)
+        finder = new_finder("", [f"{public}/*/{PORT}"])
+        assert found(finder) == []
+        reason = f"others may write to its folder {public}"
+        assert finder.refused == {f"{public}/4-db/{PORT}": reason}
+        os.lchown(public / "4-db", OURS, OURS)
+        assert found(finder) == [("4-db", str(path))]
+        (public / "loop").symlink_to("loop")
+        finder = new_finder("", [f"{public}/loop/{PORT}"])
+        assert found(finder) == []
+
+
+# -- other mount namespaces ---------------------------------------------------------------------
+
+SERVE = """
+import os, socket, sys
+for path in sys.argv[1:]:
+    os.makedirs(os.path.dirname(path))
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen(1)
+    listener.detach()
+print("listening", flush=True)
+"""
+
+
+@contextlib.contextmanager
+def container(folder: Path, *paths: str) -> Iterator[int]:
+    """Listen on paths in a folder that only this process sees; yield its number.
+
+    Its second process has the same root, and its folder `link` is an absolute link to `real`.
+    """
+    script = 'mount -t tmpfs tmpfs "$1" && ln -s "$1/real" "$1/link" && shift && exec "$@"'
+    code = SERVE + "os.fork()\nsys.stdin.read()"
+    command = ["unshare", "-m", "sh", "-c", script, "-", str(folder)]
+    command += [sys.executable, "-c", code, *paths]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "listening\n"
+        yield process.pid
+        process.communicate()
+
+
+@needs_root
+def test_socket_of_another_mount_namespace_is_no_guest_under_its_name_there(
+    short_path: Path,
+    new_finder: Callable[..., Finder],
+) -> None:
+    path = short_path / "run" / "3-web1" / PORT
+    (short_path / "run").mkdir()
+    finder = new_finder(PORT)
+    with container(short_path / "run", str(path)):
+        assert found(finder) == []
+        assert finder.refused == {str(path): ELSEWHERE}
+        with listening(path):  # the same name here, for another guest
+            assert found(finder) == [("web1", str(path))]
+
+
+@needs_root
+def test_guests_in_containers_are_distinct_and_have_their_own_names(
+    short_path: Path, new_finder: Callable[..., Finder]
+) -> None:
+    run = short_path / "run"
+    run.mkdir()
+    web, db = f"{run}/real/3-web1/{PORT}", f"{run}/real/4-db/{PORT}"
+    with container(run, web) as first, container(run, web, db) as second, listening(Path(web)):
+        for folder in ("real", "link"):
+            finder = new_finder(PORT, [f"/proc/*/root{run}/{folder}/*/{PORT}"])
+            expected = [
+                ("db", f"/proc/{second}/root{db}"),
+                ("web1", f"/proc/{first}/root{web}"),
+                ("web1", f"/proc/{second}/root{web}"),
+                ("web1", web),
+            ]
+            assert sorted(found(finder)) == sorted(expected)
+            assert found(finder) == found(finder)
+        one = new_finder("", [f"/proc/{second}/root{run}/real/*/{PORT}"])
+        assert [guest for guest, _ in found(one)] == ["3-web1", "4-db"]
+        without_descriptor = sorted(found(finder))
+        with without_descriptors():
+            assert sorted(found(finder)) == without_descriptor
+    assert found(finder) == []
+
+
+# -- without sock_diag ------------------------------------------------------------------------
+
+# As in a kernel without it: socket(AF_NETLINK, ..., NETLINK_SOCK_DIAG) fails, seccomp(2).
+FORBID = """
+import ctypes, platform, struct
+number = {"x86_64": 41, "aarch64": 198}[platform.machine()]
+code = [(0x20, 0, 0, 0), (0x15, 0, 5, number), (0x20, 0, 0, 16), (0x15, 0, 3, 16)]
+code += [(0x20, 0, 0, 32), (0x15, 0, 1, 4), (0x06, 0, 0, 0x50000 | 93), (0x06, 0, 0, 0x7FFF0000)]
+program = b"".join(struct.pack("=HBBI", *each) for each in code)
+buffer = ctypes.create_string_buffer(program)
+header = struct.pack("HxxxxxxP", len(code), ctypes.addressof(buffer))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0
+assert libc.prctl(22, 2, header, 0, 0) == 0
+"""
+
+
+@needs_root
+def test_without_sock_diag_the_folders_of_libvirt_are_searched(
+    short_path: Path, new_finder: Callable[..., Finder]
+) -> None:
+    paths = [
+        each.replace("*", f"1-guest{n}").replace("PORT", PORT)
+        for n, each in enumerate(channels.KNOWN_FOLDERS)
+    ]
+    script = 'mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /var/lib && exec "$@"'
+    code = f"import sys; sys.path.insert(0, {str(ROOT / 'agent')!r})\n" + (
+        SERVE.replace("os.makedirs(os.path.dirname(path))", MAKE) + FORBID + REPORT
+    )
+    command = ["unshare", "-m", "sh", "-c", script, "-", sys.executable, "-c", code, *paths]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    guests = ["1-guest2", "1-guest3", "1-guest4", "guest0", "guest1"]
+    assert done.stdout.splitlines() == [
+        "listening",
+        " ".join(guests),
+        "the kernel does not list its sockets: Protocol not supported (sock_diag); "
+        "searched only the folders of libvirt",
+    ]
+
+
+MAKE = "os.makedirs(os.path.dirname(path), exist_ok=True)"
+REPORT = f"""
+from garp_agent.hypervisor.io.channels import Finder
+finder = Finder({PORT!r})
+print(*(channel.guest for channel in finder.find()))
+print(finder.trouble)
+"""

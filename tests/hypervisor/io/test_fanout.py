@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -80,9 +82,26 @@ def test_every_manner_has_its_outcome_and_delays_no_other_call(short_path: Path)
 def test_socket_without_listener_is_gone(short_path: Path) -> None:
     dead = str(short_path / "dead")
     listening(dead, 1).close()
-    paths = [str(short_path / "none"), dead, f"{dead}/below", str(short_path / ("x" * 108))]
-    found = outcomes(converse(calls(paths), timeout=20.0))
-    assert found == [Outcome.GONE, Outcome.GONE, Outcome.GONE, Outcome.FAILED]
+    long, loop = str(short_path / ("x" * 108)), short_path / "loop"
+    loop.symlink_to(loop)
+    paths = [str(short_path / "none"), dead, f"{dead}/below", long, f"{loop}/x", "x" * 5000]
+    results = converse(calls(paths), timeout=20.0)
+    assert outcomes(results) == [Outcome.GONE] * 4 + [Outcome.FAILED] * 2
+    errors = [errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR, errno.ENOENT]
+    errors += [errno.ELOOP, errno.ENAMETOOLONG]
+    assert [result.errno for result in results] == errors
+
+
+def test_socket_with_a_path_longer_than_an_address_is_reached(short_path: Path) -> None:
+    folder = short_path / ("x" * 100)
+    folder.mkdir()
+    with listening(f"{short_path}/s", 1) as listener, closing(Fanout(timeout=1000.0)) as fanout:
+        os.rename(short_path / "s", folder / "org.garp_agent.0")
+        before = len(os.listdir("/proc/self/fd"))
+        assert fanout.start(calls([f"{folder}/org.garp_agent.0"]), 0.0) == []
+        assert len(os.listdir("/proc/self/fd")) == before + 1
+        with listener.accept()[0] as accepted:
+            assert accepted.recv(4096) == encode_request("info", None, "id-0")
 
 
 def test_request_larger_than_the_buffer_is_sent_as_the_guest_reads(short_path: Path) -> None:

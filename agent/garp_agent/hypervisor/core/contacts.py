@@ -9,14 +9,14 @@ from math import inf
 
 from garp_agent.hypervisor.core.exchange import Call, Exchange
 from garp_agent.hypervisor.core.guests import Guest
-from garp_agent.wire.model import LEVEL_DEBUG, LEVEL_INFO, LEVEL_WARNING
+from garp_agent.wire.model import LEVEL_DEBUG, LEVEL_INFO, LEVEL_WARNING, Errno
 from garp_agent.wire.protocol import encode_request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable
 
-    from garp_agent.hypervisor.core.exchange import Outcome, Result
+    from garp_agent.hypervisor.core.exchange import Result
     from garp_agent.hypervisor.core.guests import Channel
     from garp_agent.wire.notices import Notices
 
@@ -44,11 +44,15 @@ class Contacts:
         self._next = inf  # no guest has an earlier next_contact
 
     def found(self, channels: Iterable[Channel], now: float) -> None:
-        """Take in the channels that exist now: forget other guests, contact new ones."""
+        """Take in the channels that exist now: forget other guests, contact new ones.
+
+        Another socket at the same path is another guest, or a guest that was started anew.
+        """
         there = {channel.path: channel for channel in channels}
-        for path in [path for path in self.guests if path not in there]:
-            guest = self.guests.pop(path)
-            self._notices.say(LEVEL_INFO, "guest-gone", guest=guest.channel.guest)
+        for path, guest in list(self.guests.items()):
+            if path not in there or there[path].file != guest.channel.file:
+                del self.guests[path]
+                self._notices.say(LEVEL_INFO, "guest-gone", guest=guest.channel.guest)
         for path, channel in there.items():
             if path not in self.guests:
                 self.guests[path] = Guest(channel, now)
@@ -93,7 +97,7 @@ class Contacts:
         guest = self.guests.get(result.call.path)
         if guest is None:
             return
-        self._note_outcome(guest, result.outcome)
+        self._note_outcome(guest, result)
         if result.call.kind == CONTACT:
             guest.end_contact(result, self.promised, self._lease, self._random(), now)
         elif guest.next_contact == inf:  # a hint has cancelled a contact
@@ -109,13 +113,19 @@ class Contacts:
             if guest.lease.may_be_held(now)
         ]
 
-    def _note_outcome(self, guest: Guest, outcome: Outcome) -> None:
-        before, guest.outcome = guest.outcome, outcome
+    def _note_outcome(self, guest: Guest, result: Result) -> None:
+        before, outcome = guest.outcome, result.outcome
+        guest.outcome, guest.errno = outcome, result.errno
         if guest.answers:
             guest.failures = 0
         if before is not outcome:
             lost = bool(guest.version) and not guest.answers
             expected = before is None and guest.answers
             level = LEVEL_WARNING if lost else LEVEL_DEBUG if expected else LEVEL_INFO
-            state = outcome.value
-            self._notices.say(level, "guest-state", guest=guest.channel.guest, state=state)
+            self._notices.say(
+                level,
+                "guest-state",
+                guest=guest.channel.guest,
+                state=outcome.value,
+                errno=Errno(result.errno) if result.errno else None,
+            )

@@ -27,6 +27,7 @@ class Channel(NamedTuple):
 
     guest: str  # name
     path: str
+    file: tuple[int, int] = (0, 0)  # device and inode of the socket's file: its identity
 
 
 class Guest:
@@ -35,6 +36,7 @@ class Guest:
     __slots__ = (
         "answered",
         "channel",
+        "errno",
         "failures",
         "hints",
         "last_seconds",
@@ -48,6 +50,7 @@ class Guest:
     def __init__(self, channel: Channel, now: float) -> None:
         self.channel = channel
         self.outcome: Outcome | None = None  # of the last call; None: no call has ended yet
+        self.errno = 0  # of that call, if a system call failed
         self.version = ""  # of the agent; "": it has never answered
         self.lease = PromisedLease()
         self.next_contact = now  # inf: a contact is under way
@@ -111,6 +114,7 @@ class Guest:
             "guest": self.channel.guest,
             "path": self.channel.path,
             "state": self.outcome.value if self.outcome else "new",
+            "errno": self.errno,
             "version": self.version or None,
             "lease": round(self.lease.remaining(now), 1) or 0,
             "hints": self.hints,

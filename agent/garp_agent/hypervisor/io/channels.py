@@ -1,15 +1,14 @@
 """Finds the channels of running guests: listening Unix sockets, and the names of their guests.
 
 Decides which sockets are channels and to which guest each belongs; never connects.  The kernel's
-list, /proc/net/unix, does not depend on the version of libvirt and needs no privilege.  Sockets
-whose names do not contain the name of the port are found by patterns.
+list does not depend on the version of libvirt and needs no privilege.  Sockets whose names do not
+contain the name of the port, and those of other namespaces, are found by patterns.
 
-Paths of libvirt, in which the guest's name is cut after 20 characters:
-  newer   /run/libvirt/qemu/channel/ID-NAME/PORT
-  older   /var/lib/libvirt/qemu/channel/target/domain-ID-NAME/PORT
-  oldest  /var/lib/libvirt/qemu/channel/target/domain-NAME/PORT, .../target/NAME.PORT
+Any local user can bind a socket to any name.  Therefore a socket is a channel only if its path
+leads to it, by device and inode, and through folders that others may not write to.
 
-Sources: unix(7); net/unix/af_unix.c, unix_seq_show(); libvirt's src/qemu/qemu_domain.c.
+A guest is gone only when its socket is: when its path leads elsewhere, or when the kernel says
+that this socket does not listen any more.  A search that failed removes no guest.
 """
 
 from __future__ import annotations
@@ -19,34 +18,54 @@ import os
 import re
 import stat
 
+from garp_agent.hypervisor.core.channel_names import CUT_AT, guest_of, is_channel
 from garp_agent.hypervisor.core.guests import Channel
+from garp_agent.hypervisor.io.kernel_sockets import UNAVAILABLE, KernelSockets
+from garp_agent.hypervisor.io.places import ABSENT, Places, UntrustedError, superblock_device
 from garp_agent.wire.record import NamedTuple
+from garp_agent.wire.sock_diag import STREAM
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from garp_agent.hypervisor.io.places import File, Place
+    from garp_agent.wire.sock_diag import UnixSocket
+
 PORT_NAME = "org.garp_agent.0"
-SOCKETS = "/proc/net/unix"
 STATUS_DIRECTORY = "/run/libvirt/qemu"
-CUT_AT = 20  # characters of a guest's name that libvirt keeps in a path
 STATUS_LIMIT = 1 << 20  # bytes read of one status file
+REFUSED_MOST = 64  # sockets that are kept with the reason why they are no channels
+# Where sockets with the name of the port, PORT, are looked for if the kernel does not list them.
+KNOWN_FOLDERS = (
+    "/run/libvirt/qemu/channel/*/PORT",
+    "/var/lib/libvirt/qemu/channel/target/*/PORT",
+    "/var/lib/libvirt/qemu/channel/target/*.PORT",
+    "/var/lib/libvirt/qemu/PORT.*.sock",
+    "/var/lib/libvirt/xen/channel/target/*-PORT",
+)
 
-_ACCEPTING = 0x10000  # __SO_ACCEPTCON: the socket listens
-_STREAM = 1  # SOCK_STREAM
-_CONNECTING = 2  # SS_CONNECTING: connected, and not accepted yet
+_ELSEWHERE = "it was made in another mount namespace, or its file was removed"
 
 
-class _UnixSocket(NamedTuple):
-    """One line of /proc/net/unix."""
+class _Known(NamedTuple):
+    """A channel that was found, and how to confirm that it is still there."""
 
-    path: str
-    listening: bool
-    queued: bool  # a client has connected and was not accepted yet
+    channel: Channel
+    place: Place
+    vouched: bool
+    listener: UnixSocket | None  # None: found by a pattern
+
+
+class _Search(NamedTuple):
+    """One search: where paths lead now, and what was found."""
+
+    places: Places
+    found: dict[File, _Known]
 
 
 class Finder:
-    """Finds channels, and remembers names that were looked up in status files."""
+    """Finds channels, and remembers them.  Owns a netlink socket."""
 
     def __init__(
         self,
@@ -56,83 +75,181 @@ class Finder:
     ) -> None:
         """``patterns``: globs of more sockets; the first ``*`` matches the guest's name.
 
+        ``port_name``: "" to find by patterns only.
         ``status_directory``: where libvirt keeps the status files of its guests; "" for none.
         """
         self.port_name = port_name
         self.patterns = tuple(patterns)
         self.status_directory = status_directory
-        self._names: dict[str, str] = {}  # guests by path
+        self.trouble = ""  # why the last search may have missed guests
+        self.refused: dict[str, str] = {}  # sockets that are no channels, and the reasons
+        self._sockets = KernelSockets()
+        self._known: dict[File, _Known] = {}
 
     def find(self) -> list[Channel]:
         """Return the channels that exist now, by guest and path."""
-        paths = {
-            entry.path
-            for entry in _unix_sockets(_beginning(SOCKETS))
-            if entry.listening and self._is_channel(os.path.basename(entry.path))
-        }
-        self._names = {path: self._names.get(path) or self._guest(path) for path in paths}
-        channels = [Channel(guest, path) for path, guest in self._names.items()]
-        known = {os.path.realpath(path) for path in paths} if self.patterns else set()
-        for channel in matching(self.patterns):
-            real = os.path.realpath(channel.path)
-            if real not in known:
-                known.add(real)
-                channels.append(channel)
-        return sorted(channels)
+        search = _Search(Places(), {})
+        self.trouble = ""
+        self.refused = {}
+        if self.port_name:
+            self._find_listening(search)
+        self._match(self.patterns, search, vouched=True)
+        for file, known in self._known.items():
+            now = search.found.get(file)
+            # A namespace has many processes: the path through the same one is kept.
+            if (now is None or now.place.base) and self._is_still(known, search.places):
+                search.found[file] = known
+        self._known = search.found
+        return sorted(known.channel for known in search.found.values())
 
-    def _is_channel(self, name: str) -> bool:
-        return name == self.port_name or name.endswith("." + self.port_name)
+    def close(self) -> None:
+        """Close the netlink socket."""
+        self._sockets.close()
 
-    def _guest(self, path: str) -> str:
+    # -- by name ------------------------------------------------------------------------
+
+    def _find_listening(self, search: _Search) -> None:
+        try:
+            listening = self._sockets.listening()
+        except OSError as error:
+            self.trouble = f"the kernel does not list its sockets: {error.strerror}"
+            if error.errno in UNAVAILABLE:
+                self.trouble += " (sock_diag); searched only the folders of libvirt"
+                port = glob.escape(self.port_name)
+                patterns = [each.replace("PORT", port) for each in KNOWN_FOLDERS]
+                self._match(patterns, search, vouched=False)
+            return
+        for each in listening:
+            path = os.fsdecode(each.name.partition(b"\0")[0])  # "" if the name is abstract
+            if each.kind == STREAM and path[:1] == "/" and is_channel(path, self.port_name):
+                self._take(each, path, search)
+
+    def _take(self, listener: UnixSocket, path: str, search: _Search) -> None:
+        try:
+            place = search.places.locate(path)
+            if not _is_bound_to(listener, place):
+                self._refuse(path, _ELSEWHERE)
+                return
+        except FileNotFoundError:
+            self._refuse(path, _ELSEWHERE)
+        except OSError as error:
+            self._refuse(path, str(error.strerror))
+        except UntrustedError as error:
+            self._refuse(path, str(error))
+        else:
+            known = self._known.get(place.file)
+            is_known = known is not None and known.place.path == place.path
+            guest = known.channel.guest if known and is_known else self._guest(place, path)
+            channel = Channel(guest, place.path, place.file)
+            search.found[place.file] = _Known(channel, place, False, listener)
+
+    def _guest(self, place: Place, path: str) -> str:
+        """Return the guest of a socket that was bound to ``path`` in its mount namespace."""
         name = guest_of(path, self.port_name)
         if len(name) < CUT_AT or not self.status_directory:
             return name
-        return _name_in_status(self.status_directory, path) or name
+        return _name_in_status(place.base + self.status_directory, path) or name
+
+    # -- by patterns --------------------------------------------------------------------
+
+    def _match(self, patterns: Iterable[str], search: _Search, vouched: bool) -> None:
+        for pattern in patterns:
+            for base, rest in _roots(pattern):
+                for path in _matching(base, rest, search.places):
+                    by_name = self.port_name and is_channel(path, self.port_name)
+                    name = "" if by_name else _starred(rest, path)
+                    self._take_match(base, path, name, search, vouched)
+
+    def _take_match(self, base: str, path: str, name: str, search: _Search, vouched: bool) -> None:
+        """Take a path that matches; ``name``: of the guest, "" if the path has a known form."""
+        try:
+            place = search.places.locate(path, base, vouched)
+        except OSError as error:
+            if error.errno not in ABSENT:
+                self._refuse(base + path, str(error.strerror))
+            return
+        except UntrustedError as error:
+            self._refuse(base + path, str(error))
+            return
+        if place.file not in search.found:
+            channel = Channel(name or self._guest(place, path), place.path, place.file)
+            search.found[place.file] = _Known(channel, place, vouched, None)
+
+    # -- what was known -----------------------------------------------------------------
+
+    def _is_still(self, known: _Known, places: Places) -> bool:
+        if not places.is_still(known.place, known.vouched):
+            return False
+        try:
+            return known.listener is None or self._sockets.is_listening(known.listener)
+        except OSError:
+            return True
+
+    def _refuse(self, path: str, reason: str) -> None:
+        if len(self.refused) < REFUSED_MOST:
+            self.refused[path] = reason
 
 
-def guest_of(path: str, port_name: str = PORT_NAME) -> str:
-    """Return the guest to which a path of libvirt belongs, or a path with the same layout."""
-    folder, base = os.path.split(path)
-    if base.endswith("." + port_name):
-        return base[: -len(port_name) - 1]
-    directory = os.path.basename(folder)
-    rest = directory.removeprefix("domain-")
-    number, dash, name = rest.partition("-")
-    return name if dash and name and number.isdecimal() else rest or path
+def _is_bound_to(listener: UnixSocket, place: Place) -> bool:
+    """Return whether the socket was bound to the file at that place."""
+    if listener.file is None:
+        return False
+    device, inode = place.file
+    if inode & 0xFFFFFFFF != listener.file.inode:
+        return False
+    wanted = listener.file[:2]
+    return (os.major(device), os.minor(device)) == wanted or superblock_device(place.path) == wanted
 
 
-def matching(patterns: Iterable[str]) -> Iterator[Channel]:
-    """Yield the sockets that match; a guest's name is what the first ``*`` matches."""
-    for pattern in patterns:
-        for path in glob.iglob(pattern):
-            try:
-                is_socket = stat.S_ISSOCK(os.stat(path).st_mode)
-            except OSError:
-                continue
-            if is_socket:
-                yield Channel(_starred(pattern, path), path)
+def _roots(pattern: str) -> Iterator[tuple[str, str]]:
+    """Yield the mount namespaces that a pattern names, and the rest of the pattern.
+
+    Many processes share a namespace: the first of them stands for all.
+    """
+    found = re.match("/proc/([^/]+)/root(?=/)", pattern)
+    if found is None:
+        yield "", pattern
+        return
+    rest = pattern[found.end() :]
+    if not glob.has_magic(found.group(1)):
+        yield found.group(), rest
+        return
+    try:
+        processes = sorted(filter(str.isdecimal, os.listdir("/proc")), key=int)
+    except OSError:  # no descriptor is left
+        return
+    seen: set[tuple[int, ...]] = set()
+    for process in ("self", *processes):
+        base = f"/proc/{process}/root"
+        try:
+            root = os.stat(base)
+            key = (os.stat(f"/proc/{process}/ns/mnt").st_ino, root.st_dev, root.st_ino)
+        except OSError:
+            continue  # it has ended, or it is not ours to look at
+        if key not in seen:
+            seen.add(key)
+            yield "" if process == "self" else base, rest
 
 
-def queued_paths() -> set[str]:
-    """Return the sockets to which a client has connected that was not accepted yet."""
-    return {entry.path for entry in _unix_sockets(_beginning(SOCKETS)) if entry.queued}
+def _matching(base: str, pattern: str, places: Places) -> Iterator[str]:
+    """Yield the paths that match inside the mount namespace at ``base``."""
+    if not base:
+        yield from glob.iglob(pattern)
+        return
+    parts = pattern.split("/")
+    plain = next((n for n, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
+    try:
+        folder = places.folder("/".join(parts[:plain]), base)
+    except OSError:
+        return
+    inside = "/".join((glob.escape(base + folder.rstrip("/")), *parts[plain:]))
+    for path in glob.iglob(inside):
+        yield path[len(base) :]
 
 
 def _starred(pattern: str, path: str) -> str:
     found = re.fullmatch("([^/]*)".join(map(re.escape, pattern.split("*"))), path)
     return found.group(1) if found and found.re.groups else path
-
-
-def _unix_sockets(listing: bytes) -> Iterator[_UnixSocket]:
-    """Yield the stream sockets with a path in the text of /proc/net/unix."""
-    for line in listing.splitlines()[1:]:
-        fields = line.split(None, 7)
-        if len(fields) < 8 or not fields[7].startswith(b"/"):
-            continue
-        flags, kind, state = (int(field, 16) for field in fields[3:6])
-        if kind == _STREAM:
-            path = os.fsdecode(fields[7])
-            yield _UnixSocket(path, bool(flags & _ACCEPTING), state == _CONNECTING)
 
 
 def _name_in_status(directory: str, path: str) -> str:
@@ -152,9 +269,14 @@ def _name_in_status(directory: str, path: str) -> str:
 
 
 def _beginning(path: str) -> bytes:
-    """Return a file's first bytes; b"" if it cannot be read, because other sources remain."""
+    """Return a file's first bytes; b"" if it cannot be read, or is no file but a pipe."""
     try:
-        with open(path, "rb") as file:
-            return file.read() if path == SOCKETS else file.read(STATUS_LIMIT)
+        with open(path, "rb", opener=_open_at_once) as file:
+            is_file = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+            return file.read(STATUS_LIMIT) if is_file else b""
     except OSError:
         return b""
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)

@@ -8,19 +8,23 @@ calls first, and only then the sockets are watched for replies.  While the backl
 is full (EAGAIN), connecting is retried until the call expires.  Calls beyond the limit on open
 descriptors wait until others have ended.
 
+A path of more than 107 bytes does not fit into an address; such a socket is reached through
+/proc/self/fd.
+
 Sources: unix(7), connect(2).
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import resource
 import select
 import socket
 from math import inf
 
 from garp_agent.hypervisor.core.exchange import Call, Outcome, Result
-from garp_agent.hypervisor.io.channels import queued_paths
+from garp_agent.hypervisor.io.kernel_sockets import KernelSockets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +36,7 @@ BATCH = 256  # sockets handled in one call of read()
 CHUNK = 16384  # bytes read from one socket in one call of read()
 DESCRIPTORS = 65536  # the limit asked for, if the administrator allows as many
 SPARE_DESCRIPTORS = 64  # kept for the rest of the process
+PATH_MOST = 107  # bytes of a path in an address, without the zero byte at its end
 
 _STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -66,6 +71,7 @@ class Fanout:
         self.timeout = timeout
         self.most = most or _raise_descriptor_limit()
         self._epoll = select.epoll()
+        self._sockets = KernelSockets()
         self._open: dict[int, _OpenCall] = {}  # by descriptor; the first to expire first
         self._refused: list[tuple[Call, float]] = []  # the backlog was full; with their starts
         self._reconnect_at = inf
@@ -139,6 +145,7 @@ class Fanout:
         for opened in list(self._open.values()):
             self._hang_up(opened)
         self._epoll.close()
+        self._sockets.close()
 
     # -- beginning ----------------------------------------------------------------------
 
@@ -169,7 +176,7 @@ class Fanout:
         sock = socket.socket(socket.AF_UNIX, _STREAM)
         opened = _OpenCall(call, sock, started, expires)
         try:
-            sock.connect(call.path)
+            _connect_socket(sock, call.path)
             self._send(opened)
         except OSError:
             sock.close()
@@ -207,19 +214,34 @@ class Fanout:
             if now < opened.expires:
                 break
             expired.append(opened)
-        # A connection that QEMU has not accepted waits for another client to leave.  The kernel
-        # shows that only while the connection exists.
-        queued = queued_paths() if expired else set()
         for opened in expired:
-            self._hang_up(opened)
             outcome = opened.call.exchange.expired()
-            if outcome is Outcome.NO_AGENT and opened.call.path in queued:
+            if outcome is Outcome.NO_AGENT and not self._is_accepted(opened):
                 outcome = Outcome.BUSY
+            self._hang_up(opened)
             results.append(Result(opened.call, outcome, now - opened.started))
+
+    def _is_accepted(self, opened: _OpenCall) -> bool:
+        """Return whether QEMU accepted the connection; if not, it waits for another client."""
+        try:
+            return self._sockets.is_accepted(opened.sock)
+        except OSError:
+            return True  # the kernel does not say
 
     def _hang_up(self, opened: _OpenCall) -> None:
         del self._open[opened.sock.fileno()]
         opened.sock.close()  # the kernel takes a closed socket out of the epoll set
+
+
+def _connect_socket(sock: socket.socket, path: str) -> None:
+    if len(os.fsencode(path)) <= PATH_MOST:
+        sock.connect(path)
+        return
+    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        sock.connect(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
 
 
 def _interest(opened: _OpenCall) -> int:
@@ -227,8 +249,7 @@ def _interest(opened: _OpenCall) -> int:
 
 
 def _failed(call: Call, error: OSError, seconds: float) -> Result:
-    # Python itself finds a path of more than 107 bytes too long, and gives no number.
-    number = error.errno or errno.ENAMETOOLONG
+    number = error.errno or errno.EIO
     return Result(call, _OUTCOMES.get(number, Outcome.FAILED), seconds, number)
 
 
