@@ -28,6 +28,7 @@ SO_TIMESTAMPNS = 35  # <asm-generic/socket.h>
 SO_RCVBUFFORCE = 33
 ETH_P_ARP = 0x0806
 MANY_LINKS = 2000
+PLAIN_LISTENER = "Python: read, send()"
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
     "PYTHONPATH": str(ROOT / "agent"),
@@ -151,8 +152,8 @@ def cpu_seconds(pid: int) -> float:
 
 
 def status_field(pid: int, name: str) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name + ":"))
+    text = Path(f"/proc/{pid}/status").read_text()
+    return int(text.partition(f"\n{name}:")[2].split()[0])
 
 
 # -- the figures ------------------------------------------------------------------------
@@ -255,9 +256,6 @@ def add_address_message(lab: Lab, address: str) -> bytes:
     body = struct.pack("=BBBBi", socket.AF_INET, 24, 0, 0, ifindex)
     body += b"".join(struct.pack("=HH4s", 8, kind, packed) for kind in (1, 2))  # ADDRESS, LOCAL
     return struct.pack("=IHHII", 16 + len(body), 20, 0x601, 1, 0) + body  # RTM_NEWADDR
-
-
-PLAIN_LISTENER = "Python: read, send()"
 
 
 def ordinary_latency(lab: Lab, runs: int) -> Figure:

@@ -101,8 +101,7 @@ class Demo:
             with FailoverLab() as made:
                 self._measure(made, method, self.scratch / f"{method.key}-{number}", waits)
         except Exception as error:
-            # When the demo stops, the closed lab raises anything in its thread.
-            if not self.stopping.is_set():
+            if not self.stopping.is_set():  # then the closed lab raises anything in its thread
                 self.events.put(Result(method.key, failure=str(error) or repr(error)))
 
     def _measure(

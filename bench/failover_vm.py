@@ -18,12 +18,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
 from bench.demo import moments
-from bench.fleet import written
+from bench.fleet import DOCS, written
 from tests.vm import debian, fabric, images
 from tests.vm.agent import Agent
 from tests.vm.fabric import GUEST_ADDRESS
@@ -36,7 +35,6 @@ from tests.vm.testbed import (
     Testbed,
 )
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE, PLOT = DOCS / "measurements.md", DOCS / "measurements-failover.svg"
 
 FAILOVERS = 20
@@ -127,9 +125,7 @@ def talking(testbed: Testbed) -> Iterator[None]:
 METHODS = (
     Method("nothing", "nothing", 0.5, lambda _: nullcontext()),
     Method("arping", "arping loop, sleep 5 s", 6.0, arping_loop),
-    Method(
-        "agent", "garp-agent, every 5 s", 5.0, lambda testbed: Agent(testbed.guest, interval="5s")
-    ),
+    Method("agent", "garp-agent, every 5 s", 5.0, lambda vm: Agent(vm.guest, interval="5s")),
     Method("announce-self", "no agent, QMP announce-self on failover", 0.5, announce_self),
     Method("guest-exec", "no agent, qemu-ga guest-exec arping on failover", 0.5, guest_exec),
     Method("hints", "garp-agent with hints (garp-hint watch)", 0.5, agent_with_hints),

@@ -173,15 +173,11 @@ def poured(host: socket.socket, hints: int, reads: bool) -> float:
         data = LINES[number // CHUNK % 2] * CHUNK
         while data:
             select.select([host] if reads else [], [host], [], 10.0)
-            try:
+            with contextlib.suppress(BlockingIOError):
                 data = data[host.send(data) :]
-            except BlockingIOError:
-                pass
-            while reads:
-                try:
+            with contextlib.suppress(BlockingIOError):
+                while reads:
                     host.recv(1 << 16)
-                except BlockingIOError:
-                    break
     return time.monotonic() - begun
 
 
@@ -299,17 +295,13 @@ def one_after_another(folder: str) -> float:
 
 def hinted(status_socket: str, failovers: int) -> Iterator[float]:
     """Ask the watcher for hints again and again; yield when each was asked for."""
-    answering = GUESTS - STUCK
-
-    def count(status: Any) -> int:
-        return [guest["state"] for guest in status["guests"]].count("answered")
-
-    _wait(status_socket, lambda status: count(status) >= answering)
+    most = GUESTS - STUCK
+    _wait(status_socket, lambda it: sum(g["state"] == "answered" for g in it["guests"]) >= most)
     for number in range(failovers):
         time.sleep(0.2)
         yield time.monotonic()
         client.ask(status_socket, "burst")
-        _wait(status_socket, lambda it, n=number: it["history"][n]["answered"] >= answering)
+        _wait(status_socket, lambda it, n=number: it["history"][n]["answered"] >= most)
 
 
 def _wait(status_socket: str, condition: Callable[[Any], bool]) -> None:

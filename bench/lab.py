@@ -147,9 +147,7 @@ _closing = threading.Event()
 
 
 def _present() -> list[str]:
-    with contextlib.suppress(FileNotFoundError):
-        return sorted(name for name in os.listdir(NAMESPACES) if _NAME.fullmatch(name))
-    return []
+    return sorted(path.name for path in NAMESPACES.glob("*") if _NAME.fullmatch(path.name))
 
 
 def namespaces_of(process: int) -> list[str]:
@@ -178,8 +176,7 @@ def _remove(namespaces: Sequence[str], inhabited: Sequence[str]) -> None:
     if namespaces:
         with contextlib.suppress(LabError):
             _run_ip(["-force"], [f"netns del {name}" for name in namespaces])
-    remaining = [name for name in namespaces if (NAMESPACES / name).exists()]
-    if remaining:
+    if remaining := [name for name in namespaces if (NAMESPACES / name).exists()]:
         raise LabError(f"could not remove the namespaces {', '.join(remaining)}")
 
 
@@ -233,9 +230,8 @@ def why_not() -> str | None:
     """Return why no lab can be built on this machine; None if it can."""
     if os.geteuid():
         return "labs need root"
-    for tool in ("ip", "bridge"):
-        if not shutil.which(tool):
-            return f"labs need `{tool}` (Debian package iproute2)"
+    if not shutil.which("bridge"):
+        return "labs need `ip` and `bridge` (Debian package iproute2)"
     try:
         TinyLab(bridged=True).close()
     except (LabError, OSError) as error:
@@ -336,10 +332,7 @@ class Lab:
             role,
             "link set lo up",
             f"link set {link} address {mac} up",
-            *(
-                f"address add {each} dev {link}" + (" nodad" if ":" in each else "")
-                for each in addresses
-            ),
+            *(f"address add {it} dev {link}{' nodad' * (':' in it)}" for it in addresses),
         )
 
     def wait_until_up(self, *roles: str) -> None:
@@ -543,11 +536,8 @@ class FailoverLab(Lab):
             raise LabError(f"uplink-{self._cut} is still cut: restore it first")
         backup = "b" if self.active == "a" else "a"
         began = time.monotonic()
-        self.ip(
-            "hypervisor",
-            f"link set uplink-{self.active} down",
-            f"link set uplink-{backup} master {BRIDGE}",
-        )
+        switch = (f"uplink-{self.active} down", f"uplink-{backup} master {BRIDGE}")
+        self.ip("hypervisor", *(f"link set {each}" for each in switch))
         done = time.monotonic()
         self._cut, self.active = self.active, backup
         return Cut(began, done)

@@ -64,9 +64,7 @@ def build(to: Path, version: str) -> list[Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "dist")
-    parser.add_argument("--version", default=VERSION, help="of the packages, to try upgrades")
-    arguments = parser.parse_args()
-    for path in build(arguments.output, arguments.version):
+    for path in build(parser.parse_args().output, VERSION):
         print(f"{path}: {path.stat().st_size:,} bytes")
 
 

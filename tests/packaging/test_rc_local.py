@@ -17,7 +17,7 @@ from scapy.layers.l2 import ARP, Ether
 
 from bench import lab as labs
 from bench.lab import GUEST_ADDRESS, GUEST_MAC, TinyLab
-from tests.netns.agent import Capture, until
+from tests.netns.agent import LIMIT, Capture, until
 from tests.packaging.support import CONTRIB, ROOT, SYSTEM_PATH, need, run
 from tests.vm import cache, debian, images
 
@@ -25,7 +25,6 @@ pytestmark = pytest.mark.netns
 
 ROUTERS = b"\x33\x33\0\0\0\2"  # the MAC of ff02::2, all routers
 STARTER = CONTRIB / "rc.local" / "garp-start"
-PATIENCE = 30.0  # seconds until a test counts as hung
 SHELLS = {"dash": ("dash",), "bash": ("bash",), "busybox": ("busybox", "sh")}
 one_shell = pytest.mark.parametrize("shell", ["dash"], indirect=True)
 
@@ -322,7 +321,7 @@ def test_starter_starts_reports_restarts_and_stops(guest: Guest) -> None:
 def test_starter_called_many_times_at_once_starts_one(guest: Guest) -> None:
     command = guest.command(guest.script, "start")
     starts = [guest.lab.start("guest", command, stdout=-1) for _ in range(8)]
-    said = "".join(start.communicate(timeout=PATIENCE)[0] for start in starts)
+    said = "".join(start.communicate(timeout=LIMIT)[0] for start in starts)
     assert [said.count(words) for words in ("garp-start: started", "already running")] == [1, 7]
     assert len(guest.processes("garp-start supervise")) == 1
 
