@@ -162,7 +162,7 @@ class Testbed(ExitStack):
     def _configure(self, miimon: int) -> None:
         for machine in (self.hypervisor, self.guest):
             machine.shell(NO_IPV6)
-        self.hypervisor.insert("bonding", "bridge")
+        self.hypervisor.insert("bonding", "bridge", "unix_diag")
         self.hypervisor.ip(BOND.format(miimon=miimon))
         for name, path in RELAYED.items():
             self.hypervisor.spawn("python3", "-S", "/opt/garp/guest_relay.py", name, path)

@@ -28,7 +28,6 @@ WEB1 = UnixSocket(
     state=TCP_LISTEN,
     name=b"/tmp/3-web1/org.garp_agent.0\0",
     file=SocketFile(254, 0, 2230625),
-    waiting=1,
 )
 OTHER = UnixSocket(3544910, b"\x03\x10" + bytes(6), STREAM, TCP_LISTEN, b"\0o")
 BROKEN = UnixSocket(3544909, b"\x04\x10" + bytes(6), 5, TCP_LISTEN, b"\0fake\n/run/x")
@@ -82,7 +81,6 @@ def test_socket_of_another_family_is_skipped() -> None:
         ({32: 6}, "attribute 2 has 2 bytes; must have 4"),
         ({32: 99}, "attribute 2 at byte 32 gives its length as 99 of 16 bytes"),
         ({34: 1}, "attribute 1 has 4 bytes; must have 8"),
-        ({34: 4}, "attribute 4 has 4 bytes; must have 8"),
     ],
 )
 def test_inconsistent_bytes_are_an_error(change: dict[int, int], text: str) -> None:
@@ -122,5 +120,5 @@ def test_numbers_are_those_of_the_kernel_headers() -> None:
         for name, value in vars(sock_diag).items()
         if name.startswith(("UNIX_DIAG_", "_SHOW_", "SOCK_DIAG_BY")) and name != "_SHOW_LISTENER"
     }
-    assert len(ours) == 9
+    assert len(ours) == 7
     assert ours == {name: numbers[name] for name in ours}

@@ -25,7 +25,6 @@ SOCK_DIAG_BY_FAMILY = 20  # the only message type, of requests and of answers
 UNIX_DIAG_NAME = 0
 UNIX_DIAG_VFS = 1
 UNIX_DIAG_PEER = 2
-UNIX_DIAG_RQLEN = 4
 
 STREAM = 1  # SOCK_STREAM
 TCP_LISTEN = 10  # Unix sockets use the states of TCP
@@ -33,8 +32,7 @@ TCP_LISTEN = 10  # Unix sockets use the states of TCP
 _SHOW_NAME = 0x01
 _SHOW_VFS = 0x02
 _SHOW_PEER = 0x04
-_SHOW_RQLEN = 0x10
-_SHOW_LISTENER = _SHOW_NAME | _SHOW_VFS | _SHOW_RQLEN
+_SHOW_LISTENER = _SHOW_NAME | _SHOW_VFS
 _ANY = 0xFFFFFFFF  # all states
 _NO_COOKIE = b"\xff" * 8  # INET_DIAG_NOCOOKIE, twice
 
@@ -42,7 +40,6 @@ _AF_UNIX = 1
 _REQUEST = Struct("=BBHIII8s")  # unix_diag_req: family, protocol, pad, states, inode, show, cookie
 _SOCKET = Struct("=BBBBI8s")  # unix_diag_msg: family, type, state, pad, inode, cookie
 _FILE = Struct("=II")  # unix_diag_vfs: inode, device
-_QUEUE = Struct("=II")  # unix_diag_rqlen: of a listening socket, waiting clients and backlog
 _U32 = Struct("=I")
 
 
@@ -63,12 +60,11 @@ class UnixSocket(NamedTuple):
     state: int  # TCP_*
     name: bytes = b""  # as it was bound; an abstract name begins with a zero byte; b"": none
     file: SocketFile | None = None
-    waiting: int = 0  # of a listening socket: clients that were not accepted yet
     peer: int | None = None  # inode of the other end, 0: not accepted yet; None: not connected
 
 
 def dump_listening(sequence: int) -> bytes:
-    """Return the request for all listening sockets: their names, files and waiting clients."""
+    """Return the request for all listening sockets: their names and files."""
     return _request(sequence, 1 << TCP_LISTEN, 0, _SHOW_LISTENER, _NO_COOKIE, rtnetlink.NLM_F_DUMP)
 
 
@@ -100,26 +96,18 @@ def _socket_in(data: bytes, start: int, end: int, dumped: bool) -> tuple[UnixSoc
     family, kind, state, _pad, inode, cookie = _SOCKET.unpack_from(data, start)
     if family != _AF_UNIX:
         return ()
-    found = dict(rtnetlink.attributes(data, start + _SOCKET.size, end))
-    peer = rtnetlink.u32(found, UNIX_DIAG_PEER) if UNIX_DIAG_PEER in found else None
-    queue = found.get(UNIX_DIAG_RQLEN)
-    return (
-        UnixSocket(
-            inode,
-            cookie,
-            kind,
-            state,
-            found.get(UNIX_DIAG_NAME, b""),
-            _file(found.get(UNIX_DIAG_VFS)),
-            rtnetlink.integer(_QUEUE, UNIX_DIAG_RQLEN, queue) if queue is not None else 0,
-            peer,
-        ),
-    )
+    name, file, peer = b"", None, None
+    for number, value in rtnetlink.attributes(data, start + _SOCKET.size, end):
+        if number == UNIX_DIAG_NAME:
+            name = value
+        elif number == UNIX_DIAG_VFS:
+            file = _file(value)
+        elif number == UNIX_DIAG_PEER:
+            peer = rtnetlink.u32({number: value}, number)
+    return (UnixSocket(inode, cookie, kind, state, name, file, peer),)
 
 
-def _file(value: bytes | None) -> SocketFile | None:
-    if value is None:
-        return None
+def _file(value: bytes) -> SocketFile:
     rtnetlink.integer(_FILE, UNIX_DIAG_VFS, value)  # raises if it is too short
     inode, device = _FILE.unpack_from(value)
     # The kernel's own form of a device number, MKDEV(): 12 bits for the major, 20 for the minor.

@@ -13,8 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from garp_agent.hypervisor.converse import converse
+from garp_agent.hypervisor.core.exchange import Call, Exchange, Outcome
 from garp_agent.hypervisor.io import channels, places
 from garp_agent.hypervisor.io.channels import Finder
+from garp_agent.wire.protocol import encode_request
 
 ROOT = Path(__file__).parents[3]
 PORT = f"org.garp_agent.test{os.getpid()}"  # no other test's
@@ -351,14 +354,14 @@ print("listening", flush=True)
 
 
 @contextlib.contextmanager
-def container(folder: Path, *paths: str) -> Iterator[int]:
+def container(folder: Path, *paths: str, network: bool = False) -> Iterator[int]:
     """Listen on paths in a folder that only this process sees; yield its number.
 
     Its second process has the same root, and its folder `link` is an absolute link to `real`.
     """
     script = 'mount -t tmpfs tmpfs "$1" && ln -s "$1/real" "$1/link" && shift && exec "$@"'
     code = SERVE + "os.fork()\nsys.stdin.read()"
-    command = ["unshare", "-m", "sh", "-c", script, "-", str(folder)]
+    command = ["unshare", "-mn" if network else "-m", "sh", "-c", script, "-", str(folder)]
     command += [sys.executable, "-c", code, *paths]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
@@ -381,6 +384,27 @@ def test_socket_of_another_mount_namespace_is_no_guest_under_its_name_there(
         assert finder.refused == {str(path): ELSEWHERE}
         with listening(path):  # the same name here, for another guest
             assert found(finder) == [("web1", str(path))]
+
+
+@needs_root
+def test_socket_of_another_network_namespace_is_found_by_a_pattern_and_reached(
+    short_path: Path, new_finder: Callable[..., Finder]
+) -> None:
+    """Its path through /proc is longer than an address can be."""
+    run = short_path / "run"
+    run.mkdir()
+    path = f"{run}/real/3-web1/{'x' * (85 - len(str(short_path)) - len(PORT))}.{PORT}"
+    with container(run, path, network=True) as process:
+        finder = new_finder(PORT)
+        assert found(finder) == []
+        assert finder.refused == {}  # the kernel does not show it
+        finder = new_finder(PORT, [f"/proc/*/root{run}/real/*/*.{PORT}"])
+        [channel] = finder.find()
+        assert channel.path == f"/proc/{process}/root{path}"
+        assert len(channel.path) > 107
+        exchange = Exchange({"id": encode_request("info", None, "id")})
+        [result] = converse([Call(channel.path, exchange)], 0.1)
+        assert result.outcome is Outcome.BUSY  # connected; the process does not accept
 
 
 @needs_root

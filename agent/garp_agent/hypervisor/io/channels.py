@@ -21,7 +21,13 @@ import stat
 from garp_agent.hypervisor.core.channel_names import CUT_AT, guest_of, is_channel
 from garp_agent.hypervisor.core.guests import Channel
 from garp_agent.hypervisor.io.kernel_sockets import UNAVAILABLE, KernelSockets
-from garp_agent.hypervisor.io.places import ABSENT, Places, UntrustedError, superblock_device
+from garp_agent.hypervisor.io.places import (
+    ABSENT,
+    Places,
+    UntrustedError,
+    is_still,
+    superblock_device,
+)
 from garp_agent.wire.record import NamedTuple
 from garp_agent.wire.sock_diag import STREAM
 
@@ -53,7 +59,6 @@ class _Known(NamedTuple):
 
     channel: Channel
     place: Place
-    vouched: bool
     listener: UnixSocket | None  # None: found by a pattern
 
 
@@ -97,7 +102,7 @@ class Finder:
         for file, known in self._known.items():
             now = search.found.get(file)
             # A namespace has many processes: the path through the same one is kept.
-            if (now is None or now.place.base) and self._is_still(known, search.places):
+            if (now is None or now.place.base) and self._is_there(known):
                 search.found[file] = known
         self._known = search.found
         return sorted(known.channel for known in search.found.values())
@@ -110,7 +115,8 @@ class Finder:
 
     def _find_listening(self, search: _Search) -> None:
         try:
-            listening = self._sockets.listening()
+            # A later search finds what one has missed, but `list` and `send` make only one.
+            listening = self._sockets.listening(twice=not self._known)
         except OSError as error:
             self.trouble = f"the kernel does not list its sockets: {error.strerror}"
             if error.errno in UNAVAILABLE:
@@ -119,7 +125,12 @@ class Finder:
                 patterns = [each.replace("PORT", port) for each in KNOWN_FOLDERS]
                 self._match(patterns, search, vouched=False)
             return
+        by_cookie = {each.listener.cookie: each for each in self._known.values() if each.listener}
         for each in listening:
+            known = by_cookie.get(each.cookie)
+            if known is not None and is_still(known.place):
+                search.found[known.place.file] = known
+                continue
             path = os.fsdecode(each.name.partition(b"\0")[0])  # "" if the name is abstract
             if each.kind == STREAM and path[:1] == "/" and is_channel(path, self.port_name):
                 self._take(each, path, search)
@@ -137,11 +148,9 @@ class Finder:
         except UntrustedError as error:
             self._refuse(path, str(error))
         else:
-            known = self._known.get(place.file)
-            is_known = known is not None and known.place.path == place.path
-            guest = known.channel.guest if known and is_known else self._guest(place, path)
+            guest = self._guest(place, path)
             channel = Channel(guest, place.path, place.file)
-            search.found[place.file] = _Known(channel, place, False, listener)
+            search.found[place.file] = _Known(channel, place, listener)
 
     def _guest(self, place: Place, path: str) -> str:
         """Return the guest of a socket that was bound to ``path`` in its mount namespace."""
@@ -173,12 +182,12 @@ class Finder:
             return
         if place.file not in search.found:
             channel = Channel(name or self._guest(place, path), place.path, place.file)
-            search.found[place.file] = _Known(channel, place, vouched, None)
+            search.found[place.file] = _Known(channel, place, None)
 
     # -- what was known -----------------------------------------------------------------
 
-    def _is_still(self, known: _Known, places: Places) -> bool:
-        if not places.is_still(known.place, known.vouched):
+    def _is_there(self, known: _Known) -> bool:
+        if not is_still(known.place):
             return False
         try:
             return known.listener is None or self._sockets.is_listening(known.listener)

@@ -48,10 +48,13 @@ class KernelSockets:
         except OSError:
             pass  # the first question tries again, and reports it
 
-    def listening(self) -> list[UnixSocket]:
-        """Return all listening sockets.  Raises OSError if the list is incomplete."""
+    def listening(self, twice: bool = False) -> list[UnixSocket]:
+        """Return the listening sockets.  Raises OSError if the kernel reports only a part.
+
+        ``twice``: ask again if one was perhaps missed.
+        """
         found, datagrams = self._ask(sock_diag.dump_listening, is_dump=True)
-        if datagrams > 2:  # the last one ends the dump
+        if twice and datagrams > 2:  # the last one ends the dump
             again, _ = self._ask(sock_diag.dump_listening, is_dump=True)
             known = {each.cookie for each in again}
             found = again + [each for each in found if each.cookie not in known]
