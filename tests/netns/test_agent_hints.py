@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ import pytest
 
 from bench.lab import GUEST_ADDRESS, GUEST_MAC
 from tests.netns.agent import NO_BUCKET, QUIET, Agent, Site, meanwhile, until
-from tests.netns.hint_host import HOSTS, Host, Line, SocketHost
+from tests.netns.hint_host import HOSTS, Host, Line, SocketHost, TerminalHost
 
 # With refreshes, at which the agent tries again to open a closed port.
 TICKING = "interval: 200ms\ninterval_with_lease: 60s\njitter: 0%\nburst: [0s]\n" + NO_BUCKET
@@ -108,6 +109,46 @@ def test_lease_flips_neither_flood_the_log_nor_hurry_the_refreshes(site: Site) -
         assert agent.sent_by("refresh") <= 1
         written = len(agent.log("lease-granted") + agent.log("lease-ended"))
         assert 2 < written <= 20
+        line.close()
+
+
+def test_port_that_hangs_up_is_opened_again_at_once_and_ends_the_lease(
+    site: Site, host: Host
+) -> None:
+    """As a Xen channel does at each restore, also shortly after the one before.
+
+    Nothing else wakes this agent: its next refresh is minutes away.
+    """
+    with connected(site, host, QUIET) as (agent, first):
+        line = first
+        for _ in range(4):
+            line.ask(b'{"execute": "lease", "arguments": {"seconds": 600}}')
+            assert agent.status()["lease"] > 0
+            line.close()
+            line = host.connected()
+            assert line.ask(b"BURST")[0]["return"]["frames"] == 1
+            assert agent.status()["lease"] is None
+        line.close()
+
+
+def test_terminal_gets_few_bytes_of_replies_at_a_time(site: Site) -> None:
+    """More would wait in the ring of a Xen console, and a full ring stops the guest."""
+    site.guest(*(f"address add 10.100.100.{n}/32 dev eth0" for n in range(100, 160)))
+    host = TerminalHost(site.directory)
+    with closing(host), connected(site, host, QUIET + NO_BUCKET) as (agent, line):
+        line.send(*[b'{"execute": "info", "id": 1}'] * 30)  # 870 bytes, which come in few reads
+        until(lambda: agent.status()["hint_port"]["requests"] == 30, "all are read")
+        line.send(b'{"execute": "sync", "id": 2}')
+        replies = []
+        while not replies or replies[-1]["id"] != 2:
+            replies.append(line.reply())
+        info = replies[0]
+        assert len(json.dumps(info)) < 700
+        assert info["return"]["omitted"] > 50
+        assert info["return"]["links"][0]["addresses"]
+        assert len(replies) < 15
+        (refused,) = line.ask(b'{"execute": "sync", "id": "%s"}' % (b"\\u1234" * 128))
+        assert refused["error"]["class"] == "Failed"
         line.close()
 
 

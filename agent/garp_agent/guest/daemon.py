@@ -30,6 +30,7 @@ from garp_agent.runtime.netlink import Netlink
 from garp_agent.runtime.notify import Notify
 from garp_agent.runtime.signals import Signals
 from garp_agent.wire.model import LEVEL_DEBUG, LEVEL_INFO, LEVEL_WARNING, Errno
+from garp_agent.wire.notices import Repetition
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class AgentDaemon:
         self._operator = Service(self._engine, self._loop, Cause.OPERATOR, self._status)
         self._host = Service(self._engine, self._loop, Cause.HINT, self._status)
         self._port_logged: object = None
+        self._port_notices = Repetition()
         self._conflict_socket: ConflictSocket | None = None
         self._conflict_revision = -1  # the engine's revision that the conflict socket listens for
         self._open_control_socket()
@@ -123,17 +125,20 @@ class AgentDaemon:
 
     def _after_turn(self, now: float) -> float:
         """Do what the loop leaves to the daemon; return when to be called again at the latest."""
+        self._notify.alive(now)
+        wake_at = self._notify.deadline()
         if self._engine.inventory.complete:
             if not self._is_ready:
                 self._start(now)
-            self._host.attempt(now)
-            self._log_port()
+            # Before the attempt: another host may be behind a port that opens again.
             if self._engine.lease.is_in_force and not self._port.is_open():
                 self._engine.handle(HintPortClosed(), now)
+            self._host.attempt(now)
+            self._log_port(now)
             self._operator.attempt(now)
             self._listen_for_conflicts()
-        self._notify.alive(now)
-        return self._notify.deadline()
+            wake_at = min(wake_at, self._port.deadline())
+        return wake_at
 
     def _start(self, now: float) -> None:
         """Load and open what the first frames did not wait for."""
@@ -196,7 +201,7 @@ class AgentDaemon:
         self._port = HintPort(self._engine.settings.hint_port)
         self._host.open(self._port)
 
-    def _log_port(self) -> None:
+    def _log_port(self, now: float) -> None:
         """Log the port's state when it changes.
 
         Not whether a host is connected: a host connects for each hint and disconnects.
@@ -206,7 +211,7 @@ class AgentDaemon:
         if (state, port.path) != self._port_logged:
             self._port_logged = state, port.path
             self._log.say(
-                LEVEL_INFO,
+                self._port_notices.level(LEVEL_INFO, now),
                 "hint-port",
                 name=port.name or None,
                 path=port.path or None,

@@ -6,6 +6,8 @@ reply can say how many there were.
 
 from __future__ import annotations
 
+from math import inf
+
 from garp_agent import __version__
 from garp_agent.guest.core.model import BurstRequested, Cause, LeaseGranted
 from garp_agent.runtime.log import address_text
@@ -44,14 +46,19 @@ class RequestHandler:
         self.errors = 0  # lines that were not
         self.last_request: float | None = None  # the time, seconds
 
-    def answer(self, line: Line, now: float, act: Callable[[EngineEvent], int]) -> bytes:
+    def answer(
+        self, line: Line, now: float, act: Callable[[EngineEvent], int], limit: float = inf
+    ) -> bytes:
         """Do what ``line`` asks for, and return the reply line.
 
         ``act`` hands an event to the engine, sends what is due, and returns how many frames were
-        sent.
+        sent.  ``limit``: the bytes that the reply may have.
         """
         try:
-            return self._answer(line, now, act)
+            reply = self._answer(line, now, act)
+            if len(reply) > limit:
+                reply = self._shorter(line, now, limit)
+            return reply
         except MemoryError:  # the status of thousands of addresses takes megabytes
             return protocol.OUT_OF_MEMORY
 
@@ -66,6 +73,19 @@ class RequestHandler:
         if isinstance(request, protocol.Sync):
             return protocol.encode_sync(request.id)
         return protocol.encode_return(request.id, self._value(request, now, act))
+
+    def _shorter(self, line: Line, now: float, limit: float) -> bytes:
+        """Return an info reply with fewer addresses; for anything else, that it is too long."""
+        try:
+            request = protocol.parse(line, COMMANDS[self._cause])
+        except protocol.ProtocolError:
+            return protocol.TOO_LONG
+        if isinstance(request, protocol.Info):
+            for most in (8, 4, 2, 1, 0):
+                reply = protocol.encode_return(request.id, self._info(now, most))
+                if len(reply) <= limit:
+                    return reply
+        return protocol.TOO_LONG
 
     def _value(
         self, request: protocol.Request, now: float, act: Callable[[EngineEvent], int]
@@ -87,13 +107,14 @@ class RequestHandler:
         frames = 0 if seen else act(BurstRequested(self._cause, offsets, request.reason))
         return protocol.burst_value(request, offsets, frames, seen)
 
-    def _info(self, now: float) -> dict[str, object]:
+    def _info(self, now: float, addresses: int = protocol.INFO_ADDRESSES) -> dict[str, object]:
         counters = self._engine.counters
         return protocol.info_value(
             __version__,
             self._links(),
             {"sent": counters.sent, "dropped": sum(counters.dropped.values())},
             round(self._engine.lease.remaining(now) or 0.0, 3),
+            addresses,
         )
 
     def _links(self) -> Iterator[protocol.LinkBrief]:

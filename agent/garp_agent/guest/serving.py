@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     class Endpoint(Protocol):
         """Where lines come in: a ControlSocket or a HintPort."""
 
+        @property
+        def reply_limit(self) -> float: ...  # bytes
         def fileno(self) -> int: ...
         def attempt(self, now: float) -> None: ...
         def read(self, now: float) -> Iterable[tuple[int, Line]]: ...
@@ -80,5 +82,6 @@ class Service:
         assert self._endpoint is not None
         handler = self.load()
         for client, line in self._endpoint.read(now):
-            answer = handler.answer(line, now, lambda event: self._loop.act(event, now))
+            limit = self._endpoint.reply_limit
+            answer = handler.answer(line, now, lambda event: self._loop.act(event, now), limit)
             self._endpoint.reply(client, answer)

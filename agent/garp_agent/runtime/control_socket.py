@@ -51,6 +51,8 @@ class ControlSocket:
     socket.
     """
 
+    reply_limit = inf  # bytes: a client reads its reply, or waits for it in vain
+
     def __init__(self, path: str) -> None:
         self.path = path
         # Closed and used to accept and hang up on a client when no other descriptor is left.

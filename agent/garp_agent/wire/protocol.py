@@ -386,19 +386,24 @@ def lease_value(lease: Lease, interval: float) -> dict[str, object]:
 
 
 def info_value(
-    version: str, links: Iterable[LinkBrief], counters: Mapping[str, int], lease: float
+    version: str,
+    links: Iterable[LinkBrief],
+    counters: Mapping[str, int],
+    lease: float,
+    most: int = INFO_ADDRESSES,
 ) -> dict[str, object]:
     """Return the value of the reply to info, short enough for a reply line on the port.
 
-    ``lease``: seconds left of the lease, 0 without one.
+    ``lease``: seconds left of the lease, 0 without one.  ``most``: addresses, and links, that are
+    named.
     """
     named: list[dict[str, object]] = []
-    left, omitted = INFO_ADDRESSES, 0
+    left, omitted = most, 0
     for link in links:
         shown = link.addresses[:left]
         omitted += len(link.addresses) - len(shown)
         left -= len(shown)
-        if len(named) < INFO_ADDRESSES:
+        if len(named) < most:
             mac = link.hardware_address
             named.append({"name": link.name, "mac": mac, "addresses": list(shown)})
     return {
@@ -418,5 +423,6 @@ def _encode(members: dict[str, object], id: Scalar) -> bytes:
     return strict_json.dumps(members) + b"\n"
 
 
+TOO_LONG = encode_error(ProtocolError(ErrorClass.FAILED, "the reply is too long for this channel"))
 # Encoded at the start, because later there is no memory to do it.
 OUT_OF_MEMORY = encode_error(ProtocolError(ErrorClass.FAILED, "not enough memory to answer"))

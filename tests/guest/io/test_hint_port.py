@@ -11,12 +11,22 @@ import sys
 import termios
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from math import inf
 from pathlib import Path
 
 import pytest
 
 from garp_agent.guest.io import hint_port as module
-from garp_agent.guest.io.hint_port import BATCH, CHUNK, CHUNKS, RETRY, HintPort, PortState
+from garp_agent.guest.io.hint_port import (
+    BATCH,
+    CHUNK,
+    CHUNKS,
+    REOPEN,
+    RETRY,
+    TERMINAL_REPLIES,
+    HintPort,
+    PortState,
+)
 from garp_agent.wire.lines import LINE_LIMIT, Overlong
 from tests.runtime.descriptors import descriptors_left, open_descriptors
 
@@ -159,13 +169,38 @@ def test_a_socket_that_the_host_closes_is_opened_again_after_a_while(
     assert (port.state, port.is_open(), is_ready(port)) == (PortState.ABSENT, False, False)
     reply(port, b"to no host\n")
 
-    port.attempt(RETRY - 0.001)
+    assert port.deadline() == 1.0 + REOPEN
+    port.attempt(1.0 + REOPEN - 0.001)
     assert port.state is PortState.ABSENT
-    port.attempt(RETRY)
+    port.attempt(1.0 + REOPEN)
+    assert port.deadline() == inf
     with listener.accept()[0] as again:
         again.sendall(b"again\n")
         assert lines(port) == [b"again"]
         assert (port.state, port.error) == (PortState.HOST_CONNECTED, 0)
+
+
+def test_attempts_after_a_hang_up_get_rarer_and_leave_the_wake_ups_to_the_caller(
+    port: HintPort, host: socket.socket, listener: socket.socket
+) -> None:
+    pauses, now = [], 100.0
+    for _ in range(9):  # it hangs up each time
+        host.close()
+        assert lines(port, now) == []
+        pauses.append(round(port.deadline() - now, 3))
+        now = port.deadline()
+        port.attempt(now)
+        host = listener.accept()[0]
+    assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, RETRY, RETRY, RETRY]
+    host.close()
+    assert lines(port, now + RETRY) == []  # it was open for a while
+    listener.close()
+    moments, now = [], port.deadline()
+    while (now := port.deadline()) < inf:
+        moments.append(now)
+        port.attempt(now)
+    assert [round(b - a, 3) for a, b in zip(moments, moments[1:])] == [0.2, 0.4, 0.8, 1.6, 3.2]
+    assert port.state is PortState.ABSENT
 
 
 # -- terminals ------------------------------------------------------------------------------
@@ -184,18 +219,33 @@ def test_a_terminal_is_raw(terminal: Terminal) -> None:
     assert data == everything + b"\n"  # no echo before it
 
 
+def test_a_terminal_gets_few_replies_for_each_chunk(terminal: Terminal) -> None:
+    for number in range(3):
+        os.write(terminal.master, b"q\n")
+        terminal.line()
+        for _ in range(3):
+            reply(terminal.port, b"%d" % number * 300 + b"\n")
+        assert terminal.output() == (b"%d" % number * 300 + b"\n") * 2
+    assert terminal.port.reply_limit == TERMINAL_REPLIES
+
+
 def test_a_reply_that_fits_in_part_does_not_spoil_the_next(terminal: Terminal) -> None:
-    reply(terminal.port, b"x" * 1_000_000 + b"\n")
+    def ask(answer: bytes) -> None:
+        os.write(terminal.master, b"q\n")
+        terminal.line()
+        reply(terminal.port, answer)
+
+    while not terminal.port._torn:
+        ask(b"x" * 600 + b"\n")
     data, number = b"", 0
-    while not data.endswith(b"\n"):
+    while not data.endswith(b"\n%d\n" % number):
         number += 1
-        reply(terminal.port, b"%d\n" % number)
+        ask(b"%d\n" % number)
         data += terminal.output()
-    torn, *whole = data.splitlines()
-    assert set(torn) == set(b"x")
-    assert len(torn) < 1_000_000
-    assert whole
-    assert set(whole) <= {b"%d" % n for n in range(number + 1)}
+    numbers = {b"%d" % n for n in range(1, number + 1)}
+    torn = [line for line in data.splitlines() if line not in {b"x" * 600, *numbers}]
+    assert len(torn) == 1
+    assert set(torn[0]) == set(b"x")
 
 
 def test_a_terminal_that_is_hung_up_is_closed(terminal: Terminal) -> None:

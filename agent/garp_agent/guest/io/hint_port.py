@@ -9,6 +9,10 @@ A virtio-serial port without a host polls as readable all the time, and reads as
 connect, datum and disconnect, none while idle.  There b"" means "no host".  On a socket or a
 terminal it means "closed".
 
+A Xen console that is not read makes a write spin in the kernel, once 2048 bytes wait in its ring
+(domU_write_console() in drivers/tty/hvc/hvc_xen.c), whether or not the write may block.  At most
+two chunks of requests can come from a host that has stopped, so each chunk allows few replies.
+
 A reply is one non-blocking write, so a host that does not read loses it.  There is one exception.
 Data and the notice of a connect come through different virtio queues.  In a busy guest the first
 request of a new host can arrive while the kernel still refuses writes (EAGAIN), because it does
@@ -25,8 +29,9 @@ import stat
 import termios
 import tty
 from enum import Enum
+from math import inf
 
-from garp_agent.wire.lines import LineDecoder
+from garp_agent.wire.lines import REPLY_LIMIT, LineDecoder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +43,9 @@ if TYPE_CHECKING:
 CHUNK = 1024  # bytes in one read(2): 170 of the shortest lines
 CHUNKS = 16
 BATCH = 256  # lines, if a chunk ends there
-RETRY = 5.0  # seconds between attempts to open
+REOPEN = 0.1  # seconds from the first hang-up to the attempt to open; then twice as long each time
+RETRY = 5.0  # seconds between attempts to open at most, and for which an open port counts as sound
+TERMINAL_REPLIES = 700  # bytes of replies that a terminal gets for one chunk
 BY_NAME = "/dev/virtio-ports/"  # udev's links
 SYSFS = "/sys/class/virtio-ports"
 EARLY = 0.2  # seconds for which a reply is kept until its host is known to be connected
@@ -61,7 +68,9 @@ class PortState(Enum):
 class HintPort:
     """The hint port called ``name``: a virtio-serial port's name, an absolute path, or "" for none.
 
-    Closed at first; :meth:`attempt` opens it.
+    Closed at first; :meth:`attempt` opens it.  One that hangs up is opened again soon, because a
+    Xen channel does so at each restore; one that cannot be opened waits for the next attempt that
+    the caller makes anyway.
     """
 
     def __init__(self, name: str) -> None:
@@ -72,8 +81,13 @@ class HintPort:
         self._epoll = select.epoll()
         self._descriptor = -1
         self._is_stream = False  # a socket or a terminal: b"" means "closed"
+        self._is_terminal = False
+        self._allowance = 0  # bytes of replies that a terminal may still get for this chunk
         self._decoder = LineDecoder()
         self._next_attempt = 0.0
+        self._pause = RETRY  # seconds from the next failure or hang-up to an attempt
+        self._must_wake = False  # it hung up, and the attempts since then are still frequent
+        self._opened_at = 0.0
         self._now = 0.0  # the time of the latest read()
         self._early = b""  # replies kept
         self._early_until = 0.0
@@ -87,17 +101,31 @@ class HintPort:
         """Return whether hints can arrive."""
         return self._descriptor >= 0
 
+    @property
+    def reply_limit(self) -> int:
+        """Return the bytes that a reply may have."""
+        return TERMINAL_REPLIES if self._is_terminal else REPLY_LIMIT
+
+    def deadline(self) -> float:
+        """Return when to call :meth:`attempt` at the latest; ``math.inf``: whenever it suits."""
+        return self._next_attempt if self._must_wake and self._descriptor < 0 else inf
+
     def attempt(self, now: float) -> None:
-        """Open the port if it is closed and RETRY has passed since the last attempt."""
+        """Open the port if it is closed and it is time to."""
         if self._descriptor >= 0 or not self.name or now < self._next_attempt:
             return
-        self._next_attempt = now + RETRY
         self.path = self.name if self.name.startswith("/") else find(self.name)
         try:
             self._open()
         except OSError as error:
             self.error = error.errno or errno.EIO
             self.state = _closed_state(self.error)
+            self._must_wake = self._must_wake and self._pause < RETRY
+            self._wait(now)
+        else:
+            self._opened_at = now
+            if not self._must_wake:
+                self._pause = REOPEN
 
     def read(self, now: float) -> Iterator[tuple[int, Line]]:
         """Yield lines that have arrived, a bounded number, each with the client to reply to.
@@ -118,6 +146,10 @@ class HintPort:
         try:
             if client == self._descriptor >= 0:
                 data = self._torn + data
+                if self._is_terminal:
+                    if len(data) > self._allowance:
+                        return
+                    self._allowance -= len(data)
                 whole = os.write(self._descriptor, data) == len(data)
                 self._torn = b"" if whole else b"\n"
         except BlockingIOError:
@@ -152,15 +184,24 @@ class HintPort:
         self._decoder = LineDecoder()
         self._torn = b""
         self.error = 0
-        self._is_stream = stat.S_ISSOCK(mode) or os.isatty(descriptor)
+        self._is_terminal = os.isatty(descriptor)
+        self._is_stream = stat.S_ISSOCK(mode) or self._is_terminal
         self.state = PortState.HOST_CONNECTED if self._is_stream else PortState.HOST_AWAY
 
     def _hang_up(self, state: PortState, error: int) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)  # this removes it from the epoll set too
             self._descriptor = -1
+            if self._now >= self._opened_at + RETRY:
+                self._pause = REOPEN
+            self._must_wake = True
+            self._wait(self._now)
         self.state = state
         self.error = error
+
+    def _wait(self, now: float) -> None:
+        self._next_attempt = now + self._pause
+        self._pause = min(2 * self._pause, RETRY)
 
     # -- reading ------------------------------------------------------------------------
 
@@ -180,6 +221,7 @@ class HintPort:
             if not data:
                 self._end_of_data()
                 return
+            self._allowance = TERMINAL_REPLIES
             lines = self._decoder.feed(data)
             count += len(lines)
             yield from lines
