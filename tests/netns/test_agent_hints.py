@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -139,7 +140,7 @@ def test_terminal_gets_few_bytes_of_replies_at_a_time(site: Site) -> None:
         line.send(*[b'{"execute": "info", "id": 1}'] * 30)  # 870 bytes, which come in few reads
         until(lambda: agent.status()["hint_port"]["requests"] == 30, "all are read")
         line.send(b'{"execute": "sync", "id": 2}')
-        replies = []
+        replies: list[dict[str, Any]] = []
         while not replies or replies[-1]["id"] != 2:
             replies.append(line.reply())
         info = replies[0]
