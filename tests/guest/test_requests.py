@@ -26,7 +26,7 @@ from garp_agent.wire.strict_json import INTEGER_MOST
 from tests.world import Agent, address, causes, dump, link, property_settings, times
 
 PAGE = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
-SETTINGS = Settings(interval=60.0, interval_with_lease=240.0, jitter=0.0)
+SETTINGS = Settings(interval=60.0, interval_with_lease=240.0, jitter=0.0, mac_only=False)
 
 
 class Guest:
@@ -76,7 +76,7 @@ def to_bytes(line: str) -> bytes:
 
 @pytest.mark.parametrize("block", exchanges())
 def test_the_examples_of_the_page_are_answered_as_it_says(block: list[tuple[str, str]]) -> None:
-    guest, decoder = Guest(settings=Settings(jitter=0.0)), LineDecoder()
+    guest, decoder = Guest(settings=Settings(jitter=0.0, mac_only=False)), LineDecoder()
     for ask, reply in block:
         answers = [guest.answer(line) for line in decoder.feed(to_bytes(ask))]
         assert b"".join(answers) == to_bytes(reply)

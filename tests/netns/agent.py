@@ -32,12 +32,13 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(lab.ROOT / "agent")}
 COMMAND = (sys.executable, "-m", "garp_agent")
 
 # Announce only for a cause: no refresh happens during a test, and a burst has one round.
-QUIET = """\
+WITH_RARP = """\
 interval: 270s
 interval_with_lease: 270s
 jitter: 0%
 burst: [0s]
 """
+QUIET = f"{WITH_RARP}mac_only: false\n"  # only addresses are announced
 NO_BUCKET = "rate_limit:\n  frames_per_second: 1000\n  depth: 1000\n"
 # A burst that is still under way whenever a test does something: ten rounds.
 LONG_BURST = QUIET.replace("[0s]", "[0s, 1s, 2s, 3s, 4s, 5s, 6s, 7s, 8s, 9s]") + NO_BUCKET

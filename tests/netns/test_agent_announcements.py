@@ -14,6 +14,7 @@ from tests.netns.agent import (
     NEW_MAC,
     QUIET,
     RARP,
+    WITH_RARP,
     Capture,
     Site,
     believed,
@@ -35,7 +36,7 @@ GOLDEN_MAC = "02:00:00:00:00:0a"  # the sender of the golden frames
         ("192.0.2.77/24", "arp: probe\n", "arp-probe"),
         ("2001:db8::1/64", "", "unsolicited-na"),
         ("2001:db8::2/64", "", "unsolicited-na-router"),
-        ("", "mac_only: true\n", "rarp"),
+        ("", "", "rarp"),
     ],
     ids=["request", "reply", "both", "probe", "na", "na of a router", "rarp"],
 )
@@ -49,7 +50,7 @@ def test_frame_on_the_wire_is_the_golden_frame(
     if address:
         nodad = "nodad" if ":" in address else ""
         site6.guest(f"address add {address} dev eth0 {nodad}")
-    with site6.start(config=QUIET + config):
+    with site6.start(config=WITH_RARP + config):
         packets = site6.wire.wait_for(mac=GOLDEN_MAC, count=len(names.split()))
     assert [bytes(packet).hex(" ") for packet in packets] == [
         golden.read(f"frames/{name}").hex(" ") for name in names.split()
@@ -142,7 +143,7 @@ def test_bridge_moves_the_guest_to_the_port_where_it_announces(bridged: Site, wh
     if what == RARP:
         bridged.guest("address flush dev eth0")
     stale = f"bridge fdb replace {GUEST_MAC} dev spare master dynamic".split()
-    with bridged.start(config=f"{QUIET}mac_only: true\n") as agent:
+    with bridged.start(config=WITH_RARP) as agent:
         for _ in range(3):
             bridged.lab.run("switch", stale)
             assert bridged.lab.fdb("switch")[GUEST_MAC] == "spare"

@@ -218,7 +218,7 @@ def test_a_bad_reload_is_refused_with_all_its_errors(site: Site) -> None:
         agent.kill(signal.SIGHUP)
         until(lambda: len(agent.log("configuration-refused")) == 4, "the missing file is logged")
         assert agent.burst() == 1
-        agent.reload("interval: 30s\naddresses:\n  exclude: [192.0.2.0/24]\n")
+        agent.reload("interval: 30s\nmac_only: false\naddresses: {exclude: [192.0.2.0/24]}\n")
         agent.wait_for_log("configuration-loaded")
         assert (agent.status()["interval"], agent.announced()) == (30.0, set())
 

@@ -23,6 +23,7 @@ ANNOUNCED = {
     "eth0 10.9.8.1": "eth0",  # a /32 without a peer
     "eth0 2001:db8::10": "eth0",
     "eth0 2001:db8::11": "eth0",
+    "eth0 2001:db8::dead": "eth0",  # deprecated
     "br0 198.51.100.1": "eth1",  # on a bridge over eth1
     "mv0 192.0.2.31": "eth0",  # on a macvlan over eth0
     "vxlan0 203.0.113.1": "vxlan0",  # on a VXLAN over eth0
@@ -32,7 +33,6 @@ SKIPPED = {
     "lo ::1": "loopback",
     "eth0 169.254.7.7": "link-local IPv4",
     "eth0 192.0.2.200": "scope host",
-    "eth0 2001:db8::dead": "deprecated",
     "eth1 198.51.100.99": "port of a bridge, bond or team",
     "nocarrier 192.0.2.41": "no carrier",
     "down 192.0.2.42": "down",

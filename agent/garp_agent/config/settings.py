@@ -72,7 +72,7 @@ class AddressSelection(NamedTuple):
     exclude: tuple[Network, ...] = ()
     ipv4: bool = True
     ipv6: bool = True
-    deprecated: bool = False  # also announce deprecated IPv6 addresses
+    deprecated: bool = True  # also announce deprecated IPv6 addresses: they are valid, RFC 4862
 
 
 class RateLimit(NamedTuple):
@@ -109,7 +109,7 @@ class Settings(NamedTuple):
     burst: tuple[float, ...] = (0.0, 0.1, 0.4)  # offsets of the rounds of a burst, seconds
     rate_limit: RateLimit = RateLimit()
     arp: ArpForm = ArpForm.REQUEST
-    mac_only: bool = False  # send RARP on links that have no address to announce
+    mac_only: bool = True  # send RARP on links that have no address to announce
     interfaces: InterfaceSelection = InterfaceSelection()
     addresses: AddressSelection = AddressSelection()
     conflict: Conflict = Conflict()

@@ -61,7 +61,8 @@ B = address("10.0.0.2/24")
 V6 = address("fd00::1/64")
 ON_3 = address("10.0.3.1/24", ifindex=3)
 LO = link(1, "lo", flags=RUNNING | IFF_LOOPBACK)
-QUIET = Settings(interval=270.0, interval_with_lease=270.0, jitter=0.0)  # only bursts show
+# Only bursts of addresses show.
+QUIET = Settings(interval=270.0, interval_with_lease=270.0, jitter=0.0, mac_only=False)
 ONE_ROUND = QUIET._replace(burst=(0.0,))
 HINT = BurstRequested(Cause.HINT)
 
@@ -293,7 +294,7 @@ def test_request_with_offsets_bursts_at_these_moments() -> None:
 )
 @pytest.mark.parametrize("meanwhile", [0.0, 0.05, 0.15, 3.0])
 def test_address_that_is_gone_is_never_announced_again(events: list[Any], meanwhile: float) -> None:
-    agent = guest(ETH, A, settings=Settings())
+    agent = guest(ETH, A, settings=Settings(mac_only=False))
     agent.tell(LinkSeen(ETH, True))
     agent.wait(meanwhile)
     assert agent.tell(*events) + agent.wait(600.0) == []

@@ -160,6 +160,75 @@ def test_link_with_several_reasons_names_the_permanent_one() -> None:
     assert planned(down).skip is Skip.DOWN
 
 
+VIRTUAL_ROUTERS = [
+    "00:00:5e:00:01:00",
+    "00:00:5e:00:01:ff",
+    "00:00:5e:00:02:33",
+    "00:00:0c:07:ac:ff",
+    "00:00:0c:9f:f0:00",
+    "00:00:0c:9f:ff:ff",
+    "00:05:73:a0:00:00",
+    "00:05:73:a0:0f:ff",
+    "00:07:b4:00:00:00",
+    "00:07:b4:00:ff:ff",
+]
+NEARLY_VIRTUAL_ROUTERS = [
+    "00:00:5e:00:00:33",
+    "00:00:5e:00:03:33",
+    "00:00:5e:00:53:33",
+    "00:00:5e:01:01:33",
+    "02:00:5e:00:01:33",
+    "00:00:0c:07:ab:33",
+    "00:00:0c:9f:ef:ff",
+    "00:05:73:a0:10:00",
+    "00:07:b4:01:00:00",
+]
+VIP = address("10.0.0.9/24", flags=model.IFA_F_PERMANENT)
+VIP6 = address("fd00::9/64", flags=model.IFA_F_PERMANENT | model.IFA_F_DEPRECATED)
+NO_VIRTUAL_ADDRESSES = [
+    (),
+    (A,),  # has a lifetime: DHCP
+    (V6,),  # has a lifetime: autoconfigured, or temporary
+    (address("169.254.7.7/16", flags=model.IFA_F_PERMANENT),),
+    (address("10.0.0.9/24", flags=model.IFA_F_PERMANENT, scope=model.RT_SCOPE_LINK),),
+    (address("fe80::9/64", flags=model.IFA_F_PERMANENT, scope=model.RT_SCOPE_LINK),),
+    (VIP6._replace(flags=model.IFA_F_PERMANENT | model.IFA_F_MANAGETEMPADDR),),
+    (VIP6._replace(flags=model.IFA_F_PERMANENT | IFA_F_TENTATIVE),),
+    (VIP6._replace(flags=model.IFA_F_PERMANENT | IFA_F_TENTATIVE | IFA_F_DADFAILED),),
+    (address("fd00::200:5eff:fe00:133/64", flags=model.IFA_F_PERMANENT),),  # EUI-64
+]
+
+
+def virtual(text: str = "00:00:5e:00:01:33") -> Link:
+    return link(kind="macvlan", parent_ifindex=3, hardware_address=mac(text))
+
+
+@pytest.mark.parametrize("text", VIRTUAL_ROUTERS)
+def test_link_of_virtual_router_is_announced_with_virtual_address_only(text: str) -> None:
+    assert planned(virtual(text)).skip is Skip.VIRTUAL_ROUTER
+    assert list(planned(virtual(text), A, VIP).targets) == [A.address, VIP.address]
+
+
+@pytest.mark.parametrize("text", NEARLY_VIRTUAL_ROUTERS)
+def test_link_with_nearly_virtual_router_mac_is_an_ordinary_link(text: str) -> None:
+    assert list(planned(virtual(text), A).targets) == [A.address]
+
+
+@pytest.mark.parametrize("items", NO_VIRTUAL_ADDRESSES)
+def test_link_of_virtual_router_without_virtual_address_is_skipped(
+    items: tuple[InterfaceAddress, ...],
+) -> None:
+    made = planned(virtual(), *items)
+    assert (made.skip, made.targets) == (Skip.VIRTUAL_ROUTER, {})
+    assert [reason for _, reason in made.skipped] == [Skip.VIRTUAL_ROUTER] * len(items)
+
+
+def test_link_of_virtual_router_counts_virtual_addresses_that_are_not_announced() -> None:
+    wanted = Settings(addresses=AddressSelection(ipv4=False, deprecated=False))
+    for item in (VIP, VIP6):
+        assert planned(virtual(), item, settings=wanted).targets == {b"": Target(b"", (Kind.RARP,))}
+
+
 # -- addresses ------------------------------------------------------------------------------
 
 SKIPPED_ADDRESSES = [
@@ -193,6 +262,7 @@ ANNOUNCED_ADDRESSES = [
     address("fec0::1/64"),  # just below IPv6 multicast
     V6,
     address("fd00::1/128", peer=ip("fd00::2")),
+    V6._replace(flags=model.IFA_F_DEPRECATED),
     address("fe80::1/64", scope=model.RT_SCOPE_LINK),
     V6._replace(flags=IFA_F_TENTATIVE | IFA_F_OPTIMISTIC),
 ]
@@ -200,7 +270,8 @@ ANNOUNCED_ADDRESSES = [
 
 @pytest.mark.parametrize(("item", "reason"), SKIPPED_ADDRESSES)
 def test_address_unsuitable_is_skipped(item: InterfaceAddress, reason: Skip) -> None:
-    made = planned(link(), item)
+    strict = Settings(mac_only=False, addresses=AddressSelection(deprecated=False))
+    made = planned(link(), item, settings=strict)
     assert (made.skip, made.targets, made.skipped) == (None, {}, ((item, reason),))
 
 
@@ -243,14 +314,10 @@ def test_address_is_selected_by_family_and_network(
     assert address_skip(address(text), AddressSelection(**selection)) is reason
 
 
-def test_address_deprecated_is_announced_if_configured() -> None:
-    wanted = AddressSelection(deprecated=True)
-    assert address_skip(V6._replace(flags=model.IFA_F_DEPRECATED), wanted) is None
-
-
 def test_skip_reasons_are_all_tested_and_read_differently() -> None:
     cases = (SKIPPED_LINKS, DESELECTED_LINKS, SKIPPED_ADDRESSES, SELECTED_ADDRESSES)
-    assert {row[-1] for table in cases for row in table} - {None} == set(Skip)
+    tested = {row[-1] for table in cases for row in table} | {Skip.VIRTUAL_ROUTER}
+    assert tested - {None} == set(Skip)
     assert len({reason.value for reason in Skip}) == len(Skip)
 
 
@@ -296,13 +363,12 @@ def test_target_of_address_with_two_prefixes_is_one() -> None:
 
 
 def test_target_of_mac_only_exists_without_addresses_on_suitable_link() -> None:
-    wanted = Settings(mac_only=True)
-    assert planned(link(), settings=wanted).targets == {b"": Target(b"", (Kind.RARP,))}
-    assert planned(link()).targets == {}
-    assert planned(link(flags=NO_CARRIER), settings=wanted).targets == {}
-    tentative = planned(link(), V6._replace(flags=IFA_F_TENTATIVE), settings=wanted)
-    assert list(tentative.targets) == [b""]
-    assert b"" not in planned(link(), A, settings=wanted).targets
+    assert planned(link()).targets == {b"": Target(b"", (Kind.RARP,))}
+    assert planned(link(), settings=Settings(mac_only=False)).targets == {}
+    assert planned(link(flags=NO_CARRIER)).targets == {}
+    assert planned(link(), settings=names(exclude=("eth2",))).targets == {}
+    assert list(planned(link(), V6._replace(flags=IFA_F_TENTATIVE)).targets) == [b""]
+    assert b"" not in planned(link(), A).targets
 
 
 def test_target_withheld_has_only_frames_that_claim_nothing() -> None:

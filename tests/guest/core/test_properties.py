@@ -198,7 +198,7 @@ class Owned:
             if one.flags != RUNNING or is_port or one.name in settings.interfaces.exclude:
                 continue
             good = {
-                item.address: item.flags == 0
+                item.address: not item.flags & IFA_F_OPTIMISTIC
                 for item in self.items.values()
                 if item.ifindex == ifindex and self._is_good(item, settings)
             }
@@ -211,7 +211,8 @@ class Owned:
     def _is_good(item: InterfaceAddress, settings: Settings) -> bool:
         if len(item.address) == 4:
             return True
-        return settings.addresses.ipv6 and item.flags in (0, IFA_F_TENTATIVE | IFA_F_OPTIMISTIC)
+        good = (0, IFA_F_DEPRECATED, IFA_F_TENTATIVE | IFA_F_OPTIMISTIC)
+        return settings.addresses.ipv6 and item.flags in good
 
 
 class Clock:

@@ -28,7 +28,7 @@ from garp_agent.guest.core.model import (
     Resumed,
     Sent,
 )
-from garp_agent.guest.core.policy import plan_link
+from garp_agent.guest.core.policy import Skip, plan_link
 from garp_agent.guest.core.schedule import Schedule
 from garp_agent.wire.model import (
     LEVEL_DEBUG,
@@ -353,7 +353,7 @@ class Engine:
         self.schedule.set_addresses(ifindex, frames, now)
         self.counters.keep(ifindex, after.targets)
         if before is None or not known:
-            was_up = before is not None and before.skip is None
+            was_up = before is not None and before.skip in (None, Skip.VIRTUAL_ROUTER)
             usual = Cause.ADDRESS_ADDED if was_up else Cause.LINK_UP
             self._bursts.setdefault(ifindex, self._occasion or usual)
         elif before.link.hardware_address != after.link.hardware_address:

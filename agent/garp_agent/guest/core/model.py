@@ -33,6 +33,8 @@ IFA_F_OPTIMISTIC = 0x04
 IFA_F_DADFAILED = 0x08
 IFA_F_DEPRECATED = 0x20
 IFA_F_TENTATIVE = 0x40
+IFA_F_PERMANENT = 0x80  # no end of its validity
+IFA_F_MANAGETEMPADDR = 0x100  # IPv6: autoconfigured from a router advertisement
 
 # Hardware type, <linux/if_arp.h>.
 ARPHRD_ETHER = 1

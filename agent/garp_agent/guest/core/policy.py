@@ -3,24 +3,28 @@
 Does not decide when, and sends nothing.
 
 Sources: RFC 5227 (ARP announcements), RFC 4861 sections 4.4 and 7.2.6 (unsolicited neighbour
-advertisements), RFC 4429 (an optimistic address must not override).
+advertisements), RFC 4429 (an optimistic address must not override), RFC 5798 section 7.3 (VRRP's
+hardware addresses), RFC 2281 section 5.2 (HSRP's), RFC 4291 appendix A (modified EUI-64).
 """
 
 from __future__ import annotations
 
 from enum import Enum
 
-from garp_agent.config.settings import ArpForm
+from garp_agent.config.settings import AddressSelection, ArpForm
 from garp_agent.guest.core.model import (
     ARPHRD_ETHER,
     IFA_F_DADFAILED,
     IFA_F_DEPRECATED,
+    IFA_F_MANAGETEMPADDR,
     IFA_F_OPTIMISTIC,
+    IFA_F_PERMANENT,
     IFA_F_TENTATIVE,
     IFF_LOOPBACK,
     IFF_NOARP,
     IFF_POINTOPOINT,
     RT_SCOPE_HOST,
+    RT_SCOPE_UNIVERSE,
     InterfaceAddress,
     Kind,
     Link,
@@ -30,14 +34,9 @@ from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
-    from garp_agent.config.settings import (
-        AddressSelection,
-        InterfaceSelection,
-        Network,
-        Settings,
-    )
+    from garp_agent.config.settings import InterfaceSelection, Network, Settings
 
 _ARP_KINDS = {
     ArpForm.REQUEST: (Kind.ARP_REQUEST,),
@@ -48,6 +47,19 @@ _ARP_KINDS = {
 _IPV4_LINK_LOCAL = b"\xa9\xfe"  # 169.254.0.0/16, RFC 3927
 _UNSPECIFIED = (bytes(4), bytes(16))
 _BROADCAST = b"\xff\xff\xff\xff"
+# The hardware addresses that virtual routers share, as prefix and length in bits.
+_VIRTUAL_ROUTERS = tuple(
+    (int(digits, 16), bits)
+    for digits, bits in (
+        ("00005e0001", 40),  # VRRP for IPv4, CARP
+        ("00005e0002", 40),  # VRRP for IPv6
+        ("00000c07ac", 40),  # HSRP
+        ("00000c9ff", 36),  # HSRP version 2
+        ("000573a00", 36),  # HSRP for IPv6
+        ("0007b400", 32),  # GLBP
+    )
+)
+_ANY_ADDRESS = AddressSelection()
 
 
 class Skip(Enum):
@@ -66,6 +78,7 @@ class Skip(Enum):
     DOWN = "down"
     NO_CARRIER = "no carrier"
     DORMANT = "dormant"
+    VIRTUAL_ROUTER = "virtual router's hardware address, and no virtual address is here"
     UNSPECIFIED = "unspecified address"
     NOT_UNICAST = "not a unicast address"
     HOST_SCOPE = "scope host"
@@ -99,7 +112,7 @@ class LinkPlan(NamedTuple):
 
 def plan_link(
     link: Link,
-    addresses: Iterable[InterfaceAddress],
+    addresses: Collection[InterfaceAddress],
     forwards: bool,
     settings: Settings,
     withheld: Callable[[int, bytes], bool] = lambda ifindex, address: False,
@@ -109,7 +122,7 @@ def plan_link(
     ``forwards``: the link forwards IPv6.  ``withheld`` tells for an ifindex and an address whether
     the address is in conflict.
     """
-    skip = link_skip(link, settings.interfaces)
+    skip = link_skip(link, settings.interfaces) or _virtual_router_skip(link, addresses)
     targets: dict[bytes, Target] = {}
     skipped = []
     for item in addresses:
@@ -181,6 +194,37 @@ def _state_skip(link: Link) -> Skip | None:
     if link.is_dormant:
         return Skip.DORMANT
     return None
+
+
+def _virtual_router_skip(link: Link, addresses: Iterable[InterfaceAddress]) -> Skip | None:
+    # The routers of a group share a hardware address, and only the master may send from it: the
+    # switches would send the master's traffic to a backup.  The master has the virtual address.
+    if not _is_virtual_router(link.hardware_address):
+        return None
+    if any(_is_virtual_address(each, link.hardware_address) for each in addresses):
+        return None
+    return Skip.VIRTUAL_ROUTER
+
+
+def _is_virtual_router(mac: bytes) -> bool:
+    number = int.from_bytes(mac, "big")
+    return any(number >> 48 - bits == prefix for prefix, bits in _VIRTUAL_ROUTERS)
+
+
+def _is_virtual_address(item: InterfaceAddress, mac: bytes) -> bool:
+    """Return whether an address is global and not autoconfigured.
+
+    The kernel and the network managers give an autoconfigured address a lifetime or the link's
+    interface identifier (addrconf.c, addrconf_prefix_rcv).  Virtual addresses have no such end;
+    keepalived sets only the preferred lifetime.
+    """
+    if item.scope != RT_SCOPE_UNIVERSE or _address_state_skip(item, _ANY_ADDRESS):
+        return False
+    if len(item.address) == 16:
+        identifier = bytes((mac[0] ^ 2, *mac[1:3], 0xFF, 0xFE, *mac[3:]))
+        if item.address[8:] == identifier or item.flags & IFA_F_MANAGETEMPADDR:
+            return False
+    return bool(item.flags & IFA_F_PERMANENT)
 
 
 def address_skip(item: InterfaceAddress, selection: AddressSelection) -> Skip | None:

@@ -1,0 +1,247 @@
+"""On which links the daemon speaks, and for which of their addresses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scapy.layers.inet6 import ICMPv6ND_RA, ICMPv6NDOptPrefixInfo, IPv6
+from scapy.layers.l2 import Ether
+
+from bench.lab import GUEST_ADDRESS, PEER_MAC, TinyLab
+from tests.netns.agent import OTHER_MAC, QUIET, RARP, WITH_RARP, Agent, Capture, Site, until
+
+FREQUENT = "interval: 100ms\ninterval_with_lease: 100ms\nburst: [0s]\n"
+
+
+# -- deprecated addresses ------------------------------------------------------------------
+
+
+def test_deprecated_ipv6_address_is_announced_unless_configured_not_to(site6: Site) -> None:
+    # As keepalived and kube-vip set their IPv6 addresses.
+    site6.guest("address add 2001:db8::100/128 dev eth0 nodad preferred_lft 0")
+    with site6.start() as agent:
+        site6.wire.wait_for("2001:db8::100")
+        agent.reload(f"{QUIET}addresses: {{deprecated: false}}\n")
+        agent.wait_for_log("configuration-loaded")
+        assert agent.addresses()["2001:db8::100"]["skipped"] == "deprecated"
+        site6.wire.clear()
+        agent.burst()
+        site6.wire.wait_for(GUEST_ADDRESS)
+        assert site6.wire.announcements("2001:db8::100") == []
+
+
+# -- links that have no address to announce --------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("addresses", "config"),
+    [
+        pytest.param(["169.254.7.7/16"], "", id="link-local IPv4"),
+        pytest.param([], "", id="none"),
+        pytest.param(["192.0.2.10/24"], "addresses: {exclude: [192.0.2.0/24]}\n", id="excluded"),
+        pytest.param(["192.0.2.10/24"], "addresses: {ipv4: false}\n", id="family off"),
+        pytest.param(["192.0.2.10/32 scope host"], "", id="scope host"),
+    ],
+)
+def test_link_without_address_to_announce_sends_its_hardware_address_at_each_refresh(
+    site: Site, addresses: list[str], config: str
+) -> None:
+    site.guest("address flush dev eth0", *(f"address add {each} dev eth0" for each in addresses))
+    with site.start(config=FREQUENT + config):
+        site.wire.wait_for(RARP, count=3)
+        assert {RARP} == {RARP if p.type == 0x8035 else "" for p in site.wire.announcements()}
+
+
+def test_link_whose_only_address_failed_duplicate_detection_sends_its_hardware_address(
+    site6: Site,
+) -> None:
+    site6.guest("address flush dev eth0")
+    site6.lab.ip("peer", "address add 2001:db8::66/64 dev eth0 nodad")
+    site6.guest("address add 2001:db8::66/64 dev eth0")
+    with site6.start(config=FREQUENT) as agent:
+
+        def failed() -> bool:
+            skipped = agent.addresses().get("2001:db8::66", {}).get("skipped")
+            return bool(skipped == "duplicate address detection failed")
+
+        until(failed, "the duplicate is seen")
+        site6.wire.clear()
+        site6.wire.wait_for(RARP, count=2)
+        assert site6.wire.announcements("2001:db8::66") == []
+
+
+def test_excluded_interface_without_addresses_sends_nothing(site2: Site) -> None:
+    site2.guest("address flush dev eth0", "address flush dev eth1")
+    with site2.start(config=f"{FREQUENT}interfaces: {{exclude: [eth1]}}\n") as agent:
+        site2.wire.wait_for(RARP, count=3)
+        assert agent.link("eth1")["addresses"] == []  # type: ignore[index]
+        assert site2.lab.sent_frames("guest", "eth1") == 0
+
+
+def test_ports_and_loopback_without_addresses_send_nothing(site2: Site) -> None:
+    site2.guest(
+        "link add br0 type bridge forward_delay 0",
+        "link set eth1 master br0",
+        f"link set br0 address {OTHER_MAC} up",
+        "address flush dev eth1",
+        "link set lo up",
+    )
+    with site2.start(config=FREQUENT) as agent:
+        agent.send_more(5)
+        rows = {each["interface"]: each["addresses"] for each in agent.status()["links"]}
+        assert [row for row in rows["lo"] if row["skipped"] is None] == []
+        assert rows["eth1"] == []
+
+
+# -- hardware addresses of virtual routers -----------------------------------------------------
+
+VIRTUAL_ROUTERS = [
+    "00:00:5e:00:01:33",
+    "00:00:5e:00:02:33",
+    "00:00:0c:07:ac:33",
+    "00:00:0c:9f:f1:23",
+    "00:05:73:a0:01:23",
+    "00:07:b4:00:01:02",
+]
+
+
+def advertise_prefix(site: Site, prefix: str, lifetime: int) -> None:
+    """Let the peer send a router advertisement from which hosts make addresses."""
+    option = ICMPv6NDOptPrefixInfo(
+        prefix=prefix, prefixlen=64, L=1, A=1, validlifetime=lifetime, preferredlifetime=lifetime
+    )
+    packet = IPv6(src="fe80::1", dst="ff02::1", hlim=255) / ICMPv6ND_RA(routerlifetime=0) / option
+    with site.lab.packet_socket("peer", "eth0") as sending:
+        sending.send(bytes(Ether(src=PEER_MAC, dst="33:33:00:00:00:01") / packet))
+
+
+@pytest.mark.parametrize("mac", VIRTUAL_ROUTERS)
+def test_virtual_router_mac_speaks_only_while_a_virtual_address_is_there(
+    site: Site, mac: str
+) -> None:
+    site.guest(
+        f"link add vr0 link eth0 address {mac} type macvlan mode bridge",
+        "link set vr0 up",
+        "address add 169.254.7.7/16 dev vr0",
+    )
+    with site.start(config=WITH_RARP) as agent:
+        agent.burst()
+        site.wire.wait_for(GUEST_ADDRESS)
+        site.guest("address add 192.0.2.100/24 dev vr0")
+        site.wire.wait_for("192.0.2.100", mac=mac)
+        assert len(site.wire.announcements(mac=mac)) == 1, "nothing before the address"
+        assert agent.addresses("vr0")["192.0.2.100"]["last_cause"] == "address-added"
+        site.guest("address del 192.0.2.100/24 dev vr0")
+        agent.wait_for_log("link-withdrawn", interface="vr0")
+        site.wire.clear()
+        agent.burst()
+        site.wire.wait_for(GUEST_ADDRESS)
+        assert site.wire.announcements(mac=mac) == []
+        shown = agent.link("vr0")["skipped"]  # type: ignore[index]
+        assert "virtual router" in shown
+
+
+@pytest.mark.parametrize("lifetime", [3600, 0xFFFFFFFF], ids=["an hour", "for ever"])
+def test_virtual_router_mac_with_autoconfigured_address_is_silent(
+    site6: Site, lifetime: int
+) -> None:
+    mac = VIRTUAL_ROUTERS[1]
+    site6.guest(f"link add vr0 link eth0 address {mac} type macvlan mode bridge", "link set vr0 up")
+    for setting in ("addr_gen_mode=3", "use_tempaddr=2", "dad_transmits=0"):
+        site6.sysctl("guest", f"net.ipv6.conf.vr0.{setting}")
+
+    with site6.start(config=WITH_RARP) as agent:
+
+        def autoconfigured() -> bool:
+            advertise_prefix(site6, "2001:db8:99::", lifetime)
+            return sum(text.startswith("2001:db8:99:") for text in agent.addresses("vr0")) >= 2
+
+        until(autoconfigured, "a stable and a temporary address are there")
+        # keepalived's IPv6 addresses: valid for ever, never preferred.
+        site6.guest("address add 2001:db8:99::1/64 dev vr0 nodad preferred_lft 0")
+        site6.wire.wait_for("2001:db8:99::1", mac=mac)
+        site6.guest("address del 2001:db8:99::1/64 dev vr0")
+        agent.wait_for_log("link-withdrawn", interface="vr0")
+        site6.wire.clear()
+        agent.burst()
+        site6.wire.wait_for(GUEST_ADDRESS)
+        assert site6.wire.announcements(mac=mac) == []
+        assert agent.announced("vr0") == set()
+
+
+KEEPALIVED = """\
+global_defs {{
+    vrrp_version 3
+    vrrp_garp_master_delay 1
+}}
+vrrp_instance test {{
+    interface eth0
+    state BACKUP
+    virtual_router_id 51
+    priority {priority}
+    advert_int 1
+    use_vmac
+    {more}
+    virtual_ipaddress {{
+        {address}
+    }}
+}}
+"""
+
+
+def start_keepalived(lab: TinyLab, role: str, directory: Path, **config: Any) -> Any:
+    program = shutil.which("keepalived")
+    if not program:
+        pytest.skip("needs `keepalived` (Debian package keepalived)")
+    directory = directory / role
+    directory.mkdir()
+    file = directory / "keepalived.conf"
+    file.write_text(KEEPALIVED.format(**config))
+    files = [f"--{name}={directory / name}" for name in ("pid", "vrrp_pid")]
+    with open(directory / "log", "wb") as log:
+        command = [program, "-n", "-P", "-D", "-l", "-f", str(file), *files]
+        return lab.start(role, command, stdout=log, stderr=log)
+
+
+def has_address(lab: TinyLab, role: str, address: str) -> bool:
+    shown = lab.run(role, ["ip", "-json", "address", "show"]).stdout
+    return any(
+        info.get("local") == address for link in json.loads(shown) for info in link["addr_info"]
+    )
+
+
+@pytest.mark.parametrize("more", ["", "vmac_xmit_base"], ids=["defaults", "vmac_xmit_base"])
+@pytest.mark.parametrize(
+    ("address", "mac"),
+    [("192.0.2.100", "00:00:5e:00:01:33"), ("2001:db8::100", "00:00:5e:00:02:33")],
+    ids=["IPv4", "IPv6"],
+)
+def test_keepalived_backup_is_silent_and_master_speaks(
+    labs: None, tmp_path: Path, more: str, address: str, mac: str
+) -> None:
+    with TinyLab(ipv6=True) as lab, Capture(lab) as wire:
+        master = start_keepalived(
+            lab, "peer", tmp_path, priority=200, more="vmac_xmit_base", address=address
+        )
+        until(lambda: has_address(lab, "peer", address), "the peer is the master")
+        with Agent(lab, tmp_path, config=FREQUENT) as agent:
+            start_keepalived(lab, "guest", tmp_path, priority=100, more=more, address=address)
+            link = until(
+                lambda: [
+                    each["interface"]
+                    for each in agent.status()["links"]
+                    if each["hardware_address"] == mac
+                ],
+                "the virtual interface is there",
+            )[0]
+            wire.clear()
+            agent.send_more(10)
+            assert wire.announcements(mac=mac) == []
+            assert agent.announced(link) == set()
+            lab.stop(master, 9)
+            until(lambda: address in agent.announced(link), "the guest is the master")
+            wire.wait_for(address, mac=mac, count=20)  # more than keepalived's own
