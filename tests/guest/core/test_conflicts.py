@@ -25,7 +25,8 @@ YIELD, WARN, DEFEND = ConflictPolicy.YIELD, ConflictPolicy.WARN, ConflictPolicy.
 
 def guest(policy: ConflictPolicy, hold_off: float = 60.0) -> Agent:
     """An agent at time 0 whose start burst is over, and whose next refresh is far away."""
-    settings = Settings(interval=5000.0, jitter=0.0, conflict=Conflict(policy, hold_off))
+    conflict = Conflict(policy, hold_off)
+    settings = Settings(interval=5000.0, jitter=0.0, mac_only=False, conflict=conflict)
     agent = Agent(settings, now=-1.0)
     agent.tell(*dump(ETH0, ETH1, MINE, SECOND, MINE6))
     agent.until(0.0)
