@@ -71,7 +71,7 @@ def test_sockets_that_are_no_channels_are_shown_with_the_reason(short_path: Path
     public.mkdir()
     public.chmod(0o777)
     shown = f"{short_path}/9-pub\\nlic"
-    refused = f"garp-hint: {shown}/{PORT}: no channel: others may write to its folder {shown}\n"
+    refused = f"garp-hint: {shown}/{PORT}: left out: others may write to its folder {shown}\n"
     with Guests(short_path, [Manner.ANSWERS]) as guests, ExitStack() as stack:
         broken, other = (stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in "12")
         broken.bind(f"\0a\nb c d e f g h /{PORT}")
@@ -82,7 +82,7 @@ def test_sockets_that_are_no_channels_are_shown_with_the_reason(short_path: Path
             assert (status, err, len(out.splitlines())) == (0, refused, lines)
         assert run("send", "--guest", "guest0", *HERE)[::2] == (0, "")
         os.unlink(guests.paths[0])
-        gone = f"garp-hint: {guests.paths[0]}: no channel: it was made in another mount namespace, "
+        gone = f"garp-hint: {guests.paths[0]}: left out: it was made in another mount namespace, "
         gone += "or its file was removed\n"
         missing = "garp-hint: guest0: no such guest, or it has no channel\n"
         assert run("send", "--guest", "guest0", *HERE) == (3, "", gone + refused + missing)

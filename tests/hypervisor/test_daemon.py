@@ -128,8 +128,9 @@ def test_unprivileged_user_can_watch(short_path: Path) -> None:
     with Guests(short_path, [Manner.ANSWERS, Manner.ANSWERS]) as guests:
         os.chmod(guests.paths[0], 0o666)
         os.chmod(guests.paths[1], 0o600)
-        with watching(own, *only(short_path), prefix=nobody) as watcher:
-            expected = {"0-guest0": "answered", "1-guest1": "forbidden"}
+        finding = ("--port", PORT, "--timeout", "1", "--discover", "0.1")
+        with watching(own, *finding, prefix=nobody) as watcher:
+            expected = {"guest0": "answered", "guest1": "forbidden"}
             eventually(lambda: watcher.states() == expected, "both were tried")
 
 
@@ -186,4 +187,5 @@ def test_watcher_without_library_or_descriptors_continues(
         status, log = watcher.stop()
     assert status == 0, log
     assert "no-longer-following" in log
+    assert "guest-gone" not in log
     assert "nothing-to-follow" not in log

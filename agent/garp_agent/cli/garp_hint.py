@@ -134,6 +134,7 @@ def list_guests_command(
     """
     finder = Finder(port, channels, libvirt_status)
     found = finder.find()
+    finder.close()
     _tell_of_search(finder)
     if not found:
         click.echo(NO_CHANNEL, err=True)
@@ -333,6 +334,7 @@ def _chosen(
     finder: Finder, to_all: bool, names: tuple[str, ...], sockets: tuple[str, ...]
 ) -> list[Channel]:
     found = finder.find() if to_all or names else []
+    finder.close()
     known = {channel.guest for channel in found}
     missing = [name for name in names if name not in known]
     if missing or not names:
@@ -349,8 +351,7 @@ def _chosen(
 
 
 def _tell_of_search(finder: Finder) -> None:
-    """Say why guests may be missing, and end the search."""
-    finder.close()
+    """Say why guests may be missing."""
     for path, reason in sorted(finder.refused.items()):
         click.echo(render.refused_socket(path, reason), err=True)
     if finder.trouble:

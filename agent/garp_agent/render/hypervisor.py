@@ -43,8 +43,8 @@ def sent(guest: dict[str, Any]) -> str:
 
 
 def refused_socket(path: str, reason: str) -> str:
-    """Write the line for a socket that is no channel although its name is that of one."""
-    return f"garp-hint: {printable(path)}: no channel: {printable(reason)}"
+    """Write the line for a socket that has the name of a channel and is not used."""
+    return f"garp-hint: {printable(path)}: left out: {printable(reason)}"
 
 
 def _with_reason(state: str, reason: str) -> str:

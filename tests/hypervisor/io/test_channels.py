@@ -435,6 +435,10 @@ def test_guests_in_containers_are_distinct_and_have_their_own_names(
 
 # -- without sock_diag ------------------------------------------------------------------------
 
+WITHOUT = (
+    "the kernel does not list its sockets: Protocol not supported (sock_diag); "
+    "searched only the folders of libvirt"
+)
 # As in a kernel without it: socket(AF_NETLINK, ..., NETLINK_SOCK_DIAG) fails, seccomp(2).
 FORBID = """
 import ctypes, platform, struct
@@ -468,9 +472,21 @@ def test_without_sock_diag_the_folders_of_libvirt_are_searched(
     assert done.stdout.splitlines() == [
         "listening",
         " ".join(guests),
-        "the kernel does not list its sockets: Protocol not supported (sock_diag); "
-        "searched only the folders of libvirt",
+        WITHOUT,
     ]
+
+
+@pytest.mark.parametrize("command", ["list", "send --all", "send --guest x"])
+def test_command_without_sock_diag_says_so_and_has_failed(command: str) -> None:
+    code = f"import runpy, sys; sys.path.insert(0, {str(ROOT / 'agent')!r})\n{FORBID}"
+    code += "runpy.run_module('garp_agent.hypervisor', run_name='__main__')\n"
+    arguments = [*command.split(), "--port", PORT]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[0] == f"garp-hint: {WITHOUT}"
+    assert done.stderr.count("\n") == 2
 
 
 MAKE = "os.makedirs(os.path.dirname(path), exist_ok=True)"

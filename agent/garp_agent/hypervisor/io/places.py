@@ -73,8 +73,11 @@ class Places:
                 continue
             folder = "/" + "/".join(names)
             entry = f"{base}{folder.rstrip('/')}/{name}"
+            is_open = self._is_open(folder, base, vouched)  # before others' entries are looked at
             found = self._folders.get(entry) or os.lstat(entry)
-            self._check(folder, base, found, vouched)
+            is_kept = self._is_sticky(folder, base) and found.st_uid in self._owners
+            if is_open and (stat.S_ISSOCK(found.st_mode) or not is_kept):
+                raise UntrustedError(f"others may write to its folder {folder}")
             if not stat.S_ISLNK(found.st_mode):
                 names.append(name)
                 if stat.S_ISDIR(found.st_mode):
@@ -89,20 +92,23 @@ class Places:
             pending += target.split("/")[::-1]
         return "/" + "/".join(names)
 
-    def _check(self, folder: str, base: str, entry: os.stat_result, vouched: bool) -> None:
-        """Raise UntrustedError if others may replace ``entry`` in the folder, or add to it."""
-        found = self._folders.get(base + folder)
-        if found is None:
-            found = self._folders[base + folder] = os.stat(f"{base}{folder}/")
+    def _is_open(self, folder: str, base: str, vouched: bool) -> bool:
+        """Return whether others may write to a folder.  Raises UntrustedError for its owner."""
+        found = self._folder(folder, base)
         vouched = vouched or f"{folder}/".startswith(tuple(f"{each}/" for each in LIBVIRT))
         if not vouched and found.st_uid not in self._owners:
             raise UntrustedError(f"its folder {folder} belongs to user {found.st_uid}")
         by_group = found.st_mode & stat.S_IWGRP and found.st_gid and not vouched
-        if not by_group and not found.st_mode & stat.S_IWOTH:
-            return
-        is_kept = found.st_mode & stat.S_ISVTX and entry.st_uid in self._owners
-        if stat.S_ISSOCK(entry.st_mode) or not is_kept:
-            raise UntrustedError(f"others may write to its folder {folder}")
+        return bool(by_group or found.st_mode & stat.S_IWOTH)
+
+    def _is_sticky(self, folder: str, base: str) -> bool:
+        return bool(self._folder(folder, base).st_mode & stat.S_ISVTX)
+
+    def _folder(self, folder: str, base: str) -> os.stat_result:
+        found = self._folders.get(base + folder)
+        if found is None:
+            found = self._folders[base + folder] = os.stat(f"{base}{folder}/")
+        return found
 
 
 def is_still(place: Place) -> bool:
