@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 
 from bench.lab import GUEST_ADDRESS, GUEST_MAC
+from garp_agent import __version__
 from tests.netns.agent import (
     COMMAND,
     ENVIRONMENT,
     LIMIT,
+    NEW_MAC,
     NO_BUCKET,
     QUIET,
     Agent,
@@ -282,10 +284,38 @@ def test_the_log_has_a_line_for_each_change_and_with_v_for_each_frame(site: Site
     with site.start(config=config) as agent:
         until(lambda: agent.sent() >= 8, "eight frames are sent")
         events = [line["event"] for line in agent.log()]
-        assert sorted(events) == ["address-announced", "hint-port"]
+        assert sorted(events) == ["address-announced", "burst", "hint-port", "started"]
     with site.start("-v", config=config) as agent:
         until(lambda: agent.sent() >= 8, "eight frames are sent")
         assert len(agent.log("frame-sent", interface="eth0", kind="arp-request")) >= 7
+
+
+def test_the_log_says_what_started_what_changed_and_why_a_burst_was_sent(site: Site) -> None:
+    port = "org.garp_agent.test.none"
+    with site.start("--hint-port", port, config=QUIET + NO_BUCKET) as agent:
+        agent.wait_for_log("burst", cause="start", interface="eth0")
+        (started,) = agent.log("started")
+        assert started == agent.log()[0]
+        assert started["version"] == __version__
+        assert (started["configuration"], started["interval"]) == (str(agent.config), 270.0)
+        absent = agent.wait_for_log("hint-port")
+        assert (absent["name"], absent["state"], "error" in absent) == (port, "absent", False)
+        assert "optional" in absent["note"]
+        site.guest("address add 192.0.2.50/24 dev eth0")
+        agent.wait_for_log("address-announced", address="192.0.2.50")
+        site.guest("address del 192.0.2.50/24 dev eth0")
+        agent.wait_for_log("address-withdrawn", address="192.0.2.50", reason="removed")
+        site.guest(f"link set eth0 address {NEW_MAC}")
+        changed = {"hardware_address": NEW_MAC, "before": GUEST_MAC, "interface": "eth0"}
+        agent.wait_for_log("hardware-address-changed", **changed)
+        agent.wait_for_log("burst", cause="hardware-address-changed")
+        site.guest("link set eth0 down")
+        agent.wait_for_log("link-withdrawn", interface="eth0")
+        site.guest("link set eth0 up")
+        agent.wait_for_log("burst", cause="link-up", interface="eth0")
+        site.guest(f"address del {GUEST_ADDRESS}/24 dev eth0")
+        agent.wait_for_log("address-withdrawn", address=GUEST_ADDRESS)
+        assert "No such file" not in result(site, "status", "-c", str(agent.config))[1]
 
 
 def _pipe() -> tuple[int, int]:

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 
+from garp_agent import __version__
 from garp_agent.config.errors import ConfigError
 from garp_agent.config.in_force import configuration_path, read_settings
 from garp_agent.guest import status
@@ -18,7 +19,7 @@ from garp_agent.guest.core.engine import Engine
 from garp_agent.guest.core.kernel import GUEST
 from garp_agent.guest.core.model import BurstRequested, Cause, HintPortClosed
 from garp_agent.guest.io.conflict_socket import ConflictSocket
-from garp_agent.guest.io.hint_port import HintPort
+from garp_agent.guest.io.hint_port import HintPort, PortState
 from garp_agent.guest.io.packet import DryRun, PacketSender
 from garp_agent.guest.loop import Loop
 from garp_agent.guest.reload import Reload
@@ -111,6 +112,13 @@ class AgentDaemon:
 
     def run(self) -> None:
         """Run until SIGTERM or SIGINT."""
+        self._log.say(
+            LEVEL_INFO,
+            "started",
+            version=__version__,
+            configuration=configuration_path(self._options.config) or "defaults",
+            interval=self._engine.settings.interval,
+        )
         try:
             self._loop.run()
         finally:
@@ -210,13 +218,16 @@ class AgentDaemon:
         state = "open" if port.is_open() else port.state.value
         if (state, port.path) != self._port_logged:
             self._port_logged = state, port.path
+            is_absent = port.state is PortState.ABSENT
             self._log.say(
                 self._port_notices.level(LEVEL_INFO, now),
                 "hint-port",
                 name=port.name or None,
                 path=port.path or None,
                 state=state,
-                error=Errno(port.error) if port.error else None,
+                # No channel is the usual case, and no failure: ENOENT would read like one.
+                error=Errno(port.error) if port.error and not is_absent else None,
+                note="hints are optional; refreshes do not need them" if is_absent else None,
             )
 
     def _status(self, now: float) -> dict[str, object]:

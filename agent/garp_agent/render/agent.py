@@ -60,7 +60,8 @@ def _frames_line(values: dict[str, Any]) -> str:
 
 def _hint_port_line(values: dict[str, Any]) -> str:
     port = values["hint_port"]
-    error = f" ({port['error']})" if port["error"] else ""
+    # A port that the host does not offer is the usual case: its error would read like a failure.
+    error = f" ({port['error']})" if port["error"] and port["state"] != "absent" else ""
     last = f", last {port['seconds_since_last']:.1f} s ago" if port["requests"] else ""
     requests = f"{port['requests']} requests, {port['errors']} errors"
     return f"hint port {port['name'] or '-'}: {port['state']}{error}, {requests}{last}"

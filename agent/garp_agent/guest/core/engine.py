@@ -307,9 +307,13 @@ class Engine:
         for ifindex in sorted(changed):
             self._make_plan(ifindex, now)
         bursts, self._bursts = self._bursts, {}
+        # As for requested bursts: a flood of causes writes the first one to the log.
+        level = LEVEL_INFO if self.schedule.is_idle() else LEVEL_DEBUG
         for ifindex, cause in bursts.items():
             if ifindex in self.plans and self.plans[ifindex].targets:
                 self.schedule.burst(ifindex, cause, now)
+                name = self._name(ifindex)
+                self.notices.say(level, "burst", cause=cause.value, interface=name)
         self._occasion = None
 
     def _make_plan(self, ifindex: int, now: float) -> None:
@@ -317,7 +321,7 @@ class Engine:
         link = self.inventory.links.get(ifindex)
         if link is None:
             self.plans.pop(ifindex, None)
-            self._withdraw(before, "gone", now)
+            self._withdraw(before, None, "gone", now)
             self.schedule.remove(ifindex, now)
             self.conflicts.keep(ifindex, ())
             return
@@ -334,15 +338,33 @@ class Engine:
             self._announce(before, after, now)
         else:
             why = after.skip.value if after.skip else "no address to announce"
-            self._withdraw(before, why, now)
+            self._withdraw(before, after, why, now)
 
-    def _withdraw(self, before: LinkPlan | None, why: str, now: float) -> None:
+    def _withdraw(
+        self, before: LinkPlan | None, after: LinkPlan | None, why: str, now: float
+    ) -> None:
         if before is not None and before.targets:
             ifindex = before.link.ifindex
             self.schedule.set_addresses(ifindex, {}, now)
             self.counters.keep(ifindex, ())
             self.revision += 1
-            self.notices.say(LEVEL_INFO, "link-withdrawn", interface=before.link.name, reason=why)
+            name = before.link.name
+            if after is not None and after.skip is None:
+                self._say_withdrawn(before, after)
+            self.notices.say(LEVEL_INFO, "link-withdrawn", interface=name, reason=why)
+
+    def _say_withdrawn(self, before: LinkPlan, after: LinkPlan) -> None:
+        """Log the addresses that are not announced any more, and why."""
+        reasons = {item.address: reason.value for item, reason in after.skipped}
+        for address in before.targets:
+            if address not in after.targets:
+                self.notices.say(
+                    LEVEL_INFO,
+                    "address-withdrawn",
+                    interface=after.link.name,
+                    address=address or None,
+                    reason=reasons.get(address, "removed"),
+                )
 
     def _announce(self, before: LinkPlan | None, after: LinkPlan, now: float) -> None:
         ifindex = after.link.ifindex
@@ -358,6 +380,13 @@ class Engine:
             self._bursts.setdefault(ifindex, self._occasion or usual)
         elif before.link.hardware_address != after.link.hardware_address:
             self._bursts[ifindex] = Cause.HARDWARE_ADDRESS_CHANGED
+            self.notices.say(
+                LEVEL_INFO,
+                "hardware-address-changed",
+                interface=after.link.name,
+                hardware_address=after.link.hardware_address,
+                before=before.link.hardware_address,
+            )
         else:
             # New, no longer optimistic, a router now, no longer in conflict, ...
             fresh = [
@@ -367,6 +396,8 @@ class Engine:
             ]
             if fresh:
                 self.schedule.burst(ifindex, Cause.ADDRESS_ADDED, now, addresses=fresh)
+        if before is not None:
+            self._say_withdrawn(before, after)
         for address in after.targets:
             if address not in known:
                 self.notices.say(
