@@ -306,8 +306,8 @@ def test_the_log_says_what_started_what_changed_and_why_a_burst_was_sent(site: S
         site.guest("address del 192.0.2.50/24 dev eth0")
         agent.wait_for_log("address-withdrawn", address="192.0.2.50", reason="removed")
         site.guest(f"link set eth0 address {NEW_MAC}")
-        changed = {"hardware_address": NEW_MAC, "before": GUEST_MAC, "interface": "eth0"}
-        agent.wait_for_log("hardware-address-changed", **changed)
+        changed = agent.wait_for_log("hardware-address-changed", interface="eth0")
+        assert (changed["before"], changed["hardware_address"]) == (GUEST_MAC, NEW_MAC)
         agent.wait_for_log("burst", cause="hardware-address-changed")
         site.guest("link set eth0 down")
         agent.wait_for_log("link-withdrawn", interface="eth0")

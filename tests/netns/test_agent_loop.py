@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
+import threading
 from collections.abc import Callable
 from math import inf
+from pathlib import Path
 
 import pytest
 
@@ -14,8 +18,10 @@ from garp_agent.guest import loop as loop_module
 from garp_agent.guest.core.engine import Engine
 from garp_agent.guest.core.kernel import GUEST
 from garp_agent.guest.core.model import BurstRequested, Cause, SendOutcome
+from garp_agent.guest.daemon import AgentDaemon
 from garp_agent.guest.io.packet import PacketSender
 from garp_agent.guest.loop import Loop
+from garp_agent.guest.options import RunOptions
 from garp_agent.runtime.log import Log
 from garp_agent.runtime.netlink import Netlink
 from garp_agent.wire.model import LEVEL_ERROR
@@ -122,3 +128,30 @@ def test_suspension_is_noticed_by_the_boot_time_clock(
     guest.run(after_turn)
     assert resumes == [0, 1, 1]
     assert guest.engine.counters.sent_by_cause[Cause.RESUME] == 1
+
+
+def test_a_reload_before_the_first_frames_does_not_make_it_ready(
+    tiny_lab: TinyLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No file and no options: such a reload is over at once."""
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    said: list[str] = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        with tiny_lab.entered("guest"):
+            settings = Settings(control_socket="", hint_port="")
+            daemon = AgentDaemon(RunOptions(), settings, PacketSender(), Log(LEVEL_ERROR))
+
+        def end_when_reloaded() -> None:
+            while not said or "reloaded" not in said[-1]:
+                said.append(manager.recv(100).decode())
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        ending = threading.Thread(target=end_when_reloaded)
+        ending.start()
+        os.kill(os.getpid(), signal.SIGHUP)
+        daemon.run()
+        ending.join()
+        assert daemon._notify._socket is not None
+        daemon._notify._socket.close()
+    assert said == ["READY=1", "RELOADING=1", "READY=1\nSTATUS=configuration reloaded"]
