@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from garp_agent import __version__
 from garp_agent.config.settings import Settings
-from garp_agent.guest.core.model import Cause, SendOutcome
+from garp_agent.guest.core.model import Cause, LeaseGranted, SendOutcome
 from garp_agent.guest.requests import Deduplicator, RequestHandler
 from garp_agent.wire.lines import LINE_LIMIT, REPLY_LIMIT, LineDecoder, Overlong
 from garp_agent.wire.protocol import (
@@ -150,6 +150,32 @@ def test_a_lease_changes_the_interval_and_info_shows_what_is_left() -> None:
     assert guest.ask("info")["return"]["lease"] == 0.5
     assert guest.ask("lease", seconds=0)["return"]["interval"] == 60.0
     assert guest.ask("info")["return"]["lease"] == 0
+
+
+@pytest.mark.parametrize(
+    ("numbering", "interval"),
+    [
+        ({"boot": "new", "sequence": 1}, 60.0),
+        ({"boot": "old", "sequence": 2}, 60.0),
+        ({"boot": "old", "sequence": 1}, 240.0),  # a repetition of a hint before the lease
+        ({}, 240.0),  # `garp-hint send`, or a shell
+    ],
+    ids=["another run", "the same run", "seen before", "without a number"],
+)
+def test_a_numbered_hint_ends_the_lease(numbering: dict[str, Any], interval: float) -> None:
+    guest = Guest()
+    guest.ask("burst", boot="old", sequence=1)
+    guest.ask("lease", seconds=90)
+    assert "error" not in guest.ask("burst", **numbering)
+    assert guest.agent.engine.schedule.interval == interval
+    assert guest.ask("lease", seconds=90)["return"]["interval"] == 240.0
+
+
+def test_a_numbered_burst_of_the_operator_leaves_the_lease() -> None:
+    guest = Guest(Cause.OPERATOR)
+    guest.agent.tell(LeaseGranted(90.0))
+    guest.ask("burst", boot="b", sequence=1)
+    assert guest.agent.engine.lease.is_in_force
 
 
 def test_info_names_announced_addresses_only() -> None:

@@ -446,6 +446,8 @@ def test_lease_that_runs_out_bursts_and_restores_the_interval(seconds: float) ->
         pytest.param(LeaseGranted(0.0), False, id="revoked"),
         pytest.param(LeaseGranted(-1.0), False, id="revoked with a negative number"),
         pytest.param(HintPortClosed(), False, id="port closed"),
+        pytest.param(BurstRequested(Cause.HINT, ends_lease=True), True, id="hint"),
+        pytest.param(BurstRequested(Cause.HINT, (30.0,), "", True), False, id="delayed hint"),
     ],
 )
 def test_lease_ended_by_an_event_restores_the_interval_at_once(event: Any, bursts: bool) -> None:

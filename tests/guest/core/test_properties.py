@@ -104,7 +104,12 @@ kernel_events = st.one_of(
 )
 offsets = st.sampled_from([(), (0.0,), (0.0, 0.0, 0.05), (0.7, 0.8), (30.0,)])
 other_events = st.one_of(
-    st.builds(BurstRequested, st.sampled_from([Cause.HINT, Cause.OPERATOR]), offsets),
+    st.builds(
+        BurstRequested,
+        st.sampled_from([Cause.HINT, Cause.OPERATOR]),
+        offsets,
+        ends_lease=st.booleans(),
+    ),
     st.builds(LeaseGranted, st.sampled_from([0.0, 0.3, 7.0, 3600.0])),
     st.builds(HintPortClosed),
     st.builds(Resumed, st.sampled_from([0.5, 3600.0])),

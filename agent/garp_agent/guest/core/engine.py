@@ -195,6 +195,8 @@ class Engine:
 
     def _burst_requested(self, event: BurstRequested, now: float) -> None:
         self._make_plans(now)
+        if event.ends_lease:
+            self._end_lease("a hint came", now, burst=False)  # the hint itself is the burst
         # A flood of hints writes one line to the log: the first, until nothing is under way.
         level = LEVEL_INFO if self.schedule.is_idle() else LEVEL_DEBUG
         for ifindex in self._announced():

@@ -178,6 +178,7 @@ class BurstRequested(NamedTuple):
     cause: Cause
     offsets: tuple[float, ...] = ()  # seconds from now of each round; (): as configured
     reason: str = ""  # as the request gives it, for the log
+    ends_lease: bool = False  # the host says that its network has changed
 
 
 class LeaseGranted(NamedTuple):
