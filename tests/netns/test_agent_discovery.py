@@ -71,6 +71,9 @@ class Zoo(TinyLab):
             "guest",
             "link add br0 type bridge forward_delay 0",
             "link set eth1 up master br0",
+            # Not only veths at the bridge, which would make it a bridge of containers.
+            "link add vxlan1 type vxlan id 8 dstport 4789",
+            "link set vxlan1 master br0",
             "link add mv0 link eth0 type macvlan mode bridge",
             "link add vxlan0 type vxlan id 7 dstport 4789 remote 192.0.2.1 dev eth0",
             "link add ifb0 type ifb",

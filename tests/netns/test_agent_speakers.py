@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -245,3 +246,102 @@ def test_keepalived_backup_is_silent_and_master_speaks(
             lab.stop(master, 9)
             until(lambda: address in agent.announced(link), "the guest is the master")
             wire.wait_for(address, mac=mac, count=20)  # more than keepalived's own
+
+
+# -- links that lead to containers -----------------------------------------------------------
+
+
+def add_docker(site: Site, count: int = 2) -> None:
+    """Make docker0 as docker does, with ``count`` containers at it."""
+    site.guest(
+        "link add docker0 type bridge forward_delay 0",
+        "address add 172.17.0.1/16 dev docker0",
+        "link set docker0 up",
+        *(
+            line
+            for n in range(count)
+            for line in (
+                f"link add vethd{n} type veth peer name c{n} netns {site.lab.namespace('peer')}",
+                f"link set vethd{n} master docker0 up",
+            )
+        ),
+    )
+    site.lab.ip("peer", *(f"link set c{n} up" for n in range(count)))
+
+
+def add_calico(site: Site, count: int) -> None:
+    """Make the host ends of pods as Calico does; their address is the same for all."""
+    peer = site.lab.namespace("peer")
+    site.guest(
+        *(
+            line
+            for n in range(count)
+            for line in (
+                f"link add cali{n} type veth peer name pod{n} netns {peer}",
+                f"link set cali{n} address ee:ee:ee:ee:ee:ee addrgenmode none up",
+            )
+        )
+    )
+    site.lab.ip("peer", *(f"link set pod{n} up" for n in range(count)))
+
+
+def test_links_to_containers_are_silent_unless_named_in_include(site: Site) -> None:
+    add_docker(site)
+    add_calico(site, 5)
+    quiet = ["docker0", *(f"cali{n}" for n in range(5))]
+    site.lab.wait_until_up("guest")
+    with ExitStack() as stack:
+        ends = ("c0", "c1", *(f"pod{n}" for n in range(5)))
+        wires = [stack.enter_context(Capture(site.lab, "peer", name)) for name in ends]
+        agent = stack.enter_context(site.start(config=FREQUENT))
+        agent.send_more(20)
+        # ARP and RARP; the kernel itself sends IGMP.
+        assert [
+            f for wire in wires for f in wire.read() if f[12:14] in (b"\x08\x06", b"\x80\x35")
+        ] == []
+        for name in quiet:
+            assert "containers" in agent.link(name)["skipped"]  # type: ignore[index]
+        agent.reload(f"{FREQUENT}interfaces: {{include: [eth0, docker0]}}\n")
+        until(lambda: "172.17.0.1" in agent.announced("docker0"), "docker0 is announced")
+        agent.reload(f"{FREQUENT}interfaces: {{include: ['*']}}\n")
+        until(lambda: agent.announced("cali4"), "the hardware address of cali4 is announced")
+
+
+def test_hundred_and_ten_pods_cause_no_frames_into_them(site6: Site) -> None:
+    add_calico(site6, 110)
+    site6.guest(
+        *(f"address add fe80::ecee:eeee:eeee:eeee/64 dev cali{n} nodad" for n in range(110))
+    )
+    with site6.start(config=FREQUENT) as agent:
+        agent.send_more(20)
+        rows = agent.status()["links"]
+        sent = [row for row in rows if any(each["skipped"] is None for each in row["addresses"])]
+        assert [row["interface"] for row in sent] == ["eth0"]
+
+
+def test_the_only_link_of_a_container_is_announced_also_without_addresses(site: Site) -> None:
+    site.guest("address flush dev eth0")
+    add_docker(site, 0)
+    with site.start(config=FREQUENT) as agent:
+        site.wire.wait_for(RARP, count=2)
+        # Another link, which does not need eth0: now eth0 leads to a container.
+        site.guest("link add vx0 type vxlan id 7 dstport 4789", "link set vx0 up")
+        agent.wait_for_log("link-withdrawn", interface="eth0")
+        # A macvlan that needs eth0.
+        site.guest("link add mv0 link eth0 type macvlan mode bridge")
+        site.wire.clear()
+        site.wire.wait_for(RARP, count=2)
+        site.guest("link del mv0")
+        agent.wait_for_log("link-withdrawn", count=2, interface="eth0")
+        site.guest("link del vx0")
+        site.wire.clear()
+        site.wire.wait_for(RARP, count=2)
+
+
+def test_bridge_with_another_port_than_containers_is_announced(site: Site) -> None:
+    add_docker(site)
+    site.guest("link add mv0 link eth0 type macvlan mode bridge", "link set mv0 master docker0 up")
+    with site.start(config=FREQUENT) as agent:
+        until(lambda: "172.17.0.1" in agent.announced("docker0"), "the bridge is announced")
+        site.guest("link set mv0 nomaster")
+        agent.wait_for_log("link-withdrawn", interface="docker0")

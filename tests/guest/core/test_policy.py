@@ -160,6 +160,25 @@ def test_link_with_several_reasons_names_the_permanent_one() -> None:
     assert planned(down).skip is Skip.DOWN
 
 
+@pytest.mark.parametrize(
+    ("selection", "reason"),
+    [
+        ({}, Skip.CONTAINERS),
+        ({"include_kinds": ("bridge",)}, Skip.CONTAINERS),
+        ({"exclude": ("docker0",)}, Skip.NAME_EXCLUDED),
+        ({"include": ("docker0",)}, None),
+        ({"include": ("*",)}, None),
+        ({"include": ("eth*",)}, Skip.NAME_NOT_INCLUDED),
+    ],
+)
+def test_link_to_containers_is_announced_only_if_included_by_name(
+    selection: dict[str, Any], reason: Skip | None
+) -> None:
+    docker = link(name="docker0", kind="bridge")
+    made = plan_link(docker, (A,), False, names(**selection), to_containers=True)
+    assert made.skip is reason
+
+
 VIRTUAL_ROUTERS = [
     "00:00:5e:00:01:00",
     "00:00:5e:00:01:ff",
@@ -316,7 +335,7 @@ def test_address_is_selected_by_family_and_network(
 
 def test_skip_reasons_are_all_tested_and_read_differently() -> None:
     cases = (SKIPPED_LINKS, DESELECTED_LINKS, SKIPPED_ADDRESSES, SELECTED_ADDRESSES)
-    tested = {row[-1] for table in cases for row in table} | {Skip.VIRTUAL_ROUTER}
+    tested = {row[-1] for table in cases for row in table} | {Skip.VIRTUAL_ROUTER, Skip.CONTAINERS}
     assert tested - {None} == set(Skip)
     assert len({reason.value for reason in Skip}) == len(Skip)
 

@@ -202,6 +202,8 @@ class Owned:
             is_port = one.master_ifindex and one.port_kind != "vrf"
             if one.flags != RUNNING or is_port or one.name in settings.interfaces.exclude:
                 continue
+            if one.kind == "bridge" and not self._has_port(ifindex) and self._has_other_link():
+                continue
             good = {
                 item.address: not item.flags & IFA_F_OPTIMISTIC
                 for item in self.items.values()
@@ -211,6 +213,20 @@ class Owned:
                 good = {b"": True}
             found.update({(ifindex, one): override for one, override in good.items()})
         return found
+
+    def _has_port(self, bridge: int) -> bool:
+        return any(
+            one.master_ifindex == bridge and one.port_kind == "bridge"
+            for one in self.links.values()
+        )
+
+    def _has_other_link(self) -> bool:
+        return any(
+            one.flags in (RUNNING, NO_CARRIER)
+            and one.kind != "bridge"
+            and not (one.master_ifindex and one.port_kind == "bridge")
+            for one in self.links.values()
+        )
 
     @staticmethod
     def _is_good(item: InterfaceAddress, settings: Settings) -> bool:

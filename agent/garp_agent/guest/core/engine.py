@@ -1,6 +1,6 @@
 """Events in, frames to announce out: composes the parts of the core, without a clock.
 
-Composes inventory, policy, schedule, conflicts, lease and counters.  The caller hands over all
+Composes inventory, relations, policy, schedule and the rest.  The caller hands over all
 that happens (:meth:`Engine.handle`), asks for one frame after another (:meth:`Engine.next_frame`)
 and comes back at :meth:`Engine.deadline` at the latest.  Does not open, send or read anything.
 
@@ -29,6 +29,7 @@ from garp_agent.guest.core.model import (
     Sent,
 )
 from garp_agent.guest.core.policy import Skip, plan_link
+from garp_agent.guest.core.relations import Relations
 from garp_agent.guest.core.schedule import Schedule
 from garp_agent.wire.model import (
     LEVEL_DEBUG,
@@ -64,6 +65,7 @@ class Engine:
         self.settings = settings
         self.notices = Notices(level)
         self.inventory = Inventory()
+        self.relations = Relations()
         self.schedule = Schedule(settings, uniform)
         self.counters = Counters()
         self.conflicts = Conflicts(settings.conflict)
@@ -306,7 +308,7 @@ class Engine:
         if not self.inventory.complete or not (self._changed or self._bursts):
             return
         changed, self._changed = self._changed, set()
-        for ifindex in sorted(changed):
+        for ifindex in sorted(self.relations.update(self.inventory, changed)):
             self._make_plan(ifindex, now)
         bursts, self._bursts = self._bursts, {}
         # As for requested bursts: a flood of causes writes the first one to the log.
@@ -335,6 +337,7 @@ class Engine:
             self.inventory.forwards(ifindex),
             self.settings,
             self.conflicts.is_withheld,
+            self.relations.leads_to_containers(ifindex),
         )
         if after.targets:
             self._announce(before, after, now)

@@ -75,6 +75,7 @@ class Skip(Enum):
     NAME_EXCLUDED = "name in interfaces.exclude"
     KIND_NOT_INCLUDED = "kind not in interfaces.include_kinds"
     KIND_EXCLUDED = "kind in interfaces.exclude_kinds"
+    CONTAINERS = "leads to containers only, and not in interfaces.include"
     DOWN = "down"
     NO_CARRIER = "no carrier"
     DORMANT = "dormant"
@@ -116,13 +117,16 @@ def plan_link(
     forwards: bool,
     settings: Settings,
     withheld: Callable[[int, bytes], bool] = lambda ifindex, address: False,
+    to_containers: bool = False,
 ) -> LinkPlan:
     """Decide what to announce on ``link``.
 
     ``forwards``: the link forwards IPv6.  ``withheld`` tells for an ifindex and an address whether
-    the address is in conflict.
+    the address is in conflict.  ``to_containers``: the link leads to containers only.
     """
-    skip = link_skip(link, settings.interfaces) or _virtual_router_skip(link, addresses)
+    skip = link_skip(link, settings.interfaces, to_containers) or _virtual_router_skip(
+        link, addresses
+    )
     targets: dict[bytes, Target] = {}
     skipped = []
     for item in addresses:
@@ -148,15 +152,21 @@ def _target(item: InterfaceAddress, forwards: bool, settings: Settings, held: bo
     return Target(item.address, kinds, forwards, override, held)
 
 
-def link_skip(link: Link, selection: InterfaceSelection) -> Skip | None:
+def link_skip(
+    link: Link, selection: InterfaceSelection, to_containers: bool = False
+) -> Skip | None:
     """Return why nothing is announced on a link; None if it is suitable.
 
     Permanent reasons come before temporary ones: they tell the operator more.
     """
-    return _nature_skip(link) or _selection_skip(link, selection) or _state_skip(link)
+    reason = nature_skip(link) or _selection_skip(link, selection)
+    if reason is None and to_containers and not selection.include:
+        reason = Skip.CONTAINERS
+    return reason or _state_skip(link)
 
 
-def _nature_skip(link: Link) -> Skip | None:
+def nature_skip(link: Link) -> Skip | None:
+    """Return why a link can never be announced as long as it is what it is; None if it can."""
     if link.flags & IFF_LOOPBACK:
         return Skip.LOOPBACK
     if link.flags & IFF_POINTOPOINT:
