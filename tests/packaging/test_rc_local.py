@@ -23,6 +23,7 @@ from tests.vm import cache, debian, images
 
 pytestmark = pytest.mark.netns
 
+CAP_NET_RAW = 1 << 13  # <linux/capability.h>
 ROUTERS = b"\x33\x33\0\0\0\2"  # the MAC of ff02::2, all routers
 STARTER = CONTRIB / "rc.local" / "garp-start"
 SHELLS = {"dash": ("dash",), "bash": ("bash",), "busybox": ("busybox", "sh")}
@@ -363,6 +364,12 @@ def install_agent(guest: Guest) -> None:
     del guest.settings["GARP_AGENT"]
 
 
+def capabilities(process: int, name: str) -> int:
+    """Return a set of capabilities, proc(5)."""
+    text = Path(f"/proc/{process}/status").read_text()
+    return int(text.partition(f"\n{name}:")[2].split()[0], 16)
+
+
 def test_agent_is_started_supervised_and_signalled_where_it_can_run(guest: Guest) -> None:
     install_agent(guest)
     options = f"--interval 60s --control-socket {guest.folder}/socket"
@@ -371,6 +378,9 @@ def test_agent_is_started_supervised_and_signalled_where_it_can_run(guest: Guest
     assert len(guest.announced()[0]) == 60  # arping sends 42
     assert not guest.processes("garp-start loop")
     (agent,) = guest.processes("garp_agent run")
+    for name in ("CapEff", "CapPrm", "CapInh", "CapBnd", "CapAmb"):
+        assert capabilities(agent, name) & ~CAP_NET_RAW == 0, name
+    assert capabilities(agent, "CapEff") == CAP_NET_RAW
     guest.wire.clear()
     run("kill", "-USR1", (guest.run_folder / "garp-start.pid").read_text().strip())
     guest.announced()

@@ -362,12 +362,12 @@ class Engine:
         """Log the addresses that are not announced any more, and why."""
         reasons = {item.address: reason.value for item, reason in after.skipped}
         for address in before.targets:
-            if address not in after.targets:
+            if address and address not in after.targets:
                 self.notices.say(
                     LEVEL_INFO,
                     "address-withdrawn",
                     interface=after.link.name,
-                    address=address or None,
+                    address=address,
                     reason=reasons.get(address, "removed"),
                 )
 
