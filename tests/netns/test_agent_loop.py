@@ -26,7 +26,9 @@ from garp_agent.runtime.log import Log
 from garp_agent.runtime.netlink import Netlink
 from garp_agent.wire.model import LEVEL_ERROR
 
-QUIET = Settings(interval=270.0, interval_with_lease=270.0, jitter=0.0, burst=(0.0,))
+QUIET = Settings(
+    interval=270.0, interval_with_lease=270.0, jitter=0.0, burst=(0.0,), mac_only=False
+)
 
 
 class Guest:
