@@ -4,65 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from garp_agent.hypervisor.converse import converse
-from garp_agent.hypervisor.core.exchange import Call, Exchange, Outcome
-from garp_agent.hypervisor.io import channels, places
+from garp_agent.hypervisor.io import channels
 from garp_agent.hypervisor.io.channels import Finder
-from garp_agent.wire.protocol import encode_request
+from tests.hypervisor.io.searching import (
+    ELSEWHERE,
+    PORT,
+    ROOT,
+    SERVE,
+    found,
+    listening,
+    without_descriptors,
+)
 
-ROOT = Path(__file__).parents[3]
-PORT = f"org.garp_agent.test{os.getpid()}"  # no other test's
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-ELSEWHERE = "it was made in another mount namespace, or its file was removed"
-
-
-@contextlib.contextmanager
-def listening(*paths: Path, kind: int = socket.SOCK_STREAM) -> Iterator[list[socket.socket]]:
-    with contextlib.ExitStack() as stack:
-        listeners = []
-        for path in paths:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            listener = stack.enter_context(socket.socket(socket.AF_UNIX, kind))
-            listener.bind(str(path))
-            listener.listen(1)
-            listeners.append(listener)
-        yield listeners
-
-
-@pytest.fixture
-def new_finder() -> Iterator[Callable[..., Finder]]:
-    """Make finders, and close them at the end."""
-    with contextlib.ExitStack() as stack:
-        yield lambda *given, **named: stack.enter_context(
-            contextlib.closing(Finder(*given, **named))
-        )
-
-
-def found(finder: Finder) -> list[tuple[str, str]]:
-    return [(channel.guest, channel.path) for channel in finder.find()]
-
-
-@contextlib.contextmanager
-def without_descriptors() -> Iterator[None]:
-    """Let every attempt to open a file fail with EMFILE."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    free = os.dup(0)
-    os.close(free)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
 
 # -- by the name of the port ----------------------------------------------------------------
 
@@ -115,6 +77,7 @@ def test_name_that_libvirt_cut_is_looked_up_once_in_its_status_files(
     status = short_path / "status"
     status.mkdir()
     os.mkfifo(status / "pipe.xml")  # reading it would wait without end
+    writer = os.open(status / "pipe.xml", os.O_RDWR)
     for name, path in (
         (whole, str(cut)),
         ("other", f"{cut}-and-more"),
@@ -131,6 +94,7 @@ def test_name_that_libvirt_cut_is_looked_up_once_in_its_status_files(
         assert [channel.guest for channel in finder.find()] == expected
         nowhere = new_finder(PORT, status_directory=str(short_path / "none"))
         assert whole[:20] in [channel.guest for channel in nowhere.find()]
+    os.close(writer)
 
 
 # -- by patterns ----------------------------------------------------------------------------
@@ -257,180 +221,13 @@ def test_guest_is_gone_when_its_path_leads_elsewhere(
             [after] = finder.find()
             assert (after.guest, after.path) == (before.guest, before.path)
             assert after.file != before.file
+            assert finder.refused == {str(path): ELSEWHERE}  # the first one still listens
         path.unlink()
         aside.rename(path)
         assert finder.find() == [before]
         path.unlink()
         path.write_text("no socket")
         assert finder.find() == []
-
-
-# -- folders that others may write to -----------------------------------------------------------
-
-OURS, OTHER = 0, 12345
-WRITABLE = "others may write to its folder {}"
-# Owner, group and mode of the folder of the socket's folder, and of the socket's folder.
-FOLDERS = [
-    ((OURS, OURS, 0o755), (OURS, OURS, 0o755), ""),
-    ((OURS, OURS, 0o775), (OURS, OURS, 0o2775), ""),  # writable by the group root
-    ((OURS, OURS, 0o1777), (OURS, OURS, 0o755), ""),  # as /tmp
-    ((OURS, OTHER, 0o755), (OURS, OTHER, 0o750), ""),
-    ((OURS, OURS, 0o755), (OURS, OTHER, 0o775), WRITABLE.format("{inner}")),
-    ((OURS, OURS, 0o755), (OURS, OURS, 0o757), WRITABLE.format("{inner}")),
-    ((OURS, OURS, 0o755), (OURS, OURS, 0o1777), WRITABLE.format("{inner}")),
-    ((OURS, OURS, 0o777), (OURS, OURS, 0o755), WRITABLE.format("{outer}")),
-    ((OURS, OURS, 0o1777), (OTHER, OURS, 0o755), WRITABLE.format("{outer}")),
-    ((OURS, OURS, 0o755), (OTHER, OURS, 0o755), f"its folder {{inner}} belongs to user {OTHER}"),
-    ((OTHER, OURS, 0o755), (OURS, OURS, 0o755), f"its folder {{outer}} belongs to user {OTHER}"),
-]
-
-
-def _set(folder: Path, owner: int, group: int, mode: int) -> None:
-    os.chown(folder, owner, group)
-    folder.chmod(mode)
-
-
-@needs_root
-@pytest.mark.parametrize(("outer", "inner", "reason"), FOLDERS)
-def test_socket_in_a_folder_that_others_may_write_to_is_no_guest(
-    short_path: Path,
-    new_finder: Callable[..., Finder],
-    outer: tuple[int, int, int],
-    inner: tuple[int, int, int],
-    reason: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    path = short_path / "vms" / "3-web1" / PORT
-    with listening(path):
-        _set(path.parents[1], *outer)
-        _set(path.parent, *inner)
-        reason = reason.format(outer=path.parents[1], inner=path.parent)
-        finder = new_finder(PORT)
-        assert found(finder) == [("web1", str(path))] * (not reason)
-        assert finder.refused == ({str(path): reason} if reason else {})
-        # The operator can vouch for an owner and a group, not for all users; so does libvirt.
-        by_all = any(mode & 0o2 for *_, mode in (outer, inner))
-        refused = [str(path)] if reason and by_all else []
-        named = new_finder("", [str(path)])
-        assert found(named) == [(str(path), str(path))] * (not refused)
-        assert list(named.refused) == refused
-        monkeypatch.setattr(places, "LIBVIRT", (str(short_path / "vms"),))
-        assert bool(found(new_finder(PORT))) is not bool(refused)
-
-
-@needs_root
-def test_socket_behind_the_link_of_another_user_is_no_guest(
-    short_path: Path, new_finder: Callable[..., Finder]
-) -> None:
-    path, public = short_path / "3-web1" / PORT, short_path / "public"
-    with listening(path):
-        public.mkdir()
-        public.chmod(0o1777)
-        (public / "4-db").symlink_to(path.parent)
-        os.lchown(public / "4-db", OTHER, OTHER)
-        finder = new_finder("", [f"{public}/*/{PORT}"])
-        assert found(finder) == []
-        reason = f"others may write to its folder {public}"
-        assert finder.refused == {f"{public}/4-db/{PORT}": reason}
-        os.lchown(public / "4-db", OURS, OURS)
-        assert found(finder) == [("4-db", str(path))]
-        (public / "loop").symlink_to("loop")
-        finder = new_finder("", [f"{public}/loop/{PORT}"])
-        assert found(finder) == []
-
-
-# -- other mount namespaces ---------------------------------------------------------------------
-
-SERVE = """
-import os, socket, sys
-for path in sys.argv[1:]:
-    os.makedirs(os.path.dirname(path))
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(path)
-    listener.listen(1)
-    listener.detach()
-print("listening", flush=True)
-"""
-
-
-@contextlib.contextmanager
-def container(folder: Path, *paths: str, network: bool = False) -> Iterator[int]:
-    """Listen on paths in a folder that only this process sees; yield its number.
-
-    Its second process has the same root, and its folder `link` is an absolute link to `real`.
-    """
-    script = 'mount -t tmpfs tmpfs "$1" && ln -s "$1/real" "$1/link" && shift && exec "$@"'
-    code = SERVE + "os.fork()\nsys.stdin.read()"
-    command = ["unshare", "-mn" if network else "-m", "sh", "-c", script, "-", str(folder)]
-    command += [sys.executable, "-c", code, *paths]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "listening\n"
-        yield process.pid
-        process.communicate()
-
-
-@needs_root
-def test_socket_of_another_mount_namespace_is_no_guest_under_its_name_there(
-    short_path: Path,
-    new_finder: Callable[..., Finder],
-) -> None:
-    path = short_path / "run" / "3-web1" / PORT
-    (short_path / "run").mkdir()
-    finder = new_finder(PORT)
-    with container(short_path / "run", str(path)):
-        assert found(finder) == []
-        assert finder.refused == {str(path): ELSEWHERE}
-        with listening(path):  # the same name here, for another guest
-            assert found(finder) == [("web1", str(path))]
-
-
-@needs_root
-def test_socket_of_another_network_namespace_is_found_by_a_pattern_and_reached(
-    short_path: Path, new_finder: Callable[..., Finder]
-) -> None:
-    """Its path through /proc is longer than an address can be."""
-    run = short_path / "run"
-    run.mkdir()
-    path = f"{run}/real/3-web1/{'x' * (85 - len(str(short_path)) - len(PORT))}.{PORT}"
-    with container(run, path, network=True) as process:
-        finder = new_finder(PORT)
-        assert found(finder) == []
-        assert finder.refused == {}  # the kernel does not show it
-        finder = new_finder(PORT, [f"/proc/*/root{run}/real/*/*.{PORT}"])
-        [channel] = finder.find()
-        assert channel.path == f"/proc/{process}/root{path}"
-        assert len(channel.path) > 107
-        exchange = Exchange({"id": encode_request("info", None, "id")})
-        [result] = converse([Call(channel.path, exchange)], 0.1)
-        assert result.outcome is Outcome.BUSY  # connected; the process does not accept
-
-
-@needs_root
-def test_guests_in_containers_are_distinct_and_have_their_own_names(
-    short_path: Path, new_finder: Callable[..., Finder]
-) -> None:
-    run = short_path / "run"
-    run.mkdir()
-    web, db = f"{run}/real/3-web1/{PORT}", f"{run}/real/4-db/{PORT}"
-    with container(run, web) as first, container(run, web, db) as second, listening(Path(web)):
-        for folder in ("real", "link"):
-            finder = new_finder(PORT, [f"/proc/*/root{run}/{folder}/*/{PORT}"])
-            expected = [
-                ("db", f"/proc/{second}/root{db}"),
-                ("web1", f"/proc/{first}/root{web}"),
-                ("web1", f"/proc/{second}/root{web}"),
-                ("web1", web),
-            ]
-            assert sorted(found(finder)) == sorted(expected)
-            assert found(finder) == found(finder)
-        one = new_finder("", [f"/proc/{second}/root{run}/real/*/{PORT}"])
-        assert [guest for guest, _ in found(one)] == ["3-web1", "4-db"]
-        without_descriptor = sorted(found(finder))
-        with without_descriptors():
-            assert sorted(found(finder)) == without_descriptor
-    assert found(finder) == []
 
 
 # -- without sock_diag ------------------------------------------------------------------------
