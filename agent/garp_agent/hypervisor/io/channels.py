@@ -58,7 +58,7 @@ class _Known(NamedTuple):
     """A channel that was found, and how to confirm that it is still there."""
 
     channel: Channel
-    place: Place
+    base: str  # the root of its mount namespace, /proc/PID/root; "" for ours
     listener: UnixSocket | None  # None: found by a pattern
 
 
@@ -102,7 +102,7 @@ class Finder:
         for file, known in self._known.items():
             now = search.found.get(file)
             # A namespace has many processes: the path through the same one is kept.
-            if (now is None or now.place.base) and self._is_there(known):
+            if (now is None or now.base) and self._is_there(known):
                 search.found[file] = known
         self._known = search.found
         return sorted(known.channel for known in search.found.values())
@@ -128,8 +128,8 @@ class Finder:
         by_cookie = {each.listener.cookie: each for each in self._known.values() if each.listener}
         for each in listening:
             known = by_cookie.get(each.cookie)
-            if known is not None and is_still(known.place):
-                search.found[known.place.file] = known
+            if known is not None and is_still(*known.channel[1:]):
+                search.found[known.channel.file] = known
                 continue
             path = os.fsdecode(each.name.partition(b"\0")[0])  # "" if the name is abstract
             if each.kind == STREAM and path[:1] == "/" and is_channel(path, self.port_name):
@@ -148,16 +148,17 @@ class Finder:
         except UntrustedError as error:
             self._refuse(path, str(error))
         else:
-            guest = self._guest(place, path)
-            channel = Channel(guest, place.path, place.file)
-            search.found[place.file] = _Known(channel, place, listener)
+            channel = Channel(self._guest("", path), place.path, place.file)
+            # Without what the channel says already, to save memory.
+            listener = listener._replace(name=b"", file=None)
+            search.found[place.file] = _Known(channel, "", listener)
 
-    def _guest(self, place: Place, path: str) -> str:
+    def _guest(self, base: str, path: str) -> str:
         """Return the guest of a socket that was bound to ``path`` in its mount namespace."""
         name = guest_of(path, self.port_name)
         if len(name) < CUT_AT or not self.status_directory:
             return name
-        return _name_in_status(place.base + self.status_directory, path) or name
+        return _name_in_status(base + self.status_directory, path) or name
 
     # -- by patterns --------------------------------------------------------------------
 
@@ -181,13 +182,13 @@ class Finder:
             self._refuse(base + path, str(error))
             return
         if place.file not in search.found:
-            channel = Channel(name or self._guest(place, path), place.path, place.file)
-            search.found[place.file] = _Known(channel, place, None)
+            channel = Channel(name or self._guest(base, path), place.path, place.file)
+            search.found[place.file] = _Known(channel, base, None)
 
     # -- what was known -----------------------------------------------------------------
 
     def _is_there(self, known: _Known) -> bool:
-        if not is_still(known.place):
+        if not is_still(*known.channel[1:]):
             return False
         try:
             return known.listener is None or self._sockets.is_listening(known.listener)

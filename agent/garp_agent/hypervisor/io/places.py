@@ -35,8 +35,6 @@ class Place(NamedTuple):
 
     path: str  # without symbolic links
     file: File
-    inner: str  # the path inside its mount namespace
-    base: str  # the root of that namespace, /proc/PID/root; "" for ours
 
 
 class Places:
@@ -49,13 +47,14 @@ class Places:
     def locate(self, path: str, base: str = "", vouched: bool = False) -> Place:
         """Return the socket to which ``path`` leads in the mount namespace at ``base``.
 
+        ``base``: /proc/PID/root, or "" for our namespace.
         ``vouched``: the operator has named the path.  Raises OSError, UntrustedError.
         """
         resolved = self._resolve(path, base, vouched)
         found = os.lstat(base + resolved)
         if not stat.S_ISSOCK(found.st_mode):
             raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK))
-        return Place(base + resolved, (found.st_dev, found.st_ino), resolved, base)
+        return Place(base + resolved, (found.st_dev, found.st_ino))
 
     def folder(self, path: str, base: str) -> str:
         """Return the folder to which ``path`` leads, without symbolic links.  Raises OSError."""
@@ -111,16 +110,16 @@ class Places:
         return found
 
 
-def is_still(place: Place) -> bool:
-    """Return whether the same socket is at that place; true if that cannot be known.
+def is_still(path: str, file: File) -> bool:
+    """Return whether the same file is at a path that locate() gave; true if that cannot be known.
 
     The folders need no second look: what other users put there is another file.
     """
     try:
-        found = os.lstat(place.path)
+        found = os.lstat(path)
     except OSError as error:
         return error.errno not in ABSENT
-    return (found.st_dev, found.st_ino) == place.file
+    return (found.st_dev, found.st_ino) == file
 
 
 def superblock_device(path: str) -> File:
