@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,7 @@ def usual(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_without_a_file_the_defaults_are_in_force(usual: Path) -> None:
-    assert in_force.configuration_path(None) == ""
+    assert in_force.configuration_files(None) == ()
     assert in_force.read_settings(None, {}) == Settings()
     assert in_force.read_settings(None, {"interval": "7s"}) == Settings(interval=7.0)
 
@@ -34,6 +36,61 @@ def test_the_file_that_is_named_wins_over_the_usual_one(usual: Path, tmp_path: P
     assert in_force.read_settings(None, {}) == Settings(interval=9.0)
     settings = in_force.read_settings(str(named), {"hint_port": "none"})
     assert settings == EVERY_SETTING._replace(hint_port="")
+
+
+def test_files_of_conf_d_override_in_the_order_of_their_names(usual: Path) -> None:
+    usual.write_text("interval: 9s\njitter: 5%\ninterfaces: {include: [eth*], exclude: [eth1]}\n")
+    folder = usual.parent / "conf.d"
+    folder.mkdir()
+    (folder / "20-last.yaml").write_text("interval: 7s\n")
+    (folder / "10-first.yaml").write_text("interval: 8s\ninterfaces: {exclude: [eth2]}\n")
+    (folder / "30-none.yml").write_text("interval: 3s\n")
+    (folder / ".hidden.yaml").write_text("interval: 3s\n")
+    (folder / "40-empty.yaml").touch()
+    names = ("10-first.yaml", "20-last.yaml", "40-empty.yaml")
+    assert in_force.configuration_files(None) == (str(usual), *(str(folder / n) for n in names))
+    settings = in_force.read_settings(None, {})
+    assert (settings.interval, settings.jitter) == (7.0, 0.05)
+    assert settings.interfaces.include == ("eth*",)
+    assert settings.interfaces.exclude == ("eth2",)
+    assert in_force.configuration_files("named") == ("named",)
+    usual.unlink()
+    assert in_force.read_settings(None, {}).interfaces.include == Settings().interfaces.include
+
+
+def test_problems_of_several_files_name_their_file(usual: Path) -> None:
+    usual.write_text("interval: 50s\nnonsense: 1\n")
+    folder = usual.parent / "conf.d"
+    folder.mkdir()
+    (folder / "a.yaml").write_text("jitter: 5\n")
+    (folder / "b.yaml").write_text("[")
+    (folder / "c.yaml").write_text("# shorter than the interval\ninterval_with_lease: 20s\n")
+    with pytest.raises(ConfigError) as caught:
+        in_force.read_settings(None, {})
+    places = [(Path(each.source).name, each.line) for each in caught.value.problems]
+    assert places == [("usual.yaml", 2), ("a.yaml", 1), ("b.yaml", 1), ("c.yaml", 2)]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
+@pytest.mark.parametrize("private", ["folder", "conf.d", "file"])
+def test_a_configuration_that_this_user_may_not_see_is_an_error(
+    private: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its `exclude` would not count, if it were taken for one that does not exist."""
+    with tempfile.TemporaryDirectory() as top:
+        os.chmod(top, 0o755)
+        folder = Path(top, "garp-agent")
+        (folder / "conf.d").mkdir(parents=True)
+        file = folder / "config.yaml"
+        file.write_text("interfaces: {exclude: [eth0]}\n")
+        monkeypatch.setattr(in_force, "DEFAULT_PATH", str(file))
+        {"folder": folder, "conf.d": folder / "conf.d", "file": file}[private].chmod(0o700)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(ConfigError, match="cannot be read: Permission denied"):
+                in_force.read_settings(None, {})
+        finally:
+            os.seteuid(0)
 
 
 def test_the_problems_of_the_child_are_raised_here(usual: Path) -> None:

@@ -290,6 +290,26 @@ def test_the_log_has_a_line_for_each_change_and_with_v_for_each_frame(site: Site
         assert len(agent.log("frame-sent", interface="eth0", kind="arp-request")) >= 7
 
 
+def test_status_and_burst_work_with_a_broken_configuration(site: Site) -> None:
+    with site.start() as agent:
+        agent.write_config("interval: soon\nnonsense: 1\n")
+        hint = "garp-agent: the configuration has errors; `garp-agent check` shows them\n"
+        file = ("-c", str(agent.config))
+        assert result(site, "burst", *file) == (0, "1 frames sent\n", hint)
+        status, text, errors = result(site, *file, "status")
+        assert (status, errors) == (0, hint)
+        assert GUEST_ADDRESS in text
+
+
+def test_check_takes_its_file_as_an_argument_or_as_an_option(site: Site) -> None:
+    (site.directory / "a.yaml").write_text("interval: 7s\n")
+    file = str(site.directory / "a.yaml")
+    for words in (["check", file], ["check", "-c", file], ["-c", file, "check"]):
+        assert result(site, *words) == (0, f"{file}: good\n", "")
+    assert result(site, "check", file, "--config", "other")[0] == 2
+    assert "interval: 7s\n" in result(site, "--config", file, "config")[1]
+
+
 def test_the_log_says_what_started_what_changed_and_why_a_burst_was_sent(site: Site) -> None:
     port = "org.garp_agent.test.none"
     with site.start("--hint-port", port, config=QUIET + NO_BUCKET) as agent:

@@ -64,13 +64,17 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="garp-agent")
-def cli() -> None:
+@_option(options.CONFIG)
+@click.pass_context
+def cli(context: click.Context, config: str | None) -> None:
     """Announce this machine's addresses, so that switches follow it after a failover.
 
     Every IPv4 address is announced by gratuitous ARP, and every IPv6 address by an unsolicited
     neighbour advertisement: on a jittered timer, after every change, and in a burst when the
     hypervisor hints at a failover.
     """
+    if config:  # the same option of the command, if it has one and is given without it
+        context.default_map = {name: {"config": config} for name in cli.commands}
 
 
 @cli.command("run")
@@ -135,11 +139,17 @@ def list_command(config: str | None, as_json: bool) -> None:
 
 @cli.command("check")
 @click.argument("file", required=False, shell_complete=FILE_NAMES)
-def check_command(file: str | None) -> None:
-    """Check a configuration FILE and show all its errors; exit status 78 if there are any."""
-    _settings(file)
-    path = in_force.configuration_path(file)
-    click.echo(f"{path}: good" if path else "no configuration file: the defaults are in force")
+@_with_options(options.CONFIG)
+def check_command(file: str | None, config: str | None) -> None:
+    """Check the configuration, or FILE, and show all errors; exit status 78 if there are any."""
+    if file and config and file != config:
+        raise click.UsageError("give one file: FILE or --config FILE")
+    _settings(file or config)
+    paths = in_force.configuration_files(file or config)
+    for path in paths:
+        click.echo(f"{path}: good")
+    if not paths:
+        click.echo("no configuration file: the defaults are in force")
 
 
 @cli.command("config")
@@ -152,14 +162,16 @@ def config_command(config: str | None) -> None:
 
 
 @cli.command("status")
-@_with_options(options.CONTROL_SOCKET)
+@_with_options(options.CONFIG, options.CONTROL_SOCKET)
 @AS_JSON
 @click.option("--prometheus", "as_metrics", is_flag=True, help="Print Prometheus metrics.")
-def status_command(control_socket: str | None, as_json: bool, as_metrics: bool) -> None:
+def status_command(
+    config: str | None, control_socket: str | None, as_json: bool, as_metrics: bool
+) -> None:
     """Show what the running daemon announces, and how many frames it has sent and dropped."""
     from garp_agent.render import agent, prometheus
 
-    values = _ask(control_socket, "status")
+    values = _ask(control_socket or _control_socket(config), "status")
     if as_json:
         click.echo(json.dumps(values, indent=2))
     else:
@@ -168,15 +180,16 @@ def status_command(control_socket: str | None, as_json: bool, as_metrics: bool) 
 
 
 @cli.command("burst")
-@_with_options(options.CONTROL_SOCKET)
+@_with_options(options.CONFIG, options.CONTROL_SOCKET)
 @click.option("--reason", metavar="TEXT", default="", help="Text for the log of the daemon.")
-def burst_command(control_socket: str | None, reason: str) -> None:
+def burst_command(config: str | None, control_socket: str | None, reason: str) -> None:
     """Ask the running daemon to announce every address now, in a burst."""
-    value = _ask(control_socket, "burst", {"reason": reason} if reason else None)
+    path = control_socket or _control_socket(config)
+    value = _ask(path, "burst", {"reason": reason} if reason else None)
     if value["frames"]:
         click.echo(f"{value['frames']} frames sent")
         return
-    links = _ask(control_socket, "status")["links"]
+    links = _ask(path, "status")["links"]
     if all(each["skipped"] for link in links for each in link["addresses"]):
         _fail(NOTHING)
     click.echo("no frame sent yet: the rate limit delays them")
@@ -295,14 +308,32 @@ def watch_command(
 
 
 def _settings(path: str | None) -> Settings:
-    from garp_agent.config.read import read_file
-
-    file = in_force.configuration_path(path)
     try:
-        return read_file(file) if file else Settings()
+        return _read_configuration(path)
     except ConfigError as error:
         click.echo(str(error), err=True)
         sys.exit(EXIT_CONFIG)
+
+
+def _read_configuration(path: str | None) -> Settings:
+    from garp_agent.config.read import read_files
+
+    return read_files(in_force.configuration_files(path))
+
+
+def _control_socket(path: str | None) -> str:
+    """Return the control socket of the configuration, also where other keys of it are wrong.
+
+    The daemon may run with the configuration that was there before.
+    """
+    try:
+        return _read_configuration(path).control_socket
+    except ConfigError as error:
+        click.echo(
+            "garp-agent: the configuration has errors; `garp-agent check` shows them", err=True
+        )
+        usable: Settings = error.usable or Settings()
+        return usable.control_socket
 
 
 def _require_interfaces(names: tuple[str, ...]) -> None:
@@ -314,12 +345,9 @@ def _require_interfaces(names: tuple[str, ...]) -> None:
             _fail(f"{name}: no such interface; there are: {', '.join(known)}")
 
 
-def _ask(
-    control_socket: str | None, command: str, arguments: dict[str, object] | None = None
-) -> dict[str, Any]:
+def _ask(path: str, command: str, arguments: dict[str, object] | None = None) -> dict[str, Any]:
     from garp_agent.runtime import client
 
-    path = control_socket or _settings(None).control_socket
     if not path:
         _fail("the configuration has no control socket (control_socket: none)")
     try:

@@ -10,6 +10,10 @@ from collections.abc import Iterable
 
 from garp_agent.wire.record import NamedTuple
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 SHOWN_CHARACTERS = 60  # of a value; the line and the key say where the rest is
 
 
@@ -32,10 +36,18 @@ class Problem(NamedTuple):
 
 
 class ConfigError(Exception):
-    """The configuration is refused.  The text has one line for each of ``problems``."""
+    """The configuration is refused.  The text has one line for each of ``problems``.
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems = tuple(sorted(problems, key=lambda each: (each.line, each.column)))
+    ``usable``: settings with everything that is good; None if nothing was read.
+    """
+
+    def __init__(self, problems: Iterable[Problem], usable: Any = None) -> None:
+        problems = list(problems)
+        files = list(dict.fromkeys(each.source for each in problems))
+        self.problems = tuple(
+            sorted(problems, key=lambda each: (files.index(each.source), each.line, each.column))
+        )
+        self.usable = usable
         super().__init__("\n".join(map(str, self.problems)))
 
 

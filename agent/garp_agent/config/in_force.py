@@ -1,6 +1,6 @@
-"""Which configuration is in force: the file's or the defaults, and what the command line overrides.
+"""Which configuration is in force: the files' or the defaults, and what the command line overrides.
 
-Responsible for choosing the file, and for running ``config.read`` in a forked child that hands the
+Responsible for choosing the files, and for running ``config.read`` in a forked child that hands the
 settings over and ends.  So neither yaml's 3 MB nor a file that hangs stays with the daemon, and the
 daemon announces while it reloads.  Does not know what a file looks like (``config.read`` does).
 """
@@ -13,10 +13,45 @@ from garp_agent.config.errors import ConfigError, Problem
 from garp_agent.config.settings import DEFAULT_PATH, Settings, plain, revive
 from garp_agent.runtime.child import Child, ChildError
 
+_ABSENT = (FileNotFoundError, NotADirectoryError)
 
-def configuration_path(path: str | None) -> str:
-    """Return the file to read: the one named, else the usual one if it exists, else none ("")."""
-    return path or (DEFAULT_PATH if os.path.exists(DEFAULT_PATH) else "")
+
+def configuration_files(path: str | None) -> tuple[str, ...]:
+    """Return the files to read, in the order in which they override each other.
+
+    The file that is named alone; else the usual file and then those of ``conf.d``, if they exist.
+    Raises ConfigError if it cannot be found out whether they exist: settings that are left out,
+    such as ``exclude``, would make the agent announce what it must not.
+    """
+    if path:
+        return (path,)
+    folder = os.path.join(os.path.dirname(DEFAULT_PATH), "conf.d")
+    return (*_if_exists(DEFAULT_PATH), *_yaml_files(folder))
+
+
+def _if_exists(path: str) -> tuple[str, ...]:
+    try:
+        os.lstat(path)  # a link to nowhere is an error
+    except _ABSENT:
+        return ()
+    except OSError as error:
+        raise _refused(path, error) from None
+    return (path,)
+
+
+def _yaml_files(folder: str) -> list[str]:
+    try:
+        names = os.listdir(folder)
+    except _ABSENT:
+        return []
+    except OSError as error:
+        raise _refused(folder, error) from None
+    wanted = (name for name in names if name.endswith(".yaml") and name[0] != ".")
+    return [os.path.join(folder, name) for name in sorted(wanted)]
+
+
+def _refused(path: str, error: OSError) -> ConfigError:
+    return ConfigError([Problem(path, f"cannot be read: {error.strerror}")])
 
 
 def read_settings(path: str | None, overrides: dict[str, str]) -> Settings:
@@ -28,21 +63,20 @@ def read_settings(path: str | None, overrides: dict[str, str]) -> Settings:
 def begin_reading(path: str | None, overrides: dict[str, str]) -> Child | None:
     """Start to read; None if the defaults are in force.
 
-    Raises ConfigError where no child can be started.
+    Raises ConfigError where no child can be started, or as :func:`configuration_files` does.
     """
-    file = configuration_path(path)
+    files = configuration_files(path)
 
     def work() -> tuple[bool, object]:
         from garp_agent.config import read  # not in the daemon: it loads yaml
 
         try:
-            settings = read.read_file(file) if file else Settings()
-            return True, plain(read.override(settings, overrides))
+            return True, plain(read.override(read.read_files(files), overrides))
         except ConfigError as error:
             return False, plain(error.problems)
 
     try:
-        return Child(work) if file or overrides else None
+        return Child(work) if files or overrides else None
     except OSError as error:
         raise _unreadable(error.strerror) from None
 

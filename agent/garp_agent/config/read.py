@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 import stat
+from collections.abc import Iterable
 from operator import attrgetter
 from typing import Any
 
@@ -24,16 +25,23 @@ from garp_agent.config.settings import Settings
 
 def read_file(path: str | os.PathLike[str]) -> Settings:
     """Return the settings that the file at ``path`` gives.  Raises ConfigError."""
-    try:
-        if stat.S_ISREG(os.stat(path).st_mode):  # opening a fifo would wait for a writer
-            with open(path, "rb") as file:
-                return read_text(file.read(MOST_BYTES + 1), os.fspath(path))
-        wrong = "not a regular file"
-    except OSError as error:
-        wrong = f"cannot be read: {error.strerror}"
-    except ValueError:  # a NUL in the path
-        wrong = "cannot be read: not a file name"
-    raise ConfigError([Problem(os.fspath(path), wrong)])
+    return read_files((os.fspath(path),))
+
+
+def read_files(paths: Iterable[str]) -> Settings:
+    """Return the settings that files give; a key of a later file replaces that of an earlier one.
+
+    Raises ConfigError with every problem of all files; ``usable`` of the error are the settings of
+    what is good.
+    """
+    reading = _Reading()
+    settings = Settings()
+    for path in paths:
+        try:
+            settings = reading.read_document(_bytes_of(path), path, settings)
+        except ConfigError as error:
+            reading.problems += error.problems
+    return reading.result(settings)
 
 
 def read_text(raw: bytes, source: str) -> Settings:
@@ -41,29 +49,50 @@ def read_text(raw: bytes, source: str) -> Settings:
 
     Raises ConfigError with every problem of the text.
     """
-    reading = _Reading(source)
-    root = compose(raw, source)
-    settings = reading.read(root, root, "", TREE, Settings()) if root else Settings()
-    reading.check_rules(settings)
-    return reading.result(settings)
+    reading = _Reading()
+    return reading.result(reading.read_document(raw, source, Settings()))
+
+
+def _bytes_of(path: str) -> bytes:
+    try:
+        if stat.S_ISREG(os.stat(path).st_mode):  # opening a fifo would wait for a writer
+            with open(path, "rb") as file:
+                return file.read(MOST_BYTES + 1)
+        wrong = "not a regular file"
+    except OSError as error:
+        wrong = f"cannot be read: {error.strerror}"
+    except ValueError:  # a NUL in the path
+        wrong = "cannot be read: not a file name"
+    raise ConfigError([Problem(path, wrong)])
 
 
 class _Reading:
     """Reads nodes and collects their problems."""
 
-    def __init__(self, source: str) -> None:
-        self._source = source
-        self._problems: list[Problem] = []
-        self._found: dict[str, tuple[Any, str]] = {}  # place and text of each key and section
+    def __init__(self, source: str = "") -> None:
+        self.problems: list[Problem] = []
+        self._sources = [source]  # the files so far
+        # File, place and text of each key and section.
+        self._found: dict[str, tuple[int, Any, str]] = {}
         self._refused: set[str] = set()  # names of keys, sections and items
 
+    def read_document(self, raw: bytes, source: str, settings: Settings) -> Settings:
+        """Return the settings with what a text gives.  Raises ConfigError if it is no YAML."""
+        self._sources.append(source)
+        root = compose(raw, source)
+        read: Settings = self.read(root, root, "", TREE, settings) if root else settings
+        return read
+
     def result(self, settings: Settings) -> Settings:
-        if self._problems:
-            raise ConfigError(self._problems)
+        self._check_rules(settings)
+        if self.problems:
+            raise ConfigError(self.problems, settings)
         return settings
 
-    def _report(self, place: Any, written: str, key: str, wrong: str, allowed: str) -> None:
-        self._problems.append(Problem(self._source, wrong, allowed, key, written, *place))
+    def _report(
+        self, place: Any, written: str, key: str, wrong: str, allowed: str, file: int = -1
+    ) -> None:
+        self.problems.append(Problem(self._sources[file], wrong, allowed, key, written, *place))
 
     def read(self, at: Any, node: Any, name: str, form: Any, default: Any) -> Any:
         """Return the value of a key, a list's item or a section; the default if it is refused."""
@@ -98,26 +127,28 @@ class _Reading:
                 self._report(key.place, key.given, prefix[:-1], wrong, allowed)
             elif key.value not in tree:
                 self._report(key.place, "", prefix + key.given, *_unknown(key, prefix, tree))
-            elif name in self._found:
-                wrong = f"duplicate key, first on line {self._found[name][0][0]}"
+            elif name in self._found and self._found[name][0] == len(self._sources) - 1:
+                wrong = f"duplicate key, first on line {self._found[name][1][0]}"
                 self._report(key.place, value.given, name, wrong, "once")
             else:
-                self._found[name] = key.place, value.given
+                self._found[name] = len(self._sources) - 1, key.place, value.given
                 read = self.read(key, value, name, tree[key.value], getattr(values, key.value))
                 values = values._replace(**{key.value: read})
         return values
 
-    def check_rules(self, settings: Settings) -> None:
+    def _check_rules(self, settings: Settings) -> None:
         pair = ("interval", "longer"), ("interval_with_lease", "shorter")
         (other, less), (name, more) = pair if "interval_with_lease" in self._found else pair[::-1]
         if settings.interval > settings.interval_with_lease and not self._refused & {name, other}:
             wrong = f"{more} than {other}, which is {write_duration(getattr(settings, other))}"
-            self._report(*self._found[name], name, wrong, f"{other} or {less}")
+            file, place, given = self._found[name]
+            self._report(place, given, name, wrong, f"{other} or {less}", file=file)
         names = ("addresses.ipv4", "addresses.ipv6", "mac_only")
         if not any(attrgetter(*names)(settings)) and "mac_only" not in self._refused:
             last = max(names[:2], key=lambda name: self._found[name])
             allowed = f"at least one of {series(names, 'and')} true"
-            self._report(*self._found[last], last, "nothing is left to announce", allowed)
+            file, place, given = self._found[last]
+            self._report(place, given, last, "nothing is left to announce", allowed, file=file)
 
 
 def _unknown(key: Any, prefix: str, tree: dict[str, Any]) -> tuple[str, str]:

@@ -13,7 +13,7 @@ import time
 
 from garp_agent import __version__
 from garp_agent.config.errors import ConfigError
-from garp_agent.config.in_force import configuration_path, read_settings
+from garp_agent.config.in_force import configuration_files, read_settings
 from garp_agent.guest import status
 from garp_agent.guest.core.engine import Engine
 from garp_agent.guest.core.kernel import GUEST
@@ -90,6 +90,7 @@ class AgentDaemon:
 
     def __init__(self, options: RunOptions, settings: Settings, frames: Sender, log: Log) -> None:
         self._options = options
+        self._files = self._configuration_files()
         self._log = log
         self._started = time.monotonic()
         self._is_ready = False  # the first dump is complete and its frames are sent
@@ -116,7 +117,7 @@ class AgentDaemon:
             LEVEL_INFO,
             "started",
             version=__version__,
-            configuration=configuration_path(self._options.config) or "defaults",
+            configuration=self._files or "defaults",
             interval=self._engine.settings.interval,
         )
         try:
@@ -172,6 +173,7 @@ class AgentDaemon:
 
     def _apply(self, settings: Settings, now: float) -> None:
         """Put the settings of a reload into force."""
+        self._files = self._configuration_files()
         before = self._engine.settings
         self._engine.reconfigure(settings, now)
         self._netlink.reconcile_interval = settings.reconcile_interval
@@ -181,6 +183,13 @@ class AgentDaemon:
         if before.hint_port != settings.hint_port:
             self._host.close()
             self._open_hint_port()
+
+    def _configuration_files(self) -> str:
+        """Return the names of the files in force; not at each status, which must need no file."""
+        try:
+            return " ".join(configuration_files(self._options.config))
+        except ConfigError:
+            return ""  # a file became unreadable since it was read
 
     # -- control socket, hint port ------------------------------------------------------
 
@@ -233,7 +242,7 @@ class AgentDaemon:
     def _status(self, now: float) -> dict[str, object]:
         return {
             **status.status(self._engine, now, self._started),
-            "configuration": configuration_path(self._options.config) or None,
+            "configuration": self._files or None,
             "dry_run": self._options.dry_run,
             "hint_port": status.port_status(self._port, self._host.handler, now),
         }

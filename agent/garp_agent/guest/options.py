@@ -48,7 +48,7 @@ class RunOptions(NamedTuple):
 
 CONFIG = Option(
     ("--config", "-c"),
-    f"Configuration file. Default: {DEFAULT_PATH} if it exists, else every key has its default.",
+    f"Configuration file. Default: {DEFAULT_PATH} and conf.d/*.yaml beside it, if they exist.",
     "FILE",
 )
 DRY_RUN = Option(("--dry-run",), "Do everything except sending; log the frames instead.")

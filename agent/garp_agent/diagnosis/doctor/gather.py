@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from garp_agent.config.errors import ConfigError
-from garp_agent.config.in_force import configuration_path
+from garp_agent.config.in_force import configuration_files
 from garp_agent.config.settings import Settings
 from garp_agent.diagnosis.doctor.facts import (
     AgentAnswer,
@@ -97,17 +97,17 @@ def read_configuration(path: str | None) -> tuple[ConfigurationFacts, Settings]:
     """Return the facts and settings of the file in force; the defaults where it has errors."""
     from garp_agent.config import read as config  # doctor works without yaml, too
 
-    file = configuration_path(path)
+    files: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     settings = Settings()
-    if file:
-        try:
-            settings = config.read_file(file)
-        except ConfigError as error:
-            problems = tuple(str(error).splitlines())
+    try:
+        files = configuration_files(path)
+        settings = config.read_files(files)
+    except ConfigError as error:
+        problems = tuple(str(error).splitlines())
     return (
         ConfigurationFacts(
-            file,
+            " ".join(files),
             problems,
             settings.rate_limit.frames_per_second,
             max(settings.burst) - min(settings.burst),
