@@ -12,8 +12,18 @@ import pytest
 from scapy.layers.inet6 import ICMPv6ND_RA, ICMPv6NDOptPrefixInfo, IPv6
 from scapy.layers.l2 import Ether
 
-from bench.lab import GUEST_ADDRESS, PEER_MAC, TinyLab
-from tests.netns.agent import OTHER_MAC, QUIET, RARP, WITH_RARP, Agent, Capture, Site, until
+from bench.lab import GUEST_ADDRESS, GUEST_MAC, PEER_MAC, TinyLab
+from tests.netns.agent import (
+    OTHER_MAC,
+    QUIET,
+    RARP,
+    WITH_RARP,
+    Agent,
+    Capture,
+    Site,
+    command,
+    until,
+)
 
 FREQUENT = "interval: 100ms\ninterval_with_lease: 100ms\nburst: [0s]\n"
 
@@ -345,3 +355,87 @@ def test_bridge_with_another_port_than_containers_is_announced(site: Site) -> No
         until(lambda: "172.17.0.1" in agent.announced("docker0"), "the bridge is announced")
         site.guest("link set mv0 nomaster")
         agent.wait_for_log("link-withdrawn", interface="docker0")
+
+
+# -- one address on two links of one segment -----------------------------------------------------
+
+
+@pytest.fixture
+def both(bridged: Site) -> Site:
+    """guest eth0, eth1 -- switch -- peer; both links of the guest are in one segment"""
+    bridged.lab.wire(("guest", "eth1", "switch", "second"))
+    bridged.lab.ip("switch", "link set second up master br0")
+    bridged.guest(f"link set eth1 address {OTHER_MAC} up")
+    bridged.lab.wait_until_up("guest", "switch")
+    return bridged
+
+
+def preferred(site: Site, destination: str) -> str:
+    shown = site.lab.run("guest", ["ip", "-json", "route", "get", destination]).stdout
+    return str(json.loads(shown)[0]["dev"])
+
+
+def speaker(site: Site, agent: Agent, address: str = GUEST_ADDRESS) -> str:
+    """Return the link whose hardware address announces an address, over many refreshes."""
+    site.wire.clear()
+    agent.send_more(20)
+    macs = {"eth0": GUEST_MAC, "eth1": OTHER_MAC}
+    (name,) = [name for name, mac in macs.items() if site.wire.announcements(address, mac)]
+    return name
+
+
+def test_address_on_two_links_of_a_segment_is_announced_where_the_route_leads(both: Site) -> None:
+    both.guest(f"address add {GUEST_ADDRESS}/24 dev eth1")
+    with both.start(config=FREQUENT) as agent:
+        assert speaker(both, agent) == preferred(both, "192.0.2.77") == "eth0"
+        reason = agent.addresses("eth1")[GUEST_ADDRESS]["skipped"]
+        assert "another link of this segment" in reason
+        # The switches still learn where the other hardware address is.
+        both.wire.wait_for(RARP, mac=OTHER_MAC)
+        listed = command(both.lab, "list").stdout
+        shown = command(both.lab, "status", "--control-socket", str(agent.control)).stdout
+        for text in (listed, shown):
+            assert reason in text
+        # The kernel makes the route of eth0 anew, and uses that of eth1.
+        both.guest(
+            f"address del {GUEST_ADDRESS}/24 dev eth0", f"address add {GUEST_ADDRESS}/24 dev eth0"
+        )
+        until(lambda: GUEST_ADDRESS in agent.announced("eth1"), "eth1 announces")
+        assert speaker(both, agent) == preferred(both, "192.0.2.77") == "eth1"
+
+
+@pytest.mark.parametrize("change", ["link set eth0 down", "address del {}/24 dev eth0"])
+def test_address_on_two_links_is_announced_by_the_other_when_the_first_is_gone(
+    both: Site, change: str
+) -> None:
+    both.guest(f"address add {GUEST_ADDRESS}/24 dev eth1")
+    with both.start(config=FREQUENT) as agent:
+        assert speaker(both, agent) == "eth0"
+        both.guest(change.format(GUEST_ADDRESS))
+        until(lambda: GUEST_ADDRESS in agent.announced("eth1"), "eth1 announces")
+        assert agent.addresses("eth1")[GUEST_ADDRESS]["last_cause"] in ("address-added", "refresh")
+
+
+def test_virtual_address_on_two_links_with_a_common_subnet_is_announced_on_one(both: Site) -> None:
+    both.guest(
+        "address add 192.0.2.20/24 dev eth1 metric 5",
+        "address add 192.0.2.100/32 dev eth0",
+        "address add 192.0.2.100/32 dev eth1",
+        "route del 192.0.2.0/24 dev eth0",
+        "route add 192.0.2.0/24 dev eth0 metric 9",
+    )
+    with both.start(config=FREQUENT) as agent:
+        assert speaker(both, agent, "192.0.2.100") == preferred(both, "192.0.2.77") == "eth1"
+        assert speaker(both, agent) == "eth0"
+        assert agent.announced("eth1") == {"192.0.2.20", "192.0.2.100"}
+
+
+def test_address_on_two_links_of_different_subnets_is_announced_on_both(both: Site) -> None:
+    both.guest(
+        "address add 198.51.100.10/24 dev eth1",
+        "address add 192.0.2.100/32 dev eth0",
+        "address add 192.0.2.100/32 dev eth1",
+    )
+    with both.start(config=FREQUENT) as agent:
+        for name in ("eth0", "eth1"):
+            assert "192.0.2.100" in agent.announced(name)

@@ -21,6 +21,7 @@ from garp_agent.guest.core.model import BurstRequested, Cause, HintPortClosed
 from garp_agent.guest.io.conflict_socket import ConflictSocket
 from garp_agent.guest.io.hint_port import HintPort, PortState
 from garp_agent.guest.io.packet import DryRun, PacketSender
+from garp_agent.guest.io.routes import link_towards
 from garp_agent.guest.loop import Loop
 from garp_agent.guest.reload import Reload
 from garp_agent.guest.serving import Service
@@ -97,7 +98,7 @@ class AgentDaemon:
         self._must_reload = False  # SIGHUP came before that
         self._notify = Notify()
         self._signals = Signals()
-        self._engine = Engine(settings, _uniform, log.level)
+        self._engine = Engine(settings, _uniform, log.level, link_towards)
         self._netlink = Netlink(settings.reconcile_interval, GUEST)
         self._loop = Loop(self._engine, self._netlink, frames, log, self._after_turn)
         self._loop.watch(self._signals, self._read_signals)

@@ -11,6 +11,7 @@ from garp_agent.config.settings import InterfaceSelection, Settings
 from garp_agent.guest.core.engine import Engine
 from garp_agent.guest.core.kernel import GUEST
 from garp_agent.guest.io.packet import DryRun
+from garp_agent.guest.io.routes import link_towards
 from garp_agent.guest.loop import Loop
 from garp_agent.runtime.log import Log
 from garp_agent.runtime.netlink import Netlink
@@ -36,7 +37,7 @@ class Announced(NamedTuple):
 def announce(settings: Settings, sender: Sender, log: Log) -> Announced:
     """Announce every address once, as fast as the token bucket allows; close ``sender``."""
     once = settings._replace(burst=(0.0,), interval=3600.0, jitter=0.0)
-    engine = Engine(once, lambda: 1.0, log.level)
+    engine = Engine(once, lambda: 1.0, log.level, link_towards)
     _run(engine, sender, log, engine.schedule.is_idle)
     dropped = sum(engine.counters.dropped.values())
     return Announced(engine.counters.sent, dropped, list(engine.plans.values()))
@@ -44,7 +45,7 @@ def announce(settings: Settings, sender: Sender, log: Log) -> Announced:
 
 def plans(settings: Settings) -> list[LinkPlan]:
     """Return what policy plans for every link at this moment; sends nothing."""
-    engine = Engine(settings, lambda: 1.0)
+    engine = Engine(settings, lambda: 1.0, route=link_towards)
     _run(engine, DryRun(), Log(LEVEL_ERROR), lambda: True)
     return [engine.plans[ifindex] for ifindex in sorted(engine.plans)]
 

@@ -38,6 +38,7 @@ def status_text(values: dict[str, Any]) -> str:
     if held:
         lines.append(f"frames delayed by the rate limit: {printable(_named_counts(held))}")
     lines += (_conflict_line(link, each) for link in links for each in link["addresses"])
+    lines += (_skipped_line(link, each) for link in links for each in link["addresses"])
     return "\n".join(filter(None, lines)) + "\n\n" + table(_status_rows(links))
 
 
@@ -75,6 +76,14 @@ def _conflict_line(link: dict[str, Any], address: dict[str, Any]) -> str:
     withheld = "; not announced during the hold-off" if rival["withheld"] else ""
     where = f"{address['address']} on {printable(link['interface'])}"
     return f"CONFLICT: {where} is also claimed by {rival['claimed_by']} ({claims}){withheld}"
+
+
+def _skipped_line(link: dict[str, Any], address: dict[str, Any]) -> str:
+    reason = address["skipped"] or ""
+    if not reason.startswith("announced on another link"):
+        return ""  # an ordinary reason: `list` has it
+    where = f"{address['address']} on {printable(link['interface'])}"
+    return f"not announced: {where} ({reason})"
 
 
 def _status_rows(links: list[dict[str, Any]]) -> list[Row]:

@@ -333,9 +333,20 @@ def test_address_is_selected_by_family_and_network(
     assert address_skip(address(text), AddressSelection(**selection)) is reason
 
 
+def test_address_announced_elsewhere_is_skipped_and_names_its_own_reason_first() -> None:
+    held = address("169.254.7.7/16")
+    made = plan_link(link(), (A, held), False, DEFAULTS, elsewhere={A.address, held.address})
+    assert made.skipped == ((A, Skip.ELSEWHERE), (held, Skip.IPV4_LINK_LOCAL))
+    assert list(made.targets) == [b""]
+
+
 def test_skip_reasons_are_all_tested_and_read_differently() -> None:
     cases = (SKIPPED_LINKS, DESELECTED_LINKS, SKIPPED_ADDRESSES, SELECTED_ADDRESSES)
-    tested = {row[-1] for table in cases for row in table} | {Skip.VIRTUAL_ROUTER, Skip.CONTAINERS}
+    tested = {row[-1] for table in cases for row in table} | {
+        Skip.VIRTUAL_ROUTER,
+        Skip.CONTAINERS,
+        Skip.ELSEWHERE,
+    }
     assert tested - {None} == set(Skip)
     assert len({reason.value for reason in Skip}) == len(Skip)
 

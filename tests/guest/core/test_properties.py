@@ -198,6 +198,7 @@ class Owned:
     def announceable(self, settings: Settings) -> dict[Where, bool]:
         """What may be announced, and with which override flag."""
         found: dict[Where, bool] = {}
+        speaking: dict[int, dict[bytes, bool]] = {}
         for ifindex, one in self.links.items():
             is_port = one.master_ifindex and one.port_kind != "vrf"
             if one.flags != RUNNING or is_port or one.name in settings.interfaces.exclude:
@@ -209,10 +210,32 @@ class Owned:
                 for item in self.items.values()
                 if item.ifindex == ifindex and self._is_good(item, settings)
             }
-            if not good and settings.mac_only:
-                good = {b"": True}
-            found.update({(ifindex, one): override for one, override in good.items()})
+            speaking[ifindex] = good
+        for ifindex, good in speaking.items():
+            mine = {
+                one: override
+                for one, override in good.items()
+                if not any(
+                    other < ifindex and one in speaking[other] and self._is_joined(ifindex, other)
+                    for other in speaking
+                )
+            }
+            if not mine and settings.mac_only:
+                mine = {b"": True}
+            found.update({(ifindex, one): override for one, override in mine.items()})
         return found
+
+    def _is_joined(self, one: int, other: int) -> bool:
+        """Return whether two links have a subnet and a VRF in common."""
+        return bool(self._subnets(one) & self._subnets(other))
+
+    def _subnets(self, ifindex: int) -> set[tuple[int, bytes]]:
+        link = self.links[ifindex]
+        return {
+            (link.master_ifindex, (item.peer or item.address)[:3])
+            for item in self.items.values()
+            if item.ifindex == ifindex and item.prefix_length not in (32, 128)
+        }
 
     def _has_port(self, bridge: int) -> bool:
         return any(

@@ -28,14 +28,16 @@ from garp_agent.guest.core.model import (
     Resumed,
     Sent,
 )
-from garp_agent.guest.core.policy import Skip, plan_link
+from garp_agent.guest.core.policy import Skip, address_skip, plan_link, whole_link_skip
 from garp_agent.guest.core.relations import Relations
 from garp_agent.guest.core.schedule import Schedule
+from garp_agent.guest.core.shared import SharedAddresses
 from garp_agent.wire.model import (
     LEVEL_DEBUG,
     LEVEL_INFO,
     LEVEL_NOTICE,
     LEVEL_WARNING,
+    DumpComplete,
     DumpStarted,
     Errno,
 )
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from garp_agent.guest.core.model import EngineEvent, KernelEvent, Kind
     from garp_agent.guest.core.policy import LinkPlan
     from garp_agent.guest.core.schedule import Due
+    from garp_agent.guest.core.shared import Route
 
 LATE = 1.0  # seconds; a turn that is less late does not count as a resume
 
@@ -57,15 +60,21 @@ class Engine:
     """The decisions of one agent.
 
     ``uniform`` draws from [0, 1).  ``level``: the least urgent notices to keep, a LEVEL_*.
+    ``route``: by which link the guest reaches an address (:mod:`garp_agent.guest.core.shared`).
     """
 
     def __init__(
-        self, settings: Settings, uniform: Callable[[], float], level: int = LEVEL_INFO
+        self,
+        settings: Settings,
+        uniform: Callable[[], float],
+        level: int = LEVEL_INFO,
+        route: Route = lambda destination, vrf: 0,
     ) -> None:
         self.settings = settings
         self.notices = Notices(level)
         self.inventory = Inventory()
         self.relations = Relations()
+        self.shared = SharedAddresses(route)
         self.schedule = Schedule(settings, uniform)
         self.counters = Counters()
         self.conflicts = Conflicts(settings.conflict)
@@ -183,6 +192,8 @@ class Engine:
             self.overruns += 1
             self.notices.say(LEVEL_WARNING, "netlink-overrun", action="reading everything anew")
         self._changed.update(self.inventory.apply(event))
+        if isinstance(event, DumpComplete):
+            self._changed.update(self.shared.links())
 
     def _link_seen(self, event: LinkSeen, now: float) -> None:
         ifindex = event.link.ifindex
@@ -308,7 +319,9 @@ class Engine:
         if not self.inventory.complete or not (self._changed or self._bursts):
             return
         changed, self._changed = self._changed, set()
-        for ifindex in sorted(self.relations.update(self.inventory, changed)):
+        changed = self.relations.update(self.inventory, changed)
+        changed |= self.shared.update(self.inventory, changed, self._suitable)
+        for ifindex in sorted(changed):
             self._make_plan(ifindex, now)
         bursts, self._bursts = self._bursts, {}
         # As for requested bursts: a flood of causes writes the first one to the log.
@@ -319,6 +332,15 @@ class Engine:
                 name = self._name(ifindex)
                 self.notices.say(level, "burst", cause=cause.value, interface=name)
         self._occasion = None
+
+    def _suitable(self, ifindex: int) -> set[bytes]:
+        """Return the addresses of a link that may be announced, if no other link does."""
+        link, items = self.inventory.links.get(ifindex), self.inventory.addresses(ifindex)
+        to_containers = self.relations.leads_to_containers(ifindex)
+        if link is None or whole_link_skip(link, items, self.settings, to_containers):
+            return set()
+        selection = self.settings.addresses
+        return {each.address for each in items if address_skip(each, selection) is None}
 
     def _make_plan(self, ifindex: int, now: float) -> None:
         before = self.plans.get(ifindex)
@@ -338,6 +360,7 @@ class Engine:
             self.settings,
             self.conflicts.is_withheld,
             self.relations.leads_to_containers(ifindex),
+            self.shared.elsewhere(ifindex),
         )
         if after.targets:
             self._announce(before, after, now)

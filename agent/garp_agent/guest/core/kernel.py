@@ -42,6 +42,11 @@ _IFA_ADDRESS = 1
 _IFA_LOCAL = 2
 _IFA_FLAGS = 8
 
+_RTM_NEWROUTE = 24
+_RTM_GETROUTE = 26
+_RTA_DST = 1
+_RTA_OIF = 4
+
 _NETCONFA_IFINDEX = 1
 _NETCONFA_FORWARDING = 2
 
@@ -49,6 +54,10 @@ _NETCONFA_FORWARDING = 2
 _PAIRED_KINDS = ("veth", "netkit", "vxcan")
 
 _S32 = Struct("=i")
+_U32_ATTRIBUTE = Struct("=HHI")  # length, type, value
+_ATTRIBUTE = Struct("=HH")
+# rtmsg: family, lengths of destination and source, TOS, table, protocol, scope, type, flags
+_ROUTE = Struct("=8BI")
 
 
 def decode(datagram: bytes) -> list[KernelMessage]:
@@ -147,6 +156,35 @@ def _forwarding(data: bytes, start: int, end: int, dumped: bool) -> tuple[Forwar
         return ()
     forwarding = rtnetlink.integer(_S32, _NETCONFA_FORWARDING, found[_NETCONFA_FORWARDING])
     return (ForwardingSeen(ifindex, forwarding != 0),)
+
+
+# -- routes -----------------------------------------------------------------------------
+
+
+def route_request(destination: bytes, vrf: int = 0) -> bytes:
+    """Return the request for the route to one address; ``vrf``: the ifindex of a VRF, or 0."""
+    length = len(destination)
+    family = _AF_INET if length == 4 else rtnetlink.AF_INET6
+    body = _ROUTE.pack(family, 8 * length, 0, 0, 0, 0, 0, 0, 0)
+    body += _ATTRIBUTE.pack(_ATTRIBUTE.size + length, _RTA_DST) + destination
+    if vrf:
+        body += _U32_ATTRIBUTE.pack(_U32_ATTRIBUTE.size, _RTA_OIF, vrf)
+    return rtnetlink.request(_RTM_GETROUTE, 1, body, 0)
+
+
+def route_link(datagram: bytes) -> int:
+    """Return the ifindex in the reply to :func:`route_request`; 0 if there is no route.
+
+    Raises rtnetlink.DecodeError.
+    """
+    readers: dict[int, rtnetlink.Reader[int]] = {_RTM_NEWROUTE: _route}
+    return next((each for each in rtnetlink.decode(readers, datagram) if isinstance(each, int)), 0)
+
+
+def _route(data: bytes, start: int, end: int, dumped: bool) -> tuple[int, ...]:
+    rtnetlink.fixed(_ROUTE, data, start, end)
+    found = dict(rtnetlink.attributes(data, start + _ROUTE.size, end))
+    return (rtnetlink.u32(found, _RTA_OIF),)
 
 
 _READERS: dict[int, rtnetlink.Reader[KernelChange]] = {

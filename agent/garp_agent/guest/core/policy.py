@@ -88,6 +88,7 @@ class Skip(Enum):
     TENTATIVE = "tentative"
     DEPRECATED = "deprecated"
     FAMILY_OFF = "address family off in the configuration"
+    ELSEWHERE = "announced on another link of this segment, which the route prefers"
     NETWORK_NOT_INCLUDED = "not in addresses.include"
     NETWORK_EXCLUDED = "in addresses.exclude"
 
@@ -118,19 +119,21 @@ def plan_link(
     settings: Settings,
     withheld: Callable[[int, bytes], bool] = lambda ifindex, address: False,
     to_containers: bool = False,
+    elsewhere: Collection[bytes] = (),
 ) -> LinkPlan:
     """Decide what to announce on ``link``.
 
     ``forwards``: the link forwards IPv6.  ``withheld`` tells for an ifindex and an address whether
     the address is in conflict.  ``to_containers``: the link leads to containers only.
+    ``elsewhere``: addresses that another link of the segment announces.
     """
-    skip = link_skip(link, settings.interfaces, to_containers) or _virtual_router_skip(
-        link, addresses
-    )
+    skip = whole_link_skip(link, addresses, settings, to_containers)
     targets: dict[bytes, Target] = {}
     skipped = []
     for item in addresses:
         reason = skip or address_skip(item, settings.addresses)
+        if reason is None and item.address in elsewhere:
+            reason = Skip.ELSEWHERE
         if reason is not None:
             skipped.append((item, reason))
         else:
@@ -152,6 +155,14 @@ def _target(item: InterfaceAddress, forwards: bool, settings: Settings, held: bo
     return Target(item.address, kinds, forwards, override, held)
 
 
+def whole_link_skip(
+    link: Link, addresses: Iterable[InterfaceAddress], settings: Settings, to_containers: bool
+) -> Skip | None:
+    """Return why no address of a link is announced, whichever it is; None if the link is fit."""
+    skip = link_skip(link, settings.interfaces, to_containers)
+    return skip or _virtual_router_skip(link, addresses)
+
+
 def link_skip(
     link: Link, selection: InterfaceSelection, to_containers: bool = False
 ) -> Skip | None:
@@ -159,10 +170,10 @@ def link_skip(
 
     Permanent reasons come before temporary ones: they tell the operator more.
     """
-    reason = nature_skip(link) or _selection_skip(link, selection)
+    reason = nature_skip(link) or _selection_skip(link, selection) or _state_skip(link)
     if reason is None and to_containers and not selection.include:
-        reason = Skip.CONTAINERS
-    return reason or _state_skip(link)
+        return Skip.CONTAINERS  # last, because docker0 without a container has no carrier
+    return reason
 
 
 def nature_skip(link: Link) -> Skip | None:

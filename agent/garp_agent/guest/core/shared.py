@@ -1,0 +1,198 @@
+"""Addresses that are on several links of one segment: which link announces each of them.
+
+Two links that announce one address take turns in the neighbour tables of the segment.  So one of
+them announces it: the one that the guest's own route to the segment uses.  Links are in one segment
+if they have a subnet in common.  An address without a subnet does not tell (unnumbered links).
+
+Does not ask the kernel: the route comes from a function.  Looks at all addresses of a link when the
+link changes, and at other links only for the addresses that they share.
+"""
+
+from __future__ import annotations
+
+from garp_agent.guest.core.model import RT_SCOPE_UNIVERSE
+from garp_agent.wire.record import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from garp_agent.guest.core.inventory import Inventory
+    from garp_agent.guest.core.model import InterfaceAddress
+
+    # From an address to reach and the ifindex of a VRF (0: none), to the ifindex of the link that
+    # a packet there leaves by; 0: unknown.
+    Route = Callable[[bytes, int], int]
+    # From an ifindex to the addresses that may be announced there.
+    Suitable = Callable[[int], set[bytes]]
+
+
+class _Subnet(NamedTuple):
+    vrf: int  # ifindex; 0: none
+    address_length: int  # bytes
+    prefix_length: int
+    number: int  # the prefix, without the bits of the host
+
+
+class SharedAddresses:
+    """Which addresses are on several links, and which of these links announce them."""
+
+    __slots__ = ("_elsewhere", "_holders", "_known", "_route", "_shared")
+
+    def __init__(self, route: Route) -> None:
+        self._route = route
+        self._known: dict[int, set[bytes]] = {}  # by link: its global addresses
+        self._holders: dict[bytes, tuple[int, ...]] = {}  # by address: the links that have it
+        self._shared: set[bytes] = set()  # addresses with several holders
+        self._elsewhere: dict[int, set[bytes]] = {}  # by link: addresses that another announces
+
+    def elsewhere(self, ifindex: int) -> set[bytes]:
+        """Return the addresses of the link that another link of its segment announces."""
+        return self._elsewhere.get(ifindex, set())
+
+    def links(self) -> set[int]:
+        """Return the links that share addresses: a changed route can change what they announce."""
+        return {ifindex for address in self._shared for ifindex in self._holders[address]}
+
+    def update(self, inventory: Inventory, changed: Iterable[int], suitable: Suitable) -> set[int]:
+        """Take in changed links; return the links whose announcements change by that."""
+        touched: set[bytes] = set()
+        for ifindex in changed:
+            before = self._known.get(ifindex, set())
+            touched |= before & self._shared
+            touched |= self._take(ifindex, before, inventory) & self._shared
+        if not touched:
+            return set()
+        involved = {each for address in touched for each in self._holders.get(address, ())}
+        involved.update(changed)
+        segments = _Segments(inventory)
+        may = {ifindex: suitable(ifindex) for ifindex in involved}
+        routes: dict[_Subnet, int] = {}
+        affected: set[int] = set()
+        for address in sorted(touched):
+            holders = tuple(i for i in self._holders.get(address, ()) if address in may[i])
+            losers = self._losers(address, holders, segments, routes)
+            for ifindex in involved:
+                affected |= self._put(ifindex, address, ifindex in losers)
+        return affected
+
+    def _take(self, ifindex: int, before: set[bytes], inventory: Inventory) -> set[bytes]:
+        """Note the addresses that a link has now; return them."""
+        items = inventory.addresses(ifindex) if ifindex in inventory.links else ()
+        after = {each.address for each in items if each.scope == RT_SCOPE_UNIVERSE}
+        for address in before ^ after:
+            holders = self._holders.pop(address, ())
+            if address in after:
+                holders += (ifindex,)
+            else:
+                holders = tuple(each for each in holders if each != ifindex)
+            if holders:
+                self._holders[address] = holders
+            (self._shared.add if len(holders) > 1 else self._shared.discard)(address)
+        if after:
+            self._known[ifindex] = after
+        else:
+            self._known.pop(ifindex, None)
+        return after
+
+    def _put(self, ifindex: int, address: bytes, is_elsewhere: bool) -> set[int]:
+        known = self._elsewhere.setdefault(ifindex, set())
+        is_change = is_elsewhere != (address in known)
+        (known.add if is_elsewhere else known.discard)(address)
+        if not known:
+            del self._elsewhere[ifindex]
+        return {ifindex} if is_change else set()
+
+    def _losers(
+        self,
+        address: bytes,
+        holders: tuple[int, ...],
+        segments: _Segments,
+        routes: dict[_Subnet, int],
+    ) -> set[int]:
+        losers: set[int] = set()
+        for members in segments.split(holders):
+            subnet = segments.subnet(members, address)
+            if subnet not in routes:
+                routes[subnet] = self._ask(subnet, address)
+            winner = routes[subnet] if routes[subnet] in members else min(members)
+            losers.update(each for each in members if each != winner)
+        return losers
+
+    def _ask(self, subnet: _Subnet, address: bytes) -> int:
+        """Return the link by which the guest reaches others in the subnet; 0: unknown."""
+        length = subnet.address_length
+        bits = 8 * length - subnet.prefix_length
+        first = subnet.number << bits
+        own = int.from_bytes(address, "big")
+        start = own if own >> bits == subnet.number else first
+        # Not the first and last address of a subnet, which IPv4 has for broadcasts.
+        edges = () if bits == 1 else (first, first + (1 << bits) - 1)
+        for distance in range(1, min(1 << bits, 16)):
+            other = (start ^ distance).to_bytes(length, "big")
+            if start ^ distance not in edges and other not in self._holders:
+                return self._route(other, subnet.vrf)
+        return 0
+
+
+class _Segments:
+    """Which of some links are in one segment: two have a subnet in common, or each with a third.
+
+    Remembers its answers, because links that share one address often share many.
+    """
+
+    def __init__(self, inventory: Inventory) -> None:
+        self._inventory = inventory
+        self._subnets: dict[int, set[_Subnet]] = {}
+        self._answers: dict[tuple[int, ...], list[list[int]]] = {}
+
+    def split(self, links: tuple[int, ...]) -> list[list[int]]:
+        """Return the links of each segment, where there are several."""
+        if links not in self._answers:
+            self._answers[links] = self._split(links)
+        return self._answers[links]
+
+    def _split(self, links: tuple[int, ...]) -> list[list[int]]:
+        names = {ifindex: ifindex for ifindex in links}  # leads to the name of the link's segment
+
+        def name(ifindex: int) -> int:
+            while names[ifindex] != ifindex:
+                names[ifindex] = ifindex = names[names[ifindex]]
+            return ifindex
+
+        firsts: dict[_Subnet, int] = {}
+        for ifindex in links:
+            for subnet in self._of(ifindex):
+                names[name(ifindex)] = name(firsts.setdefault(subnet, ifindex))
+        groups: dict[int, list[int]] = {}
+        for ifindex in links:
+            groups.setdefault(name(ifindex), []).append(ifindex)
+        return [members for members in groups.values() if len(members) > 1]
+
+    def subnet(self, links: Iterable[int], address: bytes) -> _Subnet:
+        """Return the subnet of the links by which to reach others: that of the address, if any."""
+        number, length = int.from_bytes(address, "big"), len(address)
+
+        def rank(subnet: _Subnet) -> tuple[bool, bool, int, _Subnet]:
+            is_family = subnet.address_length == length
+            bits = 8 * length - subnet.prefix_length if is_family else 0
+            is_own = is_family and number >> bits == subnet.number
+            return is_own, is_family, subnet.prefix_length, subnet
+
+        return max((each for ifindex in links for each in self._of(ifindex)), key=rank)
+
+    def _of(self, ifindex: int) -> set[_Subnet]:
+        if ifindex not in self._subnets:
+            link = self._inventory.links[ifindex]
+            vrf = link.master_ifindex if link.port_kind == "vrf" else 0
+            self._subnets[ifindex] = set(_subnets(vrf, self._inventory.addresses(ifindex)))
+        return self._subnets[ifindex]
+
+
+def _subnets(vrf: int, addresses: Iterable[InterfaceAddress]) -> Iterable[_Subnet]:
+    for each in addresses:
+        length = len(each.address)
+        bits = 8 * length - each.prefix_length
+        if bits > 0 and each.scope == RT_SCOPE_UNIVERSE:
+            number = int.from_bytes(each.peer or each.address, "big") >> bits
+            yield _Subnet(vrf, length, each.prefix_length, number)

@@ -1,0 +1,26 @@
+"""Asks the kernel by which link it reaches an address (RTM_GETROUTE, rtnetlink(7)).
+
+Opens a socket for each question: only guests that have one address on several links ask.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from garp_agent.guest.core.kernel import route_link, route_request
+from garp_agent.wire.rtnetlink import DecodeError
+
+
+def link_towards(destination: bytes, vrf: int) -> int:
+    """Return the ifindex of the link that a packet to ``destination`` leaves by; 0: unknown.
+
+    ``vrf``: the ifindex of the VRF whose routes count, or 0.
+    """
+    kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+    try:
+        with socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE) as asking:
+            asking.send(route_request(destination, vrf))
+            # The kernel has answered when it has taken the request.
+            return route_link(asking.recv(1 << 14))
+    except (OSError, DecodeError):
+        return 0

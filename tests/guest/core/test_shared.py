@@ -1,0 +1,161 @@
+"""shared: one link of a segment announces an address that several of its links have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from garp_agent.guest.core.inventory import Inventory
+from garp_agent.guest.core.kernel import route_link, route_request
+from garp_agent.guest.core.model import RT_SCOPE_LINK, AddressGone
+from garp_agent.guest.core.shared import SharedAddresses
+from garp_agent.guest.io.routes import link_towards
+from garp_agent.wire.model import LinkGone
+from garp_agent.wire.rtnetlink import DecodeError
+from tests.world import address, dump, ip, link, seen
+
+ETH2, ETH3, ETH4 = link(2), link(3), link(4)
+
+
+class Guest:
+    """An inventory whose route leads to ``preferred``, and which links may announce."""
+
+    def __init__(self, *things: Any, preferred: int = 0) -> None:
+        self.preferred = preferred
+        self.asked: list[tuple[bytes, int]] = []
+        self.unfit: set[int] = set()
+        self.inventory = Inventory()
+        self.shared = SharedAddresses(self._route)
+        self.tell(*dump(*things))
+
+    def _route(self, destination: bytes, vrf: int) -> int:
+        self.asked.append((destination, vrf))
+        return self.preferred
+
+    def tell(self, *events: Any) -> set[int]:
+        return self.change({i for event in events for i in self.inventory.apply(event)})
+
+    def change(self, links: set[int]) -> set[int]:
+        return self.shared.update(self.inventory, links, self._suitable)
+
+    def _suitable(self, ifindex: int) -> set[bytes]:
+        items = self.inventory.addresses(ifindex)
+        return set() if ifindex in self.unfit else {each.address for each in items}
+
+    def silent(self) -> dict[int, set[bytes]]:
+        """Return for each link the addresses that another one announces."""
+        found = {i: self.shared.elsewhere(i) for i in self.inventory.links}
+        return {ifindex: each for ifindex, each in found.items() if each}
+
+
+def on(*ifindexes: int, text: str = "10.0.0.9/24", **more: Any) -> list[Any]:
+    return [address(text, ifindex, **more) for ifindex in ifindexes]
+
+
+A = ip("10.0.0.9")
+LINKS = [ETH2, ETH3, ETH4]
+
+
+@pytest.mark.parametrize(
+    ("things", "silent"),
+    [
+        pytest.param(on(2), set(), id="on one link"),
+        pytest.param(on(2, 3), {3}, id="same subnet"),
+        pytest.param(on(2, 3, 4), {3, 4}, id="three links"),
+        pytest.param(on(2) + on(3, text="10.0.0.9/16"), set(), id="other prefix"),
+        pytest.param(on(2, 3, text="10.0.0.9/32"), set(), id="no subnet: unnumbered"),
+        pytest.param(on(2) + on(3, text="10.0.0.9/32"), set(), id="subnet on one"),
+        pytest.param(
+            on(2, 3, text="10.0.0.9/32") + on(2, 3, text="fd00::1/64"), {3}, id="IPv6 subnet"
+        ),
+        pytest.param(
+            [
+                *on(2, 3, 4, text="10.0.0.9/32"),
+                *on(2, text="10.1.0.1/24"),
+                *on(3, text="10.1.0.2/24"),
+                *on(3, text="10.2.0.1/24"),
+                *on(4, text="10.2.0.2/24"),
+            ],
+            {3, 4},
+            id="joined by a third link",
+        ),
+        pytest.param(
+            on(2, text="10.0.0.9/24", peer=ip("10.5.0.1"))
+            + on(3, text="10.0.0.9/24", peer=ip("10.6.0.1")),
+            set(),
+            id="peers in different subnets",
+        ),
+        pytest.param(
+            on(2, 3, text="fe80::1/64", scope=RT_SCOPE_LINK), set(), id="link-local is of each link"
+        ),
+    ],
+)
+def test_address_of_a_segment_is_announced_on_one_link(things: Any, silent: set[int]) -> None:
+    guest = Guest(*LINKS, *things)
+    assert set(guest.silent()) == silent
+
+
+def test_address_in_another_vrf_is_another_address() -> None:
+    inside = [each._replace(master_ifindex=9, port_kind="vrf") for each in (ETH3, ETH4)]
+    guest = Guest(ETH2, *inside, *on(2, 3, 4))
+    assert (guest.silent(), [vrf for _, vrf in guest.asked]) == ({4: {A}}, [9])
+
+
+@pytest.mark.parametrize(("preferred", "silent"), [(2, 3), (3, 2), (4, 3), (0, 3)])
+def test_link_of_the_route_announces_or_else_the_first(preferred: int, silent: int) -> None:
+    assert Guest(*LINKS, *on(2, 3), preferred=preferred).silent() == {silent: {A}}
+
+
+@pytest.mark.parametrize(
+    ("things", "asked"),
+    [
+        (on(2, 3), "10.0.0.8"),
+        (on(2, 3) + on(4, text="10.0.0.8/24"), "10.0.0.11"),
+        (on(2, 3, text="10.0.0.1/24"), "10.0.0.3"),  # 10.0.0.0 is the subnet's own
+        (on(2, 3, text="10.0.0.2/31"), "10.0.0.3"),
+        (on(2, 3, text="10.0.0.9/32") + on(2, 3, text="10.1.0.9/16"), "10.1.0.1"),
+        (on(2, 3, text="fd00::9/64"), "fd00::8"),
+    ],
+)
+def test_route_is_asked_for_another_station_of_the_subnet(things: Any, asked: str) -> None:
+    assert (ip(asked), 0) in Guest(*LINKS, *things).asked
+
+
+def test_route_is_asked_once_for_many_addresses() -> None:
+    items = [each for n in range(1, 200) for each in on(2, 3, text=f"10.0.{n}.1/16")]
+    guest = Guest(*LINKS, *items)
+    assert (len(guest.silent()[3]), len(guest.asked)) == (199, 1)
+
+
+def test_changes_concern_the_links_whose_announcements_change() -> None:
+    guest = Guest(*LINKS, *on(2))
+    first, second = on(2, 3)
+    assert guest.tell(*seen(second)) == {3}
+    assert guest.tell(*seen(ETH2._replace(name="lan"))) == set()
+    guest.unfit = {2}
+    assert guest.change({2}) == {3}
+    assert guest.silent() == {}
+    guest.unfit = set()
+    guest.preferred = 3
+    assert guest.shared.links() == {2, 3}
+    assert guest.change(guest.shared.links()) == {2}
+    assert guest.tell(AddressGone(second)) == {2}
+    assert (guest.silent(), guest.shared.links()) == ({}, set())
+    guest.tell(*seen(second))
+    assert guest.tell(LinkGone(3)) == {2}
+    guest.tell(AddressGone(first))
+    left = guest.shared
+    assert not any((left._known, left._holders, left._elsewhere, left._shared))
+
+
+def test_links_without_shared_addresses_ask_nothing() -> None:
+    guest = Guest(*LINKS, *on(2), *on(3, text="10.0.0.8/24"))
+    assert (guest.silent(), guest.asked) == ({}, [])
+
+
+def test_route_of_the_kernel_is_found_or_unknown() -> None:
+    assert link_towards(ip("127.0.0.9"), 0) == 1
+    assert link_towards(ip("127.0.0.9"), 0x7FFFFFFF) == 0  # no such VRF
+    with pytest.raises(DecodeError):
+        route_link(route_request(ip("10.0.0.1"))[:-2])
