@@ -301,6 +301,19 @@ def test_status_and_burst_work_with_a_broken_configuration(site: Site) -> None:
         assert GUEST_ADDRESS in text
 
 
+@pytest.mark.parametrize("name", ["w\u00e4n".encode(), b"w\xff"])
+def test_announce_finds_an_interface_whatever_the_locale_is(site: Site, name: bytes) -> None:
+    ascii_only = ("env", "LC_ALL=C", "PYTHONCOERCECLOCALE=0", "PYTHONUTF8=0")
+    for change in (["down"], ["name", os.fsdecode(name)]):
+        site.lab.run("guest", ["ip", "link", "set", "eth0", *change])
+    site.lab.run("guest", ["ip", "link", "set", os.fsdecode(name), "up"])
+    site.wire.clear()
+    for prefix in ((), ascii_only):
+        done = result(site, "announce", os.fsdecode(name), prefix=prefix)
+        assert done == (0, "1 frames sent, 0 dropped\n", "")
+    assert len(site.wire.announcements(GUEST_ADDRESS)) == 2
+
+
 def test_check_takes_its_file_as_an_argument_or_as_an_option(site: Site) -> None:
     (site.directory / "a.yaml").write_text("interval: 7s\n")
     file = str(site.directory / "a.yaml")

@@ -7,6 +7,7 @@ without this module where it can, because click costs memory.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Any, Callable, NoReturn
 
@@ -105,6 +106,7 @@ def announce_command(
     log = Log(level, log_format == "json", daemon.DRY_RUN if dry_run else ())
     if interfaces:
         _require_interfaces(interfaces)
+        interfaces = tuple(map(_kernel_name, interfaces))
         settings = once.only(settings, interfaces)
     try:
         done = once.announce(settings, daemon.sender(dry_run), log)
@@ -334,6 +336,11 @@ def _control_socket(path: str | None) -> str:
         )
         usable: Settings = error.usable or Settings()
         return usable.control_socket
+
+
+def _kernel_name(argument: str) -> str:
+    """Return an interface name as the kernel's messages are decoded, whatever the locale is."""
+    return os.fsencode(argument).decode("utf-8", "surrogateescape")
 
 
 def _require_interfaces(names: tuple[str, ...]) -> None:

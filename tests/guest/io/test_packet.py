@@ -140,11 +140,28 @@ def test_a_link_that_took_the_name_of_another_gets_no_frame_of_it(
     assert len(arrived(wires["eth1"])) == 2
 
 
-def test_a_name_that_is_not_utf8_drops_the_frame(links: TinyLab, sender: PacketSender) -> None:
-    name = os.fsdecode(b"\xff\xfe")
+@pytest.mark.parametrize("name", [b"\xff\xfe", b"thirteenlong\xff"])
+def test_a_link_whose_name_is_not_utf8_gets_its_frame(
+    links: TinyLab, sender: PacketSender, wires: dict[str, socket.socket], name: bytes
+) -> None:
+    eth0, text = index(links, "eth0"), os.fsdecode(name)
+    for change in (["down"], ["name", text]):
+        links.run("guest", ["ip", "link", "set", "eth0", *change])
+    assert sender.send(eth0, text, FRAME) == (SendOutcome.LINK_DOWN, errno.ENETDOWN)
+    links.run("guest", ["ip", "link", "set", text, "up"])
+    links.wait_until_up("peer")
+    assert sender.send(eth0, text, FRAME) == SENT
+    assert sender.send(index(links, "eth1"), text, FRAME) == (SendOutcome.GONE, errno.ENODEV)
+    assert sender.send(eth0, text + "x", FRAME)[0] is not SendOutcome.SENT
+    assert len(arrived(wires["eth0"])) == 1
+
+
+def test_a_name_that_is_not_utf8_and_too_long_drops_the_frame(
+    links: TinyLab, sender: PacketSender
+) -> None:
+    name = os.fsdecode(b"fourteen-bytes\xff")
     links.run("guest", ["ip", "link", "add", "dev", name, "type", "veth", "peer", "name", "p"])
-    ifindex = index(links, name)
-    assert sender.send(ifindex, name, FRAME) == (SendOutcome.DROPPED, errno.EILSEQ)
+    assert sender.send(index(links, name), name, FRAME) == (SendOutcome.DROPPED, errno.EILSEQ)
     assert sender.send(index(links, "eth0"), "eth0", FRAME) == SENT
 
 

@@ -21,6 +21,7 @@ from garp_agent.guest.core.model import SendOutcome
 OWN_SOCKETS = 64  # links that may have their own socket
 
 _SIOCGIFINDEX = 0x8933  # netdevice(7)
+_SOCK_PACKET = 10  # <linux/net.h>
 _NAME_TO_INDEX = Struct("16si20x")  # struct ifreq
 
 _LINK_DOWN = (errno.ENETDOWN,)
@@ -33,6 +34,7 @@ class PacketSender:
     def __init__(self) -> None:
         self._shared = _Outlet()
         self._own: dict[int, _Outlet] = {}  # by ifindex
+        self._by_bytes: _BytesOutlet | None = None  # for names that are no UTF-8
 
     def send(self, ifindex: int, name: str, frame: bytes) -> tuple[SendOutcome, int]:
         """Send one whole Ethernet frame; return the outcome and the errno (0: none).
@@ -48,13 +50,24 @@ class PacketSender:
                 self._give_own_socket(ifindex)
             return _outcome(error)
         except UnicodeError:  # Python can bind to UTF-8 names only; the kernel allows any bytes
-            return SendOutcome.DROPPED, errno.EILSEQ
+            return self._send_to_bytes(ifindex, name.encode("utf-8", "surrogateescape"), frame)
+        return SendOutcome.SENT, 0
+
+    def _send_to_bytes(self, ifindex: int, name: bytes, frame: bytes) -> tuple[SendOutcome, int]:
+        try:
+            if self._by_bytes is None:
+                self._by_bytes = _BytesOutlet()
+            self._by_bytes.send(ifindex, name, frame)
+        except OSError as error:
+            return _outcome(error)
         return SendOutcome.SENT, 0
 
     def close(self) -> None:
         """Close the sockets."""
         for outlet in (self._shared, *self._own.values()):
             outlet.close()
+        if self._by_bytes is not None:
+            self._by_bytes.close()
 
     def _give_own_socket(self, ifindex: int) -> None:
         if ifindex not in self._own and len(self._own) < OWN_SOCKETS:
@@ -95,6 +108,33 @@ class _Outlet:
         if _NAME_TO_INDEX.unpack(ioctl(self._socket, _SIOCGIFINDEX, request))[1] != ifindex:
             raise OSError(errno.ENODEV, "the name belongs to another link now")
         self._bound_to = ifindex
+
+
+class _BytesOutlet:
+    """Sends on links whose names are any bytes, at most MOST of them.
+
+    A socket of type SOCK_PACKET takes the link's name with each frame, in a struct sockaddr whose
+    family the kernel does not look at (packet_sendmsg_spkt() in net/packet/af_packet.c).  Python
+    writes the bytes of a name into such a struct if it takes the socket for one of AF_UNIX.
+    """
+
+    MOST = 13  # bytes of sa_data, without the NUL that Python adds
+
+    def __init__(self) -> None:
+        kind = _SOCK_PACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        packet = socket.socket(socket.AF_PACKET, kind, 0)
+        self._socket = socket.socket(socket.AF_UNIX, _SOCK_PACKET, fileno=packet.detach())
+
+    def send(self, ifindex: int, name: bytes, frame: bytes) -> None:
+        if len(name) > self.MOST:
+            raise OSError(errno.EILSEQ, "no socket takes this name")
+        request = _NAME_TO_INDEX.pack(name, 0)
+        if _NAME_TO_INDEX.unpack(ioctl(self._socket, _SIOCGIFINDEX, request))[1] != ifindex:
+            raise OSError(errno.ENODEV, "the name belongs to another link now")
+        self._socket.sendto(frame, socket.MSG_DONTWAIT, name.ljust(self.MOST, b"\0"))
+
+    def close(self) -> None:
+        self._socket.close()
 
 
 def _outcome(error: OSError) -> tuple[SendOutcome, int]:
