@@ -66,9 +66,8 @@ interfaces.include[0]  allowed an interface name or glob, such as eth0 or en*
     a number in YAML, write "010" if a name is meant  010
     a number in YAML, write "1.5" if a name is meant  1.5
     a date in YAML, write "2024-01-01" if a name is meant  2024-01-01
-    contains a space, / or :, which no interface name does  eth0:1  eth/*  a b
+    contains a space or /, which no interface name does  eth/*  a b
     contains a character that is not printable  "eth\0"  "\ud800"
-    longer than an interface name, which has at most 15 bytes  sixteen-letters-  éééééééé
     YAML aliases are not supported, write "*lan" if a glob is meant  *lan
 interfaces.include_kinds[0]  allowed a link kind, such as vlan, bridge or physical
     not a word of letters, digits, _ and -  vlan bridge

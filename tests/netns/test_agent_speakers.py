@@ -439,3 +439,50 @@ def test_address_on_two_links_of_different_subnets_is_announced_on_both(both: Si
     with both.start(config=FREQUENT) as agent:
         for name in ("eth0", "eth1"):
             assert "192.0.2.100" in agent.announced(name)
+
+
+# -- names that select -----------------------------------------------------------------------
+
+
+def test_alternative_name_selects_its_link(site2: Site) -> None:
+    site2.guest("link property add dev eth0 altname enp0s3-with-a-long-name")
+    config = "interfaces: {include: [enp0s3-with-*]}\n"
+    with site2.start(config=QUIET + config) as agent:
+        assert agent.announced("eth0") == {GUEST_ADDRESS}
+        assert agent.announced("eth1") == set()
+        # The kernel reports a changed list of names.
+        site2.guest("link property add dev eth1 altname enp0s3-with-another-name")
+        until(lambda: agent.announced("eth1"), "eth1 is announced")
+        site2.guest("link property del dev eth0 altname enp0s3-with-a-long-name")
+        agent.wait_for_log("link-withdrawn", interface="eth0")
+        agent.reload(QUIET + config.replace("include", "exclude"))
+        agent.wait_for_log("configuration-loaded")
+        assert agent.announced("eth0") == {GUEST_ADDRESS}
+        assert agent.announced("eth1") == set()
+
+
+def test_label_selects_the_address_that_has_it(site: Site) -> None:
+    site.guest("address add 192.0.2.100/24 dev eth0 label eth0:vip")
+    with site.start(config=QUIET + "interfaces: {include: ['eth0:vip']}\n") as agent:
+        assert agent.announced("eth0") == {"192.0.2.100"}
+        agent.reload(QUIET + "interfaces: {exclude: ['eth0:*']}\n")
+        agent.wait_for_log("configuration-loaded")
+        assert agent.announced("eth0") == {GUEST_ADDRESS}
+        assert agent.addresses()["192.0.2.100"]["skipped"] == "name in interfaces.exclude"
+
+
+def test_selector_that_matches_nothing_is_said_once_and_by_check_and_list(site: Site) -> None:
+    text = f"{QUIET}interfaces: {{include: [eth0, enp9s0], exclude_kinds: [vlna]}}\n"
+    with site.start(config=text) as agent:
+        wanted = [("interfaces.include", "enp9s0"), ("interfaces.exclude_kinds", "vlna")]
+        agent.burst()
+        site.guest("address add 192.0.2.100/24 dev eth0")
+        site.wire.wait_for("192.0.2.100")
+        lines = agent.log("selector-unmatched")
+        assert [(line["key"], line["selector"]) for line in lines] == wanted
+        for words in (["check"], ["list"], ["list", "--json"]):
+            done = command(site.lab, *words, "-c", str(agent.config))
+            assert done.returncode == 0
+            for key, selector in wanted:
+                assert f"{key}: {selector}: no " in done.stderr
+            assert "eth0: no" not in done.stderr

@@ -6,6 +6,7 @@ without this module where it can, because click costs memory.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -19,6 +20,7 @@ from garp_agent.config.errors import ConfigError
 from garp_agent.config.settings import Settings
 from garp_agent.guest import daemon, options
 from garp_agent.render.output_errors import guarded
+from garp_agent.render.table import printable
 from garp_agent.runtime.exits import EXIT_CONFIG, EXIT_FAILED, EXIT_NO_PERMISSION
 from garp_agent.runtime.log import Log
 from garp_agent.wire.model import LEVEL_DEBUG, LEVEL_WARNING
@@ -135,8 +137,16 @@ def list_command(config: str | None, as_json: bool) -> None:
     from garp_agent.guest import once, status
     from garp_agent.render import agent as render
 
-    links = status.links(once.plans(_settings(config)))
+    plans, unmatched = once.look(_settings(config))
+    links = status.links(plans)
+    _say_unmatched(unmatched)
     click.echo(json.dumps(links, indent=2) if as_json else render.link_list(links), nl=as_json)
+
+
+def _say_unmatched(selectors: list[tuple[str, str]]) -> None:
+    for key, text in selectors:
+        what = "link" if key.endswith("kinds") else "interface, alternative name or label"
+        click.echo(f"garp-agent: {key}: {printable(text)}: no {what} here matches", err=True)
 
 
 @cli.command("check")
@@ -146,7 +156,12 @@ def check_command(file: str | None, config: str | None) -> None:
     """Check the configuration, or FILE, and show all errors; exit status 78 if there are any."""
     if file and config and file != config:
         raise click.UsageError("give one file: FILE or --config FILE")
-    _settings(file or config)
+    from garp_agent.guest import once
+
+    settings = _settings(file or config)
+    # The file can be for another machine, so this is no error.
+    with contextlib.suppress(OSError):
+        _say_unmatched(once.look(settings)[1])
     paths = in_force.configuration_files(file or config)
     for path in paths:
         click.echo(f"{path}: good")

@@ -162,9 +162,9 @@ def _text_form(allowed: str, *rules: tuple[bytes, str], none: bool = False) -> F
 
 GLOB = _text_form(
     "an interface name or glob, such as eth0 or en*",
-    (rb".*[ /:]", "contains a space, / or :, which no interface name does"),
-    # IFNAMSIZ is 16 with its NUL, netdevice(7).
-    (rb"[^*?[]{16,}\Z", "longer than an interface name, which has at most 15 bytes"),
+    (rb".*[ /]", "contains a space or /, which no interface name does"),
+    # ALTIFNAMSIZ is 128 with its NUL, <linux/if.h>.
+    (rb"[^*?[]{128,}\Z", "longer than an interface name, which has at most 127 bytes"),
 )
 KIND = _text_form(
     "a link kind, such as vlan, bridge or physical",

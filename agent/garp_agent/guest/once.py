@@ -45,9 +45,17 @@ def announce(settings: Settings, sender: Sender, log: Log) -> Announced:
 
 def plans(settings: Settings) -> list[LinkPlan]:
     """Return what policy plans for every link at this moment; sends nothing."""
+    return look(settings)[0]
+
+
+def look(settings: Settings) -> tuple[list[LinkPlan], list[tuple[str, str]]]:
+    """Return the plan of every link, and the interface selectors that match nothing; send nothing.
+
+    A selector has its key and its text.
+    """
     engine = Engine(settings, lambda: 1.0, route=link_towards)
     _run(engine, DryRun(), Log(LEVEL_ERROR), lambda: True)
-    return [engine.plans[ifindex] for ifindex in sorted(engine.plans)]
+    return [engine.plans[ifindex] for ifindex in sorted(engine.plans)], engine.unmatched()
 
 
 def only(settings: Settings, interfaces: tuple[str, ...]) -> Settings:

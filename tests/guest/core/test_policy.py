@@ -161,6 +161,25 @@ def test_link_with_several_reasons_names_the_permanent_one() -> None:
 
 
 @pytest.mark.parametrize(
+    ("selection", "announced"),
+    [
+        ({"include": ("enp*",)}, [A, V6]),
+        ({"include": ("eth2:1",)}, [A]),
+        ({"include": ("eth2:2",)}, []),
+        ({"exclude": ("enp0s3",)}, []),
+        ({"exclude": ("*:1",)}, [V6]),
+        ({"include": ("enp0s3",), "exclude": ("eth2:1",)}, [V6]),
+    ],
+)
+def test_alternative_name_selects_link_and_label_its_address(
+    selection: dict[str, Any], announced: list[InterfaceAddress]
+) -> None:
+    items = (A._replace(label="eth2:1"), V6)
+    made = planned(link(altnames=("enp0s3",)), *items, settings=names(**selection))
+    assert [each for each in made.targets if each] == [item.address for item in announced]
+
+
+@pytest.mark.parametrize(
     ("selection", "reason"),
     [
         ({}, Skip.CONTAINERS),

@@ -28,9 +28,10 @@ from garp_agent.guest.core.model import (
     Resumed,
     Sent,
 )
-from garp_agent.guest.core.policy import Skip, address_skip, plan_link, whole_link_skip
+from garp_agent.guest.core.policy import Skip, item_skip, plan_link, whole_link_skip
 from garp_agent.guest.core.relations import Relations
 from garp_agent.guest.core.schedule import Schedule
+from garp_agent.guest.core.selectors import unmatched
 from garp_agent.guest.core.shared import SharedAddresses
 from garp_agent.wire.model import (
     LEVEL_DEBUG,
@@ -331,6 +332,9 @@ class Engine:
                 self.schedule.burst(ifindex, cause, now)
                 name = self._name(ifindex)
                 self.notices.say(level, "burst", cause=cause.value, interface=name)
+        if self._occasion is not None:  # other settings are in force
+            for key, selector in self.unmatched():
+                self.notices.say(LEVEL_NOTICE, "selector-unmatched", key=key, selector=selector)
         self._occasion = None
 
     def _suitable(self, ifindex: int) -> set[bytes]:
@@ -339,8 +343,12 @@ class Engine:
         to_containers = self.relations.leads_to_containers(ifindex)
         if link is None or whole_link_skip(link, items, self.settings, to_containers):
             return set()
-        selection = self.settings.addresses
-        return {each.address for each in items if address_skip(each, selection) is None}
+        return {each.address for each in items if item_skip(each, link, self.settings) is None}
+
+    def unmatched(self) -> list[tuple[str, str]]:
+        """Return the key and the text of each interface selector that matches nothing."""
+        links = self.inventory.links.values()
+        return unmatched(self.settings.interfaces, links, self.inventory.addresses)
 
     def _make_plan(self, ifindex: int, now: float) -> None:
         before = self.plans.get(ifindex)

@@ -40,6 +40,7 @@ _ADDRESS_LENGTH = {_AF_INET: 4, rtnetlink.AF_INET6: 16}
 
 _IFA_ADDRESS = 1
 _IFA_LOCAL = 2
+_IFA_LABEL = 3
 _IFA_FLAGS = 8
 
 _RTM_NEWROUTE = 24
@@ -88,6 +89,7 @@ def _link_seen(data: bytes, start: int, end: int, dumped: bool) -> tuple[LinkSee
         kind,
         rtnetlink.text(info, rtnetlink.IFLA_INFO_SLAVE_KIND),
         _parent(ifindex, kind, found),
+        _altnames(found.get(rtnetlink.IFLA_PROP_LIST, b"")),
     )
     return (
         LinkSeen(
@@ -104,6 +106,15 @@ def _parent(ifindex: int, kind: str, found: Mapping[int, bytes]) -> int:
         return 0
     parent = rtnetlink.u32(found, rtnetlink.IFLA_LINK)
     return 0 if parent == ifindex else parent
+
+
+def _altnames(properties: bytes) -> tuple[str, ...]:
+    # One attribute for each name, so not a dictionary (rtnl_fill_prop_list).
+    return tuple(
+        rtnetlink.text({attribute: value}, attribute)
+        for attribute, value in rtnetlink.attributes(properties, 0, len(properties))
+        if attribute == rtnetlink.IFLA_ALT_IFNAME
+    )
 
 
 # -- addresses and forwarding -----------------------------------------------------------
@@ -131,7 +142,10 @@ def _address(data: bytes, start: int, end: int) -> InterfaceAddress | None:
             f"must have {length}"
         )
     flags = rtnetlink.u32(found, _IFA_FLAGS, flags)
-    return InterfaceAddress(ifindex, address, prefix_length, scope, flags, peer)
+    # Without a label of its own, it has the name that the link had when it was added.
+    label = rtnetlink.text(found, _IFA_LABEL)
+    label = label if ":" in label else ""
+    return InterfaceAddress(ifindex, address, prefix_length, scope, flags, peer, label)
 
 
 def _address_seen(data: bytes, start: int, end: int, dumped: bool) -> tuple[AddressSeen, ...]:
@@ -141,7 +155,8 @@ def _address_seen(data: bytes, start: int, end: int, dumped: bool) -> tuple[Addr
 
 def _address_gone(data: bytes, start: int, end: int, dumped: bool) -> tuple[AddressGone, ...]:
     address = _address(data, start, end)
-    return (AddressGone(address),) if address else ()
+    # A label does not tell addresses apart.
+    return (AddressGone(address._replace(label="")),) if address else ()
 
 
 def _forwarding(data: bytes, start: int, end: int, dumped: bool) -> tuple[ForwardingSeen, ...]:

@@ -93,6 +93,7 @@ class Link(NamedTuple):
     kind: str = ""  # IFLA_INFO_KIND: "bridge", "vlan", ...; "" for hardware
     port_kind: str = ""  # IFLA_INFO_SLAVE_KIND: what the master is: "bridge", "bond", "vrf", ...
     parent_ifindex: int = 0  # IFLA_LINK: the device below a VLAN or macvlan; 0: none here
+    altnames: tuple[str, ...] = ()  # IFLA_ALT_IFNAME: alternative names, up to 127 bytes each
 
     @property
     def has_carrier(self) -> bool:
@@ -117,6 +118,7 @@ class InterfaceAddress(NamedTuple):
     scope: int = RT_SCOPE_UNIVERSE
     flags: int = 0  # IFA_F_*, 32 bits
     peer: bytes = b""  # IFA_ADDRESS if it is the other end's of a point-to-point address; else b""
+    label: str = ""  # IFA_LABEL if it is more than the name of the link: "eth0:1"
 
 
 class Announcement(NamedTuple):

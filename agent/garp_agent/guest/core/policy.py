@@ -131,7 +131,7 @@ def plan_link(
     targets: dict[bytes, Target] = {}
     skipped = []
     for item in addresses:
-        reason = skip or address_skip(item, settings.addresses)
+        reason = skip or item_skip(item, link, settings)
         if reason is None and item.address in elsewhere:
             reason = Skip.ELSEWHERE
         if reason is not None:
@@ -159,18 +159,22 @@ def whole_link_skip(
     link: Link, addresses: Iterable[InterfaceAddress], settings: Settings, to_containers: bool
 ) -> Skip | None:
     """Return why no address of a link is announced, whichever it is; None if the link is fit."""
-    skip = link_skip(link, settings.interfaces, to_containers)
+    labels = [each.label for each in addresses if each.label]
+    skip = link_skip(link, settings.interfaces, to_containers, labels)
     return skip or _virtual_router_skip(link, addresses)
 
 
 def link_skip(
-    link: Link, selection: InterfaceSelection, to_containers: bool = False
+    link: Link,
+    selection: InterfaceSelection,
+    to_containers: bool = False,
+    labels: Iterable[str] = (),
 ) -> Skip | None:
     """Return why nothing is announced on a link; None if it is suitable.
 
     Permanent reasons come before temporary ones: they tell the operator more.
     """
-    reason = nature_skip(link) or _selection_skip(link, selection) or _state_skip(link)
+    reason = nature_skip(link) or _selection_skip(link, labels, selection) or _state_skip(link)
     if reason is None and to_containers and not selection.include:
         return Skip.CONTAINERS  # last, because docker0 without a container has no carrier
     return reason
@@ -194,17 +198,27 @@ def nature_skip(link: Link) -> Skip | None:
     return None
 
 
-def _selection_skip(link: Link, selection: InterfaceSelection) -> Skip | None:
-    kind = link.kind or "physical"
-    if _matches(link.name, selection.exclude):
+def _selection_skip(
+    link: Link, labels: Iterable[str], selection: InterfaceSelection
+) -> Skip | None:
+    if names_match(link_names(link), selection.exclude):
         return Skip.NAME_EXCLUDED
-    if selection.include and not _matches(link.name, selection.include):
+    if selection.include and not names_match((*link_names(link), *labels), selection.include):
         return Skip.NAME_NOT_INCLUDED
-    if kind in selection.exclude_kinds:
+    if link_kind(link) in selection.exclude_kinds:
         return Skip.KIND_EXCLUDED
-    if selection.include_kinds and kind not in selection.include_kinds:
+    if selection.include_kinds and link_kind(link) not in selection.include_kinds:
         return Skip.KIND_NOT_INCLUDED
     return None
+
+
+def _label_skip(item: InterfaceAddress, link: Link, selection: InterfaceSelection) -> Skip | None:
+    """Return why an address is not selected by its label, on a link that is selected."""
+    if item.label and names_match((item.label,), selection.exclude):
+        return Skip.NAME_EXCLUDED
+    if not selection.include or names_match((*link_names(link), item.label), selection.include):
+        return None
+    return Skip.NAME_NOT_INCLUDED  # the link is there for the labels of other addresses
 
 
 def _state_skip(link: Link) -> Skip | None:
@@ -246,6 +260,11 @@ def _is_virtual_address(item: InterfaceAddress, mac: bytes) -> bool:
         if item.address[8:] == identifier or item.flags & IFA_F_MANAGETEMPADDR:
             return False
     return bool(item.flags & IFA_F_PERMANENT)
+
+
+def item_skip(item: InterfaceAddress, link: Link, settings: Settings) -> Skip | None:
+    """Return why an address of a suitable link is not announced; None if it is suitable."""
+    return address_skip(item, settings.addresses) or _label_skip(item, link, settings.interfaces)
 
 
 def address_skip(item: InterfaceAddress, selection: AddressSelection) -> Skip | None:
@@ -292,10 +311,21 @@ def _contains(network: Network, address: bytes) -> bool:
     return differing >> 8 * len(address) - network.prefix_length == 0
 
 
-def _matches(name: str, globs: tuple[str, ...]) -> bool:
+def names_match(names: Iterable[str], globs: tuple[str, ...]) -> bool:
+    """Return whether one of the names matches one of the globs."""
     if not globs:
         return False
     # Here, because fnmatch loads re: 1 MB that a guest without name globs does not need.
     from fnmatch import fnmatchcase
 
-    return any(fnmatchcase(name, glob) for glob in globs)
+    return any(fnmatchcase(name, glob) for name in names for glob in globs)
+
+
+def link_names(link: Link) -> tuple[str, ...]:
+    """Return the name of a link and its alternative names."""
+    return (link.name, *link.altnames)
+
+
+def link_kind(link: Link) -> str:
+    """Return the kind of a link as the configuration calls it."""
+    return link.kind or "physical"
