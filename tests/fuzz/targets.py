@@ -106,7 +106,9 @@ def configuration(data: bytes) -> None:
     assert all(str(problem).startswith("fuzzed.yaml") for problem in problems)
 
 
-NETLINK = [golden.read(name) for name in golden.names("rtnetlink")]
+NETLINK = [
+    golden.read(name) for folder in ("rtnetlink", "topology") for name in golden.names(folder)
+]
 SOCKETS = [golden.read(name) for name in golden.names("sock_diag")]
 FRAMES = [golden.read(name) for name in golden.names("frames")]
 LINES = [

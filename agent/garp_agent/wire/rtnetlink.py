@@ -30,6 +30,8 @@ RTM_GETLINK = 18
 RTM_NEWADDR = 20
 RTM_DELADDR = 21
 RTM_GETADDR = 22
+RTM_NEWNEIGH = 28
+RTM_GETNEIGH = 30
 RTM_NEWNETCONF = 80
 RTM_GETNETCONF = 82
 
@@ -43,13 +45,16 @@ IFLA_IFNAME = 3
 IFLA_LINK = 5
 IFLA_MASTER = 10
 IFLA_WIRELESS = 11
+IFLA_PROTINFO = 12
 IFLA_OPERSTATE = 16
 IFLA_LINKINFO = 18
 IFLA_EXT_MASK = 29
 IFLA_LINK_NETNSID = 37
+IFLA_PHYS_PORT_NAME = 38
 IFLA_EVENT = 44
 IFLA_PROP_LIST = 52
 IFLA_ALT_IFNAME = 53
+IFLA_PARENT_DEV_BUS_NAME = 57
 
 IFLA_INFO_KIND = 1
 IFLA_INFO_DATA = 2
@@ -69,12 +74,14 @@ _NLA_TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 _RTEXT_FILTER_SKIP_STATS = 1 << 3
 
 AF_UNSPEC = 0
+AF_BRIDGE = 7
 AF_INET6 = 10
 
 _HEADER = Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
 _ATTRIBUTE = Struct("=HH")  # nlattr: length, type
 _LINK = Struct("=BxHiII")  # ifinfomsg: family, hardware type, index, flags, change mask
 ADDRESS_HEADER = Struct("=BBBBI")  # ifaddrmsg: family, prefix length, flags, scope, index
+NEIGHBOR_HEADER = Struct("=BxxxIHBB")  # ndmsg: family, index, state, flags, type
 NETCONF_HEADER = Struct("=B3x")  # netconfmsg: family, and its padding
 _ERROR = Struct("=i")
 _U32 = Struct("=I")
@@ -133,6 +140,11 @@ def dump_addresses(sequence: int) -> bytes:
 def dump_forwarding(sequence: int) -> bytes:
     """Return the request for the IPv6 forwarding setting of all links."""
     return request(RTM_GETNETCONF, sequence, NETCONF_HEADER.pack(AF_INET6))
+
+
+def dump_bridge_tables(sequence: int) -> bytes:
+    """Return the request for the forwarding tables of all bridges."""
+    return request(RTM_GETNEIGH, sequence, NEIGHBOR_HEADER.pack(AF_BRIDGE, 0, 0, 0, 0))
 
 
 def request(message_type: int, sequence: int, body: bytes, flags: int = NLM_F_DUMP) -> bytes:

@@ -14,7 +14,13 @@ from typing import Any
 import pytest
 
 from garp_agent.hypervisor.core import linkstate
-from garp_agent.hypervisor.core.linkstate import Bond, BondPort, LinkReport, LinkSnapshot
+from garp_agent.hypervisor.core.linkstate import (
+    Bond,
+    BondPort,
+    LinkReport,
+    LinkSnapshot,
+    PortStateReport,
+)
 from garp_agent.wire.model import LinkGone
 from garp_agent.wire.rtnetlink import DecodeError, DumpDone, DumpInterrupted
 from tests import golden
@@ -25,27 +31,43 @@ pytestmark = pytest.mark.skipif(
 
 HEADERS = Path("/usr/include/linux")
 ACTIVE = Bond(linkstate.MODE_ACTIVE_BACKUP, active_ifindex=5)
-BOND0 = LinkSnapshot(6, "bond0", 0x11443, 7, "bond", "bridge", ACTIVE)
-UP1 = LinkSnapshot(5, "up1", 0x11843, 6, "veth", "bond", None, BondPort(True, linkstate.LINK_UP))
-UP0 = LinkSnapshot(3, "up0", 0x1803, 6, "veth", "bond", None, BondPort(True, linkstate.LINK_DOWN))
+MAC = bytes.fromhex("020000000100")
+BOND0 = LinkSnapshot(6, "bond0", 0x11443, 7, "bond", "bridge", ACTIVE, None, 3, 0, MAC)
+USED, LOST = BondPort(True, linkstate.LINK_UP), BondPort(True, linkstate.LINK_DOWN)
+UP1 = LinkSnapshot(5, "up1", 0x11843, 6, "veth", "bond", None, USED, None, 4, MAC)
+UP0 = LinkSnapshot(3, "up0", 0x1803, 6, "veth", "bond", None, LOST, None, 2, MAC)
+VLAN = LinkSnapshot(8, "bond0.5", 0x1002, kind="vlan", lower_ifindex=6, hardware_address=MAC)
+
+
+def other(ifindex: int, name: str, flags: int, mac: str, **more: Any) -> LinkSnapshot:
+    return LinkSnapshot(ifindex, name, flags, hardware_address=bytes.fromhex(mac), **more)
+
+
+VRF_PORT = other(11, "dum0", 0x82, "7a3c9ddb0966", master_ifindex=10, kind="dummy", port_kind="vrf")
+ODD_NAME = other(19, "w\udcffx", 0x82, "eab8787bfb7d", kind="dummy")
+ELSEWHERE = other(17, "here0", 0x1002, "4a8bfbf41026", kind="veth")  # IFLA_LINK is not ours
 GOLDEN: dict[str, list[Any]] = {
-    "link-bond-failover": [LinkReport(BOND0, linkstate.EVENT_BONDING_FAILOVER)],
-    "link-bond-notify-peers": [LinkReport(BOND0, linkstate.EVENT_NOTIFY_PEERS)],
-    "link-bond-port": [LinkReport(UP1)],
-    "link-bond-port-lost": [LinkReport(UP0)],
-    "link-vlan": [LinkReport(LinkSnapshot(8, "bond0.5", 0x1002, kind="vlan"))],
-    "link-vrf-port": [LinkReport(LinkSnapshot(11, "dum0", 0x82, 10, "dummy", "vrf"))],
-    "link-odd-name": [LinkReport(LinkSnapshot(19, "w\udcffx", 0x82, kind="dummy"), dumped=True)],
-    "link-gone": [LinkGone(13)],
-    "dump-done": [DumpDone(7)],
-    **{f"link-bridge-port{suffix}": [] for suffix in ("", "-left")},
-    **{name: [] for name in ("address-ipv4", "forwarding")},
+    "rtnetlink/link-bond-failover": [LinkReport(BOND0, linkstate.EVENT_BONDING_FAILOVER)],
+    "rtnetlink/link-bond-notify-peers": [LinkReport(BOND0, linkstate.EVENT_NOTIFY_PEERS)],
+    "rtnetlink/link-bond-port": [LinkReport(UP1)],
+    "rtnetlink/link-bond-port-lost": [LinkReport(UP0)],
+    "rtnetlink/link-vlan": [LinkReport(VLAN)],
+    "rtnetlink/link-vrf-port": [LinkReport(VRF_PORT)],
+    "rtnetlink/link-odd-name": [LinkReport(ODD_NAME, dumped=True)],
+    "rtnetlink/link-veth-elsewhere": [LinkReport(ELSEWHERE, dumped=True)],
+    "rtnetlink/link-bridge-port": [PortStateReport(6, 7, linkstate.STATE_DISABLED)],
+    "rtnetlink/link-bridge-port-left": [],
+    "topology/port-states": [PortStateReport(8, 37, state) for state in (1, 1, 1, 2, 3)],
+    "topology/bridge-table": [],
+    "rtnetlink/link-gone": [LinkGone(13)],
+    "rtnetlink/dump-done": [DumpDone(7)],
+    **{f"rtnetlink/{name}": [] for name in ("address-ipv4", "forwarding")},
 }
 
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_decode_golden_datagram_gives_its_messages(name: str) -> None:
-    assert linkstate.decode(golden.read(f"rtnetlink/{name}")) == GOLDEN[name]
+    assert linkstate.decode(golden.read(name)) == GOLDEN[name]
 
 
 def test_decode_interrupted_dump_marks_the_interruption_and_the_links() -> None:
@@ -67,6 +89,9 @@ def test_numbers_are_those_of_the_kernel_headers() -> None:
     defines = re.findall(r"#define\s+(\w+)\s+(\d+)\b", (HEADERS / "if_bonding.h").read_text())
     kernel = {name: int(value) for name, value in defines}
     assert constants(ours, "MODE_") == constants(kernel, "BOND_MODE_")
+    states = re.findall(r"#define\s+(BR_\w+)\s+(\d+)", (HEADERS / "if_bridge.h").read_text())
+    bridge = {name: int(value) for name, value in states}
+    assert constants(ours, "STATE_") == constants(bridge, "BR_STATE_")
     assert constants(ours, "LINK_") == constants(kernel, "BOND_LINK_")
     names = re.findall(r"^\s+(IFLA_EVENT_\w+),", (HEADERS / "if_link.h").read_text(), re.MULTILINE)
     events = {name: value for value, name in enumerate(names)}
@@ -115,6 +140,26 @@ def test_decode_bond_data_gives_bond_and_port(
     [found] = linkstate.decode(new_link(attributes + attribute(44, NINE)))
     assert isinstance(found, LinkReport)
     assert (found.link.bond, found.link.bond_port, found.event) == (bond, port, 9)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "found"),
+    [
+        (attribute(38, b"pf0vf3\0") + attribute(57, b"pci\0"), ("pf0vf3", "pci", 0, None)),
+        (attribute(5, NINE), ("", "", 9, None)),
+        (attribute(5, NINE) + attribute(37, NINE), ("", "", 0, None)),  # of another namespace
+        (linkinfo(b"vxlan\0", attribute(3, NINE)), ("", "", 9, None)),
+        (linkinfo(b"vxlan\0"), ("", "", 0, None)),
+        (linkinfo(b"bridge\0", attribute(1, b"\x04"), of=4), ("", "", 0, 4)),
+        (linkinfo(b"bridge\0", of=4), ("", "", 0, None)),
+        (linkinfo(b"bond\0", attribute(1, b"\x04"), of=4), ("", "", 0, None)),
+    ],
+)
+def test_decode_gives_the_place_of_a_link(attributes: bytes, found: tuple[Any, ...]) -> None:
+    [report] = linkstate.decode(new_link(attributes))
+    assert isinstance(report, LinkReport)
+    link = report.link
+    assert (link.port_name, link.bus, link.lower_ifindex, link.port_state) == found
 
 
 def test_decode_attribute_without_value_is_refused() -> None:

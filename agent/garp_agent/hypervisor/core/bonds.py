@@ -6,16 +6,19 @@ has ports in use, which carry its traffic:
   bond, active-backup   the active port
   bond, other modes     the active port, and the ports that the bond itself uses
   team                  the ports with carrier; NOTIFY_PEERS means that teamd switched
-  bridge                the uplinks (hardware, VLANs) with carrier
+  bridge                the uplinks with carrier that forward (STP)
 
 A failover is a change of the ports in use, BONDING_FAILOVER, or a carrier that comes back.
 Without carrier a failover waits, because no hint could help before the carrier is back.  A port
 that loses its carrier does not make a failover of a bond: the bond switches up to one monitoring
-interval (miimon) later.  The first failover of a link is reported at once.  Changes in the next
-``debounce`` seconds are reported together when that time has passed.
+interval (miimon) later.  What is stacked on one bond is one failover.  The first one is reported
+at once.  Changes in the next ``debounce`` seconds are reported together when that time has passed.
+
+A new bridge moves no guest, unless a guest port is in it already.  A guest port that comes from
+another bridge, or that STP lets forward, is reported by itself.
 
 Sources: Documentation/networking/bonding.rst; drivers/net/bonding/bond_main.c,
-bond_change_active_slave().
+bond_change_active_slave(); net/bridge/br_if.c, br_port_carrier_check().
 """
 
 from __future__ import annotations
@@ -30,9 +33,12 @@ from garp_agent.hypervisor.core.linkstate import (
     LINK_FAIL,
     LINK_UP,
     MODE_ACTIVE_BACKUP,
+    STATE_FORWARDING,
+    STATE_LEARNING,
     LinkSnapshot,
 )
-from garp_agent.wire.model import DumpComplete
+from garp_agent.hypervisor.core.topology import Topology
+from garp_agent.wire.model import IFF_UP, DumpComplete
 from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False
@@ -41,7 +47,6 @@ if TYPE_CHECKING:
 
 DEBOUNCE = 0.2  # seconds
 KINDS = ("bond", "team", "bridge")
-_UPLINK_KINDS = ("", "vlan")
 _MODE_NAMES = (
     "balance-rr",
     "active-backup",
@@ -54,18 +59,29 @@ _MODE_NAMES = (
 
 
 class BondFailover(NamedTuple):
-    """The traffic of ``link`` takes other ports, or the same ports after an interruption."""
+    """The traffic of ``link`` takes other ports, or the same ports after an interruption.
+
+    Or, if ``guest_ports`` is not empty: these came to the bridge ``link``.
+    """
 
     link: str
     before: tuple[str, ...]  # names of the ports in use
     after: tuple[str, ...]
+    switches: frozenset[int] = frozenset()  # ifindexes of all links that it is a failover of
+    guest_ports: frozenset[int] = frozenset()  # ifindexes
 
     @property
     def reason(self) -> str:
         """Return the failover in words, for the log of the guest."""
+        if self.guest_ports:
+            count = len(self.guest_ports)
+            what = f"{count} guest ports now send" if count > 1 else "a guest port now sends"
+            return f"{what} through {self.link}"
+        others = len(self.switches) - 1
+        link = f"{self.link} and {others} more" if others > 0 else self.link
         if self.before == self.after:
-            return f"{self.link} is back on {_joined(self.after)}"
-        return f"{self.link} went from {_joined(self.before)} to {_joined(self.after)}"
+            return f"{link} is back on {_joined(self.after)}"
+        return f"{link} went from {_joined(self.before)} to {_joined(self.after)}"
 
 
 class FollowedLink(NamedTuple):
@@ -81,7 +97,7 @@ class FollowedLink(NamedTuple):
 class _ActivePorts:
     """The ports in use of one link, and what is still to be reported."""
 
-    __slots__ = ("carrying", "due", "ports", "quiet_until", "reported", "unreported")
+    __slots__ = ("carrying", "changed_at", "is_new", "lost_at", "ports", "reported", "unreported")
 
     def __init__(
         self, ports: frozenset[int], carrying: bool, reported: tuple[str, ...], unreported: bool
@@ -90,114 +106,211 @@ class _ActivePorts:
         self.carrying = carrying  # the link has carrier and a port in use
         self.reported = reported  # names of the ports that were reported last
         self.unreported = unreported  # a failover has happened since
-        self.due = inf  # when to report it
-        self.quiet_until = -inf  # end of the debounce time
+        self.is_new = False  # a bridge that has not carried anything since it has an uplink
+        self.changed_at = inf  # when it could be reported first; inf: nothing to report now
+        self.lost_at = (
+            inf  # when it stopped carrying, until it is reported as back; inf: it did not
+        )
 
 
 class Follower:
     """Follows links and reports their failovers.  The caller supplies the time."""
 
     def __init__(self, names: tuple[str, ...] = (), debounce: float = DEBOUNCE) -> None:
-        """``names``: the links to follow; empty: each bond, each team, each bridge with an uplink.
+        """``names``: the links to follow, with the bridges on them; empty: each bond, each team,
+        each bridge with an uplink.
 
         ``debounce``: seconds.
         """
         self.names = names
         self.debounce = debounce
-        self._table = LinkTable()
+        self.table = LinkTable()
+        self.topology = Topology(self.table)
         self._active: dict[int, _ActivePorts] = {}  # of the followed links, by ifindex
+        self._quiet: dict[frozenset[int], float] = {}  # end of the debounce time, by root
+        self._homes: dict[int, int] = {}  # the bridge that each guest port was in last
+        self._moved: dict[int, float] = {}  # guest ports to report, since when
         self._complete = False  # the first dump has ended: a link that appears now is new
 
     def handle(self, event: LinkEvent, now: float) -> None:
         """Take in one event of the kernel."""
-        for before, after, why in self._table.apply(event):
+        for before, after, why in self.table.apply(event):
             if after is None:
                 assert before is not None
-                self._active.pop(before.ifindex, None)
+                for known in (self._active, self._homes, self._moved):
+                    known.pop(before.ifindex, None)
                 self._examine_master(before, now)
                 continue
             if before is not None and before.master_ifindex != after.master_ifindex:
                 self._examine_master(before, now)
             self._examine_master(after, now)
             self._examine(after.ifindex, why, now)
+            self._note_guest_port(before, after, now)
         if isinstance(event, DumpComplete):
             self._complete = True
 
     def advance(self, now: float) -> list[BondFailover]:
         """Return the failovers that are due, and count them as reported."""
-        failovers: list[BondFailover] = []
-        for ifindex, active in self._active.items():
-            if now >= active.due:
-                names = self._names(active.ports)
-                link = self._table.links[ifindex]
-                failovers.append(BondFailover(link.name, active.reported, names))
-                active.reported, active.unreported, active.due = names, False, inf
-                active.quiet_until = now + self.debounce
-        return failovers
+        due = [(root, links) for root, links, due in self._pending() if now >= due]
+        return [self._report(root, links, now) for root, links in due] + self._take_moved(now)
 
     def deadline(self) -> float:
         """Return when :meth:`advance` must be called at the latest."""
-        return min((active.due for active in self._active.values()), default=inf)
+        dues = [due for _root, _links, due in self._pending()]
+        return min([*dues, *map(self._moved_due, self._moved)], default=inf)
 
     @property
     def is_following(self) -> bool:
         """Return whether there is a link to follow."""
         return bool(self._active)
 
+    def follows(self, ifindex: int) -> bool:
+        """Return whether a failover of this link would be reported."""
+        return ifindex in self._active
+
     def followed(self) -> list[FollowedLink]:
         """Return the links that are followed, by name."""
         found = []
         for ifindex, active in self._active.items():
-            link = self._table.links[ifindex]
+            link = self.table.links[ifindex]
             mode = _mode_name(link.bond.mode) if link.bond else ""
             ports = self._names(active.ports)
             found.append(FollowedLink(link.name, link.kind, mode, link.has_carrier, ports))
         return sorted(found)
 
+    # -- what is to be reported, and when -----------------------------------------------
+
+    def _pending(self) -> list[tuple[frozenset[int], list[int], float]]:
+        """Return the links with something to report: their root, themselves, and when."""
+        pending: dict[frozenset[int], list[int]] = {}
+        for ifindex, active in self._active.items():
+            if active.changed_at < inf:
+                pending.setdefault(self._root(ifindex), []).append(ifindex)
+        return [(root, links, self._due(root, links)) for root, links in pending.items()]
+
+    def _root(self, ifindex: int) -> frozenset[int]:
+        return self.topology.path(ifindex).ends or frozenset({ifindex})
+
+    def _due(self, root: frozenset[int], links: list[int]) -> float:
+        """Return when to report a failover.
+
+        The carrier returns to a bond first, then to its VLANs and the bridges on them.  A guest
+        that is told before its bridge forwards can announce nothing.  So the report waits for
+        the links that the same interruption has stopped, for at most the debounce time.
+        """
+        first = min(self._active[ifindex].changed_at for ifindex in links)
+        lost_at = min(self._active[ifindex].lost_at for ifindex in links)
+        waits = lost_at < inf and any(
+            not other.carrying and lost_at <= other.lost_at < inf and self._root(ifindex) == root
+            for ifindex, other in self._active.items()
+        )
+        return max(first + self.debounce if waits else first, self._quiet.get(root, -inf))
+
+    def _report(self, root: frozenset[int], links: list[int], now: float) -> BondFailover:
+        named = {ifindex: self.table.links[ifindex] for ifindex in links}
+        first = min(links, key=lambda each: (named[each].kind == "bridge", named[each].name))
+        before, after = self._active[first].reported, self._names(self._active[first].ports)
+        for active in map(self._active.__getitem__, links):
+            active.reported = self._names(active.ports)
+            active.unreported, active.changed_at, active.lost_at = False, inf, inf
+        self._quiet = {each: until for each, until in self._quiet.items() if until > now}
+        self._quiet[root] = now + self.debounce
+        return BondFailover(named[first].name, before, after, frozenset(links))
+
+    def _moved_due(self, port: int) -> float:
+        """Return when to report a guest port: when its path is open."""
+        switches = self.topology.path(port).switches
+        is_open = all(self._active[each].carrying for each in switches if each in self._active)
+        return self._moved[port] + self.debounce if is_open else inf
+
+    def _take_moved(self, now: float) -> list[BondFailover]:
+        bridges: dict[int, set[int]] = {}
+        for port in [port for port in self._moved if now >= self._moved_due(port)]:
+            del self._moved[port]
+            bridges.setdefault(self._homes[port], set()).add(port)
+        return [
+            BondFailover(self.table.links[bridge].name, (), (), guest_ports=frozenset(ports))
+            for bridge, ports in bridges.items()
+            if bridge in self.table.links
+        ]
+
     # -- what a change means ------------------------------------------------------------
 
     def _examine_master(self, port: LinkSnapshot, now: float) -> None:
         # A bridge can have the ports of 1,000 guests, and none of them is an uplink.
-        if port.port_kind != "bridge" or port.kind in _UPLINK_KINDS:
+        if port.port_kind != "bridge" or self.topology.is_uplink(port):
             self._examine(port.master_ifindex, EVENT_NONE, now)
 
     def _examine(self, ifindex: int, event: int, now: float) -> None:
-        link = self._table.links.get(ifindex)
+        link = self.table.links.get(ifindex)
         if link is None or not self._is_to_follow(link):
             self._active.pop(ifindex, None)
             return
         ports = self._ports_in_use(link)
-        carrying = link.has_carrier and bool(ports)
+        carrying = bool(ports) and (link.has_carrier or _is_bridge_up(link))
         active = self._active.get(ifindex)
-        if not self._complete:  # the state before the watcher started
-            reported = self._names(ports) if carrying else ()
-            active = self._active[ifindex] = _ActivePorts(ports, carrying, reported, False)
-        elif active is None:
-            active = self._active[ifindex] = _ActivePorts(ports, carrying, (), True)
-        else:
-            # A bond sends BONDING_FAILOVER after the message with the new active port: in the
-            # debounce time the event belongs to the failover that was just reported.
-            switched = _is_switch(link, event) and now >= active.quiet_until
-            changed = ports != active.ports or (carrying and not active.carrying)
-            active.unreported |= changed or switched
-            active.ports, active.carrying = ports, carrying
-        active.due = max(now, active.quiet_until) if active.unreported and carrying else inf
+        if active is None or not self._complete:
+            self._begin(link, ports, carrying, now)
+            return
+        # A bond sends BONDING_FAILOVER after the message with the new active port: in the
+        # debounce time the event belongs to the failover that was just reported.
+        quiet_until = self._quiet.get(self._root(ifindex), -inf)
+        switched = _is_switch(link, event) and now >= quiet_until
+        changed = ports != active.ports or (carrying and not active.carrying)
+        if active.is_new:
+            changed = carrying and self._has_guest_port(link)
+            active.is_new = not carrying
+        active.unreported |= changed or switched
+        if active.carrying and not carrying:
+            active.lost_at = now
+        active.ports, active.carrying = ports, carrying
+        self._set_changed(active, now)
+
+    def _begin(self, link: LinkSnapshot, ports: frozenset[int], carrying: bool, now: float) -> None:
+        is_bridge = link.kind == "bridge"
+        unreported = self._complete and (not is_bridge or self._has_guest_port(link))
+        reported = self._names(ports) if carrying and not unreported else ()
+        active = _ActivePorts(ports, carrying, reported, unreported)
+        active.is_new = self._complete and is_bridge and not carrying
+        self._active[link.ifindex] = active
+        self._set_changed(active, now)
+
+    def _set_changed(self, active: _ActivePorts, now: float) -> None:
+        is_due = active.unreported and active.carrying
+        active.changed_at = min(active.changed_at, now) if is_due else inf
+
+    def _has_guest_port(self, bridge: LinkSnapshot) -> bool:
+        guest_ports = filter(self.topology.is_guest_port, self.table.links.values())
+        return any(bridge.ifindex in self.topology.path(each.ifindex).links for each in guest_ports)
+
+    def _note_guest_port(
+        self, before: LinkSnapshot | None, after: LinkSnapshot, now: float
+    ) -> None:
+        if not after.master_ifindex or not self.topology.is_guest_port(after):
+            return
+        home = self._homes.get(after.ifindex, after.master_ifindex)
+        learnt = before is not None and before.port_state == STATE_LEARNING
+        forwards_now = learnt and after.port_state == STATE_FORWARDING
+        if self._complete and (home != after.master_ifindex or forwards_now):
+            self._moved[after.ifindex] = now
+        self._homes[after.ifindex] = after.master_ifindex
 
     def _is_to_follow(self, link: LinkSnapshot) -> bool:
-        if self.names:
+        if not self.names:
+            has_uplink = link.kind == "bridge" and bool(self.topology.uplinks(link.ifindex))
+            return link.kind in ("bond", "team") or has_uplink
+        if link.name in self.names or link.kind != "bridge":
             return link.name in self.names and link.kind in KINDS
-        return link.kind in ("bond", "team") or (link.kind == "bridge" and self._has_uplink(link))
-
-    def _has_uplink(self, bridge: LinkSnapshot) -> bool:
-        return any(port.kind in _UPLINK_KINDS for port in self._table.ports(bridge.ifindex))
+        below = self.topology.path(link.ifindex).switches
+        return any(self.table.links[each].name in self.names for each in below)
 
     def _ports_in_use(self, link: LinkSnapshot) -> frozenset[int]:
-        ports = self._table.ports(link.ifindex)
+        if link.kind == "bridge":
+            uplinks = self.topology.uplinks(link.ifindex)
+            return frozenset(port.ifindex for port in uplinks if _forwards(port))
+        ports = self.table.ports(link.ifindex)
         if link.kind == "team":
             return frozenset(port.ifindex for port in ports if port.has_carrier)
-        if link.kind == "bridge":
-            uplinks = (port for port in ports if port.kind in _UPLINK_KINDS)
-            return frozenset(port.ifindex for port in uplinks if port.has_carrier)
         if link.bond is None:
             return frozenset()
         active = frozenset({link.bond.active_ifindex} - {0})
@@ -206,7 +319,7 @@ class Follower:
         return active | frozenset(port.ifindex for port in ports if _is_used(port))
 
     def _names(self, ports: frozenset[int]) -> tuple[str, ...]:
-        found = ((self._table.links.get(ifindex), ifindex) for ifindex in ports)
+        found = ((self.table.links.get(ifindex), ifindex) for ifindex in ports)
         return tuple(sorted(link.name if link else f"#{ifindex}" for link, ifindex in found))
 
 
@@ -214,6 +327,16 @@ def _is_used(port: LinkSnapshot) -> bool:
     """Return whether the bond sends through ``port``; it does until the down delay is over."""
     state = port.bond_port
     return state is not None and state.active and state.link in (LINK_UP, LINK_FAIL)
+
+
+def _forwards(port: LinkSnapshot) -> bool:
+    """Return whether a bridge sends through ``port``."""
+    return port.has_carrier and port.port_state in (None, STATE_FORWARDING)
+
+
+def _is_bridge_up(link: LinkSnapshot) -> bool:
+    # Its carrier follows that of its ports up to a second later (net/core/link_watch.c).
+    return link.kind == "bridge" and bool(link.flags & IFF_UP)
 
 
 def _is_switch(link: LinkSnapshot, event: int) -> bool:

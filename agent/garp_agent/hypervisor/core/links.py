@@ -1,11 +1,16 @@
 """The links of this host: the fold of the kernel's link events.
 
-Does not decide which links matter or what a change means: hypervisor.core.bonds does.
+Does not decide which links matter or what a change means: hypervisor.core.topology and bonds do.
 """
 
 from __future__ import annotations
 
-from garp_agent.hypervisor.core.linkstate import EVENT_NONE, LinkReport, LinkSnapshot
+from garp_agent.hypervisor.core.linkstate import (
+    EVENT_NONE,
+    LinkReport,
+    LinkSnapshot,
+    PortStateReport,
+)
 from garp_agent.wire.model import DumpStarted, LinkGone
 from garp_agent.wire.netlink_dump import DumpMarks
 from garp_agent.wire.record import NamedTuple
@@ -28,19 +33,26 @@ class LinkTable:
 
     def __init__(self) -> None:
         self.links: dict[int, LinkSnapshot] = {}
+        self.places = 0  # grows whenever a link changes its place: what it is or is stacked on
+        self._ports: dict[int, set[int]] = {}  # ifindexes, by that of their master
         self._marks = DumpMarks()
+        # What bridges said of their ports since the dump began; the dump can be older.
+        self._port_states: dict[int, PortStateReport] = {}
 
     def ports(self, ifindex: int) -> list[LinkSnapshot]:
         """Return the links whose master is ``ifindex``."""
-        return [port for port in self.links.values() if port.master_ifindex == ifindex]
+        return [self.links[port] for port in self._ports.get(ifindex, ())]
 
     def apply(self, event: LinkEvent) -> list[LinkChange]:
         """Fold one event in; return what it says, without what a dump says too late."""
         if isinstance(event, LinkReport):
             return self._see(event)
+        if isinstance(event, PortStateReport):
+            return self._see_port_state(event)
         if isinstance(event, LinkGone):
             self._marks.removed(event.ifindex)
             return self._forget([event.ifindex])
+        self._port_states.clear()
         if isinstance(event, DumpStarted):
             self._marks.start()
             return []
@@ -53,9 +65,55 @@ class LinkTable:
         before = self.links.get(link.ifindex)
         if before is not None and before.kind == link.kind and link.bond is None:
             link = link._replace(bond=before.bond)  # a message without bond data
-        self.links[link.ifindex] = link
+        told = self._port_states.get(link.ifindex)
+        if report.dumped and told is not None and told.bridge_ifindex == link.master_ifindex:
+            link = link._replace(port_state=told.state)
+        self._put(before, link)
         return [LinkChange(before, link, report.event)]
+
+    def _see_port_state(self, report: PortStateReport) -> list[LinkChange]:
+        # Not a mark: the message says nothing else, and the rest of the dump is still needed.
+        if self._marks.is_under_way:
+            self._port_states[report.ifindex] = report
+        before = self.links.get(report.ifindex)
+        if before is None or before.master_ifindex != report.bridge_ifindex:
+            return []
+        link = self.links[report.ifindex] = before._replace(port_state=report.state)
+        return [LinkChange(before, link)]
+
+    def _put(self, before: LinkSnapshot | None, link: LinkSnapshot) -> None:
+        if before is None or _place(before) != _place(link):
+            self.places += 1
+            self._leave(before)
+            if link.master_ifindex:
+                self._ports.setdefault(link.master_ifindex, set()).add(link.ifindex)
+        self.links[link.ifindex] = link
+
+    def _leave(self, link: LinkSnapshot | None) -> None:
+        ports = self._ports.get(link.master_ifindex) if link is not None else None
+        if link is not None and ports is not None:
+            ports.discard(link.ifindex)
+            if not ports:
+                del self._ports[link.master_ifindex]
 
     def _forget(self, gone: list[int]) -> list[LinkChange]:
         known = [self.links.pop(ifindex, None) for ifindex in gone]
-        return [LinkChange(link, None) for link in known if link is not None]
+        changes = [LinkChange(link, None) for link in known if link is not None]
+        for link, _after, _event in changes:
+            self.places += 1
+            self._leave(link)
+        return changes
+
+
+def _place(link: LinkSnapshot) -> tuple[object, ...]:
+    """Return what the topology depends on; flags and states change much more often."""
+    return (
+        link.name,
+        link.master_ifindex,
+        link.kind,
+        link.port_kind,
+        link.lower_ifindex,
+        link.hardware_address,
+        link.port_name,
+        link.bus,
+    )

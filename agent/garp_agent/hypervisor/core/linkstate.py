@@ -1,10 +1,10 @@
-"""rtnetlink messages to what the watcher knows of a link: kind, carrier, master, bond data.
+"""rtnetlink messages to what the watcher knows of a link: kind, carrier, place, bond data.
 
 Does not decide whether a change is a failover (hypervisor.core.bonds), keeps no state between
 datagrams, and opens no socket.  A team driver does not put the state of its ports into rtnetlink:
 of a team only its events and its ports are known.
 
-Numbers: <linux/if_link.h>, <linux/if_bonding.h>.
+Numbers: <linux/if_link.h>, <linux/if_bonding.h>, <linux/if_bridge.h>.
 """
 
 from __future__ import annotations
@@ -41,6 +41,15 @@ LINK_FAIL = 1  # down, but within the down delay
 LINK_DOWN = 2
 LINK_BACK = 3  # up, but within the up delay
 
+# LinkSnapshot.port_state: BR_STATE_*; a bridge without STP knows DISABLED and FORWARDING.
+STATE_DISABLED = 0
+STATE_LISTENING = 1
+STATE_LEARNING = 2
+STATE_FORWARDING = 3
+STATE_BLOCKING = 4
+
+_IFLA_BRPORT_STATE = 1
+_IFLA_VXLAN_LINK = 3
 _IFLA_BOND_MODE = 1
 _IFLA_BOND_ACTIVE_SLAVE = 2
 _IFLA_BOND_SLAVE_STATE = 1
@@ -73,6 +82,11 @@ class LinkSnapshot(NamedTuple):
     port_kind: str = ""  # the kind of the master: "bond", "team", "bridge", ...
     bond: Bond | None = None
     bond_port: BondPort | None = None
+    port_state: int | None = None  # of a bridge's port, STATE_*; None: not known
+    lower_ifindex: int = 0  # IFLA_LINK: of a VLAN, a macvlan, ...; of a veth its other end
+    hardware_address: bytes = b""
+    port_name: str = ""  # the card's name for it: "p0", "pf0vf3" for a representor
+    bus: str = ""  # of its device: "pci", "xen-backend", ...; "" for others and before Linux 5.14
 
     @property
     def has_carrier(self) -> bool:
@@ -88,8 +102,16 @@ class LinkReport(NamedTuple):
     dumped: bool = False  # part of a dump
 
 
+class PortStateReport(NamedTuple):
+    """A message of a bridge about one of its ports: RTM_NEWLINK of family AF_BRIDGE."""
+
+    ifindex: int
+    bridge_ifindex: int
+    state: int  # STATE_*
+
+
 if TYPE_CHECKING:
-    LinkMessage = Union[LinkReport, LinkGone]
+    LinkMessage = Union[LinkReport, PortStateReport, LinkGone]
     LinkEvent = Union[LinkMessage, DumpComplete, DumpStarted]
 
 
@@ -98,8 +120,10 @@ def decode(datagram: bytes) -> list[LinkMessage | rtnetlink.ControlMessage]:
     return rtnetlink.decode(_READERS, datagram)
 
 
-def _report(data: bytes, start: int, end: int, dumped: bool) -> tuple[LinkReport, ...]:
+def _report(data: bytes, start: int, end: int, dumped: bool) -> tuple[LinkMessage, ...]:
     family, _hardware_type, ifindex, flags, found = rtnetlink.link_header(data, start, end)
+    if family == rtnetlink.AF_BRIDGE:
+        return _port_state(ifindex, found)
     if rtnetlink.is_partial(family, found):
         return ()
     info = rtnetlink.nested(found.get(rtnetlink.IFLA_LINKINFO, b""))
@@ -114,8 +138,36 @@ def _report(data: bytes, start: int, end: int, dumped: bool) -> tuple[LinkReport
         port_kind,
         _bond(info) if kind == "bond" else None,
         _bond_port(info) if port_kind == "bond" else None,
+        _state_in(info.get(rtnetlink.IFLA_INFO_SLAVE_DATA)) if port_kind == "bridge" else None,
+        _lower(kind, found, info),
+        found.get(rtnetlink.IFLA_ADDRESS, b""),
+        rtnetlink.text(found, rtnetlink.IFLA_PHYS_PORT_NAME),
+        rtnetlink.text(found, rtnetlink.IFLA_PARENT_DEV_BUS_NAME),
     )
     return (LinkReport(link, rtnetlink.u32(found, rtnetlink.IFLA_EVENT), dumped),)
+
+
+def _lower(kind: str, found: dict[int, bytes], info: dict[int, bytes]) -> int:
+    if rtnetlink.IFLA_LINK_NETNSID in found:  # the index is one of another namespace
+        return 0
+    if kind == "vxlan":
+        data = rtnetlink.nested(info.get(rtnetlink.IFLA_INFO_DATA, b""))
+        return rtnetlink.u32(data, _IFLA_VXLAN_LINK)
+    return rtnetlink.u32(found, rtnetlink.IFLA_LINK)
+
+
+def _port_state(ifindex: int, found: dict[int, bytes]) -> tuple[PortStateReport, ...]:
+    state = _state_in(found.get(rtnetlink.IFLA_PROTINFO))
+    if state is None:  # a message about the bridge itself
+        return ()
+    return (PortStateReport(ifindex, rtnetlink.u32(found, rtnetlink.IFLA_MASTER), state),)
+
+
+def _state_in(port: bytes | None) -> int | None:
+    found = rtnetlink.nested(port or b"")
+    if _IFLA_BRPORT_STATE not in found:
+        return None
+    return rtnetlink.u8(found, _IFLA_BRPORT_STATE)
 
 
 def _bond(info: dict[int, bytes]) -> Bond | None:
