@@ -70,10 +70,14 @@ class Netlink(Generic[T]):
         self._next_dump = now + self.reconcile_interval
         return self._start(now)
 
-    def read(self, now: float) -> Events[T]:
-        """Return the events that have arrived, at most BATCH datagrams of them."""
+    def ask_again(self, now: float) -> None:
+        """Start a dump with the next call of :meth:`reconcile`, at ``now`` or later."""
+        self._next_dump = min(self._next_dump, now)
+
+    def read(self, now: float, most: int = BATCH) -> Events[T]:
+        """Return the events that have arrived, at most ``most`` datagrams of them."""
         events: Events[T] = []
-        for _ in range(BATCH):
+        for _ in range(most):
             try:
                 datagram, sender = self._socket.recvfrom(DATAGRAM)
             except BlockingIOError:

@@ -124,6 +124,7 @@ def test_decode_interrupted_dump_reports_it_once_and_first() -> None:
         ("dump-links", rtnetlink.dump_links, 7),
         ("dump-addresses", rtnetlink.dump_addresses, 0xFFFFFFFF),
         ("dump-forwarding", rtnetlink.dump_forwarding, 1),
+        ("dump-bridge-tables", rtnetlink.dump_bridge_tables, 7),
     ],
 )
 def test_dump_request_equals_golden(

@@ -49,7 +49,7 @@ def told(follower: Follower, now: float, *messages: Any) -> list[BondFailover]:
     """Return what is due at ``now``, after these messages, without whom it concerns."""
     for message in messages:
         follower.handle(message, now)
-    return [each._replace(switches=frozenset()) for each in follower.advance(now)]
+    return [each._replace(links=frozenset()) for each in follower.advance(now)]
 
 
 ACTIVE_BACKUP = (port(ETH0, True), port(ETH1, False), bond(ETH0))
@@ -263,7 +263,7 @@ def test_carrier_that_returns_to_60_bridges_on_one_bond_is_one_failover(step: fl
     assert follower.deadline() == inf
     [(n, failover)] = reports
     assert n == 119  # the last VLAN device
-    assert failover.switches == {BOND0, *range(101, 221, 2)}
+    assert failover.links == {"bond0", *(f"br{n}" for n in range(100, 220, 2))}
     assert (failover.link, failover.reason) == ("bond0", "bond0 and 60 more is back on eth0")
 
 
@@ -276,7 +276,7 @@ def test_failover_waits_for_a_bridge_no_longer_than_the_debounce_time() -> None:
     assert told(follower, 20.0, free_bond(), listening, *others) == []
     assert follower.deadline() == pytest.approx(20.2)
     [failover] = follower.advance(20.2)
-    assert failover.switches == {BOND0, 103}
+    assert failover.links == {"bond0", "br102"}
     assert told(follower, 35.0, ls.PortStateReport(100, 101, LEARNING)) == []
     [failover] = [*follower.advance(50.0), *told(follower, 50.0, ls.PortStateReport(100, 101, 3))]
     assert (failover.link, failover.after) == ("br100", ("bond0.100",))
@@ -294,8 +294,8 @@ def test_failover_concerns_its_bond_and_an_unrelated_one_does_not_wait() -> None
     follower = started(port(ETH0, True), free_bond(), LinkReport(other))
     follower.handle(free_bond(ETH1), 10.0)
     follower.handle(LinkReport(other._replace(bond=Bond(1, ETH1))), 10.0)
-    found = {each.link: each.switches for each in follower.advance(10.0)}
-    assert found == {"bond0": {BOND0}, "bond1": {50}}
+    found = {each.link: each.links for each in follower.advance(10.0)}
+    assert found == {"bond0": {"bond0"}, "bond1": {"bond1"}}
 
 
 BRIDGE_SCENARIOS: dict[str, list[Any]] = {
@@ -369,7 +369,7 @@ OTHER_BRIDGE = (
 )
 
 
-def moved(follower: Follower, now: float) -> list[tuple[str, list[int], str]]:
+def moved(follower: Follower, now: float) -> list[tuple[str, list[str], str]]:
     found = follower.advance(now)
     return [(each.link, sorted(each.guest_ports), each.reason) for each in found]
 
@@ -383,8 +383,8 @@ def test_guest_port_that_comes_to_another_bridge_is_reported() -> None:
         assert told(follower, 10.0, LinkReport(step)) == []
     assert told(follower, 10.1, LinkReport(second._replace(master_ifindex=50))) == []
     assert follower.deadline() == pytest.approx(10.2)
-    assert moved(follower, 10.2) == [("br1", [7], "a guest port now sends through br1")]
-    assert moved(follower, 10.3) == [("br1", [8], "a guest port now sends through br1")]
+    assert moved(follower, 10.2) == [("br1", ["vnet0"], "a guest port now sends through br1")]
+    assert moved(follower, 10.3) == [("br1", ["vnet1"], "a guest port now sends through br1")]
     assert follower.deadline() == inf
 
 
@@ -398,10 +398,12 @@ def test_guest_port_is_reported_when_its_new_path_is_open() -> None:
 
 
 def test_guest_ports_that_come_together_are_reported_together() -> None:
-    taps = [GUEST._replace(ifindex=n) for n in (7, 8)]
+    taps = [GUEST, GUEST._replace(ifindex=8, name="vnet1")]
     follower = started(*map(LinkReport, [BRIDGE, UPLINK, *taps]), *OTHER_BRIDGE)
     told(follower, 10.0, *(LinkReport(each._replace(master_ifindex=50)) for each in taps))
-    assert moved(follower, 10.2) == [("br1", [7, 8], "2 guest ports now send through br1")]
+    assert moved(follower, 10.2) == [
+        ("br1", ["vnet0", "vnet1"], "2 guest ports now send through br1")
+    ]
 
 
 def test_guest_port_that_leaves_for_good_is_not_reported() -> None:
@@ -415,7 +417,7 @@ def test_guest_port_that_stp_lets_forward_is_reported() -> None:
     told(follower, 10.0, LinkReport(GUEST._replace(port_state=LISTENING)))
     told(follower, 25.0, ls.PortStateReport(TAP, BR0, LEARNING))
     told(follower, 40.0, ls.PortStateReport(TAP, BR0, FORWARDING))
-    assert moved(follower, 40.2) == [("br0", [TAP], "a guest port now sends through br0")]
+    assert moved(follower, 40.2) == [("br0", ["vnet0"], "a guest port now sends through br0")]
 
 
 def test_bridge_on_a_named_bond_is_followed_too() -> None:

@@ -56,5 +56,5 @@ def test_events_with_a_dump_leave_the_links_that_exist_and_their_failovers(
         table.apply(event)
         follower.handle(event, 0.0)
     assert table.links == {link.ifindex: link for link in left}
-    assert [each._replace(switches=frozenset()) for each in follower.advance(0.0)] == failovers
+    assert [each._replace(links=frozenset()) for each in follower.advance(0.0)] == failovers
     assert follower.is_following is any(link.kind == "bond" for link in left)

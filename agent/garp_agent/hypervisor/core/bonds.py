@@ -67,8 +67,8 @@ class BondFailover(NamedTuple):
     link: str
     before: tuple[str, ...]  # names of the ports in use
     after: tuple[str, ...]
-    switches: frozenset[int] = frozenset()  # ifindexes of all links that it is a failover of
-    guest_ports: frozenset[int] = frozenset()  # ifindexes
+    links: frozenset[str] = frozenset()  # names of all links that it is a failover of
+    guest_ports: frozenset[str] = frozenset()  # names
 
     @property
     def reason(self) -> str:
@@ -77,7 +77,7 @@ class BondFailover(NamedTuple):
             count = len(self.guest_ports)
             what = f"{count} guest ports now send" if count > 1 else "a guest port now sends"
             return f"{what} through {self.link}"
-        others = len(self.switches) - 1
+        others = len(self.links) - 1
         link = f"{self.link} and {others} more" if others > 0 else self.link
         if self.before == self.after:
             return f"{link} is back on {_joined(self.after)}"
@@ -215,7 +215,8 @@ class Follower:
             active.unreported, active.changed_at, active.lost_at = False, inf, inf
         self._quiet = {each: until for each, until in self._quiet.items() if until > now}
         self._quiet[root] = now + self.debounce
-        return BondFailover(named[first].name, before, after, frozenset(links))
+        names = frozenset(link.name for link in named.values())
+        return BondFailover(named[first].name, before, after, names)
 
     def _moved_due(self, port: int) -> float:
         """Return when to report a guest port: when its path is open."""
@@ -229,9 +230,9 @@ class Follower:
             del self._moved[port]
             bridges.setdefault(self._homes[port], set()).add(port)
         return [
-            BondFailover(self.table.links[bridge].name, (), (), guest_ports=frozenset(ports))
+            BondFailover(name, (), (), guest_ports=frozenset(self._names(frozenset(ports))))
             for bridge, ports in bridges.items()
-            if bridge in self.table.links
+            for name in self._names(frozenset({bridge}))
         ]
 
     # -- what a change means ------------------------------------------------------------

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from garp_agent.hypervisor.core.linkstate import LinkSnapshot
 
 # A tun device of a VPN is taken for a guest's: the kernel does not tell them apart.
-_GUEST_KINDS = ("tun", "netkit", "macvtap", "ipvtap", "dummy", "ifb")
+_GUEST_KINDS = ("tun", "netkit", "macvtap", "ipvtap", "dummy")
 _TAPS_OF_A_LINK = ("macvtap", "ipvtap")
 _STACKED = ("vlan", "macvlan", "macsec", *_TAPS_OF_A_LINK)
 _TUNNELS = ("vxlan", "geneve", "gretap", "ip6gretap", "erspan", "ip6erspan")
@@ -110,8 +110,6 @@ class Topology:
             if not below and link.kind not in _SWITCHES:
                 ends.add(ifindex)
             gaps += _gap(link)
-        if not switches and not gaps:
-            gaps.append("no uplink of a bond, a team or a bridge")
         path = Path(frozenset(links), frozenset(switches), frozenset(ends), tuple(sorted(gaps)))
         self._paths.update(dict.fromkeys(joined, path))
         return path
