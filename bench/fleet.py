@@ -143,7 +143,7 @@ def hints(
         noticed = at + draw() * HOSTS_APART
         watcher = Watcher(HintOptions(pace=pace), f"host-{host}", lambda: 0.5)
         watcher.found([Channel(str(n), f"/{n:04}") for n in range(GUESTS_PER_HOST)], 0.0)
-        calls = watcher.failover("bond0", "failover", 1.0, 1.0)
+        calls = watcher.hint_all("failover", 1.0, 1.0)
         for n, call in enumerate(sorted(calls, key=lambda call: call.path)):
             burst = _read(call.exchange.outgoing, settings)
             told.append((noticed + n * FAN_OUT, host * GUESTS_PER_HOST + n, burst))
@@ -152,7 +152,7 @@ def hints(
 
 def _read(outgoing: bytes, settings: Settings) -> EngineEvent:
     lines = [line for line in LineDecoder().feed(outgoing) if isinstance(line, bytes)]
-    (request,) = (protocol.parse(line, protocol.PORT_COMMANDS) for line in lines)
+    request, *_ = (protocol.parse(line, protocol.PORT_COMMANDS) for line in lines)
     assert isinstance(request, protocol.Burst)
     return BurstRequested(Cause.HINT, request.offsets(settings.burst))
 

@@ -33,7 +33,7 @@ class Manner(Enum):
     FULL = "full"  # as STOPPED, with a full backlog
     NO_AGENT = "no agent"  # accepts and never reads
     SILENT = "silent"  # reads and never answers
-    BURSTS_ONLY = "bursts only"  # answers nothing else
+    HIDES = "hides"  # answers all but info
     GARBAGE = "garbage"  # sends nonsense without end
     HANGS_UP = "hangs up"
     HALF_CLOSES = "half-closes"  # shuts down its sending side, and reads
@@ -122,7 +122,7 @@ class Guests:
             while True:  # until the client hangs up
                 client.sendall(BABBLE)
         silent = manner in (Manner.SILENT, Manner.HALF_CLOSES)
-        ignored = manner is Manner.BURSTS_ONLY and not isinstance(request, protocol.Burst)
+        ignored = manner is Manner.HIDES and isinstance(request, protocol.Info)
         if not (silent or ignored):
             client.sendall(reply)
 

@@ -20,7 +20,6 @@ DEMO_TOOLS='ip:iproute2 arping:iputils-arping'
 BENCH_TOOLS="$DEMO_TOOLS cc:gcc /usr/include/stdio.h:libc6-dev"
 TEST_TOOLS="$DEMO_TOOLS ping:iputils-ping tcpdump:tcpdump tshark:tshark busybox:busybox \
 shellcheck:shellcheck udevadm:udev keepalived:keepalived socat:socat \
-nft:nftables arptables-legacy:arptables arptables-nft:iptables \
 prometheus:prometheus prometheus-node-exporter:prometheus-node-exporter \
 systemd-analyze:systemd man:man-db groff:groff-base pandoc:pandoc \
 qemu-system-x86_64:qemu-system-x86 lz4:lz4 zstd:zstd \

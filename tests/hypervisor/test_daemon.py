@@ -14,12 +14,24 @@ from pathlib import Path
 import pytest
 
 from bench.guests import PORT, Guests, Manner
+from garp_agent.hypervisor.core.guests import FIRST_REASON
 from garp_agent.wire.protocol import Burst, Info, Lease
 from tests import faults
 from tests.hypervisor.watching import COMMAND, ENVIRONMENT, PATIENCE, eventually, run, watching
 
 WITH_BRIDGE = ("unshare", "-mn", "sh", "-c", 'ip link add br0 type bridge && exec "$@"', "-")
+WITH_CARRIER = (
+    *WITH_BRIDGE[:-2],
+    "ip link add br0 up type bridge && ip link add near up master br0 type veth peer name far && "
+    'ip link set far up && exec "$@"',
+    "-",
+)
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+def bursts(guests: Guests, number: int) -> list[Burst]:
+    """Return the hints that have reached one guest."""
+    return [each for each in guests.requests(number) if isinstance(each, Burst)]
 
 
 def only(directory: Path, timeout: str = "1", discover: str = "0.1") -> tuple[str, ...]:
@@ -45,8 +57,9 @@ def test_watcher_finds_hints_and_forgets_guests_whatever_the_others_do(short_pat
             assert (found[Manner.NO_AGENT], found[Manner.STOPPED]) == ("no-agent", "busy")
             assert watcher.ask("burst") == {"guests": len(Manner)}
             assert watcher.last()["answered"] == 5
-            [hint] = [each for each in guests.requests(0) if isinstance(each, Burst)]
-            assert (hint.reason, hint.sequence, len(hint.boot)) == ("operator", 1, 12)
+            start, hint, *_ = bursts(guests, 0)
+            assert (start.reason, hint.reason) == (FIRST_REASON, "operator")
+            assert (hint.sequence > start.sequence, len(hint.boot)) == (True, 12)
             seconds = [watcher.guests()[f"guest{n}"]["last_seconds"] for n in range(2)]
             assert seconds == sorted(seconds)
         eventually(lambda: watcher.states() == {}, "all are forgotten")
@@ -61,12 +74,12 @@ def test_watcher_finds_hints_and_forgets_guests_whatever_the_others_do(short_pat
 
 
 def test_hint_cancels_a_contact_without_an_answer(short_path: Path) -> None:
-    guests = Guests(short_path, [Manner.BURSTS_ONLY])
+    guests = Guests(short_path, [Manner.HIDES])
     with guests, watching(short_path, *only(short_path, timeout="60")) as watcher:
-        eventually(lambda: guests.requests(0), "a contact is under way")
+        eventually(lambda: Info in map(type, guests.requests(0)), "a contact is under way")
         watcher.ask("burst")
         eventually(lambda: watcher.last()["answered"], "the hint was answered")
-        assert [type(each) for each in guests.requests(0)][:2] == [Info, Burst]
+        assert [type(each) for each in guests.requests(0)][:4] == [Burst, Lease, Info, Burst]
 
 
 def test_signals_search_hint_at_the_given_pace_and_end(short_path: Path) -> None:
@@ -84,9 +97,9 @@ def test_signals_search_hint_at_the_given_pace_and_end(short_path: Path) -> None
         assert watcher.ask()["lease"] == 0
         status, log = watcher.stop(signal.SIGINT)
         assert status == 0
-        assert [type(each) for each in guests.requests(0)] == [Info, Burst]
-        requests = [each for n in range(3) for each in guests.requests(n)]
-    assert [each.delay for each in requests if isinstance(each, Burst)] == [0.0, 0.25, 0.5]
+        firsts = [bursts(guests, n)[:2] for n in range(3)]
+    assert [[each.delay for each in first] for first in firsts] == [[n / 4] * 2 for n in range(3)]
+    assert {first[1].reason for first in firsts} == {"operator"}
     assert not os.path.exists(watcher.status_socket)
     lines = [json.loads(line) for line in log.splitlines()]
     assert {"level": "warning", "event": "nothing-to-follow", "wanted": "none0"} in lines
@@ -98,18 +111,62 @@ def test_signals_search_hint_at_the_given_pace_and_end(short_path: Path) -> None
 @needs_root
 def test_leases_are_given_renewed_and_revoked_at_the_end(short_path: Path) -> None:
     """It follows a bridge in a namespace of its own: without a link it promises nothing."""
-    options = (*only(short_path), "--bond", "br0", "--lease", "3")
+    options = (*only(short_path), "--bond", "br0", "--lease", "3", "--lease-after", "0")
     with Guests(short_path, [Manner.ANSWERS]) as guests:
-        with watching(short_path, *options, prefix=WITH_BRIDGE) as watcher:
-            eventually(lambda: len(guests.requests(0)) >= 4, "the lease is renewed")
+        with watching(short_path, *options, prefix=WITH_CARRIER) as watcher:
+            eventually(lambda: len(guests.requests(0)) >= 5, "the lease is renewed")
             assert watcher.guests()["0-guest0"]["lease"] > 0
             assert [link["link"] for link in watcher.ask()["following"]] == ["br0"]
             status, log = watcher.stop()
         assert status == 0
-        info, *leases = [each._replace(id=None) for each in guests.requests(0)]
-    assert info == Info()
+        hint, end, info, *leases = [each._replace(id=None) for each in guests.requests(0)]
+    assert (type(hint), end, info) == (Burst, Lease(None, 0.0), Info())
     assert leases == [Lease(None, 3.0)] * (len(leases) - 1) + [Lease(None, 0.0)]
     assert "following link=br0 kind=bridge" in log
+
+
+@pytest.mark.netns
+@needs_root
+def test_lease_ends_without_carrier_and_with_a_hint_that_is_repeated(short_path: Path) -> None:
+    """The operator asks for the hint, because not every kernel has a bond to fail over."""
+    options = (*only(short_path), "--bond", "br0", "--lease", "3", "--lease-after", "0")
+    guests = Guests(short_path, [Manner.ANSWERS])
+    with guests, watching(short_path, *options, prefix=WITH_CARRIER) as watcher:
+        eventually(lambda: watcher.guests()["0-guest0"]["lease"], "the guest has a lease")
+        watcher.ask("burst")
+        eventually(lambda: len(bursts(guests, 0)) >= 3, "the hint is repeated")
+        _, first, again = bursts(guests, 0)[:3]
+        requests = guests.requests(0)
+        assert requests[requests.index(first) + 1]._replace(id=None) == Lease(None, 0.0)
+        assert watcher.ask()["history"][-1]["rounds"] >= 2
+        eventually(lambda: watcher.guests()["0-guest0"]["lease"], "the guest has a lease again")
+        ip = ["nsenter", f"--net=/proc/{watcher.process.pid}/ns/net", "ip", "link"]
+        subprocess.run([*ip, "set", "far", "down"], check=True)
+        eventually(lambda: watcher.guests()["0-guest0"]["no_lease"], "the lease is taken back")
+        assert watcher.guests()["0-guest0"]["no_lease"] == "br0 has no carrier"
+    assert (first.rounds, again.rounds, again.boot) == (None, 1, first.boot)
+    assert (first.reason, again.sequence > first.sequence) == ("operator", True)
+
+
+@pytest.mark.netns
+@needs_root
+def test_watcher_after_a_killed_one_hints_its_guests_and_ends_their_leases(
+    short_path: Path,
+) -> None:
+    """A failover while none ran was missed, and the guest counts on the lease of the killed one."""
+    options = (*only(short_path), "--bond", "br0", "--lease-after", "0")
+    with Guests(short_path, [Manner.ANSWERS]) as guests:
+        with watching(short_path, *options, prefix=WITH_CARRIER) as watcher:
+            eventually(lambda: watcher.guests()["0-guest0"]["lease"], "the guest has a lease")
+            watcher.process.kill()
+        before = len(guests.requests(0))
+        with watching(short_path, *options, prefix=WITH_CARRIER):
+            eventually(lambda: len(guests.requests(0)) >= before + 3, "the first contact")
+        hint, lease, info = guests.requests(0)[before : before + 3]
+        boots = {each.boot for each in bursts(guests, 0)}
+    assert isinstance(hint, Burst)
+    assert (hint.delay, len(boots)) == (0.0, 2)
+    assert [each._replace(id=None) for each in (lease, info)] == [Lease(None, 0.0), Info()]
 
 
 @needs_root

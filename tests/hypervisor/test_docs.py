@@ -13,8 +13,11 @@ import pytest
 from bench.guests import Guests, Manner
 from garp_agent.cli.garp_hint import cli
 from garp_agent.hypervisor.core import channel_names, hint_rounds
+from garp_agent.hypervisor.core.contacts import FIRST_SPREAD
 from garp_agent.hypervisor.core.exchange import Outcome
+from garp_agent.hypervisor.core.failover_record import NAMES, REPEATS
 from garp_agent.hypervisor.core.lease import LEASE
+from garp_agent.hypervisor.core.paths import LEASE_AFTER
 from garp_agent.hypervisor.io import channels, fanout
 from garp_agent.wire.protocol import Burst
 from tests.hypervisor.core.talk import A, Talk
@@ -55,10 +58,12 @@ def test_numbers_on_the_page_are_those_of_the_code() -> None:
     text = " ".join(PAGE.split())
     assert f"the next {LEASE:g} s" in text
     assert f"within `--timeout` ({fanout.TIMEOUT:g} s)" in text
-    assert "after {:g} s and {:g} s".format(*hint_rounds.REPEATS) in text
+    assert "after {:g}, {:g}, {:g}, {:g}, {:g} and {:g} s".format(*REPEATS) in text
+    assert f"for {LEASE_AFTER:g} s (`--lease-after`)" in text
+    assert f"spread over {FIRST_SPREAD:g} s" in text
     assert f"cut after {channel_names.CUT_AT} characters" in text
     assert f"the last {hint_rounds.HISTORY} failovers" in text
-    assert f"at most {hint_rounds.NAMES})" in text
+    assert f"at most {NAMES})" in text
 
 
 def test_libvirt_snippet_on_the_page_is_the_file() -> None:

@@ -174,13 +174,13 @@ class HintWatcher:
     """``garp-hint watch`` in the hypervisor, which starts with the object.
 
     ``timeout`` is how long it waits for a guest's reply, in seconds: on a busy machine a guest
-    may take longer than the default of 1 s.
+    may take longer than the default of 1 s.  It gives leases at once, unless told otherwise.
     """
 
     def __init__(self, hypervisor: Machine, *options: str, timeout: str = "60") -> None:
         self._hypervisor = hypervisor
-        watch = ("watch", "-v", "--discover", "0.2", "--timeout", timeout, *options)
-        self._process = hypervisor.spawn(*GARP_HINT, *watch)
+        watch = ("watch", "-v", "--discover", "0.2", "--timeout", timeout, "--lease-after", "0")
+        self._process = hypervisor.spawn(*GARP_HINT, *watch, *options)
 
     def __enter__(self) -> HintWatcher:
         """Wait until it has found the guest and follows the bond."""

@@ -21,6 +21,7 @@ from garp_agent.hypervisor.core.channel_names import CUT_AT
 from garp_agent.hypervisor.core.exchange import Outcome
 from garp_agent.hypervisor.core.guests import Channel
 from garp_agent.hypervisor.core.lease import LEASE
+from garp_agent.hypervisor.core.paths import LEASE_AFTER
 from garp_agent.hypervisor.io import channels, fanout
 from garp_agent.hypervisor.io.channels import Finder
 from garp_agent.render import hypervisor as render
@@ -230,6 +231,14 @@ def send_command(
     callback=_long_enough,
     help="Promise guests hints for this time, and renew the promise: they refresh less often "
     "meanwhile. At least 3; 0: promise nothing.",
+)
+@click.option(
+    "--lease-after",
+    metavar="SECONDS",
+    type=click.FloatRange(0, 86400),
+    default=LEASE_AFTER,
+    show_default=True,
+    help="Promise a guest nothing until its path has not changed for this time.",
 )
 @click.option(
     "--pace",

@@ -104,8 +104,8 @@ class RequestHandler:
     ) -> dict[str, object]:
         offsets = request.offsets(self._engine.settings.burst)
         seen = bool(request.boot) and self._known.seen(request.boot, request.sequence)
-        # Only a watcher numbers its hints.  It hints when the network of the host has changed, or
-        # when it has just started: no promise that was made before holds any longer.
+        # A numbered hint says that the network of the host has changed, or that the watcher has
+        # just started: no promise that was made before holds any longer.
         ends_lease = bool(request.boot) and self._cause is Cause.HINT
         event = BurstRequested(self._cause, offsets, request.reason, ends_lease)
         frames = 0 if seen else act(event)

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from garp_agent.hypervisor.options import WatchOptions
     from garp_agent.runtime.log import Log
 
-OPERATOR = "operator"  # the link in the history when the operator asked for hints
-
 
 class WatcherDaemon:
     """The watcher while it runs."""
@@ -51,7 +49,9 @@ class WatcherDaemon:
         self._finder = Finder(options.port, options.channels, options.libvirt_status)
         self._monitor_finder = Finder("", options.monitors)
         self._searched = SearchNotices(log)
-        wanted = HintOptions(options.lease, options.pace, options.announce_self)
+        wanted = HintOptions(
+            options.lease, options.lease_after, options.pace, options.announce_self
+        )
         self._watcher = Watcher(wanted, os.urandom(6).hex(), _random)
         self._requests = OperatorRequests(self._hint_for_operator, self._status)
         self._next_find = -inf  # when to search for guests
@@ -85,7 +85,6 @@ class WatcherDaemon:
         if self._stop_at == inf:
             if self._links.is_complete and now >= self._next_find:
                 self._find(now)
-            self._watcher.promise(self._links.is_following, now)
             self._call(self._watcher.advance(now), now)
         self._notify.alive(now)
         for notice in self._watcher.take_notices():
@@ -114,6 +113,7 @@ class WatcherDaemon:
         self._hint(self._links.read(now), now)
 
     def _hint(self, failovers: list[BondFailover], now: float) -> None:
+        self._watcher.follow(self._links.followed, now)
         for failover in failovers:
             calls = self._watcher.failover(failover.link, failover.reason, now, time.time())
             self._call(calls, now)
@@ -170,7 +170,7 @@ class WatcherDaemon:
             self._control.reply(client, self._requests.answer(line, now))
 
     def _hint_for_operator(self, reason: str, now: float) -> int:
-        calls = self._watcher.failover(OPERATOR, reason, now, time.time())
+        calls = self._watcher.hint_all(reason, now, time.time())
         self._call(calls, now)
         return sum(call.kind == HINT for call in calls)
 

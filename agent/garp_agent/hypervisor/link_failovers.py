@@ -12,7 +12,7 @@ from garp_agent.wire.model import LEVEL_INFO, LEVEL_WARNING, DumpComplete, DumpS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from garp_agent.hypervisor.core.bonds import BondFailover
+    from garp_agent.hypervisor.core.bonds import BondFailover, FollowedLink
     from garp_agent.hypervisor.core.linkstate import LinkEvent
     from garp_agent.runtime.log import Log
 
@@ -30,6 +30,7 @@ class LinkFailovers:
         self._overruns = 0
         self._logged: set[str] = set()  # names of the links in the log
         self.is_complete = False  # the first dump has ended
+        self.followed: tuple[FollowedLink, ...] = ()  # as of the latest message
 
     def fileno(self) -> int:
         """Return the descriptor to wait on, for reading."""
@@ -38,11 +39,6 @@ class LinkFailovers:
     def close(self) -> None:
         """Close the socket."""
         self._netlink.close()
-
-    @property
-    def is_following(self) -> bool:
-        """Return whether a failover would be noticed."""
-        return self.is_complete and self._follower.is_following
 
     def read(self, now: float) -> list[BondFailover]:
         """Read what the kernel has sent; return the failovers that are due."""
@@ -59,7 +55,7 @@ class LinkFailovers:
     def values(self) -> dict[str, object]:
         """Return the state as plain values, for the status."""
         return {
-            "following": [dict(zip(link._fields, link)) for link in self._follower.followed()],
+            "following": [dict(zip(link._fields, link)) for link in self.followed],
             "netlink_overruns": self._overruns,
             "netlink_undecoded": self._netlink.malformed,
         }
@@ -77,11 +73,12 @@ class LinkFailovers:
                     self._log.say(LEVEL_WARNING, "nothing-to-follow", wanted=wanted)
         failovers = self._follower.advance(now)
         if events and self.is_complete:
+            self.followed = tuple(self._follower.followed())
             self._log_followed()
         return failovers
 
     def _log_followed(self) -> None:
-        links = {link.link: link for link in self._follower.followed()}
+        links = {link.link: link for link in self.followed}
         for name in self._logged - set(links):
             self._log.say(LEVEL_WARNING, "no-longer-following", link=name)
         for name in sorted(set(links) - self._logged):

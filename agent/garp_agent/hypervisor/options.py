@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from garp_agent.hypervisor.core.bonds import DEBOUNCE
 from garp_agent.hypervisor.core.lease import LEASE
+from garp_agent.hypervisor.core.paths import LEASE_AFTER
 from garp_agent.hypervisor.io.channels import PORT_NAME, STATUS_DIRECTORY
 from garp_agent.hypervisor.io.fanout import TIMEOUT
 from garp_agent.wire.record import NamedTuple
@@ -20,6 +21,7 @@ class WatchOptions(NamedTuple):
     libvirt_status: str = STATUS_DIRECTORY
     bonds: tuple[str, ...] = ()  # links to follow; (): all
     lease: float = LEASE  # 0: none
+    lease_after: float = LEASE_AFTER  # without a change of the guest's path
     pace: float = 0.0  # guests a second; 0: all at once
     debounce: float = DEBOUNCE
     timeout: float = TIMEOUT  # for a guest to answer

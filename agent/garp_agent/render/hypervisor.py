@@ -79,7 +79,7 @@ def watcher_status_text(values: dict[str, Any]) -> str:
                 guest["guest"],
                 _with_reason(guest["state"], os.strerror(guest["errno"]) * bool(guest["errno"])),
                 guest["version"] or "-",
-                f"{guest['lease']:.0f}s" if guest["lease"] else "-",
+                f"{guest['lease']:.0f}s" if guest["lease"] else _with_reason("-", _why_not(guest)),
                 str(guest["hints"]),
                 str(guest["answered"]),
                 _milliseconds(guest["last_seconds"]),
@@ -87,6 +87,11 @@ def watcher_status_text(values: dict[str, Any]) -> str:
             )
         )
     return "\n".join(lines) + "\n\n" + table(rows)
+
+
+def _why_not(guest: dict[str, Any]) -> str:
+    """Write why a guest has no lease; an older watcher does not say."""
+    return printable(guest.get("no_lease") or "")
 
 
 def _link_text(link: dict[str, Any]) -> str:
@@ -97,7 +102,8 @@ def _link_text(link: dict[str, Any]) -> str:
 
 def history(entries: list[dict[str, Any]]) -> str:
     """Write what ``history`` prints: a line for each failover, the newest last."""
-    rows: list[Row] = [("TIME", "REASON", "GUESTS", "ANSWERED", "FIRST", "LAST", "UNANSWERED")]
+    heads = ("TIME", "REASON", "GUESTS", "ANSWERED", "ROUNDS", "FIRST", "LAST", "UNANSWERED")
+    rows: list[Row] = [heads]
     for entry in entries:
         missing = [f"{n} {state}" for state, n in entry["unanswered_by_state"].items()]
         missing += [f"{entry['superseded']} superseded"] * bool(entry["superseded"])
@@ -108,6 +114,7 @@ def history(entries: list[dict[str, Any]]) -> str:
                 from_guest(entry["reason"]),
                 str(entry["guests"]),
                 str(entry["answered"]),
+                f"{entry['rounds']}{', more to come' if entry['repeating'] else ''}",
                 _milliseconds(entry["fastest_seconds"]),
                 _milliseconds(entry["slowest_seconds"]),
                 " ".join(missing) or "-",

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from garp_agent.hypervisor.core.bonds import FollowedLink
 from garp_agent.hypervisor.core.exchange import Call, Outcome, Result
-from garp_agent.hypervisor.core.guests import Channel
+from garp_agent.hypervisor.core.guests import FIRST_REASON, Channel
+from garp_agent.hypervisor.core.paths import behind_every_link
 from garp_agent.hypervisor.core.watcher import HintOptions, Watcher
 from garp_agent.wire import protocol
 from garp_agent.wire.lines import LineDecoder
 
+if TYPE_CHECKING:
+    from garp_agent.hypervisor.core.paths import PathOf
+
 A, B, C = (Channel(name, f"/run/{name}") for name in "abc")
 WALL = 1_700_000_000.0
+BOND0, BOND1 = (
+    FollowedLink(name, "bond", "active-backup", True, (f"{name}-a",)) for name in ("bond0", "bond1")
+)
+REVOKE = protocol.Lease(None, 0.0)
+
+
+def first(number: int, delay: float = 0.0) -> list[Any]:
+    """Return the requests of the first contact with a guest."""
+    hint = protocol.Burst(None, FIRST_REASON, None, None, delay, "boot", number)
+    return [hint, REVOKE, protocol.Info()]
 
 
 def requests(call: Call) -> list[Any]:
@@ -25,18 +40,21 @@ def asked(calls: list[Call]) -> dict[str, list[Any]]:
 
 
 class Talk:
-    """A watcher that has found guests at 0 s."""
+    """A watcher that has found guests at 0 s.  Its links have not changed for a minute then."""
 
     def __init__(
-        self, *channels: Channel, options: HintOptions | None = None, promise: bool = True
+        self,
+        *channels: Channel,
+        options: HintOptions | None = None,
+        links: tuple[FollowedLink, ...] = (BOND0, BOND1),
+        path_of: PathOf = behind_every_link,
     ) -> None:
         self.random = 1.0
         self.version: object = "0.1.0"  # what the agents say
         self.seconds: object = None  # None: as asked
         self.frames: object = 2
-        self.watcher = Watcher(options or HintOptions(), "boot", lambda: self.random)
-        if promise:
-            self.watcher.promise(True, 0.0)
+        self.watcher = Watcher(options or HintOptions(), "boot", lambda: self.random, path_of)
+        self.watcher.follow(links, -60.0)
         self.watcher.found(channels, 0.0)
 
     def answer(self, calls: list[Call], now: float) -> list[Call]:
@@ -64,6 +82,14 @@ class Talk:
         results = [Result(call, outcome, 1.0) for call in calls]
         return [call for result in results for call in self.watcher.finished(result, now)]
 
+    def refuse(self, call: Call, now: float) -> None:
+        """Let an agent answer a call with errors."""
+        for request in requests(call):
+            error = protocol.ProtocolError(protocol.ErrorClass.FAILED, "no", request.id)
+            outcome = call.exchange.received(protocol.encode_error(error))
+        assert outcome is Outcome.REFUSED
+        assert self.watcher.finished(Result(call, outcome, 0.001), now) == []
+
     def turn(self, now: float, outcome: Outcome = Outcome.ANSWERED) -> dict[str, list[Any]]:
         """Let the calls that are due end so; return what they ask."""
         calls = self.watcher.advance(now)
@@ -72,8 +98,16 @@ class Talk:
         assert follow == []
         return asked(calls)
 
+    def run(self, until: float) -> list[tuple[float, dict[str, list[Any]]]]:
+        """Let agents answer all calls that are due up to a time; return when they were asked."""
+        turns = []
+        while self.watcher.deadline() <= until:
+            now = self.watcher.deadline()
+            turns.append((now, self.turn(now)))
+        return turns
+
     def meet(self, now: float = 0.0) -> Talk:
-        """Let agents answer all that is asked at that moment: info, then a lease."""
+        """Let agents answer all that is asked at that moment: a hint and info, then a lease."""
         while self.turn(now):
             pass
         self.watcher.take_notices()

@@ -3,27 +3,42 @@
 from __future__ import annotations
 
 from math import inf
+from typing import Any
 
 import pytest
 
+from garp_agent.hypervisor.core.bonds import FollowedLink
 from garp_agent.hypervisor.core.contacts import CONTACT, REVOCATION
 from garp_agent.hypervisor.core.exchange import Call, Exchange, Outcome, Result
+from garp_agent.hypervisor.core.guests import Channel
+from garp_agent.hypervisor.core.paths import GuestPath
 from garp_agent.hypervisor.core.watcher import HintOptions
-from garp_agent.wire import protocol
-from garp_agent.wire.model import LEVEL_DEBUG, LEVEL_INFO, LEVEL_WARNING
+from garp_agent.wire.model import LEVEL_DEBUG, LEVEL_INFO, LEVEL_NOTICE, LEVEL_WARNING
 from garp_agent.wire.protocol import Info, Lease
-from tests.hypervisor.core.talk import A, B, C, Talk, asked, requests
+from tests.hypervisor.core.talk import (
+    BOND0,
+    BOND1,
+    WALL,
+    A,
+    B,
+    C,
+    Talk,
+    asked,
+    first,
+    requests,
+)
 
 INFO, LEASE, REVOKE = [Info()], [Lease(None, 90.0)], [Lease(None, 0.0)]
 
 
-def test_found_guest_is_asked_for_info_and_gets_a_lease_that_is_renewed() -> None:
+def test_found_guest_is_hinted_first_and_gets_a_lease_that_is_renewed() -> None:
+    """A failover may have come while no watcher ran, and an earlier run may have left a lease."""
     talk = Talk(A, B)
     assert talk.watcher.deadline() == 0.0
     calls = talk.watcher.advance(0.0)
     assert {call.kind for call in calls} == {CONTACT}
-    assert asked(calls) == {"a": INFO, "b": INFO}
-    assert len({request.id for call in calls for request in requests(call)}) == 2
+    assert asked(calls) == {"a": first(1), "b": first(2, delay=1.0)}
+    assert len({request.id for call in calls for request in requests(call)}) == 6
     assert talk.watcher.deadline() == inf
     assert talk.watcher.advance(0.0) == []
     assert talk.answer(calls, 0.5) == []
@@ -41,7 +56,7 @@ def test_guest_without_an_answer_gets_no_lease_and_an_open_one_is_revoked() -> N
     """A lease waits in the channel, and an agent that starts later would take it for new."""
     talk, now = Talk(A), 0.0
     for _ in range(3):
-        assert talk.turn(now, Outcome.NO_AGENT) == {"a": INFO}
+        assert talk.turn(now, Outcome.NO_AGENT) == {"a": first(1)}  # always the same number
         now = talk.watcher.deadline()
     now = talk.meet(now).watcher.deadline()
     talk.turn(now, Outcome.NO_AGENT)  # the renewal; it may wait in the channel now
@@ -55,18 +70,100 @@ def test_guest_without_an_answer_gets_no_lease_and_an_open_one_is_revoked() -> N
     assert asked(talk.watcher.revoke_leases(now)) == {"a": REVOKE}
 
 
-def test_lease_is_revoked_and_given_when_links_go_and_come() -> None:
+@pytest.mark.parametrize(
+    ("links", "reason"),
+    [
+        ((), "no link of its path is followed"),
+        ((BOND0._replace(carrier=False), BOND1), "bond0 has no carrier"),
+    ],
+    ids=["not followed", "without carrier"],
+)
+def test_lease_is_revoked_at_once_when_its_path_ends_and_comes_back_a_minute_after_it(
+    links: tuple[FollowedLink, ...], reason: str
+) -> None:
     talk = Talk(A).meet()
-    talk.watcher.promise(True, 5.0)  # no change
+    talk.watcher.follow((BOND0, BOND1), 5.0)  # no change
     assert talk.turn(5.0) == {}
-    talk.watcher.promise(False, 6.0)
+    talk.watcher.follow(links, 6.0)
     assert talk.turn(6.0) == {"a": REVOKE}
-    assert talk.guest("a", 6.0)["lease"] == 0
-    talk.watcher.promise(True, 7.0)
-    assert talk.turn(7.0, Outcome.BUSY) == {"a": LEASE}
-    talk.watcher.promise(False, 7.5)  # at once, although that lease was not answered
-    assert talk.turn(7.5) == {"a": REVOKE}
-    assert talk.turn(talk.watcher.deadline()) == {"a": INFO}
+    assert talk.guest("a", 6.0)["no_lease"] == reason
+    assert talk.turn(66.0) == {"a": INFO}
+    talk.watcher.follow((BOND0, BOND1), 67.0)
+    assert talk.guest("a", 70.0)["no_lease"] == "bond0 changed 3 s ago"
+    assert talk.turn(126.0) == {"a": INFO}
+    talk.random = 0.0
+    assert talk.turn(126.9) == {}
+    assert talk.turn(157.0, Outcome.BUSY) == {"a": LEASE}
+    talk.watcher.follow((), 157.5)  # at once, although that lease was not answered
+    assert talk.turn(157.5) == {"a": REVOKE}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda talk: talk.answer(talk.failover(10.0), 10.0),
+        lambda talk: talk.watcher.hint_all("operator", 10.0, WALL),
+        lambda talk: talk.watcher.follow((BOND0._replace(ports=("x",)), BOND1), 10.0),
+        lambda talk: talk.watcher.follow((BOND0,), 10.0),
+        lambda talk: talk.watcher.follow((BOND0, BOND1, BOND1._replace(link="bond2")), 10.0),
+    ],
+    ids=["failover", "operator", "other ports", "a link less", "a link more"],
+)
+def test_guest_found_after_a_change_of_its_path_gets_a_lease_a_minute_later(change: Any) -> None:
+    talk = Talk(A).meet()
+    change(talk)
+    talk.random = 0.0
+    talk.watcher.found([B], 20.0)
+    assert set(talk.turn(20.0)) == {"b"}
+    assert talk.guest("b", 20.0)["no_lease"].endswith(" changed 10 s ago")
+    assert talk.turn(68.0) == {"b": INFO}
+    assert talk.watcher.deadline() == 70.0
+    assert talk.turn(70.0) == {"b": LEASE}
+    assert talk.guest("b", 70.0)["no_lease"] is None
+
+
+def test_leases_after_a_quiet_minute_are_spread_over_time() -> None:
+    talk = Talk(A, options=HintOptions(lease=90.0)).meet()
+    talk.answer(talk.failover(20.0), 20.0)
+    assert (30.0, {"a": INFO}) in talk.run(89.9)  # the renewal that was planned
+    talk.random = 0.5
+    talk.answer(talk.failover(89.9), 89.9)
+    assert {"a": LEASE} not in [asks for _, asks in talk.run(164.8)]
+    assert talk.run(165.0) == [(164.9, {"a": LEASE})]
+
+
+def test_guest_gets_no_lease_if_a_part_of_its_path_is_not_followed() -> None:
+    """On Open vSwitch, say, while a bond of the storage network is followed."""
+
+    def path_of(channel: Channel, followed: frozenset[str]) -> GuestPath:
+        return GuestPath(followed, "its port ovs1 is not followed" if channel == A else "")
+
+    talk = Talk(A, B, path_of=path_of).meet()
+    found = [(talk.guest(name)["lease"], talk.guest(name)["no_lease"]) for name in "ab"]
+    assert found == [(0, "its port ovs1 is not followed"), (90.0, None)]
+    talk.watcher.found([A, B], 5.0)  # nothing new
+    assert talk.notices() == []
+    talk.watcher.found([B], 6.0)
+    talk.watcher.found([A, B], 7.0)
+    fields = {"guest": "a", "reason": "its port ovs1 is not followed"}
+    assert (LEVEL_NOTICE, "no-lease", fields) in talk.notices()
+
+
+@pytest.mark.parametrize(
+    ("options", "outcome", "reason"),
+    [
+        (HintOptions(lease=0.0), Outcome.ANSWERED, "leases are off"),
+        (HintOptions(), Outcome.BUSY, "it does not answer"),
+        (HintOptions(lease_after=90.0), Outcome.ANSWERED, "bond0 changed 60 s ago"),
+        (HintOptions(), Outcome.ANSWERED, "not given yet"),
+    ],
+)
+def test_status_says_why_a_guest_has_no_lease(
+    options: HintOptions, outcome: Outcome, reason: str
+) -> None:
+    talk = Talk(A, options=options)
+    talk.turn(0.0, outcome)
+    assert talk.guest("a")["no_lease"] == reason
 
 
 @pytest.mark.parametrize(
@@ -101,19 +198,36 @@ def test_agent_that_refuses_a_lease_is_asked_again_after_a_minute() -> None:
     talk = Talk(A)
     talk.answer(talk.watcher.advance(0.0), 0.0)
     [call] = talk.watcher.advance(0.0)
-    refusal = protocol.ProtocolError(protocol.ErrorClass.FAILED, "no", requests(call)[0].id)
-    assert call.exchange.received(protocol.encode_error(refusal)) is Outcome.REFUSED
-    assert talk.watcher.finished(Result(call, Outcome.REFUSED, 0.001), 0.0) == []
+    talk.refuse(call, 0.0)
     guest = talk.guest("a")
     assert (guest["state"], guest["lease"], guest["version"]) == ("refused", 0, "0.1.0")
     assert talk.watcher.deadline() == 60.0
     assert talk.watcher.revoke_leases(1.0) == []
 
 
+def test_agent_that_refuses_the_first_hint_gets_it_again_after_a_minute_and_no_lease() -> None:
+    talk = Talk(A)
+    [call] = talk.watcher.advance(0.0)
+    talk.refuse(call, 0.0)
+    assert talk.watcher.deadline() == 60.0
+    assert talk.turn(60.0) == {"a": first(1)[:2]}
+    assert talk.turn(60.0) == {"a": LEASE}
+
+
 @pytest.mark.parametrize("lease", [0.0, 90.0], ids=["none wanted", "nothing followed"])
 def test_without_leases_guests_are_asked_for_info_every_minute(lease: float) -> None:
-    talk = Talk(A, options=HintOptions(lease=lease), promise=not lease)
-    assert [talk.turn(now) for now in (0.0, 59.9, 60.0)] == [{"a": INFO}, {}, {"a": INFO}]
+    talk = Talk(A, options=HintOptions(lease=lease), links=() if lease else (BOND0,))
+    found = [talk.turn(now) for now in (0.0, 59.9, 60.0, 120.0)]
+    assert found == [{"a": first(1)}, {}, {"a": INFO}, {"a": INFO}]
+
+
+@pytest.mark.parametrize(("pace", "last"), [(0.0, 1.98), (10.0, 9.9), (1.0, 60.0)])
+def test_first_hints_are_spread_or_follow_the_pace(pace: float, last: float) -> None:
+    channels = [Channel(f"{n:03}", f"/run/{n:03}") for n in range(100)]
+    talk = Talk(*channels, options=HintOptions(pace=pace))
+    delays = [requests(call)[0].delay for call in talk.watcher.advance(0.0)]
+    assert (delays[0], delays[-1]) == (0.0, pytest.approx(last))
+    assert delays == sorted(delays)
 
 
 def test_guest_without_an_answer_is_retried_after_longer_and_longer_times() -> None:
@@ -151,14 +265,14 @@ def test_guest_that_left_is_forgotten_and_a_new_one_is_contacted() -> None:
 
 
 def test_another_socket_at_the_same_path_is_a_guest_started_anew() -> None:
-    first = A._replace(file=(1, 7))
-    talk = Talk(first).meet()
-    talk.watcher.found([first], 5.0)
+    before = A._replace(file=(1, 7))
+    talk = Talk(before).meet()
+    talk.watcher.found([before], 5.0)
     assert talk.watcher.advance(5.0) == []
     talk.watcher.found([A._replace(file=(1, 8))], 6.0)
     assert [event for _, event, _ in talk.notices()] == ["guest-gone", "guest-found"]
     assert talk.guest("a", 6.0)["lease"] == 0
-    assert asked(talk.watcher.advance(6.0)) == {"a": INFO}
+    assert asked(talk.watcher.advance(6.0)) == {"a": first(2)}
 
 
 def test_reason_of_a_call_that_failed_is_kept_and_logged() -> None:

@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 from math import inf
+from typing import Any
 
 import pytest
 
 from garp_agent.hypervisor.core.exchange import Call, Outcome
 from garp_agent.hypervisor.core.guests import Channel
 from garp_agent.hypervisor.core.hint_rounds import HINT
+from garp_agent.hypervisor.core.paths import GuestPath
 from garp_agent.hypervisor.core.watcher import HintOptions
 from garp_agent.wire.model import LEVEL_NOTICE, LEVEL_WARNING
-from garp_agent.wire.protocol import Burst, Lease
-from tests.hypervisor.core.talk import WALL, A, B, C, Talk, asked, requests
+from garp_agent.wire.protocol import Burst, Info, Lease
+from tests.hypervisor.core.talk import WALL, A, B, C, Talk, asked, first, requests
 
-LEASE = [Lease(None, 90.0)]
+INFO, REVOKE = [Info()], Lease(None, 0.0)
 
 
-def hint(number: int = 1, reason: str = "r") -> list[Burst]:
-    return [Burst(None, reason, None, None, 0.0, "boot", number)]
+def hint(number: int, reason: str = "r", again: bool = False) -> list[Any]:
+    """Return a hint; ``again``: in a repetition."""
+    return [Burst(None, reason, 1 if again else None, None, 0.0, "boot", number)]
 
 
 def hints(calls: list[Call]) -> list[Call]:
     return [call for call in calls if call.kind == HINT]
+
+
+def numbers(talk: Talk, until: float) -> list[tuple[float, str, int]]:
+    """Return time, guest and number of each hint that is due up to a time."""
+    return [
+        (now, name, ask.sequence)
+        for now, asks in talk.run(until)
+        for name, requests in asks.items()
+        for ask in requests
+        if isinstance(ask, Burst)
+    ]
 
 
 def test_failover_hints_all_guests_and_first_those_that_answer() -> None:
@@ -32,7 +46,77 @@ def test_failover_hints_all_guests_and_first_those_that_answer() -> None:
     talk.answer([b], 1.0)
     calls = talk.failover(10.0)
     assert [call.path for call in hints(calls)] == ["/run/b", "/run/a", "/run/c"]
-    assert asked(calls) == {"a": hint(), "b": hint(), "c": hint()}
+    # An earlier run of the watcher may have promised something to those never met.
+    asks = {"a": [*hint(4), REVOKE], "b": hint(4), "c": [*hint(4), REVOKE]}
+    assert asked(calls) == asks
+
+
+def test_failover_ends_the_leases_of_its_guests_until_they_have_said_so() -> None:
+    talk = Talk(A).meet()
+    assert talk.guest("a", 10.0)["lease"] == 80.0
+    calls = talk.failover(10.0)
+    assert asked(calls) == {"a": [*hint(2), REVOKE]}
+    values = talk.guest("a", 10.0)
+    assert (values["lease"], values["no_lease"]) == (0, "bond0 changed 0 s ago")
+    talk.fail(calls, 10.9)
+    assert talk.turn(11.0) == {"a": [*hint(3, again=True), REVOKE]}
+    assert talk.turn(13.0) == {"a": hint(4, again=True)}
+
+
+def test_hint_is_repeated_for_a_minute_also_to_guests_that_answer() -> None:
+    talk = Talk(A, B).meet()
+    talk.answer(talk.failover(100.0), 100.0)
+    expected = [
+        (100.0 + after, name, 4 + n)
+        for n, after in enumerate((1.0, 3.0, 7.0, 15.0, 30.0, 60.0))
+        for name in "ab"
+    ]
+    assert numbers(talk, 300.0) == expected
+    [entry] = talk.history()
+    assert (entry["rounds"], entry["repeating"], entry["answered"]) == (7, 0, 2)
+    assert (entry["frames"], entry["slowest_seconds"]) == (28, 0.0)
+    assert (talk.guest("a")["hints"], talk.guest("a")["answered"]) == (1, 1)
+
+
+def test_newer_failover_takes_its_guests_out_of_the_series_of_the_older_one() -> None:
+    behind = {"a": {"bond0", "bond1"}, "b": {"bond0"}, "c": {"bond1"}}
+    talk = Talk(A, B, C, path_of=lambda each, _: GuestPath(frozenset(behind[each.guest]))).meet()
+    calls = talk.failover(10.0)
+    assert set(asked(calls)) == {"a", "b"}
+    talk.answer(calls, 10.0)
+    assert {name for _, name, _ in numbers(talk, 11.0)} == {"a", "b"}
+    newer = talk.failover(12.0, "bond1")
+    assert set(asked(newer)) == {"a", "c"}
+    talk.answer(newer, 12.0)
+    found = numbers(talk, 18.0)
+    expected = {13.0: {"a", "b", "c"}, 15.0: {"a", "c"}, 17.0: {"b"}}
+    for now, names in expected.items():
+        assert {name for time, name, _ in found if time == now} == names
+    assert len(found) == 6
+    counts = [(each["rounds"], each["repeating"], each["superseded"]) for each in talk.history()]
+    assert counts == [(4, 1, 0), (3, 2, 0)]
+    assert len({number for *_, number in found}) == 4
+
+
+def test_guest_of_another_link_keeps_its_lease_and_gets_no_hint() -> None:
+    links = {"a": frozenset({"bond0"}), "b": frozenset({"bond1"})}
+    talk = Talk(A, B, path_of=lambda channel, _: GuestPath(links[channel.guest])).meet()
+    assert set(asked(talk.failover(10.0))) == {"a"}
+    assert [talk.guest(name, 10.0)["lease"] for name in "ab"] == [0, 80.0]
+    assert talk.history()[0]["guests"] == 1
+
+
+@pytest.mark.parametrize(
+    ("guests", "times"),
+    [(5, [11.0, 13.0, 17.0, 25.0]), (200, [30.0, 50.0, 70.0]), (700, [70.0])],
+)
+def test_repetition_waits_until_the_pace_is_free(guests: int, times: list[float]) -> None:
+    """Bursts of two rounds at once would exceed the pace that the operator has set."""
+    channels = [Channel(f"{n:03}", f"/run/{n:03}") for n in range(guests)]
+    talk = Talk(*channels, options=HintOptions(lease=0.0, pace=10.0)).meet()
+    talk.answer(talk.failover(10.0), 10.0)
+    found = sorted({now for now, *_ in numbers(talk, 80.0)})
+    assert found[: len(times)] == pytest.approx(times, abs=0.1)
 
 
 def test_failover_is_kept_in_history_counters_and_log() -> None:
@@ -41,7 +125,7 @@ def test_failover_is_kept_in_history_counters_and_log() -> None:
     talk.fail(talk.watcher.advance(5.0), 5.0)
     talk.notices()
     a, b, c = talk.failover(10.0, reason="bond0 went over")
-    fields = {"link": "bond0", "reason": "bond0 went over", "guests": 3}
+    fields = {"link": "bond0", "reason": "bond0 went over", "guests": 3, "leases_ended": 2}
     assert talk.notices() == [(LEVEL_NOTICE, "failover", fields)]
     for guest, talk.frames, now in ((a, 10**9, 10.004), (b, -3, 10.002)):
         talk.answer([guest], now)
@@ -57,6 +141,8 @@ def test_failover_is_kept_in_history_counters_and_log() -> None:
             "guests": 3,
             "answered": 2,
             "awaited": 0,
+            "rounds": 1,
+            "repeating": 3,
             "frames": 1_000_000,
             "fastest_seconds": pytest.approx(0.002),
             "slowest_seconds": slowest,
@@ -78,19 +164,27 @@ def test_failover_is_kept_in_history_counters_and_log() -> None:
     assert talk.notices() == [(LEVEL_NOTICE, "guests-hinted", expected)]
 
 
-def test_guest_with_an_agent_is_hinted_again_under_the_same_number() -> None:
+def test_guest_without_an_agent_is_hinted_once() -> None:
+    talk = Talk(A, B)
+    a, b = talk.watcher.advance(0.0)
+    talk.answer([a], 0.0)
+    talk.fail([b], 1.0)
+    a, b = talk.failover(10.0)
+    talk.answer([a], 10.0)
+    talk.fail([b], 10.1)
+    asks = talk.turn(11.0, Outcome.NO_AGENT)
+    assert asks == {"a": hint(4, again=True), "b": first(2)}  # that one is a contact
+
+
+def test_guest_that_owes_a_reply_is_not_hinted_again_and_delays_no_other() -> None:
     talk = Talk(A, B).meet()
     a, b = talk.failover(10.0)
     talk.answer([a], 10.0)
-    assert talk.fail([b], 10.5, Outcome.BUSY) == []
-    assert talk.watcher.deadline() == 11.0
-    assert talk.turn(10.9) == {}
-    again = talk.watcher.advance(11.0)
-    assert asked(again) == {"b": hint()}
-    assert talk.turn(11.5) == {}
-    talk.fail(again, 12.0)
-    assert talk.watcher.deadline() == 13.0
-    assert talk.turn(13.0) == {"b": hint()}
+    assert [set(asks) for now, asks in talk.run(12.9) if now == 11.0] == [{"a"}]
+    assert talk.fail([b], 12.9, Outcome.BUSY) == []
+    again = talk.watcher.advance(13.0)
+    assert set(asked(again)) == {"a", "b"}
+    talk.answer(again, 13.0)
     [entry] = talk.history()
     assert (entry["answered"], entry["unanswered"], entry["slowest_seconds"]) == (2, [], 3.0)
     assert talk.guest("b")["hints"] == 1
@@ -98,17 +192,21 @@ def test_guest_with_an_agent_is_hinted_again_under_the_same_number() -> None:
 
 def test_guest_that_answers_no_repetition_is_logged_as_a_warning_and_kept() -> None:
     talk = Talk(A, B).meet()
-    talk.fail(talk.failover(10.0), 11.0)
+    talk.fail(talk.failover(10.0), 10.9)
     talk.watcher.found([A], 11.0)  # a guest that left is not hinted again
     for now in (11.0, 13.0):
-        assert talk.turn(now, Outcome.BUSY)["a"] == hint()
+        assert "guests-hinted" not in [event for _, event, _ in talk.notices()]
+        assert set(talk.turn(now, Outcome.BUSY)) == {"a"}
     level, event, fields = talk.notices()[-1]
     assert (level, event, fields["unanswered"]) == (LEVEL_WARNING, "guests-hinted", "a,b")
     talk.watcher.found([], 14.0)
-    assert talk.turn(20.0) == {}
+    talk.run(100.0)
     [entry] = talk.history()
     assert entry["unanswered"] == ["a", "b"]
     assert entry["unanswered_by_state"] == {"busy": 1, "no-agent": 1}
+    assert "guests-hinted" not in [event for _, event, _ in talk.notices()]
+    hinted = talk.watcher.status(100.0)["hints"]
+    assert hinted == {each.value: 0 for each in Outcome} | {"busy": 1, "no-agent": 1}
 
 
 def test_newer_failover_supersedes_the_hints_of_the_older_one() -> None:
@@ -116,11 +214,14 @@ def test_newer_failover_supersedes_the_hints_of_the_older_one() -> None:
     a, b = talk.failover(10.0)
     talk.answer([a], 10.0)
     newer = talk.failover(10.1, "bond1", "bond1 went over")
-    assert asked(newer) == dict.fromkeys("ab", hint(2, "bond1 went over"))
+    assert asked(newer) == {
+        "a": hint(4, "bond1 went over"),
+        "b": [*hint(4, "bond1 went over"), REVOKE],
+    }
     assert talk.fail([b], 10.2, Outcome.BUSY) == []
-    counts = ("answered", "superseded", "awaited")
+    counts = ("answered", "superseded", "awaited", "repeating")
     found = [[entry[name] for name in counts] for entry in talk.history()]
-    assert found == [[1, 1, 0], [0, 0, 2]]
+    assert found == [[1, 1, 0, 0], [0, 0, 2, 2]]
     talk.answer(newer, 10.3)
     assert [entry["answered"] for entry in talk.history()] == [1, 2]
     assert talk.watcher.status(11.0)["failovers"] == {"bond0": 1, "bond1": 1}
@@ -133,11 +234,11 @@ def test_renewal_waits_for_the_hint_and_is_made_up_for_if_a_hint_cancels_it() ->
     assert 30.0 < talk.watcher.deadline() <= 30.1
     talk.answer(calls, 30.05)
     now = talk.watcher.deadline()
-    assert asked(talk.watcher.advance(now)) == {"a": LEASE}  # the daemon cancels it
+    assert asked(talk.watcher.advance(now)) == {"a": INFO}  # the daemon cancels it
     calls = talk.failover(now)
     assert talk.turn(now) == {}
     talk.answer(calls, now)
-    assert talk.turn(now) == {"a": LEASE}
+    assert talk.turn(now) == {"a": INFO}
 
 
 @pytest.mark.parametrize(
@@ -150,7 +251,7 @@ def test_renewal_waits_for_the_hint_and_is_made_up_for_if_a_hint_cancels_it() ->
 def test_pace_spreads_the_bursts(pace: float, guests: int, last: float) -> None:
     channels = [Channel(f"{n:03}", f"/run/{n:03}") for n in range(guests)]
     talk = Talk(*channels, options=HintOptions(pace=pace)).meet()
-    bursts = [request for call in talk.failover(10.0) for request in requests(call)]
+    bursts = [requests(call)[0] for call in talk.failover(10.0)]
     assert all(burst.adjusted == () for burst in bursts)
     delays = [burst.delay for burst in bursts]
     assert (len(delays), delays[0]) == (guests, 0.0)
@@ -200,7 +301,7 @@ def test_guest_that_does_not_answer_is_announced_by_qemu_once() -> None:
     assert paths(talk.fail(newer, 11.0)) == ["/mon/a"]
     again = hints(talk.watcher.advance(11.0))
     assert paths(again) == ["/run/a"]
-    assert talk.fail(again, 12.0) == []
+    assert talk.fail(again, 12.0) == []  # once in a failover
 
 
 def test_announce_self_is_off_by_default() -> None:

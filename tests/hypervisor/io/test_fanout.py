@@ -23,7 +23,7 @@ ALL = list(Manner)
 EXPECTED = {
     **dict.fromkeys((Manner.ANSWERS, Manner.SLOW, Manner.IN_PIECES), Outcome.ANSWERED),
     **dict.fromkeys((Manner.STOPPED, Manner.FULL), Outcome.BUSY),
-    **dict.fromkeys((Manner.NO_AGENT, Manner.SILENT, Manner.BURSTS_ONLY), Outcome.NO_AGENT),
+    **dict.fromkeys((Manner.NO_AGENT, Manner.SILENT, Manner.HIDES), Outcome.NO_AGENT),
     **dict.fromkeys((Manner.HANGS_UP, Manner.HALF_CLOSES), Outcome.HUNG_UP),
     Manner.REFUSES: Outcome.REFUSED,
     Manner.GARBAGE: Outcome.GARBAGE,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 from garp_agent import __version__
 from garp_agent.diagnosis import missing
-from garp_agent.diagnosis.doctor import agent, arp_rules, hint_port, network, sysctls
+from garp_agent.diagnosis.doctor import agent, hint_port, network, sysctls
 from garp_agent.diagnosis.doctor.facts import Facts, SendPlan
 from garp_agent.diagnosis.doctor.findings import Finding, Level, failed
 from garp_agent.render.table import printable
@@ -37,7 +37,6 @@ CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     network.claimants,
     hint_port.hint_port,
     sysctls.sysctls,
-    arp_rules.arp_rules,
 )
 
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from garp_agent.hypervisor.core.exchange import Result
+    from garp_agent.hypervisor.core.failover_record import FailoverRecord
     from garp_agent.hypervisor.core.guests import Channel, Guest
-    from garp_agent.hypervisor.core.hint_rounds import FailoverRecord
     from garp_agent.wire.notices import Notices
 
 ANNOUNCE_SELF = "announce-self"  # kind of a call, and QEMU's name of the command

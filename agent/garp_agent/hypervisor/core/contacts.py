@@ -1,6 +1,7 @@
 """All known guests, and when to contact each: for its state, and to give or renew its lease.
 
-Does not decide what one contact says (hypervisor.core.guests) and opens no socket.
+Does not decide what one contact says (hypervisor.core.guests) or whose path is followed
+(hypervisor.core.paths), and opens no socket.
 """
 
 from __future__ import annotations
@@ -9,37 +10,43 @@ from math import inf
 
 from garp_agent.hypervisor.core.exchange import Call, Exchange
 from garp_agent.hypervisor.core.guests import Guest
-from garp_agent.wire.model import LEVEL_DEBUG, LEVEL_INFO, LEVEL_WARNING, Errno
+from garp_agent.wire.model import LEVEL_DEBUG, LEVEL_INFO, LEVEL_NOTICE, LEVEL_WARNING, Errno
 from garp_agent.wire.protocol import encode_request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable
+    from collections.abc import Callable, Iterable
 
     from garp_agent.hypervisor.core.exchange import Result
     from garp_agent.hypervisor.core.guests import Channel
+    from garp_agent.hypervisor.core.hints import HintWriter
+    from garp_agent.hypervisor.core.paths import Paths
     from garp_agent.wire.notices import Notices
 
 CONTACT, REVOCATION = "contact", "revocation"  # kinds of calls
 HINT_DELAY = 0.1  # seconds for which a contact waits for the outcome of a hint, and again
+FIRST_SPREAD = 2.0  # seconds for the first bursts of guests found together; less than an interval
 
 
 class Contacts:
     """The guests by path.  The caller supplies the time."""
 
     def __init__(
-        self, lease: float, boot: str, random: Callable[[], float], notices: Notices
+        self,
+        lease: float,
+        paths: Paths,
+        writer: HintWriter,
+        random: Callable[[], float],
+        notices: Notices,
     ) -> None:
-        """``lease``: seconds; 0 for none.  ``boot``: a name for this run of the watcher.
-
-        ``random``: returns 0 to 1.
-        """
+        """``lease``: seconds; 0 for none.  ``random``: returns 0 to 1."""
         self.guests: dict[str, Guest] = {}
         self._lease = lease
-        self._boot = boot
+        self._paths = paths
+        self._writer = writer
         self._random = random
         self._notices = notices
-        self._may_promise = False
+        self._unfollowed: dict[str, str] = {}  # why some get no lease, by path, as logged
         self._count = 0
         self._next = inf  # no guest has an earlier next_contact
 
@@ -55,37 +62,60 @@ class Contacts:
                 self._notices.say(LEVEL_INFO, "guest-gone", guest=guest.channel.guest)
         for path, channel in there.items():
             if path not in self.guests:
-                self.guests[path] = Guest(channel, now)
+                self.guests[path] = Guest(channel, self._writer.number(), now)
                 self._next = now
                 self._notices.say(LEVEL_INFO, "guest-found", guest=channel.guest, path=path)
+        self._log_unfollowed()
 
-    def promise(self, may_promise: bool, now: float) -> None:
-        """Say whether leases may be promised.  A change is told to all guests at once."""
-        if may_promise == self._may_promise:
-            return
-        self._may_promise = may_promise
+    def paths_changed(self, now: float) -> None:
+        """Take back the leases of guests whose paths are not followed any more, or do not work."""
         for guest in self.guests.values():
-            guest.next_contact = now
-            self._next = now
+            if guest.lease.may_be_held(now) and self._paths.lease_at(guest.channel) == inf:
+                guest.next_contact = now
+                self._next = now
+        self._log_unfollowed()
 
     @property
     def promised(self) -> float:
         """Return the seconds of the leases that are promised now; 0 for none."""
-        return self._lease if self._may_promise else 0.0
+        return self._lease if self._paths.is_following else 0.0
 
-    def advance(self, now: float, hinted: Container[str]) -> list[Call]:
-        """Return the contacts that are due, except with guests in ``hinted`` (paths)."""
+    def why_no_lease(self, guest: Guest, now: float) -> str:
+        """Return why a guest has no lease, for the operator; "" if it has one."""
+        if guest.lease.remaining(now):
+            return ""
+        if not self._lease:
+            return "leases are off"
+        if not guest.answers:
+            return "it does not answer"
+        return self._paths.refusal(guest.channel, now) or "not given yet"
+
+    def advance(self, now: float, is_awaited: Callable[[str], bool]) -> list[Call]:
+        """Return the contacts that are due.
+
+        ``is_awaited``: takes a path; a guest whose reply to a hint is awaited is left alone.
+        """
         if now < self._next:
             return []
-        calls = []
+        due = []
         self._next = inf
         for path, guest in self.guests.items():
-            if guest.next_contact <= now and path not in hinted:
-                self._count += 1
-                exchange = guest.begin_contact(self.promised, f"{self._boot}-{self._count}", now)
-                calls.append(Call(path, exchange, CONTACT))
+            if guest.next_contact <= now and not is_awaited(path):
+                due.append(guest)
             elif guest.next_contact < inf:
                 self._next = min(self._next, max(guest.next_contact, now + HINT_DELAY))
+        return self._contacts(due, now)
+
+    def _contacts(self, guests: list[Guest], now: float) -> list[Call]:
+        step = self._writer.step(sum(not guest.is_met for guest in guests), FIRST_SPREAD)
+        calls, delay = [], 0.0
+        for guest in guests:
+            self._count += 1
+            serial = f"{self._writer.boot}-{self._count}"
+            wanted = self._lease if now >= self._paths.lease_at(guest.channel) else 0.0
+            exchange = guest.begin_contact(self._writer, wanted, serial, delay, now)
+            calls.append(Call(guest.channel.path, exchange, CONTACT))
+            delay += 0.0 if guest.is_met else step
         return calls
 
     def deadline(self) -> float:
@@ -98,8 +128,10 @@ class Contacts:
         if guest is None:
             return
         self._note_outcome(guest, result)
+        renewal = guest.take_replies(result, self._lease, now)
         if result.call.kind == CONTACT:
-            guest.end_contact(result, self.promised, self._lease, self._random(), now)
+            lease_at = self._paths.lease_at(guest.channel) if self._lease else inf
+            guest.end_contact(result, renewal, lease_at, self._random(), now)
         elif guest.next_contact == inf:  # a hint has cancelled a contact
             guest.next_contact = now
         self._next = min(self._next, guest.next_contact)
@@ -113,13 +145,24 @@ class Contacts:
             if guest.lease.may_be_held(now)
         ]
 
+    def _log_unfollowed(self) -> None:
+        """Log the guests whose failovers can be missed, each once."""
+        before, self._unfollowed = self._unfollowed, {}
+        for path, guest in self.guests.items():
+            reason = self._paths.of(guest.channel).unfollowed
+            if reason:
+                self._unfollowed[path] = reason
+                if before.get(path) != reason:
+                    name = guest.channel.guest
+                    self._notices.say(LEVEL_NOTICE, "no-lease", guest=name, reason=reason)
+
     def _note_outcome(self, guest: Guest, result: Result) -> None:
         before, outcome = guest.outcome, result.outcome
         guest.outcome, guest.errno = outcome, result.errno
         if guest.answers:
             guest.failures = 0
         if before is not outcome:
-            lost = bool(guest.version) and not guest.answers
+            lost = guest.has_agent and not guest.answers
             expected = before is None and guest.answers
             level = LEVEL_WARNING if lost else LEVEL_DEBUG if expected else LEVEL_INFO
             self._notices.say(

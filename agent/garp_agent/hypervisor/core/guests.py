@@ -17,9 +17,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from garp_agent.hypervisor.core.hints import HintWriter
+
 CHECK_INTERVAL = 60.0  # seconds between contacts with a guest that answers and has no lease
+LEASE_SPREAD = 30.0  # seconds in which guests get leases after a time without them
 RETRY_MOST = 60.0  # seconds between contacts with a guest that does not answer, at most
 VERSION_LIMIT = 32  # characters kept of a guest's version
+FIRST_REASON = "first contact of garp-hint"
 
 
 class Channel(NamedTuple):
@@ -38,7 +42,9 @@ class Guest:
         "channel",
         "errno",
         "failures",
+        "first_number",
         "hints",
+        "is_met",
         "last_seconds",
         "lease",
         "next_contact",
@@ -47,8 +53,11 @@ class Guest:
         "version",
     )
 
-    def __init__(self, channel: Channel, now: float) -> None:
+    def __init__(self, channel: Channel, first_number: int, now: float) -> None:
+        """``first_number``: of the hint with which the first contact begins."""
         self.channel = channel
+        self.first_number = first_number
+        self.is_met = False  # it has answered a hint of this run of the watcher
         self.outcome: Outcome | None = None  # of the last call; None: no call has ended yet
         self.errno = 0  # of that call, if a system call failed
         self.version = ""  # of the agent; "": it has never answered
@@ -65,42 +74,70 @@ class Guest:
         """Return whether the agent replied to the last call."""
         return self.outcome in REPLIED
 
-    def begin_contact(self, wanted: float, serial: str, now: float) -> Exchange:
-        """Return what to ask now; ``wanted``: seconds of the lease, ``serial``: part of the ids."""
+    @property
+    def has_agent(self) -> bool:
+        """Return whether an agent has answered some call."""
+        return self.is_met or bool(self.version)
+
+    def begin_contact(
+        self, writer: HintWriter, wanted: float, serial: str, delay: float, now: float
+    ) -> Exchange:
+        """Return what to ask now.
+
+        The first contact is a hint, because there may have been a failover while no watcher ran.
+        Repeated without a reply, it keeps its number.  ``wanted``: seconds of the lease.
+        ``serial``: part of the ids.  ``delay``: seconds before the burst of the first contact.
+        """
         self.next_contact = inf
-        requests = {}
-        seconds = self.lease.to_send(wanted, self.answers, now)
-        if seconds is not None:
-            id = f"lease-{serial}" if seconds else f"bye-{serial}"
-            requests[id] = encode_request("lease", {"seconds": seconds}, id)
+        requests: dict[str, bytes] = {}
+        if not self.is_met:
+            requests = writer.requests(self, self.first_number, FIRST_REASON, delay, now)
+        else:
+            seconds = self.lease.to_send(wanted, self.answers, now)
+            if seconds is not None:
+                id = f"lease-{serial}" if seconds else f"bye-{serial}"
+                requests[id] = encode_request("lease", {"seconds": seconds}, id)
         if not requests or not self.version:
             id = f"info-{serial}"
             requests[id] = encode_request("info", None, id, delimited=not requests)
         return Exchange(requests)
 
-    def end_contact(
-        self, result: Result, wanted: float, most: float, random: float, now: float
-    ) -> None:
-        """Take in the replies and set the time of the next contact.
+    def take_replies(self, result: Result, most: float, now: float) -> float:
+        """Take in the replies of any call; return the seconds until the lease is renewed, or 0.
 
-        ``wanted``, ``most``: seconds of a lease.  ``random``: 0 to 1; it spreads the contacts, so
-        that guests that were found together are contacted at different times later.
+        ``most``: seconds of a lease.
+        """
+        renewal = 0.0
+        for id, reply in result.call.exchange.replies.items():
+            if id.startswith("hint-"):
+                self.is_met = self.is_met or not reply.error_class
+            elif id.startswith("info-"):
+                self.version = _version_in(reply.value)
+            elif id.startswith("lease-"):
+                renewal = self.lease.confirm(reply, most, now)
+            else:
+                self.lease.confirm(reply, 0.0, now)
+        return renewal
+
+    def end_contact(
+        self, result: Result, renewal: float, lease_at: float, random: float, now: float
+    ) -> None:
+        """Set the time of the next contact, after :meth:`take_replies`.
+
+        ``renewal``: what that returned.  ``lease_at``: when the guest may get a lease.
+        ``random``: 0 to 1; it spreads the contacts, so that guests that were found together are
+        contacted at different times later.
         """
         if result.outcome not in REPLIED:
             self.failures += 1
             delay = min(RETRY_MOST, 2.0 ** min(self.failures, 10))
             self.next_contact = now + delay * (0.5 + random / 2)
             return
-        delay = CHECK_INTERVAL
-        replies = result.call.exchange.replies
-        for id, reply in replies.items():
-            if id.startswith("info-"):
-                self.version = _version_in(reply.value)
-            else:
-                delay = self.lease.confirm(reply, most, now) or CHECK_INTERVAL
-        if wanted and not any(id.startswith("lease-") for id in replies):
-            delay = 0.0  # the guest answers, and no lease was offered yet
-        self.next_contact = now + delay * (0.8 + random / 5)
+        self.next_contact = now + (renewal or CHECK_INTERVAL) * (0.8 + random / 5)
+        if self.is_met and not any(id.startswith("lease-") for id in result.call.exchange.replies):
+            # The guest answers, and no lease was offered in this contact.
+            first_lease = lease_at + random * LEASE_SPREAD if lease_at > now else now
+            self.next_contact = min(self.next_contact, first_lease)
 
     def note_hint_answered(self, seconds: float) -> None:
         """Count a hint that was answered ``seconds`` after the failover."""

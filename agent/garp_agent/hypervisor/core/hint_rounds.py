@@ -1,8 +1,13 @@
-"""Rounds of hints: one round for each failover, and its entry in the history.
+"""Rounds of hints after each failover, and its entry in the history.
 
-Decides which guests get a hint, in which order and at which pace, when a hint is repeated, and
-when a round has ended.  Does not decide what a failover is (hypervisor.core.bonds) and opens no
-socket.  Each hint of a round has the same number, so that an agent recognises a repetition.
+Decides which guests get a hint, in which order and at which pace, and when it is repeated.  A
+hint is repeated for a minute also to guests that answered: a reply shows that the guest has sent
+its frames, not that they have arrived.  The port of a switch that has just got its carrier can
+drop them for 30 s (STP without PortFast).  Does not decide what a failover is
+(hypervisor.core.bonds) or who is behind a link (hypervisor.core.paths), and opens no socket.
+
+Each round has a number of its own, so that agents take a repetition for another hint.  It asks
+for one burst round only: what is configured in the guest was sent after the failover.
 
 Format: docs/protocol.md, command ``burst``.
 """
@@ -13,10 +18,9 @@ from collections import deque
 from math import inf
 
 from garp_agent.hypervisor.core.exchange import REPLIED, Call, Exchange, Outcome
+from garp_agent.hypervisor.core.failover_record import NAMES, FailoverRecord, Unanswered
 from garp_agent.hypervisor.core.guests import rounded
 from garp_agent.wire.model import LEVEL_NOTICE, LEVEL_WARNING
-from garp_agent.wire.protocol import BURST_DELAY, encode_request
-from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,226 +28,162 @@ if TYPE_CHECKING:
 
     from garp_agent.hypervisor.core.exchange import Result
     from garp_agent.hypervisor.core.guests import Guest
+    from garp_agent.hypervisor.core.hints import HintWriter
     from garp_agent.wire.notices import Notices
+    from garp_agent.wire.protocol import Reply
 
 HINT = "hint"  # kind of a call
-HISTORY = 100  # rounds kept
-NAMES = 32  # guests named in one entry of the history, and in one line of the log
-REPEATS = (1.0, 3.0)  # seconds from the failover to each repetition
+HISTORY = 100  # failovers kept
+LOGGED_AFTER = 3  # rounds, after which a guest that answered none of them is logged
 FRAMES_MOST = 1000000  # frames that one guest can claim for one hint
 
 
-class Unanswered(NamedTuple):
-    """A guest that did not answer a hint."""
-
-    guest: str
-    outcome: Outcome
-    has_agent: bool  # it has answered some call before
-
-
-class FailoverRecord:
-    """One round of hints, as the history keeps it."""
-
-    def __init__(self, number: int, link: str, reason: str, now: float, wall: float) -> None:
-        self.number = number
-        self.link = link
-        self.reason = reason
-        self.began = now
-        self.wall = wall  # seconds since 1970
-        self.guests = 0  # that got a hint
-        self.answered = 0
-        self.frames = 0  # sent by the guests before their replies
-        self.fastest: float | None = None  # seconds until the first reply
-        self.slowest: float | None = None  # seconds until the last reply
-        self.awaited: dict[str, str] = {}  # guests whose outcome is not known yet, by path
-        self.unanswered: dict[str, Unanswered] = {}  # by path
-        self.superseded = 0  # guests still awaited when the next round began
-        self.announced: set[str] = set()  # guests that QEMU was asked to announce
-        self.repeats = list(REPEATS)
-        self.repeat_at = inf
-
-    def supersede(self) -> None:
-        """End the round, because the hints of a newer one do its work."""
-        self.superseded = len(self.awaited)
-        self.awaited.clear()
-        self.repeat_at = inf
-
-    def add_answer(self, path: str, seconds: float, frames: int) -> None:
-        """Count a reply that came ``seconds`` after the failover."""
-        self.unanswered.pop(path, None)
-        self.answered += 1
-        self.frames += frames
-        self.fastest = seconds if self.fastest is None else min(self.fastest, seconds)
-        self.slowest = max(self.slowest or 0.0, seconds)
-
-    def lost(self) -> list[str]:
-        """Return the guests that have an agent and did not answer."""
-        return [entry.guest for entry in self.unanswered.values() if entry.has_agent]
-
-    def values(self) -> dict[str, object]:
-        """Return the entry as plain values."""
-        states: dict[str, int] = {}
-        for entry in self.unanswered.values():
-            states[entry.outcome.value] = states.get(entry.outcome.value, 0) + 1
-        others = [entry.guest for entry in self.unanswered.values() if not entry.has_agent]
-        return {
-            "number": self.number,
-            "time": self.wall,
-            "link": self.link,
-            "reason": self.reason,
-            "guests": self.guests,
-            "answered": self.answered,
-            "awaited": len(self.awaited),
-            "frames": self.frames,
-            "fastest_seconds": rounded(self.fastest),
-            "slowest_seconds": rounded(self.slowest),
-            "superseded": self.superseded,
-            "unanswered": self.lost()[:NAMES],
-            "unanswered_without_agent": others[:NAMES],
-            "unanswered_by_state": states,
-            "announced_self": len(self.announced),
-        }
-
-
 class Rounds:
-    """The current round and the history.  The caller supplies the time."""
+    """The rounds under way and the history.  The caller supplies the time."""
 
-    def __init__(
-        self, guests: Mapping[str, Guest], pace: float, boot: str, notices: Notices
-    ) -> None:
-        """``guests``: the known guests by path; the caller keeps the mapping up to date.
-
-        ``pace``: guests a second that begin their burst; 0 for all at once.
-        ``boot``: a name for this run of the watcher.
-        """
+    def __init__(self, guests: Mapping[str, Guest], writer: HintWriter, notices: Notices) -> None:
+        """``guests``: the known guests by path; the caller keeps the mapping up to date."""
         self.history: deque[FailoverRecord] = deque(maxlen=HISTORY)  # the newest last
-        self.failovers: dict[str, int] = {}  # rounds by link
+        self.failovers: dict[str, int] = {}  # failovers by link
         self.outcomes: dict[Outcome, int] = {}  # hints by outcome
+        self._active: dict[int, FailoverRecord] = {}  # by number: awaiting a reply, or repeating
         self._guests = guests
-        self._pace = pace
-        self._boot = boot
+        self._writer = writer
         self._notices = notices
         self._number = 0
 
-    @property
-    def current(self) -> FailoverRecord | None:
-        """Return the newest round, ended or not."""
-        return self.history[-1] if self.history else None
+    def begin(
+        self, link: str, reason: str, guests: list[Guest], now: float, wall: float
+    ) -> tuple[FailoverRecord, list[Call]]:
+        """Begin the rounds of a failover; return its record, and the first hints.
 
-    def begin(self, link: str, reason: str, now: float, wall: float) -> list[Call]:
-        """Begin a round for all guests; return its hints.  ``wall``: seconds since 1970."""
-        if self.current is not None:
-            self.current.supersede()
+        ``wall``: seconds since 1970.
+        """
         self._number += 1
         self.failovers[link] = self.failovers.get(link, 0) + 1
         record = FailoverRecord(self._number, link, reason, now, wall)
-        self.history.append(record)
-        # First the guests whose agent answers: the others may have none.
-        guests = sorted(self._guests.values(), key=lambda guest: not guest.answers)
         record.guests = len(guests)
+        record.behind = {guest.channel.path for guest in guests}
+        for older in list(self._active.values()):
+            older.supersede(record.behind)
+            self._retire(older)
+        self.history.append(record)
+        self._active[record.number] = record
+        # First the guests whose agent answers: the others may have none.
+        guests = sorted(guests, key=lambda guest: not guest.answers)
         for guest in guests:
             guest.hints += 1
-        self._notices.say(LEVEL_NOTICE, "failover", link=link, reason=reason, guests=len(guests))
-        return self._hints(record, guests)
+        leases = sum(guest.lease.may_be_held(now) for guest in guests)
+        self._notices.say(
+            LEVEL_NOTICE,
+            "failover",
+            link=link,
+            reason=reason,
+            guests=len(guests),
+            leases_ended=leases,
+        )
+        calls = self._round(record, guests, now)
+        self._retire(record)
+        return record, calls
 
-    def ended(self, result: Result, now: float) -> bool:
-        """Take in the outcome of a hint; return whether the guest did not answer.
+    def ended(self, result: Result, now: float) -> FailoverRecord | None:
+        """Take in the outcome of a hint; return its failover if the guest did not answer.
 
-        The result of an older round is ignored.
+        The result of a hint that a newer failover has superseded is ignored.
         """
-        record = self.current
-        if record is None or record.number != result.call.number:
-            return False
+        record = self._active.get(result.call.number)
         path = result.call.path
+        if record is None or path not in record.awaited:
+            return None
         guest = self._guests.get(path)
-        name = record.awaited.pop(path, path)
+        name = record.awaited.pop(path)
         replied = result.outcome in REPLIED
         if replied:
             seconds = now - record.began
             replies = result.call.exchange.replies.values()
-            record.add_answer(path, seconds, sum(_frames_in(reply.value) for reply in replies))
-            if guest is not None:
+            is_first = record.add_answer(path, seconds, sum(map(_frames_in, replies)))
+            if is_first and guest is not None:
                 guest.note_hint_answered(seconds)
-            self._count(result.outcome)
-        else:
-            has_agent = guest is not None and bool(guest.version)
+            if is_first and not record.is_logged:
+                self._count(result.outcome)
+        elif path not in record.answered:
+            has_agent = guest is not None and guest.has_agent
             record.unanswered[path] = Unanswered(name, result.outcome, has_agent)
         if not record.awaited:
-            self._all_ended(record, now)
-        return not replied
+            self._log(record)
+            self._retire(record)
+        return None if replied else record
 
     def advance(self, now: float) -> list[Call]:
         """Return the repetitions that are due."""
-        record = self.current
-        if record is None or now < record.repeat_at:
-            return []
-        record.repeat_at = inf
-        guests = self._to_repeat(record)
-        if not guests:
-            self._all_ended(record, now)
-        return self._hints(record, guests)
+        calls: list[Call] = []
+        for record in list(self._active.values()):
+            if now < record.repeat_at:
+                continue
+            # A guest that still owes a reply has the hint, or will get it when QEMU is free.
+            known = [self._guests.get(path) for path in sorted(record.behind)]
+            agents = [guest for guest in known if guest is not None and guest.has_agent]
+            if not agents:
+                record.end()
+            guests = [guest for guest in agents if guest.channel.path not in record.awaited]
+            calls += self._round(record, guests, now)
+            self._retire(record)
+        return calls
 
     def deadline(self) -> float:
         """Return when :meth:`advance` must be called at the latest."""
-        return self.current.repeat_at if self.current is not None else inf
+        return min((record.repeat_at for record in self._active.values()), default=inf)
 
-    def _hints(self, record: FailoverRecord, guests: list[Guest]) -> list[Call]:
-        record.awaited.update((guest.channel.path, guest.channel.guest) for guest in guests)
-        id = f"{self._boot}-{record.number}"
-        step = self._step(len(guests))
-        request = {id: self._request(record, id, 0.0)}
+    def is_awaited(self, path: str) -> bool:
+        """Return whether a hint to this guest has no outcome yet."""
+        return any(path in record.awaited for record in self._active.values())
+
+    def _round(self, record: FailoverRecord, guests: list[Guest], now: float) -> list[Call]:
+        number = self._writer.number()
+        step = self._writer.step(len(guests))
         calls = []
         for index, guest in enumerate(guests):
-            if step and index:
-                request = {id: self._request(record, id, round(index * step, 3))}
-            calls.append(Call(guest.channel.path, Exchange(request), HINT, record.number))
+            record.awaited[guest.channel.path] = guest.channel.guest
+            lines = self._writer.requests(
+                guest, number, record.reason, index * step, now, rounds=1 if record.rounds else 0
+            )
+            calls.append(Call(guest.channel.path, Exchange(lines), HINT, record.number))
+        if record.behind:
+            record.rounds += 1
+            record.plan_round(now, step * len(guests))
         return calls
 
-    def _step(self, guests: int) -> float:
-        """Return the seconds between the bursts of two guests.
+    def _retire(self, record: FailoverRecord) -> None:
+        """Forget a failover that needs nothing more, except for the history."""
+        if record.repeat_at == inf and not record.awaited:
+            record.end()
+            if record.guests and not record.superseded:
+                self._log(record)
+            self._active.pop(record.number, None)
 
-        The last guest cannot wait longer than the protocol allows.
-        """
-        if not self._pace or guests < 2:
-            return 0.0
-        return min(1 / self._pace, BURST_DELAY.most / (guests - 1))
-
-    def _request(self, record: FailoverRecord, id: str, delay: float) -> bytes:
-        arguments: dict[str, object] = {
-            "reason": record.reason,
-            "boot": self._boot,
-            "sequence": record.number,
-        }
-        if delay:
-            arguments["delay"] = delay
-        return encode_request("burst", arguments, id)
-
-    def _all_ended(self, record: FailoverRecord, now: float) -> None:
-        if record.repeats and self._to_repeat(record):
-            record.repeat_at = max(now, record.began + record.repeats.pop(0))
+    def _log(self, record: FailoverRecord) -> None:
+        """Log how the guests answered, once: when all have, or when some are given up."""
+        lost = record.lost()
+        is_over = record.repeat_at == inf or record.rounds >= LOGGED_AFTER
+        if record.is_logged or (lost and not is_over):
             return
+        record.is_logged = True
         for entry in record.unanswered.values():
             self._count(entry.outcome)
-        lost = record.lost()
         self._notices.say(
             LEVEL_WARNING if lost else LEVEL_NOTICE,
             "guests-hinted",
             link=record.link,
             guests=record.guests,
-            answered=record.answered,
+            answered=len(record.answered),
             slowest_seconds=rounded(record.slowest),
             unanswered=",".join(lost[:NAMES]) or None,
         )
-
-    def _to_repeat(self, record: FailoverRecord) -> list[Guest]:
-        """Return the guests that have an agent, did not answer, and still exist."""
-        found = (self._guests.get(path) for path in record.unanswered)
-        return [guest for guest in found if guest is not None and guest.version]
 
     def _count(self, outcome: Outcome) -> None:
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
 
 
-def _frames_in(value: Mapping[str, object]) -> int:
-    frames = value.get("frames")
+def _frames_in(reply: Reply) -> int:
+    frames = reply.value.get("frames")
     return min(max(0, frames), FRAMES_MOST) if type(frames) is int else 0

@@ -1,7 +1,7 @@
 """The lease that this host promises to one guest: "I send hints for the next N seconds".
 
 Decides what to send to a guest so that it never counts on a lease that is not kept.  Does not
-decide whether a lease may be promised (hypervisor.core.contacts) and sends nothing.
+decide whether a lease may be promised (hypervisor.core.paths) and sends nothing.
 
 Format: docs/protocol.md, command ``lease``.
 """
@@ -25,7 +25,7 @@ class PromisedLease:
 
     def __init__(self) -> None:
         self._until = -inf
-        self._unconfirmed = False  # a lease was sent, and no reply to it or to a later one came
+        self._unconfirmed = False  # the guest may have a lease that no reply told of
 
     def remaining(self, now: float) -> float:
         """Return the seconds for which the guest has confirmed a lease; 0 without one."""
@@ -34,6 +34,12 @@ class PromisedLease:
     def may_be_held(self, now: float) -> bool:
         """Return whether the guest has a lease or can still get one from the channel."""
         return self._unconfirmed or self._until > now
+
+    def void(self, now: float) -> bool:
+        """Count the promise as ended; return whether the guest must be told."""
+        self._unconfirmed = self.may_be_held(now)
+        self._until = -inf
+        return self._unconfirmed
 
     def to_send(self, wanted: float, answers: bool, now: float) -> float | None:
         """Return the seconds to send in a request: 0 revokes; None: send no such request.

@@ -10,7 +10,9 @@ from garp_agent.hypervisor.core.announce_self import ANNOUNCE_SELF, SelfAnnounce
 from garp_agent.hypervisor.core.contacts import Contacts
 from garp_agent.hypervisor.core.exchange import Outcome
 from garp_agent.hypervisor.core.hint_rounds import HINT, Rounds
+from garp_agent.hypervisor.core.hints import HintWriter
 from garp_agent.hypervisor.core.lease import LEASE
+from garp_agent.hypervisor.core.paths import LEASE_AFTER, Paths, behind_every_link
 from garp_agent.wire.notices import Notices
 from garp_agent.wire.record import NamedTuple
 
@@ -18,15 +20,20 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from garp_agent.hypervisor.core.bonds import FollowedLink
     from garp_agent.hypervisor.core.exchange import Call, Result
-    from garp_agent.hypervisor.core.guests import Channel
+    from garp_agent.hypervisor.core.guests import Channel, Guest
+    from garp_agent.hypervisor.core.paths import PathOf
     from garp_agent.wire.model import Notice
+
+OPERATOR = "operator"  # the link in the history when the operator asked for hints
 
 
 class HintOptions(NamedTuple):
     """What the operator wants of hints and leases."""
 
     lease: float = LEASE  # seconds; 0: promise no leases
+    lease_after: float = LEASE_AFTER  # seconds without a change of the path
     pace: float = 0.0  # guests a second that begin their burst; 0: all at once
     announce_self: bool = False  # for guests that do not answer
 
@@ -34,11 +41,22 @@ class HintOptions(NamedTuple):
 class Watcher:
     """All guests, and what is said to them.  The caller supplies the time and makes the calls."""
 
-    def __init__(self, options: HintOptions, boot: str, random: Callable[[], float]) -> None:
-        """``boot``: a name for this run of the watcher, unique.  ``random``: returns 0 to 1."""
+    def __init__(
+        self,
+        options: HintOptions,
+        boot: str,
+        random: Callable[[], float],
+        path_of: PathOf = behind_every_link,
+    ) -> None:
+        """``boot``: a name for this run of the watcher, unique.  ``random``: returns 0 to 1.
+
+        ``path_of``: takes a guest and the names of the followed links; returns its path.
+        """
         self._notices = Notices()
-        self._contacts = Contacts(options.lease, boot, random, self._notices)
-        self._rounds = Rounds(self._contacts.guests, options.pace, boot, self._notices)
+        self._paths = Paths(options.lease_after, path_of)
+        writer = HintWriter(boot, options.pace)
+        self._contacts = Contacts(options.lease, self._paths, writer, random, self._notices)
+        self._rounds = Rounds(self._contacts.guests, writer, self._notices)
         self._announcements = SelfAnnouncements(options.announce_self, self._notices)
 
     def found(self, channels: Iterable[Channel], now: float) -> None:
@@ -49,19 +67,24 @@ class Watcher:
         """Take in the QEMU monitors that exist now."""
         self._announcements.found(monitors)
 
-    def promise(self, may_promise: bool, now: float) -> None:
-        """Say whether leases may be promised: only while a failover would be noticed."""
-        self._contacts.promise(may_promise, now)
+    def follow(self, links: Iterable[FollowedLink], now: float) -> None:
+        """Take in the state of all followed links, before their failovers."""
+        if self._paths.follow(links, now):
+            self._contacts.paths_changed(now)
 
     def failover(self, link: str, reason: str, now: float, wall: float) -> list[Call]:
         """Return the calls to make at once; cancel other calls to the same paths before.
 
         ``wall``: seconds since 1970, for the history.
         """
-        calls = self._rounds.begin(link, reason, now, wall)
-        assert self._rounds.current is not None
-        guests = self._contacts.guests.values()
-        return calls + self._announcements.announce_silent(self._rounds.current, guests)
+        self._paths.change(link, now)
+        guests = [guest for guest in self._contacts.guests.values() if self._is_behind(guest, link)]
+        return self._begin(link, reason, guests, now, wall)
+
+    def hint_all(self, reason: str, now: float, wall: float) -> list[Call]:
+        """Hint all guests, because the operator says so; as :meth:`failover`."""
+        self._paths.change(None, now)
+        return self._begin(OPERATOR, reason, list(self._contacts.guests.values()), now, wall)
 
     def finished(self, result: Result, now: float) -> list[Call]:
         """Take in the result of a call; return the calls that follow from it."""
@@ -70,19 +93,16 @@ class Watcher:
             self._announcements.ended(result)
             return []
         self._contacts.ended(result, now)
-        if kind != HINT or not self._rounds.ended(result, now):
-            return []
+        record = self._rounds.ended(result, now) if kind == HINT else None
         guest = self._contacts.guests.get(path)
-        if guest is None:
+        if guest is None or record is None:
             return []
-        assert self._rounds.current is not None
-        return self._announcements.announce(self._rounds.current, guest.channel.guest)
+        return self._announcements.announce(record, guest.channel.guest)
 
     def advance(self, now: float) -> list[Call]:
         """Return the calls that are due."""
         calls = self._rounds.advance(now)
-        hinted = self._rounds.current.awaited if self._rounds.current is not None else {}
-        return calls + self._contacts.advance(now, hinted)
+        return calls + self._contacts.advance(now, self._rounds.is_awaited)
 
     def deadline(self) -> float:
         """Return when :meth:`advance` must be called at the latest."""
@@ -97,12 +117,24 @@ class Watcher:
         outcomes = self._rounds.outcomes
         return {
             "failovers": dict(self._rounds.failovers),
-            "guests": [guest.values(now) for guest in self._contacts.guests.values()],
+            "guests": [
+                {**guest.values(now), "no_lease": self._contacts.why_no_lease(guest, now) or None}
+                for guest in self._contacts.guests.values()
+            ],
             "hints": {outcome.value: outcomes.get(outcome, 0) for outcome in Outcome},
             "history": [record.values() for record in self._rounds.history],
             "lease": self._contacts.promised,
             "monitors": len(self._announcements),
         }
+
+    def _is_behind(self, guest: Guest, link: str) -> bool:
+        return link in self._paths.of(guest.channel).links
+
+    def _begin(
+        self, link: str, reason: str, guests: list[Guest], now: float, wall: float
+    ) -> list[Call]:
+        record, calls = self._rounds.begin(link, reason, guests, now, wall)
+        return calls + self._announcements.announce_silent(record, self._contacts.guests.values())
 
     def take_notices(self) -> list[Notice]:
         """Return what happened since the last call, for the log."""

@@ -1,0 +1,125 @@
+"""One failover: what became of its hints, as the history keeps it.
+
+Counts; does not decide who is hinted or when (hypervisor.core.hint_rounds).
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+from garp_agent.hypervisor.core.guests import rounded
+from garp_agent.wire.record import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from garp_agent.hypervisor.core.exchange import Outcome
+
+NAMES = 32  # guests named in one entry of the history, and in one line of the log
+REPEATS = (1.0, 3.0, 7.0, 15.0, 30.0, 60.0)  # seconds from the failover to each repetition
+
+
+class Unanswered(NamedTuple):
+    """A guest that did not answer a hint."""
+
+    guest: str
+    outcome: Outcome
+    has_agent: bool  # it has answered some call before
+
+
+class FailoverRecord:
+    """The hints after one failover, or those that the operator asked for."""
+
+    def __init__(self, number: int, link: str, reason: str, now: float, wall: float) -> None:
+        self.number = number
+        self.link = link
+        self.reason = reason
+        self.began = now
+        self.wall = wall  # seconds since 1970
+        self.guests = 0  # that got a hint
+        self.rounds = 0  # sent so far
+        self.frames = 0  # sent by the guests before their replies
+        self.fastest: float | None = None  # seconds until the first guest has answered
+        self.slowest: float | None = None  # seconds until the last guest has answered
+        self.behind: set[str] = set()  # paths of the guests that the next round is for
+        self.answered: set[str] = set()  # paths of guests that answered a hint
+        self.awaited: dict[str, str] = {}  # guests whose outcome is not known yet, by path
+        self.unanswered: dict[str, Unanswered] = {}  # by path
+        self.superseded = 0  # guests still awaited when a newer failover hinted them
+        self.announced: set[str] = set()  # guests that QEMU was asked to announce
+        self.is_logged = False  # how the guests answered
+        self.repeat_at = inf
+        self._repeats: tuple[float, ...] = REPEATS
+
+    def supersede(self, paths: set[str]) -> None:
+        """Leave these guests to a newer failover, whose hints do the work of these."""
+        self.behind -= paths
+        late = paths & set(self.awaited)
+        self.superseded += len(late)
+        for path in late:
+            del self.awaited[path]
+        if not self.behind:
+            self.end()
+
+    def plan_round(self, now: float, span: float) -> None:
+        """Set the time of the next round, after one that began now and lasts ``span`` seconds.
+
+        No round begins while guests still wait for their burst of the last one: together they
+        would exceed the pace.  Of the times that pass meanwhile, the last one counts.
+        """
+        free = now + span
+        times = [self.began + offset for offset in self._repeats]
+        passed = sum(time <= free for time in times)
+        self._repeats = self._repeats[passed:]
+        missed = any(now < time for time in times[:passed])
+        self.repeat_at = free if missed else inf
+        if not missed and self._repeats:
+            self.repeat_at = times[passed]
+
+    def end(self) -> None:
+        """Send no further round."""
+        self.behind.clear()
+        self.repeat_at = inf
+
+    def add_answer(self, path: str, seconds: float, frames: int) -> bool:
+        """Count a reply that came ``seconds`` after the failover; return whether it is the first.
+
+        ``frames``: how many the guest sent before.
+        """
+        self.unanswered.pop(path, None)
+        self.frames += frames
+        if path in self.answered:
+            return False
+        self.answered.add(path)
+        self.fastest = seconds if self.fastest is None else min(self.fastest, seconds)
+        self.slowest = max(self.slowest or 0.0, seconds)
+        return True
+
+    def lost(self) -> list[str]:
+        """Return the guests that have an agent and did not answer."""
+        return [entry.guest for entry in self.unanswered.values() if entry.has_agent]
+
+    def values(self) -> dict[str, object]:
+        """Return the entry as plain values."""
+        states: dict[str, int] = {}
+        for entry in self.unanswered.values():
+            states[entry.outcome.value] = states.get(entry.outcome.value, 0) + 1
+        others = [entry.guest for entry in self.unanswered.values() if not entry.has_agent]
+        return {
+            "number": self.number,
+            "time": self.wall,
+            "link": self.link,
+            "reason": self.reason,
+            "guests": self.guests,
+            "answered": len(self.answered),
+            "awaited": len(self.awaited),
+            "rounds": self.rounds,
+            "repeating": len(self.behind),
+            "frames": self.frames,
+            "fastest_seconds": rounded(self.fastest),
+            "slowest_seconds": rounded(self.slowest),
+            "superseded": self.superseded,
+            "unanswered": self.lost()[:NAMES],
+            "unanswered_without_agent": others[:NAMES],
+            "unanswered_by_state": states,
+            "announced_self": len(self.announced),
+        }
