@@ -25,6 +25,7 @@ class Guest:
         self.preferred = preferred
         self.asked: list[tuple[bytes, int]] = []
         self.unfit: set[int] = set()
+        self.looks = 0  # at the addresses of a link
         self.inventory = Inventory()
         self.shared = SharedAddresses(self._route)
         self.tell(*dump(*things))
@@ -40,6 +41,7 @@ class Guest:
         return self.shared.update(self.inventory, links, self._suitable)
 
     def _suitable(self, ifindex: int) -> set[bytes]:
+        self.looks += 1
         items = self.inventory.addresses(ifindex)
         return set() if ifindex in self.unfit else {each.address for each in items}
 
@@ -146,7 +148,16 @@ def test_changes_concern_the_links_whose_announcements_change() -> None:
     assert guest.tell(LinkGone(3)) == {2}
     guest.tell(AddressGone(first))
     left = guest.shared
-    assert not any((left._known, left._holders, left._elsewhere, left._shared))
+    assert not any((left._views, left._holders, left._elsewhere, left._shared))
+    assert not any((left._known, left._losers))
+
+
+def test_link_that_comes_is_looked_at_alone_however_many_share_its_address() -> None:
+    guest = Guest(*LINKS, *on(2, 3, text="10.0.0.9/32"))
+    for ifindex in range(10, 110):
+        guest.tell(*seen(link(ifindex), *on(ifindex, text="10.0.0.9/32")))
+    assert guest.looks == 102
+    assert guest.silent() == {}
 
 
 def test_links_without_shared_addresses_ask_nothing() -> None:

@@ -34,17 +34,26 @@ class _Subnet(NamedTuple):
     number: int  # the prefix, without the bits of the host
 
 
+class _View(NamedTuple):
+    """What counts of a link that shares an address."""
+
+    suitable: set[bytes]  # the addresses that may be announced
+    subnets: set[_Subnet]
+
+
 class SharedAddresses:
     """Which addresses are on several links, and which of these links announce them."""
 
-    __slots__ = ("_elsewhere", "_holders", "_known", "_route", "_shared")
+    __slots__ = ("_elsewhere", "_holders", "_known", "_losers", "_route", "_shared", "_views")
 
     def __init__(self, route: Route) -> None:
         self._route = route
         self._known: dict[int, set[bytes]] = {}  # by link: its global addresses
+        self._views: dict[int, _View] = {}  # by link, of those that share an address
         self._holders: dict[bytes, tuple[int, ...]] = {}  # by address: the links that have it
         self._shared: set[bytes] = set()  # addresses with several holders
-        self._elsewhere: dict[int, set[bytes]] = {}  # by link: addresses that another announces
+        self._losers: dict[bytes, set[int]] = {}  # by address: links on which another announces it
+        self._elsewhere: dict[int, set[bytes]] = {}  # the same by link
 
     def elsewhere(self, ifindex: int) -> set[bytes]:
         """Return the addresses of the link that another link of its segment announces."""
@@ -58,28 +67,27 @@ class SharedAddresses:
         """Take in changed links; return the links whose announcements change by that."""
         touched: set[bytes] = set()
         for ifindex in changed:
-            before = self._known.get(ifindex, set())
+            self._views.pop(ifindex, None)
+            before = self._known.pop(ifindex, set())
+            after = {each.address for each in _items(inventory, ifindex)}
+            if after:
+                self._known[ifindex] = after
             touched |= before & self._shared
-            touched |= self._take(ifindex, before, inventory) & self._shared
-        if not touched:
-            return set()
-        involved = {each for address in touched for each in self._holders.get(address, ())}
-        involved.update(changed)
-        segments = _Segments(inventory)
-        may = {ifindex: suitable(ifindex) for ifindex in involved}
+            self._hold(ifindex, before, after)
+            touched |= after & self._shared
+        for ifindex in {each for address in touched for each in self._holders.get(address, ())}:
+            if ifindex not in self._views:
+                subnets = set(_subnets(_vrf(inventory, ifindex), _items(inventory, ifindex)))
+                self._views[ifindex] = _View(suitable(ifindex), subnets)
         routes: dict[_Subnet, int] = {}
+        splits: dict[tuple[int, ...], list[list[int]]] = {}
         affected: set[int] = set()
         for address in sorted(touched):
-            holders = tuple(i for i in self._holders.get(address, ()) if address in may[i])
-            losers = self._losers(address, holders, segments, routes)
-            for ifindex in involved:
-                affected |= self._put(ifindex, address, ifindex in losers)
+            affected |= self._elect(address, routes, splits)
         return affected
 
-    def _take(self, ifindex: int, before: set[bytes], inventory: Inventory) -> set[bytes]:
-        """Note the addresses that a link has now; return them."""
-        items = inventory.addresses(ifindex) if ifindex in inventory.links else ()
-        after = {each.address for each in items if each.scope == RT_SCOPE_UNIVERSE}
+    def _hold(self, ifindex: int, before: set[bytes], after: set[bytes]) -> None:
+        """Note which addresses the link has."""
         for address in before ^ after:
             holders = self._holders.pop(address, ())
             if address in after:
@@ -89,35 +97,60 @@ class SharedAddresses:
             if holders:
                 self._holders[address] = holders
             (self._shared.add if len(holders) > 1 else self._shared.discard)(address)
-        if after:
-            self._known[ifindex] = after
-        else:
-            self._known.pop(ifindex, None)
-        return after
 
-    def _put(self, ifindex: int, address: bytes, is_elsewhere: bool) -> set[int]:
-        known = self._elsewhere.setdefault(ifindex, set())
-        is_change = is_elsewhere != (address in known)
-        (known.add if is_elsewhere else known.discard)(address)
-        if not known:
-            del self._elsewhere[ifindex]
-        return {ifindex} if is_change else set()
-
-    def _losers(
+    def _elect(
         self,
         address: bytes,
-        holders: tuple[int, ...],
-        segments: _Segments,
         routes: dict[_Subnet, int],
+        splits: dict[tuple[int, ...], list[list[int]]],
     ) -> set[int]:
-        losers: set[int] = set()
-        for members in segments.split(holders):
-            subnet = segments.subnet(members, address)
+        """Decide which links announce an address; return the links for which that changes.
+
+        ``routes`` and ``splits``: answers so far, since links that share one address often share
+        many.
+        """
+        views = self._views
+        holders = tuple(
+            each
+            for each in self._holders.get(address, ())
+            if views[each].subnets and address in views[each].suitable
+        )
+        if holders not in splits:
+            splits[holders] = self._segments(holders) if len(holders) > 1 else []
+        after: set[int] = set()
+        for members in splits[holders]:
+            subnet = _subnet((each for link in members for each in views[link].subnets), address)
             if subnet not in routes:
                 routes[subnet] = self._ask(subnet, address)
             winner = routes[subnet] if routes[subnet] in members else min(members)
-            losers.update(each for each in members if each != winner)
-        return losers
+            after.update(each for each in members if each != winner)
+        before = self._losers.pop(address, set())
+        if after:
+            self._losers[address] = after
+        for ifindex in before ^ after:
+            known = self._elsewhere.setdefault(ifindex, set())
+            known ^= {address}
+            if not known:
+                del self._elsewhere[ifindex]
+        return before ^ after
+
+    def _segments(self, links: tuple[int, ...]) -> list[list[int]]:
+        """Return the links of each segment, where there are several."""
+        names = {ifindex: ifindex for ifindex in links}  # leads to the name of the link's segment
+
+        def name(ifindex: int) -> int:
+            while names[ifindex] != ifindex:
+                names[ifindex] = ifindex = names[names[ifindex]]
+            return ifindex
+
+        firsts: dict[_Subnet, int] = {}
+        for ifindex in links:
+            for subnet in self._views[ifindex].subnets:
+                names[name(ifindex)] = name(firsts.setdefault(subnet, ifindex))
+        groups: dict[int, list[int]] = {}
+        for ifindex in links:
+            groups.setdefault(name(ifindex), []).append(ifindex)
+        return [members for members in groups.values() if len(members) > 1]
 
     def _ask(self, subnet: _Subnet, address: bytes) -> int:
         """Return the link by which the guest reaches others in the subnet; 0: unknown."""
@@ -135,64 +168,34 @@ class SharedAddresses:
         return 0
 
 
-class _Segments:
-    """Which of some links are in one segment: two have a subnet in common, or each with a third.
+def _items(inventory: Inventory, ifindex: int) -> list[InterfaceAddress]:
+    """Return the global addresses of a link; none if the link is not there."""
+    items = inventory.addresses(ifindex) if ifindex in inventory.links else ()
+    return [each for each in items if each.scope == RT_SCOPE_UNIVERSE]
 
-    Remembers its answers, because links that share one address often share many.
-    """
 
-    def __init__(self, inventory: Inventory) -> None:
-        self._inventory = inventory
-        self._subnets: dict[int, set[_Subnet]] = {}
-        self._answers: dict[tuple[int, ...], list[list[int]]] = {}
-
-    def split(self, links: tuple[int, ...]) -> list[list[int]]:
-        """Return the links of each segment, where there are several."""
-        if links not in self._answers:
-            self._answers[links] = self._split(links)
-        return self._answers[links]
-
-    def _split(self, links: tuple[int, ...]) -> list[list[int]]:
-        names = {ifindex: ifindex for ifindex in links}  # leads to the name of the link's segment
-
-        def name(ifindex: int) -> int:
-            while names[ifindex] != ifindex:
-                names[ifindex] = ifindex = names[names[ifindex]]
-            return ifindex
-
-        firsts: dict[_Subnet, int] = {}
-        for ifindex in links:
-            for subnet in self._of(ifindex):
-                names[name(ifindex)] = name(firsts.setdefault(subnet, ifindex))
-        groups: dict[int, list[int]] = {}
-        for ifindex in links:
-            groups.setdefault(name(ifindex), []).append(ifindex)
-        return [members for members in groups.values() if len(members) > 1]
-
-    def subnet(self, links: Iterable[int], address: bytes) -> _Subnet:
-        """Return the subnet of the links by which to reach others: that of the address, if any."""
-        number, length = int.from_bytes(address, "big"), len(address)
-
-        def rank(subnet: _Subnet) -> tuple[bool, bool, int, _Subnet]:
-            is_family = subnet.address_length == length
-            bits = 8 * length - subnet.prefix_length if is_family else 0
-            is_own = is_family and number >> bits == subnet.number
-            return is_own, is_family, subnet.prefix_length, subnet
-
-        return max((each for ifindex in links for each in self._of(ifindex)), key=rank)
-
-    def _of(self, ifindex: int) -> set[_Subnet]:
-        if ifindex not in self._subnets:
-            link = self._inventory.links[ifindex]
-            vrf = link.master_ifindex if link.port_kind == "vrf" else 0
-            self._subnets[ifindex] = set(_subnets(vrf, self._inventory.addresses(ifindex)))
-        return self._subnets[ifindex]
+def _vrf(inventory: Inventory, ifindex: int) -> int:
+    link = inventory.links[ifindex]
+    return link.master_ifindex if link.port_kind == "vrf" else 0
 
 
 def _subnets(vrf: int, addresses: Iterable[InterfaceAddress]) -> Iterable[_Subnet]:
     for each in addresses:
         length = len(each.address)
         bits = 8 * length - each.prefix_length
-        if bits > 0 and each.scope == RT_SCOPE_UNIVERSE:
+        if bits > 0:
             number = int.from_bytes(each.peer or each.address, "big") >> bits
             yield _Subnet(vrf, length, each.prefix_length, number)
+
+
+def _subnet(subnets: Iterable[_Subnet], address: bytes) -> _Subnet:
+    """Return the subnet by which to reach others of a segment: that of the address, if any."""
+    number, length = int.from_bytes(address, "big"), len(address)
+
+    def rank(subnet: _Subnet) -> tuple[bool, bool, int, _Subnet]:
+        is_family = subnet.address_length == length
+        bits = 8 * length - subnet.prefix_length if is_family else 0
+        is_own = is_family and number >> bits == subnet.number
+        return is_own, is_family, subnet.prefix_length, subnet
+
+    return max(subnets, key=rank)
