@@ -180,6 +180,8 @@ def test_seconds_that_a_guest_confirms_are_checked(
 ) -> None:
     talk = Talk(A)
     talk.seconds = given
+    talk.turn(0.0)
+    assert talk.guest("a")["lease"] == 0  # it was asked to end one
     assert talk.meet().guest("a")["lease"] == lease
     assert talk.watcher.deadline() == next_contact
 
@@ -219,6 +221,13 @@ def test_without_leases_guests_are_asked_for_info_every_minute(lease: float) -> 
     talk = Talk(A, options=HintOptions(lease=lease), links=() if lease else (BOND0,))
     found = [talk.turn(now) for now in (0.0, 59.9, 60.0, 120.0)]
     assert found == [{"a": first(1)}, {}, {"a": INFO}, {"a": INFO}]
+
+
+def test_first_hints_do_not_wait_for_guests_that_are_only_asked_for_info() -> None:
+    talk = Talk(A).meet()
+    talk.watcher.found([A, B, C], 30.0)
+    asks = asked(talk.watcher.advance(30.0))
+    assert asks == {"a": LEASE, "b": first(2), "c": first(3, delay=1.0)}
 
 
 @pytest.mark.parametrize(("pace", "last"), [(0.0, 1.98), (10.0, 9.9), (1.0, 60.0)])

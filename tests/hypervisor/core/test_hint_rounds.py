@@ -199,14 +199,25 @@ def test_guest_that_answers_no_repetition_is_logged_as_a_warning_and_kept() -> N
         assert set(talk.turn(now, Outcome.BUSY)) == {"a"}
     level, event, fields = talk.notices()[-1]
     assert (level, event, fields["unanswered"]) == (LEVEL_WARNING, "guests-hinted", "a,b")
-    talk.watcher.found([], 14.0)
-    talk.run(100.0)
     [entry] = talk.history()
     assert entry["unanswered"] == ["a", "b"]
     assert entry["unanswered_by_state"] == {"busy": 1, "no-agent": 1}
+    talk.run(18.0)  # now it answers
+    assert talk.history()[0]["unanswered"] == ["b"]
+    talk.watcher.found([], 19.0)
+    talk.run(100.0)
     assert "guests-hinted" not in [event for _, event, _ in talk.notices()]
     hinted = talk.watcher.status(100.0)["hints"]
     assert hinted == {each.value: 0 for each in Outcome} | {"busy": 1, "no-agent": 1}
+
+
+def test_guest_that_answers_the_hint_and_no_repetition_counts_as_one_that_answered() -> None:
+    talk = Talk(A).meet()
+    talk.answer(talk.failover(10.0), 10.0)
+    assert talk.turn(11.0, Outcome.BUSY) == {"a": hint(3, again=True)}
+    [entry] = talk.history()
+    assert (entry["answered"], entry["unanswered"]) == (1, [])
+    assert [event for _, event, _ in talk.notices()].count("guests-hinted") == 1
 
 
 def test_newer_failover_supersedes_the_hints_of_the_older_one() -> None:
@@ -219,6 +230,7 @@ def test_newer_failover_supersedes_the_hints_of_the_older_one() -> None:
         "b": [*hint(4, "bond1 went over"), REVOKE],
     }
     assert talk.fail([b], 10.2, Outcome.BUSY) == []
+    assert "guests-hinted" not in [event for _, event, _ in talk.notices()]
     counts = ("answered", "superseded", "awaited", "repeating")
     found = [[entry[name] for name in counts] for entry in talk.history()]
     assert found == [[1, 1, 0, 0], [0, 0, 2, 2]]
