@@ -430,6 +430,19 @@ def test_virtual_address_on_two_links_with_a_common_subnet_is_announced_on_one(b
         assert agent.announced("eth1") == {"192.0.2.20", "192.0.2.100"}
 
 
+def test_address_that_comes_with_the_better_route_is_announced_on_its_link(both: Site) -> None:
+    both.guest(
+        f"address del {GUEST_ADDRESS}/24 dev eth0",
+        f"address add {GUEST_ADDRESS}/24 dev eth0 metric 9",
+    )
+    with both.start(config=FREQUENT) as agent:
+        assert speaker(both, agent) == "eth0"
+        # The kernel reports the address before it makes the route.
+        both.guest(f"address add {GUEST_ADDRESS}/24 dev eth1 metric 5")
+        until(lambda: agent.announced("eth1") == {GUEST_ADDRESS}, "eth1 announces")
+        assert speaker(both, agent) == preferred(both, "192.0.2.77") == "eth1"
+
+
 def test_address_on_two_links_of_different_subnets_is_announced_on_both(both: Site) -> None:
     both.guest(
         "address add 198.51.100.10/24 dev eth1",

@@ -11,6 +11,7 @@ import pytest
 
 from garp_agent.config.settings import ArpForm, RateLimit, Settings
 from garp_agent.config.settings import InterfaceSelection as Interfaces
+from garp_agent.guest.core.engine import Engine
 from garp_agent.guest.core.model import (
     IFA_F_OPTIMISTIC,
     IFA_F_TENTATIVE,
@@ -506,6 +507,28 @@ def test_mac_only_frame_is_sent_only_while_there_is_no_address() -> None:
     assert told["address-announced"]["address"] is told["frame-sent"]["address"] is None
     assert set(addresses(agent.see(A) + agent.wait(600.0))) == {A.address}
     assert set(addresses(agent.tell(AddressGone(A)) + agent.wait(600.0))) == {b""}
+
+
+# -- addresses on several links ------------------------------------------------------
+
+
+def test_route_that_comes_after_its_address_decides_a_second_later() -> None:
+    route = [2]
+    agent = Agent(QUIET)
+    agent.engine = Engine(QUIET, lambda: 0.5, route=lambda destination, vrf: route[0])
+    agent.tell(*dump(ETH, link(3), A, A._replace(ifindex=3)))
+    assert [list(agent.engine.plans[i].targets) for i in (2, 3)] == [[A.address], []]
+    route[0] = 3
+    frames = agent.wait(5.0)
+    assert [(f.announcement.ifindex, f.announcement.cause) for f in frames][-1:] == [
+        (3, Cause.ADDRESS_ADDED)
+    ]
+    assert [list(agent.engine.plans[i].targets) for i in (2, 3)] == [[], [A.address]]
+    # It looks again after a change only, or at the end of a dump.
+    assert agent.engine.deadline() > agent.now + 5.0
+    route[0] = 2
+    agent.tell(*dump(ETH, link(3), A, A._replace(ifindex=3)))
+    assert [list(agent.engine.plans[i].targets) for i in (2, 3)] == [[A.address], []]
 
 
 # -- outcomes -----------------------------------------------------------------------

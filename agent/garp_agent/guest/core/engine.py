@@ -54,6 +54,9 @@ if TYPE_CHECKING:
     from garp_agent.guest.core.schedule import Due
     from garp_agent.guest.core.shared import Route
 
+# Seconds after a change until the routes of shared addresses are looked at again: the kernel
+# reports an address before it makes the route (__inet_insert_ifa).
+ROUTES_SETTLE = 1.0
 LATE = 1.0  # seconds; a turn that is less late does not count as a resume
 
 
@@ -85,6 +88,7 @@ class Engine:
         self.revision = 0  # goes up whenever what is announced changes
         self.overruns = 0
         self.resumes = 0
+        self._look_at_routes = inf  # when to; -inf: with the plans that are made next
         self._changed: set[int] = set()  # links whose plans are to be made anew
         self._bursts: dict[int, Cause] = {}  # links that will burst once their plans are made
         self._frames: list[tuple[Due, Kind]] = []  # the address that was begun; an ARP reply, say
@@ -154,7 +158,12 @@ class Engine:
             return inf
         if self._changed or self._bursts or self._frames:
             return -inf
-        return min(self.schedule.deadline(), self.conflicts.deadline(), self.lease.until)
+        return min(
+            self.schedule.deadline(),
+            self.conflicts.deadline(),
+            self.lease.until,
+            self._look_at_routes,
+        )
 
     def _begin_address(self, now: float) -> bool:
         """Take the next address that is due and queue its frames; return whether there is one."""
@@ -169,6 +178,9 @@ class Engine:
         """End the lease and the hold-offs that are over; notice that this process was stopped."""
         if self.lease.until <= now:
             self._end_lease("ran out", now)
+        if self._look_at_routes <= now:
+            self._changed.update(self.shared.links())
+            self._look_at_routes = -inf if self._changed else inf
         if self.conflicts.deadline() <= now:
             self._end_hold_offs(now)
         late = now - self.schedule.deadline()
@@ -322,6 +334,10 @@ class Engine:
         changed, self._changed = self._changed, set()
         changed = self.relations.update(self.inventory, changed)
         changed |= self.shared.update(self.inventory, changed, self._suitable)
+        if self._look_at_routes == -inf:
+            self._look_at_routes = inf
+        elif self.shared.depend_on_routes():
+            self._look_at_routes = min(self._look_at_routes, now + ROUTES_SETTLE)
         for ifindex in sorted(changed):
             self._make_plan(ifindex, now)
         bursts, self._bursts = self._bursts, {}

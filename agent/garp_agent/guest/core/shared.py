@@ -59,9 +59,13 @@ class SharedAddresses:
         """Return the addresses of the link that another link of its segment announces."""
         return self._elsewhere.get(ifindex, set())
 
+    def depend_on_routes(self) -> bool:
+        """Return whether any address is announced on one link because of a route."""
+        return bool(self._losers)
+
     def links(self) -> set[int]:
         """Return the links that share addresses: a changed route can change what they announce."""
-        return {ifindex for address in self._shared for ifindex in self._holders[address]}
+        return {ifindex for address in self._losers for ifindex in self._holders[address]}
 
     def update(self, inventory: Inventory, changed: Iterable[int], suitable: Suitable) -> set[int]:
         """Take in changed links; return the links whose announcements change by that."""
