@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from garp_agent.config.settings import AddressSelection, ArpForm
+from garp_agent.config.settings import AddressSelection, ArpForm, InterfaceSelection
 from garp_agent.guest.core.model import (
     ARPHRD_ETHER,
     IFA_F_DADFAILED,
@@ -36,7 +36,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
-    from garp_agent.config.settings import InterfaceSelection, Network, Settings
+    from garp_agent.config.settings import Network, Settings
 
 _ARP_KINDS = {
     ArpForm.REQUEST: (Kind.ARP_REQUEST,),
@@ -60,6 +60,7 @@ _VIRTUAL_ROUTERS = tuple(
     )
 )
 _ANY_ADDRESS = AddressSelection()
+_ANY_INTERFACE = InterfaceSelection()
 
 
 class Skip(Enum):
@@ -132,7 +133,7 @@ def plan_link(
     skipped = []
     for item in addresses:
         reason = skip or item_skip(item, link, settings)
-        if reason is None and item.address in elsewhere:
+        if elsewhere and reason is None and item.address in elsewhere:
             reason = Skip.ELSEWHERE
         if reason is not None:
             skipped.append((item, reason))
@@ -264,7 +265,10 @@ def _is_virtual_address(item: InterfaceAddress, mac: bytes) -> bool:
 
 def item_skip(item: InterfaceAddress, link: Link, settings: Settings) -> Skip | None:
     """Return why an address of a suitable link is not announced; None if it is suitable."""
-    return address_skip(item, settings.addresses) or _label_skip(item, link, settings.interfaces)
+    reason = address_skip(item, settings.addresses)
+    if reason is None and settings.interfaces != _ANY_INTERFACE:
+        return _label_skip(item, link, settings.interfaces)
+    return reason
 
 
 def address_skip(item: InterfaceAddress, selection: AddressSelection) -> Skip | None:
