@@ -48,12 +48,13 @@ class Talk:
         options: HintOptions | None = None,
         links: tuple[FollowedLink, ...] = (BOND0, BOND1),
         path_of: PathOf = behind_every_link,
+        boot: str = "boot",
     ) -> None:
         self.random = 1.0
         self.version: object = "0.1.0"  # what the agents say
         self.seconds: object = None  # None: as asked
         self.frames: object = 2
-        self.watcher = Watcher(options or HintOptions(), "boot", lambda: self.random, path_of)
+        self.watcher = Watcher(options or HintOptions(), boot, lambda: self.random, path_of)
         self.watcher.follow(links, -60.0)
         self.watcher.found(channels, 0.0)
 
