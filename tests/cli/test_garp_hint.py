@@ -134,6 +134,8 @@ def test_status_and_history_show_guests_and_hints(short_path: Path) -> None:
         line = run("history", *where)[1].splitlines()[1]
         metrics = run("status", *where, "--prometheus")[1].splitlines()
     assert re.search(r"^guest0 +answered +0\.1\.0 +- \(no link .*\) +1 +1 ", text, re.MULTILINE)
+    again = r"^hints are repeated, round \d is over: operator$"
+    assert re.search(again, text, re.MULTILINE)
     assert re.search(r"^guest1 +no-agent +- +- \(it does not answer\) +1 +0 ", text, re.MULTILINE)
     assert re.search(
         r"  operator +2 +1 +\d, more to come +(\d+\.\dms) +\1 +1 no-agent \(guest1\)$", line

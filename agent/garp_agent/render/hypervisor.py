@@ -72,6 +72,11 @@ def watcher_status_text(values: dict[str, Any]) -> str:
     ]
     if not values["following"]:
         lines.append("following nothing: there is no bond, team or bridge with an uplink")
+    lines += [
+        f"hints are repeated, round {each['rounds']} is over: {from_guest(each['reason'])}"
+        for each in values["history"]
+        if each["repeating"]
+    ]
     rows: list[Row] = [("GUEST", "STATE", "VERSION", "LEASE", "HINTS", "ANSWERED", "LAST", "MOST")]
     for guest in values["guests"]:
         rows.append(
