@@ -137,6 +137,8 @@ def test_status_and_history_show_guests_and_hints(short_path: Path) -> None:
     again = r"^hints are repeated, round \d is over: operator$"
     assert re.search(again, text, re.MULTILINE)
     assert re.search(r"^guest1 +no-agent +- +- \(it does not answer\) +1 +0 ", text, re.MULTILINE)
+    assert re.search(r"^GUEST .* BEHIND$", text, re.MULTILINE)
+    assert re.search(r"^guest0 .* \?$", text, re.MULTILINE)
     assert re.search(
         r"  operator +2 +1 +\d, more to come +(\d+\.\dms) +\1 +1 no-agent \(guest1\)$", line
     )

@@ -20,9 +20,11 @@ from tests import faults
 from tests.hypervisor.watching import COMMAND, ENVIRONMENT, PATIENCE, eventually, run, watching
 
 WITH_BRIDGE = ("unshare", "-mn", "sh", "-c", 'ip link add br0 type bridge && exec "$@"', "-")
+# An entry says that the guests, which name this MAC, are behind the port.
 WITH_CARRIER = (
     *WITH_BRIDGE[:-2],
     "ip link add br0 up type bridge && ip link add near up master br0 type veth peer name far && "
+    "bridge fdb add 52:54:00:12:34:56 dev near master static && "
     'ip link set far up && exec "$@"',
     "-",
 )
@@ -117,6 +119,8 @@ def test_leases_are_given_renewed_and_revoked_at_the_end(short_path: Path) -> No
             eventually(lambda: len(guests.requests(0)) >= 5, "the lease is renewed")
             assert watcher.guests()["0-guest0"]["lease"] > 0
             assert [link["link"] for link in watcher.ask()["following"]] == ["br0"]
+            guest = watcher.guests()["0-guest0"]
+            assert (guest["ports"], guest["behind"]) == (["near"], ["br0"])
             status, log = watcher.stop()
         assert status == 0
         hint, end, info, *leases = [each._replace(id=None) for each in guests.requests(0)]

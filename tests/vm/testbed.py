@@ -29,13 +29,15 @@ RELAYED = {  # the hypervisor's port, and the socket that offers it there
 
 # The guest's router solicitations would teach the switches by chance.
 NO_IPV6 = "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6"
+# The guest's card has the name of a Xen vif, and so it is no uplink of the bridge.
 BOND = """
 link add bond0 type bond mode active-backup miimon {miimon}
 link add br0 up type bridge stp_state 0 forward_delay 0 mcast_snooping 0
 link set eth0 master bond0
 link set eth1 master bond0
 link set bond0 master br0 up
-link set eth2 master br0 up
+link set eth2 name vif1.0
+link set vif1.0 master br0 up
 """
 GUEST = f"""
 addr add {GUEST_ADDRESS}/24 dev eth0

@@ -12,6 +12,8 @@ import time
 from math import inf
 
 from garp_agent import __version__
+from garp_agent.hypervisor.bridge_table_reader import BridgeTableReader
+from garp_agent.hypervisor.core.guest_paths import GuestPaths
 from garp_agent.hypervisor.core.hint_rounds import HINT
 from garp_agent.hypervisor.core.watcher import HintOptions, Watcher
 from garp_agent.hypervisor.io.channels import Finder
@@ -44,6 +46,8 @@ class WatcherDaemon:
         self._signals = Signals()
         self._control = ControlSocket(options.status_socket) if options.status_socket else None
         self._links = LinkFailovers(options.bonds, options.debounce, log)
+        self._guest_paths = GuestPaths(self._links.follower)
+        self._tables = BridgeTableReader(self._guest_paths.ports)
         self._fanout = Fanout(options.timeout)
         self._notify = Notify()
         self._finder = Finder(options.port, options.channels, options.libvirt_status)
@@ -52,7 +56,7 @@ class WatcherDaemon:
         wanted = HintOptions(
             options.lease, options.lease_after, options.pace, options.announce_self
         )
-        self._watcher = Watcher(wanted, os.urandom(6).hex(), _random)
+        self._watcher = Watcher(wanted, os.urandom(6).hex(), _random, self._guest_paths.path_of)
         self._requests = OperatorRequests(self._hint_for_operator, self._status)
         self._next_find = -inf  # when to search for guests
         self._is_ready = False  # the links are known, and guests were searched for once
@@ -63,6 +67,7 @@ class WatcherDaemon:
         self._reactor.watch(self._signals, self._read_signals)
         if self._control is not None:
             self._reactor.watch(self._control, self._read_control)
+        self._reactor.watch(self._tables, self._tables.read)
 
     def run(self) -> None:
         """Run until SIGTERM or SIGINT, then revoke the leases and close everything."""
@@ -83,8 +88,10 @@ class WatcherDaemon:
             self._control.attempt(now)
         self._take(self._fanout.advance(now), now)
         if self._stop_at == inf:
-            if self._links.is_complete and now >= self._next_find:
-                self._find(now)
+            if self._links.is_complete:
+                self._tables.advance(now)
+                if now >= self._next_find:
+                    self._find(now)
             self._call(self._watcher.advance(now), now)
         self._notify.alive(now)
         for notice in self._watcher.take_notices():
@@ -94,13 +101,14 @@ class WatcherDaemon:
         always = (self._links.deadline(), self._fanout.deadline(), self._notify.deadline())
         if self._stop_at < inf:
             return min(*always, self._stop_at)
-        next_find = self._next_find if self._links.is_complete else inf
-        return min(*always, self._watcher.deadline(), next_find)
+        guests = (self._watcher.deadline(), self._tables.deadline(), self._next_find)
+        return min(*always, *(guests if self._links.is_complete else guests[:1]))
 
     def _close(self) -> None:
         self._reactor.close()
         self._fanout.close()
         self._links.close()
+        self._tables.close()
         self._finder.close()
         self._monitor_finder.close()
         self._signals.close()
@@ -115,8 +123,9 @@ class WatcherDaemon:
     def _hint(self, failovers: list[BondFailover], now: float) -> None:
         self._watcher.follow(self._links.followed, now)
         for failover in failovers:
-            calls = self._watcher.failover(failover.link, failover.reason, now, time.time())
-            self._call(calls, now)
+            names = failover.links | failover.guest_ports
+            link, reason = failover.link, failover.reason
+            self._call(self._watcher.failover(link, reason, names, now, time.time()), now)
 
     # -- guests -------------------------------------------------------------------------
 
@@ -139,6 +148,7 @@ class WatcherDaemon:
     def _find(self, now: float) -> None:
         self._next_find = now + self._options.discover
         self._watcher.found(self._finder.find(), now)
+        self._guest_paths.ports.look_for(self._watcher.macs(), now)
         if self._options.monitors:
             self._watcher.found_monitors(self._monitor_finder.find())
         refused = {**self._finder.refused, **self._monitor_finder.refused}

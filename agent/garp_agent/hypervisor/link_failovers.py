@@ -25,7 +25,7 @@ class LinkFailovers:
     def __init__(self, names: tuple[str, ...], debounce: float, log: Log) -> None:
         """``names``, ``debounce``: as :class:`Follower` takes them."""
         self._netlink = Netlink(RECONCILE, LINKS)
-        self._follower = Follower(names, debounce)
+        self.follower = Follower(names, debounce)
         self._log = log
         self._overruns = 0
         self._logged: set[str] = set()  # names of the links in the log
@@ -50,7 +50,7 @@ class LinkFailovers:
 
     def deadline(self) -> float:
         """Return when :meth:`advance` must be called at the latest."""
-        return min(self._netlink.deadline(), self._follower.deadline())
+        return min(self._netlink.deadline(), self.follower.deadline())
 
     def values(self) -> dict[str, object]:
         """Return the state as plain values, for the status."""
@@ -62,18 +62,18 @@ class LinkFailovers:
 
     def _handle(self, events: list[LinkEvent], now: float) -> list[BondFailover]:
         for event in events:
-            self._follower.handle(event, now)
+            self.follower.handle(event, now)
             if isinstance(event, DumpStarted) and event.overrun:
                 self._overruns += 1
                 self._log.say(LEVEL_WARNING, "netlink-overrun")
             elif isinstance(event, DumpComplete) and not self.is_complete:
                 self.is_complete = True
-                if not self._follower.is_following:
-                    wanted = ",".join(self._follower.names) or None
+                if not self.follower.is_following:
+                    wanted = ",".join(self.follower.names) or None
                     self._log.say(LEVEL_WARNING, "nothing-to-follow", wanted=wanted)
-        failovers = self._follower.advance(now)
+        failovers = self.follower.advance(now)
         if events and self.is_complete:
-            self.followed = tuple(self._follower.followed())
+            self.followed = tuple(self.follower.followed())
             self._log_followed()
         return failovers
 

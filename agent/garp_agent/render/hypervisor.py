@@ -77,7 +77,8 @@ def watcher_status_text(values: dict[str, Any]) -> str:
         for each in values["history"]
         if each["repeating"]
     ]
-    rows: list[Row] = [("GUEST", "STATE", "VERSION", "LEASE", "HINTS", "ANSWERED", "LAST", "MOST")]
+    heads = ("GUEST", "STATE", "VERSION", "LEASE", "HINTS", "ANSWERED", "LAST", "MOST", "BEHIND")
+    rows: list[Row] = [heads]
     for guest in values["guests"]:
         rows.append(
             (
@@ -89,6 +90,7 @@ def watcher_status_text(values: dict[str, Any]) -> str:
                 str(guest["answered"]),
                 _milliseconds(guest["last_seconds"]),
                 _milliseconds(guest["slowest_seconds"]),
+                _behind(guest),
             )
         )
     return "\n".join(lines) + "\n\n" + table(rows)
@@ -97,6 +99,13 @@ def watcher_status_text(values: dict[str, Any]) -> str:
 def _why_not(guest: dict[str, Any]) -> str:
     """Write why a guest has no lease; an older watcher does not say."""
     return printable(guest.get("no_lease") or "")
+
+
+def _behind(guest: dict[str, Any]) -> str:
+    """Write through which ports and links a guest is reached, if that is known."""
+    if guest.get("behind") is None:
+        return "?"
+    return printable(" ".join((",".join(guest["ports"]), *guest["behind"])))
 
 
 def _link_text(link: dict[str, Any]) -> str:

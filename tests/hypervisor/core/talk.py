@@ -54,6 +54,7 @@ class Talk:
         self.version: object = "0.1.0"  # what the agents say
         self.seconds: object = None  # None: as asked
         self.frames: object = 2
+        self.info: dict[str, object] = {}  # the links that each guest names, by path
         self.watcher = Watcher(options or HintOptions(), boot, lambda: self.random, path_of)
         self.watcher.follow(links, -60.0)
         self.watcher.found(channels, 0.0)
@@ -63,13 +64,13 @@ class Talk:
         follow = []
         for call in calls:
             for request in requests(call):
-                outcome = call.exchange.received(self._reply(request))
+                outcome = call.exchange.received(self._reply(request, call.path))
             assert outcome is Outcome.ANSWERED
             follow += self.watcher.finished(Result(call, outcome, 0.001), now)
         return follow
 
-    def _reply(self, request: Any) -> bytes:
-        value = {"version": self.version}
+    def _reply(self, request: Any, path: str) -> bytes:
+        value = {"version": self.version, "links": self.info.get(path)}
         if isinstance(request, protocol.Lease):
             value = {"seconds": request.seconds if self.seconds is None else self.seconds}
         elif isinstance(request, protocol.Burst):
@@ -115,7 +116,7 @@ class Talk:
         return self
 
     def failover(self, now: float, link: str = "bond0", reason: str = "r") -> list[Call]:
-        return self.watcher.failover(link, reason, now, WALL)
+        return self.watcher.failover(link, reason, frozenset({link}), now, WALL)
 
     def guest(self, name: str, now: float = 0.0) -> dict[str, Any]:
         guests: Any = self.watcher.status(now)["guests"]

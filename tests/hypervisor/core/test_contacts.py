@@ -10,7 +10,7 @@ import pytest
 from garp_agent.hypervisor.core.bonds import FollowedLink
 from garp_agent.hypervisor.core.contacts import CONTACT, REVOCATION
 from garp_agent.hypervisor.core.exchange import Call, Exchange, Outcome, Result
-from garp_agent.hypervisor.core.guests import Channel
+from garp_agent.hypervisor.core.guests import Channel, Guest
 from garp_agent.hypervisor.core.paths import GuestPath
 from garp_agent.hypervisor.core.watcher import HintOptions
 from garp_agent.wire.model import LEVEL_DEBUG, LEVEL_INFO, LEVEL_NOTICE, LEVEL_WARNING
@@ -104,10 +104,9 @@ def test_lease_is_revoked_at_once_when_its_path_ends_and_comes_back_a_minute_aft
         lambda talk: talk.answer(talk.failover(10.0), 10.0),
         lambda talk: talk.watcher.hint_all("operator", 10.0, WALL),
         lambda talk: talk.watcher.follow((BOND0._replace(ports=("x",)), BOND1), 10.0),
-        lambda talk: talk.watcher.follow((BOND0,), 10.0),
         lambda talk: talk.watcher.follow((BOND0, BOND1, BOND1._replace(link="bond2")), 10.0),
     ],
-    ids=["failover", "operator", "other ports", "a link less", "a link more"],
+    ids=["failover", "operator", "other ports", "a link more"],
 )
 def test_guest_found_after_a_change_of_its_path_gets_a_lease_a_minute_later(change: Any) -> None:
     talk = Talk(A).meet()
@@ -135,8 +134,8 @@ def test_leases_after_a_quiet_minute_are_spread_over_time() -> None:
 def test_guest_gets_no_lease_if_a_part_of_its_path_is_not_followed() -> None:
     """On Open vSwitch, say, while a bond of the storage network is followed."""
 
-    def path_of(channel: Channel, followed: frozenset[str]) -> GuestPath:
-        return GuestPath(followed, "its port ovs1 is not followed" if channel == A else "")
+    def path_of(guest: Guest, followed: frozenset[str]) -> GuestPath:
+        return GuestPath(followed, "its port ovs1 is not followed" if guest.channel == A else "")
 
     talk = Talk(A, B, path_of=path_of).meet()
     found = [(talk.guest(name)["lease"], talk.guest(name)["no_lease"]) for name in "ab"]

@@ -98,7 +98,7 @@ def test_guest_is_found_by_its_mac(
     for address, port in learnt.items():
         host.learn(address, port)
     assert host.of(GUEST) == ports
-    assert host.found.place([GUEST]).is_known is bool(ports)
+    assert host.found.place([GUEST]).is_settled is bool(ports)
 
 
 def test_learnt_port_is_known_until_it_is_gone() -> None:
@@ -134,7 +134,7 @@ def test_guest_with_an_unknown_mac_is_known_when_that_must_be_inside_it() -> Non
         host.found.has_read(read_at)
         assert host.found.is_looking is not settled
         assert host.found.place([GUEST, OTHER]) == GuestPlace(frozenset({20}), settled)
-    assert host.found.place([OTHER]) == GuestPlace(frozenset(), False)
+    assert host.found.place([OTHER]) == GuestPlace(frozenset(), True)
 
 
 def test_mac_that_is_found_or_of_no_guest_is_not_looked_for() -> None:

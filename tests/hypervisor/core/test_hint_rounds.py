@@ -80,7 +80,9 @@ def test_hint_is_repeated_for_a_minute_also_to_guests_that_answer() -> None:
 
 def test_newer_failover_takes_its_guests_out_of_the_series_of_the_older_one() -> None:
     behind = {"a": {"bond0", "bond1"}, "b": {"bond0"}, "c": {"bond1"}}
-    talk = Talk(A, B, C, path_of=lambda each, _: GuestPath(frozenset(behind[each.guest]))).meet()
+    talk = Talk(
+        A, B, C, path_of=lambda each, _: GuestPath(frozenset(behind[each.channel.guest]))
+    ).meet()
     calls = talk.failover(10.0)
     assert set(asked(calls)) == {"a", "b"}
     talk.answer(calls, 10.0)
@@ -100,7 +102,7 @@ def test_newer_failover_takes_its_guests_out_of_the_series_of_the_older_one() ->
 
 def test_guest_of_another_link_keeps_its_lease_and_gets_no_hint() -> None:
     links = {"a": frozenset({"bond0"}), "b": frozenset({"bond1"})}
-    talk = Talk(A, B, path_of=lambda channel, _: GuestPath(links[channel.guest])).meet()
+    talk = Talk(A, B, path_of=lambda guest, _: GuestPath(links[guest.channel.guest])).meet()
     assert set(asked(talk.failover(10.0))) == {"a"}
     assert [talk.guest(name, 10.0)["lease"] for name in "ab"] == [0, 80.0]
     assert talk.history()[0]["guests"] == 1

@@ -50,10 +50,10 @@ class SelfAnnouncements:
         """Take in the monitors that exist now."""
         self._monitors = {monitor.guest: monitor.path for monitor in monitors}
 
-    def announce_silent(self, record: FailoverRecord, guests: Iterable[Guest]) -> list[Call]:
-        """Return the calls for all guests that have a monitor and no agent that answers."""
-        answering = {guest.channel.guest for guest in guests if guest.answers}
-        silent = [name for name in self._monitors if name not in answering]
+    def announce_silent(self, record: FailoverRecord, spared: Iterable[Guest]) -> list[Call]:
+        """Return the calls for all guests that have a monitor, except for those of ``spared``."""
+        names = {guest.channel.guest for guest in spared}
+        silent = [name for name in self._monitors if name not in names]
         return [call for name in silent for call in self.announce(record, name)]
 
     def announce(self, record: FailoverRecord, name: str) -> list[Call]:

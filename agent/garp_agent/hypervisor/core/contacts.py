@@ -10,6 +10,7 @@ from math import inf
 
 from garp_agent.hypervisor.core.exchange import Call, Exchange
 from garp_agent.hypervisor.core.guests import Guest
+from garp_agent.hypervisor.core.paths import LOOKING
 from garp_agent.wire.model import LEVEL_DEBUG, LEVEL_INFO, LEVEL_NOTICE, LEVEL_WARNING, Errno
 from garp_agent.wire.protocol import encode_request
 
@@ -47,6 +48,7 @@ class Contacts:
         self._random = random
         self._notices = notices
         self._unfollowed: dict[str, str] = {}  # why some get no lease, by path, as logged
+        self._without_path: set[str] = set()  # paths of guests that can get no lease now
         self._count = 0
         self._next = inf  # no guest has an earlier next_contact
 
@@ -59,20 +61,25 @@ class Contacts:
         for path, guest in list(self.guests.items()):
             if path not in there or there[path].file != guest.channel.file:
                 del self.guests[path]
+                self._without_path.discard(path)
                 self._notices.say(LEVEL_INFO, "guest-gone", guest=guest.channel.guest)
         for path, channel in there.items():
             if path not in self.guests:
                 self.guests[path] = Guest(channel, self._writer.number(), now)
                 self._next = now
                 self._notices.say(LEVEL_INFO, "guest-found", guest=channel.guest, path=path)
-        self._log_unfollowed()
+        self.paths_changed(now)
 
     def paths_changed(self, now: float) -> None:
-        """Take back the leases of guests whose paths are not followed any more, or do not work."""
-        for guest in self.guests.values():
-            if guest.lease.may_be_held(now) and self._paths.lease_at(guest.channel) == inf:
+        """Contact guests whose paths are followed now and work, and those for which that ended."""
+        for path, guest in self.guests.items():
+            had_path = path not in self._without_path
+            lease_at = self._lease_at(guest)
+            if had_path and lease_at == inf and guest.lease.may_be_held(now):
                 guest.next_contact = now
-                self._next = now
+            elif not had_path and lease_at < inf and guest.answers:
+                guest.expect_lease(lease_at, self._random(), now)
+            self._next = min(self._next, guest.next_contact)
         self._log_unfollowed()
 
     @property
@@ -88,7 +95,7 @@ class Contacts:
             return "leases are off"
         if not guest.answers:
             return "it does not answer"
-        return self._paths.refusal(guest.channel, now) or "not given yet"
+        return self._paths.refusal(guest, now) or "not given yet"
 
     def advance(self, now: float, is_awaited: Callable[[str], bool]) -> list[Call]:
         """Return the contacts that are due.
@@ -112,7 +119,7 @@ class Contacts:
         for guest in guests:
             self._count += 1
             serial = f"{self._writer.boot}-{self._count}"
-            wanted = self._lease if now >= self._paths.lease_at(guest.channel) else 0.0
+            wanted = self._lease if now >= self._paths.lease_at(guest) else 0.0
             exchange = guest.begin_contact(self._writer, wanted, serial, delay, now)
             calls.append(Call(guest.channel.path, exchange, CONTACT))
             delay += 0.0 if guest.is_met else step
@@ -130,7 +137,7 @@ class Contacts:
         self._note_outcome(guest, result)
         renewal = guest.take_replies(result, self._lease, now)
         if result.call.kind == CONTACT:
-            lease_at = self._paths.lease_at(guest.channel) if self._lease else inf
+            lease_at = self._lease_at(guest) if self._lease else inf
             guest.end_contact(result, renewal, lease_at, self._random(), now)
         elif guest.next_contact == inf:  # a hint has cancelled a contact
             guest.next_contact = now
@@ -145,12 +152,21 @@ class Contacts:
             if guest.lease.may_be_held(now)
         ]
 
+    def _lease_at(self, guest: Guest) -> float:
+        """Return when the guest may get a lease, and note whether it may get one at all."""
+        lease_at = self._paths.lease_at(guest)
+        if lease_at == inf:
+            self._without_path.add(guest.channel.path)
+        else:
+            self._without_path.discard(guest.channel.path)
+        return lease_at
+
     def _log_unfollowed(self) -> None:
         """Log the guests whose failovers can be missed, each once."""
         before, self._unfollowed = self._unfollowed, {}
         for path, guest in self.guests.items():
-            reason = self._paths.of(guest.channel).unfollowed
-            if reason:
+            reason = self._paths.of(guest).unfollowed
+            if reason and reason != LOOKING:
                 self._unfollowed[path] = reason
                 if before.get(path) != reason:
                     name = guest.channel.guest

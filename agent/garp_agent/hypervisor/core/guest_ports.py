@@ -39,7 +39,7 @@ class GuestPlace(NamedTuple):
     """Where one guest is."""
 
     ports: frozenset[int]  # ifindexes
-    is_known: bool  # these are all
+    is_settled: bool  # no further port is looked for
 
 
 class GuestPorts:
@@ -53,13 +53,14 @@ class GuestPorts:
         self._places = -1  # of the table, for which _ports holds
         self._unknown: dict[bytes, float] = {}  # MACs of guests, since when
         self._read_at = -inf  # when a dump of the tables ended
+        self.version = 0  # grows with everything that :meth:`place` depends on, besides the links
 
     def look_for(self, macs: Iterable[bytes], now: float) -> None:
         """Take in the MACs of all guests."""
         self._refresh()
-        self._unknown = {
-            mac: self._unknown.get(mac, now) for mac in macs if not self._ports_of(mac)
-        }
+        unknown = {mac: self._unknown.get(mac, now) for mac in macs if not self._ports_of(mac)}
+        self.version += unknown != self._unknown
+        self._unknown = unknown
 
     def learn(self, entry: LearntAddress) -> None:
         """Take in one entry of a bridge's table."""
@@ -70,11 +71,13 @@ class GuestPorts:
         known = self._learnt.setdefault(port.ifindex, set())
         if entry.hardware_address not in known and len(known) < LEARNT_MOST:
             known.add(entry.hardware_address)
+            self.version += 1
             self._ports.setdefault(entry.hardware_address, set()).add(port.ifindex)
 
     def has_read(self, now: float) -> None:
         """Note that a dump of the tables has ended, and that :meth:`learn` has all of it."""
         self._read_at = now
+        self.version += 1
 
     @property
     def is_looking(self) -> bool:
@@ -91,7 +94,7 @@ class GuestPorts:
             ports |= found
             if not found and self._read_at < self._unknown.get(mac, inf) + SETTLE:
                 is_settled = False
-        return GuestPlace(frozenset(ports), is_settled and bool(ports))
+        return GuestPlace(frozenset(ports), is_settled)
 
     def _ports_of(self, mac: bytes) -> set[int]:
         return self._ports.get(mac, set()) | self._ports.get(mac[1:], set())

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 CHECK_INTERVAL = 60.0  # seconds between contacts with a guest that answers and has no lease
 LEASE_SPREAD = 30.0  # seconds in which guests get leases after a time without them
+INFO_INTERVAL = 300.0  # seconds for which the version and the MACs of a guest are believed
 RETRY_MOST = 60.0  # seconds between contacts with a guest that does not answer, at most
 VERSION_LIMIT = 32  # characters kept of a guest's version
+MACS_MOST = 256  # kept of one guest
 FIRST_REASON = "first contact of garp-hint"
 
 
@@ -47,7 +49,9 @@ class Guest:
         "is_met",
         "last_seconds",
         "lease",
+        "macs",
         "next_contact",
+        "next_info",
         "outcome",
         "slowest_seconds",
         "version",
@@ -61,6 +65,8 @@ class Guest:
         self.outcome: Outcome | None = None  # of the last call; None: no call has ended yet
         self.errno = 0  # of that call, if a system call failed
         self.version = ""  # of the agent; "": it has never answered
+        self.macs: frozenset[bytes] = frozenset()  # of its links, as the agent says
+        self.next_info = now  # when to ask for them again: a card can be plugged in
         self.lease = PromisedLease()
         self.next_contact = now  # inf: a contact is under way
         self.failures = 0  # calls without a reply, in a row
@@ -97,7 +103,7 @@ class Guest:
             if seconds is not None:
                 id = f"lease-{serial}" if seconds else f"bye-{serial}"
                 requests[id] = encode_request("lease", {"seconds": seconds}, id)
-        if not requests or not self.version:
+        if not requests or now >= self.next_info:
             id = f"info-{serial}"
             requests[id] = encode_request("info", None, id, delimited=not requests)
         return Exchange(requests)
@@ -113,6 +119,8 @@ class Guest:
                 self.is_met = self.is_met or not reply.error_class
             elif id.startswith("info-"):
                 self.version = _version_in(reply.value)
+                self.macs = _macs_in(reply.value)
+                self.next_info = now + INFO_INTERVAL
             elif id.startswith("lease-"):
                 renewal = self.lease.confirm(reply, most, now)
             else:
@@ -136,8 +144,12 @@ class Guest:
         self.next_contact = now + (renewal or CHECK_INTERVAL) * (0.8 + random / 5)
         if self.is_met and not any(id.startswith("lease-") for id in result.call.exchange.replies):
             # The guest answers, and no lease was offered in this contact.
-            first_lease = lease_at + random * LEASE_SPREAD if lease_at > now else now
-            self.next_contact = min(self.next_contact, first_lease)
+            self.expect_lease(lease_at, random, now)
+
+    def expect_lease(self, lease_at: float, random: float, now: float) -> None:
+        """Contact the guest no later than it may get a lease; as :meth:`end_contact`."""
+        first_lease = lease_at + random * LEASE_SPREAD if lease_at > now else now
+        self.next_contact = min(self.next_contact, first_lease)
 
     def note_hint_answered(self, seconds: float) -> None:
         """Count a hint that was answered ``seconds`` after the failover."""
@@ -171,3 +183,21 @@ def _version_in(value: Mapping[str, object]) -> str:
     if isinstance(version, str) and version.isascii() and version.isprintable() and version:
         return version[:VERSION_LIMIT]
     return "unknown"
+
+
+def _macs_in(value: Mapping[str, object]) -> frozenset[bytes]:
+    links = value.get("links")
+    if not isinstance(links, list):
+        return frozenset()
+    texts = [link.get("mac") for link in links[:MACS_MOST] if isinstance(link, dict)]
+    macs = [_mac_from(text) for text in texts if isinstance(text, str)]
+    return frozenset(mac for mac in macs if mac)
+
+
+def _mac_from(text: str) -> bytes:
+    """Return the six bytes of a MAC; b"" for any other text."""
+    try:
+        mac = bytes.fromhex(text.replace(":", " "))
+    except ValueError:
+        return b""
+    return mac if len(text) == 17 and len(mac) == 6 else b""

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from garp_agent.hypervisor.core.bonds import FollowedLink
-    from garp_agent.hypervisor.core.guests import Channel
+    from garp_agent.hypervisor.core.guests import Guest
 
-    PathOf = Callable[["Channel", frozenset[str]], "GuestPath"]
+    PathOf = Callable[["Guest", frozenset[str]], "GuestPath"]
 
 LEASE_AFTER = 60.0  # seconds without a change of the path, before a lease is promised
+LOOKING = "its port is looked for"  # GuestPath.unfollowed of a guest that has just been found
 
 
 class GuestPath(NamedTuple):
@@ -29,9 +30,16 @@ class GuestPath(NamedTuple):
 
     links: frozenset[str]  # the followed links that it takes
     unfollowed: str = ""  # why a failover of this guest can be missed; "": it cannot
+    ports: frozenset[str] = frozenset()  # the guest's, on this host
+    is_known: bool = True  # False: it can also be behind other ports and links
+
+    def is_behind(self, names: frozenset[str]) -> bool:
+        """Return whether one of these links and ports is a part of it, or can be."""
+        is_part = not (names.isdisjoint(self.links) and names.isdisjoint(self.ports))
+        return is_part or not self.is_known
 
 
-def behind_every_link(channel: Channel, followed: frozenset[str]) -> GuestPath:
+def behind_every_link(guest: Guest, followed: frozenset[str]) -> GuestPath:
     """Return the path of a guest whose port is not known: each followed link can be part of it."""
     return GuestPath(followed)
 
@@ -64,43 +72,49 @@ class Paths:
         there = {link.link: link for link in links}
         if there == self._links:
             return False
-        if set(self._links) - set(there):  # guests that used a link use another one now, or none
-            self._changed = dict.fromkeys(there, now)
         for name, link in there.items():
             if link != self._links.get(name):
                 self._changed[name] = now
         self._links, self._names = there, frozenset(there)
         return True
 
-    def change(self, link: str | None, now: float) -> None:
-        """Take in that the traffic of ``link`` may take another path; None: of all links."""
-        for name in self._links if link is None else (link,):
-            self._changed[name] = now
+    def change(self, names: Iterable[str] | None, now: float) -> None:
+        """Take in that the traffic of these links and ports may take another path; None: of all."""
+        recent = now - self._lease_after
+        self._changed = {
+            name: at for name, at in self._changed.items() if name in self._links or at > recent
+        }
+        self._changed.update(dict.fromkeys(self._links if names is None else names, now))
 
-    def of(self, channel: Channel) -> GuestPath:
+    def of(self, guest: Guest) -> GuestPath:
         """Return the path of a guest."""
-        return self._path_of(channel, self._names)
+        return self._path_of(guest, self._names)
 
-    def lease_at(self, channel: Channel) -> float:
+    def lease_at(self, guest: Guest) -> float:
         """Return when the guest may get a lease; ``math.inf``: not while the path is like this."""
-        path = self.of(channel)
+        path = self.of(guest)
         if path.unfollowed or not path.links:
             return inf
         if not all(self._links[name].carrier for name in path.links):
             return inf
-        return max(self._changed[name] for name in path.links) + self._lease_after
+        return self._changed_at(path) + self._lease_after
 
-    def refusal(self, channel: Channel, now: float) -> str:
+    def refusal(self, guest: Guest, now: float) -> str:
         """Return why a guest may get no lease now, for the operator; "" if it may."""
-        path = self.of(channel)
-        if path.unfollowed:
+        path = self.of(guest)
+        if path.unfollowed and self._links:
             return path.unfollowed
         if not path.links:
             return "no link of its path is followed"
         for name in sorted(path.links):
             if not self._links[name].carrier:
                 return f"{name} has no carrier"
-        latest = max(sorted(path.links), key=self._changed.__getitem__)
-        if now < self._changed[latest] + self._lease_after:
-            return f"{latest} changed {now - self._changed[latest]:.0f} s ago"
+        since = now - self._changed_at(path)
+        if since < self._lease_after:
+            names = sorted(path.links | path.ports)
+            latest = max(names, key=lambda name: self._changed.get(name, -inf))
+            return f"{latest} changed {since:.0f} s ago"
         return ""
+
+    def _changed_at(self, path: GuestPath) -> float:
+        return max(self._changed.get(name, -inf) for name in path.links | path.ports)

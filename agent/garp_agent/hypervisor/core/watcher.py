@@ -72,13 +72,17 @@ class Watcher:
         if self._paths.follow(links, now):
             self._contacts.paths_changed(now)
 
-    def failover(self, link: str, reason: str, now: float, wall: float) -> list[Call]:
+    def failover(
+        self, link: str, reason: str, names: frozenset[str], now: float, wall: float
+    ) -> list[Call]:
         """Return the calls to make at once; cancel other calls to the same paths before.
 
+        ``names``: all links that failed over, or the ports of guests that came to ``link``.
         ``wall``: seconds since 1970, for the history.
         """
-        self._paths.change(link, now)
-        guests = [guest for guest in self._contacts.guests.values() if self._is_behind(guest, link)]
+        self._paths.change(names, now)
+        found = ((guest, self._paths.of(guest)) for guest in self._contacts.guests.values())
+        guests = [guest for guest, path in found if path.is_behind(names)]
         return self._begin(link, reason, guests, now, wall)
 
     def hint_all(self, reason: str, now: float, wall: float) -> list[Call]:
@@ -117,24 +121,34 @@ class Watcher:
         outcomes = self._rounds.outcomes
         return {
             "failovers": dict(self._rounds.failovers),
-            "guests": [
-                {**guest.values(now), "no_lease": self._contacts.why_no_lease(guest, now) or None}
-                for guest in self._contacts.guests.values()
-            ],
+            "guests": [self._values(guest, now) for guest in self._contacts.guests.values()],
             "hints": {outcome.value: outcomes.get(outcome, 0) for outcome in Outcome},
             "history": [record.values() for record in self._rounds.history],
             "lease": self._contacts.promised,
             "monitors": len(self._announcements),
         }
 
-    def _is_behind(self, guest: Guest, link: str) -> bool:
-        return link in self._paths.of(guest.channel).links
+    def _values(self, guest: Guest, now: float) -> dict[str, object]:
+        path = self._paths.of(guest)
+        return {
+            **guest.values(now),
+            "no_lease": self._contacts.why_no_lease(guest, now) or None,
+            "ports": sorted(path.ports),
+            "behind": sorted(path.links) if path.is_known else None,
+        }
 
     def _begin(
         self, link: str, reason: str, guests: list[Guest], now: float, wall: float
     ) -> list[Call]:
         record, calls = self._rounds.begin(link, reason, guests, now, wall)
-        return calls + self._announcements.announce_silent(record, self._contacts.guests.values())
+        paths = {guest.channel.path for guest in guests}
+        others = self._contacts.guests.values()
+        spared = [each for each in others if each.answers or each.channel.path not in paths]
+        return calls + self._announcements.announce_silent(record, spared)
+
+    def macs(self) -> list[bytes]:
+        """Return the MACs of all guests, as their agents say."""
+        return [mac for guest in self._contacts.guests.values() for mac in guest.macs]
 
     def take_notices(self) -> list[Notice]:
         """Return what happened since the last call, for the log."""

@@ -1,0 +1,171 @@
+"""Whom a failover concerns: links, guests and their MACs together, from messages to hints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from garp_agent.hypervisor.core.bonds import Follower
+from garp_agent.hypervisor.core.bridge_tables import LearntAddress
+from garp_agent.hypervisor.core.guest_paths import PORT_UNKNOWN, GuestPaths
+from garp_agent.hypervisor.core.guest_ports import SETTLE
+from garp_agent.hypervisor.core.guests import INFO_INTERVAL, MACS_MOST, Channel
+from garp_agent.hypervisor.core.linkstate import Bond, LinkReport, LinkSnapshot, PortStateReport
+from garp_agent.hypervisor.core.paths import LOOKING
+from garp_agent.hypervisor.core.watcher import HintOptions
+from garp_agent.wire import protocol
+from garp_agent.wire.model import IFF_LOWER_UP, IFF_UP, DumpComplete, DumpStarted, LinkGone
+from tests.hypervisor.core.talk import Talk, asked
+from tests.world import mac
+
+UP = IFF_UP | IFF_LOWER_UP
+LINKS = [
+    *(LinkSnapshot(2 + n, f"eth{n}", UP, 10 + n // 2, "", "bond") for n in range(4)),
+    LinkSnapshot(10, "bond0", UP, 20, "bond", "bridge", Bond(1, 2)),
+    LinkSnapshot(11, "bond1", UP, 21, "bond", "bridge", Bond(1, 4)),
+    LinkSnapshot(20, "br0", UP, 0, "bridge"),
+    LinkSnapshot(21, "br1", UP, 0, "bridge"),
+    LinkSnapshot(22, "ovs-system", UP, 0, "openvswitch"),
+]
+BOND0 = LINKS[4]
+MACS = {name: f"52:54:00:00:00:0{n}" for n, name in enumerate("abcd", 1)}
+
+
+def port(name: str, ifindex: int, master: int, guest: str = "", kind: str = "bridge") -> Any:
+    told = mac("fe" + MACS[guest][2:]) if guest else mac("4a:00:00:00:00:01")
+    return LinkSnapshot(ifindex, name, UP, master, "tun", kind, hardware_address=told)
+
+
+A_PORT, B_PORT = port("vnet0", 30, 20, "a"), port("vnet1", 31, 21, "b")
+C_PORT = port("vnet2", 32, 22, "c", "openvswitch")
+
+
+class Site(Talk):
+    """A host with links, and guests whose agents say their MACs."""
+
+    def __init__(self, *links: LinkSnapshot, guests: dict[str, object]) -> None:
+        self.follower = Follower()
+        self.paths = GuestPaths(self.follower)
+        events: list[Any] = [DumpStarted(), *map(LinkReport, [*LINKS, *links]), DumpComplete()]
+        for event in events:
+            self.follower.handle(event, -100.0)
+        self.channels = [Channel(name, f"/run/{name}") for name in guests]
+        options, followed = HintOptions(lease_after=0.0), tuple(self.follower.followed())
+        super().__init__(
+            *self.channels, options=options, links=followed, path_of=self.paths.path_of
+        )
+        self.info = {f"/run/{name}": named for name, named in guests.items()}
+        self.meet()
+        self.paths.ports.look_for(self.watcher.macs(), 0.0)
+
+    def see(self, now: float, *events: Any) -> set[str]:
+        """Take in link messages; return the guests that are hinted within a second."""
+        hinted: set[str] = set()
+        for event in events:
+            self.follower.handle(event, now)
+        self.watcher.follow(self.follower.followed(), now)
+        for failover in [*self.follower.advance(now), *self.follower.advance(now + 0.9)]:
+            names = failover.links | failover.guest_ports
+            calls = self.watcher.failover(failover.link, failover.reason, names, now, 0.0)
+            hinted |= set(asked(calls))
+        return hinted
+
+
+def named(*guests: str) -> list[dict[str, str]]:
+    return [{"name": "eth0", "mac": MACS[guest]} for guest in guests]
+
+
+def switched(link: LinkSnapshot = BOND0, active: int = 3) -> LinkReport:
+    return LinkReport(link._replace(bond=Bond(1, active)), 3)
+
+
+def site() -> Site:
+    """One guest on each bond, one in Open vSwitch, and one whose port is not known."""
+    return Site(A_PORT, B_PORT, C_PORT, guests={name: named(name) for name in "abcd"})
+
+
+def test_failover_hints_the_guests_behind_it_and_those_whose_port_is_not_known() -> None:
+    assert site().see(10.0, switched()) == {"a", "d"}
+    assert site().see(10.0, switched(LINKS[5], 5)) == {"b", "d"}
+
+
+def test_guest_that_comes_to_another_bridge_is_hinted_alone_with_the_unknown() -> None:
+    assert site().see(10.0, LinkReport(A_PORT._replace(master_ifindex=21))) == {"a", "d"}
+
+
+def test_guest_in_a_bridge_that_forwards_again_is_hinted() -> None:
+    host = site()
+    assert host.see(10.0, PortStateReport(10, 20, 4)) == set()
+    assert host.see(20.0, PortStateReport(10, 20, 3)) == {"a", "d"}
+
+
+def test_guest_without_a_followed_path_gets_no_lease_and_the_reason_is_said() -> None:
+    host = site()
+    ovs = "ovs-system: Open vSwitch is not followed"
+    found = {name: host.guest(name, 0.0) for name in "abcd"}
+    assert [bool(found[name]["lease"]) for name in "abcd"] == [True, True, False, False]
+    assert [found[name]["no_lease"] for name in "abcd"] == [None, None, ovs, LOOKING]
+    assert [found[name]["ports"] for name in "abcd"] == [["vnet0"], ["vnet1"], ["vnet2"], []]
+    behind = [["bond0", "br0"], ["bond1", "br1"], [], None]
+    assert [found[name]["behind"] for name in "abcd"] == behind
+    host.paths.ports.has_read(SETTLE)
+    assert host.guest("d", 0.0)["no_lease"] == PORT_UNKNOWN
+    host.watcher.take_notices()
+    host.watcher.found(host.channels, 80.0)
+    said = [dict(each.fields) for each in host.watcher.take_notices() if each.event == "no-lease"]
+    assert {"guest": "d", "reason": PORT_UNKNOWN} in said
+
+
+def test_guest_that_is_learnt_on_a_port_is_known_from_then_on() -> None:
+    plain = port("tap9", 39, 20)
+    host = Site(plain, guests={name: named(name) for name in "ab"})
+    assert host.see(10.0, switched(LINKS[5], 5)) == {"a", "b"}
+    host.paths.ports.learn(LearntAddress(mac(MACS["a"]), 39))
+    assert host.see(20.0, switched(LINKS[5], 4)) == {"b"}
+    assert host.see(30.0, LinkGone(39), switched(LINKS[5], 5)) == {"a", "b"}
+
+
+def test_lease_ends_when_the_path_is_not_followed_any_more() -> None:
+    host = site()
+    moved = A_PORT._replace(master_ifindex=22, port_kind="openvswitch")
+    host.see(10.0, LinkReport(moved))
+    host.answer(host.watcher.advance(10.0), 10.0)
+    host.watcher.found(host.channels, 11.0)
+    host.meet(11.0)
+    assert not host.guest("a", 11.0)["lease"]
+
+
+def test_guest_on_a_bond_that_is_not_to_be_followed_gets_no_lease() -> None:
+    host = site()
+    host.follower.names = ("bond1",)
+    for link in LINKS:
+        host.follower.handle(LinkReport(link), 5.0)
+    host.see(5.0)
+    host.meet(5.0)
+    assert host.guest("a", 5.0)["no_lease"] == "bond0 is not followed"
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        "x",
+        [1, None, {"mac": 5}, {"mac": "x"}, {"mac": "52:54"}, {"mac": "é" * 17}, {}],
+        [{"mac": "00:" * 6}],
+    ],
+)
+def test_macs_that_are_none_leave_a_guest_unknown(links: object) -> None:
+    host = Site(A_PORT, guests={"a": links})
+    assert host.watcher.macs() == []
+    assert host.guest("a")["no_lease"] == PORT_UNKNOWN
+    assert host.see(10.0, switched(LINKS[5], 5)) == {"a"}
+
+
+def test_macs_of_one_guest_are_limited_and_asked_for_again() -> None:
+    """A card can be plugged in; until then the guest is not asked with each lease."""
+    host = Site(A_PORT, guests={"a": named("a")})
+    many = [{"mac": f"02:00:00:00:{n >> 8:02x}:{n & 255:02x}"} for n in range(MACS_MOST + 5)]
+    host.info["/run/a"] = many
+    times = [now for now, asked_ in host.run(340.0) if protocol.Info in map(type, asked_["a"])]
+    assert [INFO_INTERVAL <= now <= INFO_INTERVAL + 30 for now in times] == [True]
+    assert len(host.watcher.macs()) == MACS_MOST
