@@ -433,6 +433,19 @@ def test_bridge_on_a_named_bond_is_followed_too() -> None:
     assert [follower.follows(each) for each in (BOND0, 101, BR0)] == [True, True, False]
 
 
+def test_bridge_whose_named_bond_is_dumped_last_is_followed() -> None:
+    links = [*vlan_bridges(1), port(ETH0, True), free_bond()]
+    assert started(*links, names=("bond0",)).follows(101)
+
+
+def test_bond_that_flaps_while_a_bridge_is_down_waits_for_the_bridge() -> None:
+    follower = started(port(ETH0, True), free_bond(), *vlan_bridges(1))
+    told(follower, 10.0, free_bond(0, NO_CARRIER), *vlan_bridges(1, NO_CARRIER))
+    assert told(follower, 20.0, free_bond(), free_bond(0, NO_CARRIER)) == []
+    assert told(follower, 20.1, free_bond()) == []
+    assert told(follower, 20.1, *vlan_bridges(1)) == [over(ZERO, ZERO)]
+
+
 def test_reason_is_in_words() -> None:
     assert over(ZERO, ONE).reason == "bond0 went from eth0 to eth1"
     assert over(ZERO, ZERO).reason == "bond0 is back on eth0"

@@ -147,6 +147,8 @@ class Follower:
             self._examine(after.ifindex, why, now)
             self._note_guest_port(before, after, now)
         if isinstance(event, DumpComplete):
+            for ifindex in [each for each in self.table.links if each not in self._active]:
+                self._examine(ifindex, EVENT_NONE, now)  # what is below it may be known only now
             self._complete = True
 
     def advance(self, now: float) -> list[BondFailover]:
@@ -263,7 +265,7 @@ class Follower:
             active.is_new = not carrying
         active.unreported |= changed or switched
         if active.carrying and not carrying:
-            active.lost_at = now
+            active.lost_at = min(active.lost_at, now)
         active.ports, active.carrying = ports, carrying
         self._set_changed(active, now)
 
