@@ -289,6 +289,13 @@ def test_bridge_that_was_down_before_delays_no_failover() -> None:
     assert told(follower, 20.0, free_bond()) == [over(ZERO, ZERO)]
 
 
+def test_failover_does_not_wait_for_another_bond() -> None:
+    other = free_bond().link._replace(ifindex=50, name="bond1")
+    follower = started(port(ETH0, True), free_bond(), LinkReport(other))
+    told(follower, 10.0, free_bond(0, NO_CARRIER), LinkReport(other._replace(flags=NO_CARRIER)))
+    assert told(follower, 20.0, free_bond()) == [over(ZERO, ZERO)]
+
+
 def test_failover_concerns_its_bond_and_an_unrelated_one_does_not_wait() -> None:
     other = free_bond().link._replace(ifindex=50, name="bond1")
     follower = started(port(ETH0, True), free_bond(), LinkReport(other))
@@ -310,6 +317,20 @@ BRIDGE_SCENARIOS: dict[str, list[Any]] = {
     "bridge that gets an uplink after its guests has failed over": [
         (BRIDGE, GUEST),
         (10.0, LinkReport(UPLINK), over((), ZERO, "br0")),
+    ],
+    "bridge forwards before its own carrier is there": [
+        (BRIDGE, UPLINK),
+        (10.0, LinkReport(UPLINK._replace(flags=NO_CARRIER))),
+        (11.0, LinkReport(BRIDGE._replace(flags=NO_CARRIER))),
+        (20.0, LinkReport(UPLINK), over(ZERO, ZERO, "br0")),
+        (20.1, LinkReport(BRIDGE)),
+        (30.0, LinkReport(BRIDGE._replace(flags=0))),
+        (31.0, LinkReport(BRIDGE), over(ZERO, ZERO, "br0")),
+    ],
+    "guest that starts in a bridge without STP is no failover": [
+        (BRIDGE, UPLINK),
+        (10.0, LinkReport(GUEST._replace(port_state=ls.STATE_DISABLED, flags=NO_CARRIER))),
+        (11.0, LinkReport(GUEST._replace(port_state=FORWARDING))),
     ],
     "Xen vif or representor that comes and goes is no failover": [
         (BRIDGE, UPLINK),
@@ -344,6 +365,7 @@ BRIDGE_SCENARIOS: dict[str, list[Any]] = {
         (36.0, ls.PortStateReport(ETH0, BR0, FORWARDING)),
         (37.0, ls.PortStateReport(ETH0, 99, LISTENING)),  # of a bridge that it has left
         (38.0, ls.PortStateReport(99, BR0, LISTENING)),
+        (39.0, ls.PortStateReport(ETH0, BR0, FORWARDING)),
     ],
 }
 SCENARIOS |= {

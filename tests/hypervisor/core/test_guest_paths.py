@@ -44,14 +44,16 @@ C_PORT = port("vnet2", 32, 22, "c", "openvswitch")
 class Site(Talk):
     """A host with links, and guests whose agents say their MACs."""
 
-    def __init__(self, *links: LinkSnapshot, guests: dict[str, object]) -> None:
+    def __init__(
+        self, *links: LinkSnapshot, guests: dict[str, object], lease_after: float = 0.0
+    ) -> None:
         self.follower = Follower()
         self.paths = GuestPaths(self.follower)
         events: list[Any] = [DumpStarted(), *map(LinkReport, [*LINKS, *links]), DumpComplete()]
         for event in events:
             self.follower.handle(event, -100.0)
         self.channels = [Channel(name, f"/run/{name}") for name in guests]
-        options, followed = HintOptions(lease_after=0.0), tuple(self.follower.followed())
+        options, followed = HintOptions(lease_after=lease_after), tuple(self.follower.followed())
         super().__init__(
             *self.channels, options=options, links=followed, path_of=self.paths.path_of
         )
@@ -124,6 +126,26 @@ def test_guest_that_is_learnt_on_a_port_is_known_from_then_on() -> None:
     host.paths.ports.learn(LearntAddress(mac(MACS["a"]), 39))
     assert host.see(20.0, switched(LINKS[5], 4)) == {"b"}
     assert host.see(30.0, LinkGone(39), switched(LINKS[5], 5)) == {"a", "b"}
+
+
+def test_guest_whose_port_is_found_gets_its_lease_soon_and_nothing_was_logged() -> None:
+    host = Site(port("tap9", 39, 20), guests={"a": named("a")})
+    host.watcher.found([*host.channels, Channel("b", "/run/b")], 5.0)
+    assert not [each for each in host.watcher.take_notices() if each.event == "no-lease"]
+    host.watcher.found(host.channels, 6.0)
+    assert host.watcher.advance(6.0) == []
+    host.paths.ports.learn(LearntAddress(mac(MACS["a"]), 39))
+    host.watcher.found(host.channels, 10.0)
+    host.meet(10.0)
+    assert host.guest("a", 10.0)["lease"] == 90.0
+
+
+def test_guest_that_has_moved_gets_no_lease_for_a_minute() -> None:
+    """Its new bridge has not changed, and a later change of another guest is another matter."""
+    host = Site(A_PORT, B_PORT, guests={"a": named("a"), "b": named("b")}, lease_after=60.0)
+    host.see(100.0, LinkReport(A_PORT._replace(master_ifindex=21)))
+    host.see(110.0, LinkReport(B_PORT._replace(master_ifindex=20)))
+    assert host.guest("a", 120.0)["no_lease"] == "vnet0 changed 20 s ago"
 
 
 def test_lease_ends_when_the_path_is_not_followed_any_more() -> None:

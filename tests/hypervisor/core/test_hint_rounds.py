@@ -318,6 +318,18 @@ def test_guest_that_does_not_answer_is_announced_by_qemu_once() -> None:
     assert talk.fail(again, 12.0) == []  # once in a failover
 
 
+def test_guest_that_a_failover_does_not_concern_is_not_announced_by_qemu() -> None:
+    links = {"a": frozenset({"bond0"}), "b": frozenset({"bond1"})}
+    talk = Talk(
+        A,
+        B,
+        options=HintOptions(announce_self=True),
+        path_of=lambda guest, _: GuestPath(links[guest.channel.guest]),
+    )
+    talk.watcher.found_monitors([Channel(name, f"/mon/{name}") for name in "abx"])
+    assert paths(talk.failover(10.0)) == ["/run/a", "/mon/a", "/mon/x"]
+
+
 def test_announce_self_is_off_by_default() -> None:
     assert HintOptions().announce_self is False
     assert announcing(enabled=False).failover(10.0) == []

@@ -8,7 +8,12 @@ import pytest
 
 from garp_agent.hypervisor.core.bonds import BondFailover, Follower
 from garp_agent.hypervisor.core.links import LinkTable
-from garp_agent.hypervisor.core.linkstate import Bond, LinkReport, LinkSnapshot
+from garp_agent.hypervisor.core.linkstate import (
+    Bond,
+    LinkReport,
+    LinkSnapshot,
+    PortStateReport,
+)
 from garp_agent.wire.model import IFF_LOWER_UP, IFF_UP, DumpComplete, DumpStarted, LinkGone
 
 UP = IFF_UP | IFF_LOWER_UP
@@ -58,3 +63,43 @@ def test_events_with_a_dump_leave_the_links_that_exist_and_their_failovers(
     assert table.links == {link.ifindex: link for link in left}
     assert [each._replace(links=frozenset()) for each in follower.advance(0.0)] == failovers
     assert follower.is_following is any(link.kind == "bond" for link in left)
+
+
+PORT = LinkSnapshot(9, "vnet0", UP, 7, "tun", "bridge", port_state=1)
+
+
+@pytest.mark.parametrize(
+    ("events", "state"),
+    [
+        ([PortStateReport(9, 7, 3)], 3),
+        ([PortStateReport(9, 8, 3)], 1),  # of a bridge that it has left
+        ([DumpStarted(), PortStateReport(9, 7, 3), *dump(PORT)[1:]], 3),  # the dump is older
+        ([DumpStarted(), PortStateReport(9, 8, 3), *dump(PORT)[1:]], 1),
+        ([DumpStarted(), PortStateReport(9, 7, 3), *dump(PORT)[1:], *dump(PORT)], 1),
+        ([LinkGone(9), DumpStarted(), PortStateReport(9, 7, 3), *dump(PORT)[1:]], 3),
+        ([LinkGone(9), PortStateReport(9, 7, 3), LinkReport(PORT)], 1),
+    ],
+)
+def test_state_of_a_port_is_what_its_bridge_said_last(events: list[Any], state: int) -> None:
+    table = LinkTable()
+    for event in [*dump(PORT), *events]:
+        table.apply(event)
+    assert table.links[9].port_state == state
+
+
+def test_ports_of_a_link_follow_its_changes() -> None:
+    table = LinkTable()
+    for event in SAME:
+        table.apply(event)
+    assert table.ports(5) == [ETH0, ETH1]
+    places = table.places
+    table.apply(LinkReport(ETH0._replace(flags=0)))
+    assert (table.ports(5)[0].flags, table.places) == (0, places)
+    table.apply(LinkReport(ETH0._replace(master_ifindex=8)))
+    assert (table.ports(5), table.ports(8), table.places > places) == (
+        [ETH1],
+        [ETH0._replace(master_ifindex=8)],
+        True,
+    )
+    table.apply(LinkGone(3))
+    assert table.ports(5) == []
