@@ -1,4 +1,4 @@
-"""Whom the watcher hints on the running kernel: bridges, a tap as libvirt makes it, and its table."""
+"""Whom the watcher hints on the running kernel: bridges, and a tap as libvirt makes it."""
 
 from __future__ import annotations
 
