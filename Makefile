@@ -5,7 +5,7 @@ LINT = .venv-lint/bin
 # A shell may have set these for other work.
 unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH
 
-.PHONY: help demo test lint mutation bench bench-failover bench-scale clean
+.PHONY: help demo test lint mutation bench bench-failover bench-late-paths bench-scale clean
 
 help:
 	@echo 'make demo    the outage after a failover with nothing, the arping loop, the agent (1 min)'
@@ -13,10 +13,11 @@ help:
 	@echo '             machine cannot run'
 	@echo 'make test-packages   installation: packages, chroots, booted systems (20 min)'
 	@echo 'make lint    ruff and mypy'
-	@echo 'make mutation  how many small faults in the cores their tests find (30 min)'
+	@echo 'make mutation  how many small faults in the cores their tests find (10 min)'
 	@echo 'make bench   cost and speed of the agent, beside its peers'
 	@echo 'make bench-scale  what a fleet costs its network, simulated (5 min)'
 	@echo 'make bench-failover  outages behind a real bond, in virtual machines (10 min)'
+	@echo 'make bench-late-paths  outages where a path works later than its carrier (20 min)'
 	@echo 'make pyz     dist/garp-agent.pyz: one file for a bare Python 3.9 or newer'
 	@echo 'make deb     dist/*.deb, with debhelper, dh-python, pandoc, python3-click and python3-yaml'
 	@echo 'make man     build/man: the man pages'
@@ -53,6 +54,10 @@ bench:
 bench-failover:
 	@tools/setup.sh plot
 	@.venv-plot/bin/python -m bench.failover_vm $(ARGS)
+
+bench-late-paths:
+	@tools/setup.sh test
+	@$(BIN)/python -m bench.late_paths $(ARGS)
 
 bench-scale:
 	@tools/setup.sh plot

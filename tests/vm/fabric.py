@@ -85,6 +85,11 @@ class Fabric(lab.Lab):
         """Connect or cut an uplink at the switch, which then forgets what it learned there."""
         self.ip(f"switch-{uplink}", f"link set uplink {'up' if into_switch else 'down'}")
 
+    def forward(self, uplink: str, forwards: bool) -> None:
+        """Let the switch's port of an uplink forward, or only listen, as STP does at first."""
+        state = 3 if forwards else 1  # BR_STATE_FORWARDING, BR_STATE_LISTENING
+        self.ip(f"switch-{uplink}", f"link set uplink type bridge_slave state {state}")
+
     def ping(self) -> int:
         """Send an echo request (RFC 792) from the outside host; return its number."""
         self._latest += 1

@@ -102,6 +102,56 @@ def test_hint_waits_for_the_first_uplink_that_is_back(
     assert testbed.lost(pings) == pings
 
 
+def test_guest_behind_a_switch_port_that_forwards_late_is_hinted_again(
+    testbed: Testbed, agent: Agent, watcher: HintWatcher
+) -> None:
+    """Its carrier comes first: the hint after the failover is lost in the switch (STP)."""
+    late = testbed.active
+    testbed.fail_over()
+    testbed.mend(late, forwards=False)
+    testbed.fail_over()
+    wait_for(lambda: [e["answered"] for e in watcher.status()["history"]] == [1, 1], "the hint")
+    assert agent.status()["lease"] is None
+    before = agent.sent("hint")
+    pings = [testbed.fabric.ping() for _ in range(3)]
+    testbed.fabric.forward(late, True)
+    wait_for(lambda: agent.sent("hint") > before, "a repetition")
+    assert testbed.lost(pings) == pings
+
+
+def test_host_bridge_with_stp_is_hinted_when_its_uplink_forwards(
+    testbed: Testbed, agent: Agent, watcher: HintWatcher
+) -> None:
+    """The uplink listens and learns for 2 s each, which is the least."""
+    testbed.hypervisor.ip("link set br0 type bridge stp_state 1 forward_delay 200")
+    try:
+        other = OTHER[testbed.active]
+        testbed.cut("a")
+        testbed.cut("b")
+        wait_for(lambda: testbed.port_state == "disabled", "the port disabled")
+        testbed.mend(other)
+        # The guest's card is hardware here, and so a port in use of the bridge.
+        reason = "br0 went from eth2 to bond0+eth2"
+        wait_for(lambda: watcher.status()["history"][-1]["reason"] == reason, "the hint")
+        assert testbed.port_state == "forwarding"
+        testbed.wait_until_reached()
+    finally:
+        testbed.hypervisor.ip("link set br0 type bridge stp_state 0")
+
+
+def test_watcher_after_a_crash_repairs_the_failover_that_it_missed(
+    testbed: Testbed, agent: Agent, watcher: HintWatcher
+) -> None:
+    watcher.crash()
+    assert agent.status()["lease"]
+    before = agent.sent("hint")
+    testbed.fail_over()
+    with HintWatcher(testbed.hypervisor, "--lease-after", "3600"):
+        wait_for(lambda: agent.sent("hint") > before, "the first contact")
+        testbed.wait_until_reached()
+        assert agent.status()["lease"] is None
+
+
 def test_guest_without_agent_is_announced_by_announce_self(testbed: Testbed) -> None:
     options = ("--announce-self", "--monitor", MONITOR)
     with HintWatcher(testbed.hypervisor, *options, timeout="0.2"):

@@ -79,14 +79,25 @@ class Testbed(ExitStack):
         name = self.hypervisor.read("/sys/class/net/bond0/bonding/active_slave").strip()
         return next(key for key, interface in INTERFACES.items() if interface == name)
 
+    @property
+    def port_state(self) -> str:
+        """What STP does with the bond in the hypervisor's bridge."""
+        state = int(self.hypervisor.read("/sys/class/net/bond0/brport/state"))
+        return ("disabled", "listening", "learning", "forwarding", "blocking")[state]
+
     def cut(self, uplink: str) -> None:
         """Cut an uplink's cable: at the bond, then at the switch."""
         self.hypervisor.set_link(uplink, up=False)
         self.fabric.plug(uplink, into_switch=False)
 
-    def mend(self, uplink: str) -> None:
-        """Connect an uplink's cable; wait until the bond may use it."""
+    def mend(self, uplink: str, *, forwards: bool = True) -> None:
+        """Connect an uplink's cable; wait until the bond may use it.
+
+        ``forwards``: False leaves the switch's port listening, until the fabric forwards.
+        """
         self.fabric.plug(uplink, into_switch=True)
+        if not forwards:
+            self.fabric.forward(uplink, False)
         self.hypervisor.set_link(uplink, up=True)
         path = f"/sys/class/net/{INTERFACES[uplink]}/bonding_slave/mii_status"
         wait_for(lambda: self.hypervisor.read(path) == "up\n", f"uplink {uplink}", step=0.02)
@@ -181,6 +192,7 @@ class HintWatcher:
 
     def __init__(self, hypervisor: Machine, *options: str, timeout: str = "60") -> None:
         self._hypervisor = hypervisor
+        self._has_crashed = False
         watch = ("watch", "-v", "--discover", "0.2", "--timeout", timeout, "--lease-after", "0")
         self._process = hypervisor.spawn(*GARP_HINT, *watch, *options)
 
@@ -198,9 +210,15 @@ class HintWatcher:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End it as an operator would."""
-        self._process.signal(15)
-        assert self._process.wait() == 0, self._process.output
+        """End it as an operator would, unless it has crashed."""
+        if not self._has_crashed:
+            self._process.signal(15)
+            assert self._process.wait() == 0, self._process.output
+
+    def crash(self) -> None:
+        """Kill it: it revokes no lease."""
+        self._process.kill()
+        self._has_crashed = True
 
     def status(self) -> dict[str, Any]:
         """What ``garp-hint status`` says; empty before the watcher answers."""

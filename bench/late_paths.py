@@ -1,0 +1,171 @@
+"""`make bench-late-paths`: paths that work later than their carrier.
+
+In each case the guest's way out has carrier before it carries frames, or fails over while no
+watcher runs.  A reply to a hint proves nothing then, and a lease that is still in force would make
+the outage longer than without a watcher.  The outage begins when the path works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
+
+from bench.demo import moments
+from bench.failover_vm import PAGE, Prober
+from bench.fleet import written
+from tests.vm import fabric, images
+from tests.vm.agent import Agent
+from tests.vm.receiver import pause, wait_for
+from tests.vm.testbed import INTERFACES, HintWatcher, Testbed
+
+SAMPLES, QUICK_SAMPLES = 3, 1
+INTERVAL = 5.0  # seconds between refreshes without a lease
+LATE = 12.0  # seconds until the switch's port forwards
+LIMIT = 150.0  # seconds; only a broken program takes longer
+RESTART = 0.1  # seconds until systemd restarts a service, by default
+PRIMARY = "/sys/class/net/bond0/bonding/primary"
+
+
+class Site:
+    """The machines, the pings, and the watcher if there is one."""
+
+    def __init__(self, testbed: Testbed, prober: Prober, watcher: HintWatcher | None) -> None:
+        self.testbed, self.prober, self.watcher = testbed, prober, watcher
+
+    def outage(self, works: float) -> float:
+        """Return the seconds from that moment to the first ping that was answered after it."""
+        answered = self.prober.answered(works, LIMIT)
+        return min(each for each in answered if each > works) - works
+
+
+def primary_returns(site: Site) -> float:
+    """The bond goes back to its primary port, whose switch port does not forward yet."""
+    testbed, first = site.testbed, site.testbed.active
+    testbed.fail_over()
+    testbed.wait_until_reached()
+    testbed.hypervisor.write(PRIMARY, INTERFACES[first])
+    testbed.mend(first, forwards=False)
+    wait_for(lambda: testbed.active == first, "the way back", step=0.02)
+    pause(LATE)
+    testbed.fabric.forward(first, True)
+    outage = site.outage(time.monotonic())
+    testbed.hypervisor.write(PRIMARY, "\n")
+    return outage
+
+
+def host_bridge_listens(site: Site) -> float:
+    """The hypervisor's bridge lets its uplink listen and learn, after the carrier came back."""
+    testbed, first = site.testbed, site.testbed.active
+    testbed.hypervisor.ip("link set br0 type bridge stp_state 1 forward_delay 1500")
+    for uplink in INTERFACES:
+        testbed.cut(uplink)
+    wait_for(lambda: testbed.port_state == "disabled", "the port disabled", step=0.02)
+    for uplink in INTERFACES:
+        if uplink != first:  # through the switch that has the guest behind the other one
+            testbed.mend(uplink)
+    wait_for(lambda: testbed.port_state == "forwarding", "the port forwarding", step=0.02)
+    outage = site.outage(time.monotonic())
+    testbed.hypervisor.ip("link set br0 type bridge stp_state 0")
+    testbed.mend(first)
+    return outage
+
+
+def watcher_crashed(site: Site) -> float:
+    """The bond fails over while systemd restarts a watcher that has crashed."""
+    testbed, first = site.testbed, site.testbed.active
+    if site.watcher is not None:
+        site.watcher.crash()
+    testbed.fail_over()
+    failed = time.monotonic()
+    if site.watcher is not None:
+        pause(RESTART)
+        site.watcher = start_watcher(testbed)
+    outage = site.outage(failed)
+    testbed.mend(first)
+    return outage
+
+
+class Case(NamedTuple):
+    """One row of the table."""
+
+    key: str
+    title: str
+    outage: Callable[[Site], float]
+
+
+CASES = (
+    Case("primary", f"switch port forwards {LATE:g} s after its carrier", primary_returns),
+    Case("stp", "host bridge with STP: uplink listens and learns for 30 s", host_bridge_listens),
+    Case("crash", "failover while a crashed watcher is restarted", watcher_crashed),
+)
+
+
+def start_watcher(testbed: Testbed) -> HintWatcher:
+    """Start a watcher that gives leases as it does by default."""
+    watcher = HintWatcher(testbed.hypervisor, "--lease-after", "60", timeout="1")
+    return watcher.__enter__()
+
+
+@contextmanager
+def prepared(testbed: Testbed, watched: bool) -> Iterator[tuple[Site, Agent]]:
+    """Run the agent, the pings, and the watcher if there is to be one."""
+    with Agent(testbed.guest, interval=f"{INTERVAL:g}s") as agent, ExitStack() as stack:
+        prober = Prober(testbed)
+        stack.callback(prober.stop)
+        site = Site(testbed, prober, start_watcher(testbed) if watched else None)
+        yield site, agent
+        if site.watcher is not None:
+            site.watcher.__exit__()
+
+
+def measure(testbed: Testbed, case: Case, watched: bool, samples: int) -> list[float]:
+    """Return the outages of one case, with leases in force before each if there is a watcher."""
+    outages = []
+    with prepared(testbed, watched) as (site, agent):
+        for wait in moments(samples, INTERVAL):
+            testbed.guest_sends()
+            if watched:
+                agent.wait_until(lambda status: status["lease"], "the lease")
+            pause(wait)
+            outages.append(case.outage(site))
+            what = "with the watcher" if watched else "alone"
+            print(f"{case.title}, {what}: {outages[-1]:.1f} s", file=sys.stderr)
+    return outages
+
+
+def table(found: list[tuple[str, list[float], list[float]]]) -> str:
+    """Return the outages as a Markdown table, shortest first."""
+    rows = ["| case | agent alone | with garp-hint watch |", "|---|---|---|"]
+    for title, *columns in found:
+        shown = (", ".join(f"{each:.1f}" for each in sorted(outages)) for outages in columns)
+        rows.append(f"| {title} | {' | '.join(f'{each} s' for each in shown)} |")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    """Measure, print the table, and write it to the page unless told otherwise."""
+    parser = argparse.ArgumentParser(prog="bench-late-paths", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_SAMPLES}, only printed")
+    keys = [case.key for case in CASES]
+    parser.add_argument("--only", choices=keys, action="append", help="these, only printed")
+    given = parser.parse_args()
+    if reason := images.missing_tool() or fabric.missing():
+        sys.exit(f"bench-late-paths: {reason}")
+    samples = QUICK_SAMPLES if given.quick else SAMPLES
+    chosen = [case for case in CASES if not given.only or case.key in given.only]
+    with Testbed(miimon=100) as testbed:
+        found = []
+        for case in chosen:
+            alone = measure(testbed, case, False, samples)
+            found.append((case.title, alone, measure(testbed, case, True, samples)))
+        print(table(found))
+        if not (given.quick or given.only):
+            PAGE.write_text(written(PAGE.read_text(), {"late": table(found)}))
+
+
+if __name__ == "__main__":
+    main()
