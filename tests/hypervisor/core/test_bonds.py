@@ -264,7 +264,7 @@ def test_carrier_that_returns_to_60_bridges_on_one_bond_is_one_failover(step: fl
     [(n, failover)] = reports
     assert n == 119  # the last VLAN device
     assert failover.links == {"bond0", *(f"br{n}" for n in range(100, 220, 2))}
-    assert (failover.link, failover.reason) == ("bond0", "bond0 and 60 more is back on eth0")
+    assert (failover.link, failover.reason) == ("bond0", "bond0 and 60 more are back on eth0")
 
 
 def test_failover_waits_for_a_bridge_no_longer_than_the_debounce_time() -> None:

@@ -80,7 +80,7 @@ class BondFailover(NamedTuple):
         others = len(self.links) - 1
         link = f"{self.link} and {others} more" if others > 0 else self.link
         if self.before == self.after:
-            return f"{link} is back on {_joined(self.after)}"
+            return f"{link} {'are' if others > 0 else 'is'} back on {_joined(self.after)}"
         return f"{link} went from {_joined(self.before)} to {_joined(self.after)}"
 
 
