@@ -30,11 +30,11 @@ def test_list_shows_each_guest_with_its_state(short_path: Path) -> None:
         status, out, err = run("list", *HERE)
         assert (status, err) == (0, "")
         assert [line.split() for line in out.splitlines()] == [
-            ["GUEST", "STATE", "VERSION", "ADDRESSES", "SOCKET"],
-            ["guest0", "answered", "0.1.0", "192.0.2.10", f"{short_path}/0-guest0/{PORT}"],
-            ["guest1", "no-agent", "-", "-", f"{short_path}/1-guest1/{PORT}"],
-            ["guest2", "busy", "-", "-", f"{short_path}/2-guest2/{PORT}"],
-            ["guest3", "refused", "(Failed:", "not", "today)", "-", "-", guests.paths[3]],
+            ["GUEST", "STATE", "VERSION", "ADDRESSES", "BEHIND", "SOCKET"],
+            ["guest0", "answered", "0.1.0", "192.0.2.10", "?", f"{short_path}/0-guest0/{PORT}"],
+            ["guest1", "no-agent", "-", "-", "?", f"{short_path}/1-guest1/{PORT}"],
+            ["guest2", "busy", "-", "-", "?", f"{short_path}/2-guest2/{PORT}"],
+            ["guest3", "refused", "(Failed:", "not", "today)", "-", "-", "?", guests.paths[3]],
         ]
         values = json.loads(run("list", *HERE, "--json")[1])
         assert [value["state"] for value in values] == ["answered", "no-agent", "busy", "refused"]

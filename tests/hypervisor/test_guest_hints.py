@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
-from bench.guests import Guests, Manner
+from bench.guests import PORT, Guests, Manner
 from tests.hypervisor.test_bridge_failovers import run_in
 from tests.hypervisor.test_daemon import bursts, only
-from tests.hypervisor.watching import Watcher, eventually, watching
+from tests.hypervisor.watching import COMMAND, ENVIRONMENT, Watcher, eventually, watching
 
 pytestmark = [
     pytest.mark.netns,
@@ -23,6 +24,7 @@ for n in 0 1; do
 done
 ip tuntap add vnet0 mode tap && exec "$@"
 """
+LIST = ("env", f"PYTHONPATH={ENVIRONMENT['PYTHONPATH']}", *COMMAND, "list", "--port", "none")
 PREFIX = ("unshare", "-mn", "sh", "-c", TWO_BRIDGES, "-")
 
 
@@ -50,6 +52,8 @@ def test_failover_hints_the_guests_of_its_bridge_only(short_path: Path, way: str
     with guests, watching(short_path, *only(short_path), prefix=prefix) as watcher:
         eventually(lambda: watcher.guests()["0-guest0"]["ports"], "the guest's port is known")
         assert watcher.guests()["0-guest0"]["behind"] == ["br0"]
+        listed = run_in(watcher, *LIST, "--channel", f"{short_path}/*/{PORT}")
+        assert re.search(r"^0-guest0 +answered .* vnet0 br0 +/", listed, re.MULTILINE)
         fail_over(watcher, "uplink1")
         eventually(lambda: hinted(watcher) == [("br1", 0)], "the failover of another bridge")
         fail_over(watcher, "uplink0")

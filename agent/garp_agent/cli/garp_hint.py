@@ -24,6 +24,7 @@ from garp_agent.hypervisor.core.lease import LEASE
 from garp_agent.hypervisor.core.paths import LEASE_AFTER
 from garp_agent.hypervisor.io import channels, fanout
 from garp_agent.hypervisor.io.channels import Finder
+from garp_agent.hypervisor.path_lookup import add_paths
 from garp_agent.render import hypervisor as render
 from garp_agent.runtime import client
 from garp_agent.runtime.exits import EXIT_FAILED, EXIT_NO_GUEST, EXIT_NO_WATCHER
@@ -131,7 +132,9 @@ def list_guests_command(
 
     STATE is answered; refused (the agent answered with an error); no-agent (connected, no reply
     in time); busy (another client uses the channel); gone; forbidden; garbage or hung-up (no
-    garp-agent answers there). Exit status 0 if there is a channel, whatever its state.
+    garp-agent answers there). BEHIND is the guest's port on this host, and the links of its path
+    that the watcher follows; ? if the port is not known. Exit status 0 if there is a channel,
+    whatever its state.
     """
     finder = Finder(port, channels, libvirt_status)
     found = finder.find()
@@ -140,6 +143,7 @@ def list_guests_command(
     if not found:
         click.echo(NO_CHANNEL, err=True)
     guests = ask_guests(found, "info", {}, timeout)
+    add_paths(guests, timeout)
     if as_json:
         click.echo(json.dumps(guests, indent=2))
     elif found:

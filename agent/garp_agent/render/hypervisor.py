@@ -20,13 +20,13 @@ SHOWN = 200  # characters of a text that a guest sent
 
 def guest_list(guests: list[dict[str, Any]]) -> str:
     """Write what ``list`` prints: a line for each channel."""
-    rows: list[Row] = [("GUEST", "STATE", "VERSION", "ADDRESSES", "SOCKET")]
+    rows: list[Row] = [("GUEST", "STATE", "VERSION", "ADDRESSES", "BEHIND", "SOCKET")]
     for guest in guests:
         info = guest.get("reply", {})
         version = from_guest(info.get("version", "-"))
         addresses = from_guest(" ".join(_address_texts(info.get("links")))) or "-"
         state = _with_reason(guest["state"], from_guest(guest.get("error", "")))
-        rows.append((guest["guest"], state, version, addresses, guest["path"]))
+        rows.append((guest["guest"], state, version, addresses, _behind(guest), guest["path"]))
     return table(rows)
 
 

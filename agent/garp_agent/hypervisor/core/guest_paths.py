@@ -39,12 +39,13 @@ class GuestPaths:
             self._version = version
         key = (bool(guest.version), guest.macs)
         if key not in self._paths:
-            self._paths[key] = self._work_out(*key, followed)
+            self._paths[key] = self.work_out(*key, followed)
         return self._paths[key]
 
-    def _work_out(
+    def work_out(
         self, has_answered: bool, macs: frozenset[bytes], followed: frozenset[str]
     ) -> GuestPath:
+        """Return the path of a guest with these MACs; ``has_answered``: its agent named them."""
         place = self.ports.place(macs)
         names = self._names(place.ports)
         if not has_answered or not place.is_settled:

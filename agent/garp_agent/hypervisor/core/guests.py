@@ -119,7 +119,7 @@ class Guest:
                 self.is_met = self.is_met or not reply.error_class
             elif id.startswith("info-"):
                 self.version = _version_in(reply.value)
-                self.macs = _macs_in(reply.value)
+                self.macs = macs_in(reply.value)
                 self.next_info = now + INFO_INTERVAL
             elif id.startswith("lease-"):
                 renewal = self.lease.confirm(reply, most, now)
@@ -185,7 +185,8 @@ def _version_in(value: Mapping[str, object]) -> str:
     return "unknown"
 
 
-def _macs_in(value: Mapping[str, object]) -> frozenset[bytes]:
+def macs_in(value: Mapping[str, object]) -> frozenset[bytes]:
+    """Return the MACs in a reply to ``info``, at most MACS_MOST of them."""
     links = value.get("links")
     if not isinstance(links, list):
         return frozenset()
