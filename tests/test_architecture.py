@@ -163,7 +163,7 @@ link = Link(2, "eth0", b"\\2\\0\\0\\0\\0\\1", ARPHRD_ETHER, IFF_UP | IFF_LOWER_U
 items = [InterfaceAddress(2, b"\\x0a\\0\\0\\1", 24), InterfaceAddress(2, bytes(15) + b"\\1", 64)]
 for event in (DumpStarted(), LinkSeen(link), *map(AddressSeen, items), DumpComplete()):
     engine.handle(event, 0.0)
-assert len([encode(frame) for frame in iter(lambda: engine.next_frame(0.0), None)]) == 2
+assert len([encode(frame) for frame in iter(lambda: engine.next_frame(0.0), None)]) == 3
 """
 
 

@@ -54,10 +54,15 @@ addresses:
 conflict:
   policy: defend
   hold_off: 10s
+  ignore: ["02:00:5e:00:53:01", "00:00:5e:*:*:*"]
 reconcile_interval: 1h
 hint_port: /dev/hvc1
 control_socket: none
 """
+IGNORED = (
+    (b"\2\0\x5e\0\x53\1", b"\xff" * 6),
+    (b"\0\0\x5e\0\0\0", b"\xff\xff\xff\0\0\0"),
+)
 EVERY_SETTING = Settings(
     *(1.5, 120.0, 0.125, 7, (0.05, 1.0), RateLimit(2.5, 20), ArpForm.BOTH, True),
     InterfaceSelection(("eth*", "*.100", "en[ps]?"), ("docker0",), ("vlan", "physical"), ("veth",)),
@@ -68,7 +73,7 @@ EVERY_SETTING = Settings(
         ipv6=False,
         deprecated=True,
     ),
-    *(Conflict(ConflictPolicy.DEFEND, 10.0), 3600.0, "/dev/hvc1", ""),
+    *(Conflict(ConflictPolicy.DEFEND, 10.0, IGNORED), 3600.0, "/dev/hvc1", ""),
 )
 
 
@@ -202,6 +207,12 @@ def tuples(items: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
 
 
 NETWORKS = tuples(st.builds(network, st.ip_addresses(), st.integers(0, 128)))
+OCTETS = st.tuples(st.integers(0, 255), st.sampled_from([0, 255]))
+PATTERNS = tuples(
+    st.lists(OCTETS, min_size=6, max_size=6).map(
+        lambda octets: (bytes(bits & mask for bits, mask in octets), bytes(m for _, m in octets))
+    )
+)
 SETTINGS = st.builds(
     Settings,
     interval=fractions(1, 270, 1_000_000),
@@ -216,7 +227,9 @@ SETTINGS = st.builds(
         InterfaceSelection, tuples(GLOBS), tuples(GLOBS), tuples(KINDS), tuples(KINDS)
     ),
     addresses=st.builds(AddressSelection, NETWORKS, NETWORKS),
-    conflict=st.builds(Conflict, st.sampled_from(ConflictPolicy), fractions(1, 3600, 1_000_000)),
+    conflict=st.builds(
+        Conflict, st.sampled_from(ConflictPolicy), fractions(1, 3600, 1_000_000), PATTERNS
+    ),
     reconcile_interval=fractions(10, 86_400, 1_000_000),
     hint_port=st.one_of(st.just(""), PORTS, PATHS),
     control_socket=st.one_of(st.just(""), PATHS),

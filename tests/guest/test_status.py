@@ -40,7 +40,7 @@ THINGS = (
 def guest(*things: Any, **settings: Any) -> Agent:
     agent = Agent(Settings(interval=10.0, jitter=0.0, **settings))
     agent.tell(*dump(*things))
-    agent.wait(1.0)
+    agent.wait(2.0)
     return agent
 
 
@@ -86,23 +86,24 @@ def test_status_counts_frames_events_and_resumes() -> None:
     agent = guest(*THINGS)
     agent.tell(BurstRequested(Cause.HINT, (0.0,)), DumpStarted(True), Resumed(9.0))
     agent.outcome = (SendOutcome.DROPPED, errno.ENOBUFS)
-    agent.wait(0.45)
+    agent.wait(0.65)
     found = status(agent)
     del found["links"]
     assert found == {
         "version": __version__,
         "pid": os.getpid(),
-        "uptime": 101.45,
+        "uptime": 102.65,
         "interval": 10.0,
         "lease": None,
         "frames": {
-            "sent": 4,
+            "sent": 6,
             "dropped": {"ENOBUFS": 2},
-            "by_cause": {"start": 3, "resume": 1},
+            "by_cause": {"start": 4, "refresh": 1, "resume": 1},
         },
         "overruns": 1,
         "resumes": 1,
         "conflicts": 0,
+        "answer_for_everything": [],
     }
 
 
@@ -120,10 +121,10 @@ def test_a_link_has_its_burst_its_refresh_and_counters_of_its_addresses() -> Non
         "announced_as": ["arp-request"],
         "skipped": None,
         "conflict": None,
-        "sent": 3,
+        "sent": 5,
         "dropped": {"ENETDOWN": 1},
-        "last_cause": "start",
-        "seconds_since_last": 0.85,
+        "last_cause": "refresh",
+        "seconds_since_last": 0.906,
     }
     assert set(found["addresses"][1]) == {"address", "announced_as", "skipped"}
 
@@ -158,11 +159,11 @@ def test_frames_that_the_bucket_holds_back_are_counted() -> None:
 def test_a_rival_is_named_at_its_address() -> None:
     agent = guest(*THINGS)
     agent.tell(ClaimSeen("eth0", address("10.0.0.1/24").address, mac("02:00:00:00:00:66")))
-    agent.wait(2.5)
+    agent.wait(0.25)
     assert link_status(agent)["addresses"][0]["conflict"] == {
         "claimed_by": "02:00:00:00:00:66",
         "claims": 1,
-        "seconds_ago": 2.5,
+        "seconds_ago": 0.25,
         "withheld": True,
     }
     assert status(agent)["conflicts"] == 1

@@ -44,6 +44,7 @@ NO_BUCKET = "rate_limit:\n  frames_per_second: 1000\n  depth: 1000\n"
 LONG_BURST = QUIET.replace("[0s]", "[0s, 1s, 2s, 3s, 4s, 5s, 6s, 7s, 8s, 9s]") + NO_BUCKET
 
 RARP = "rarp"
+PROBES = {"arp-probe", "dad-probe"}
 NEW_MAC = "02:00:5e:00:53:77"  # for a link that changes its hardware address
 OTHER_MAC = "02:00:5e:00:53:20"  # for the guest's second link
 _SO_RCVBUFFORCE = 33
@@ -123,14 +124,22 @@ class Agent:
         return self.process.pid
 
     def wait_until_ready(self) -> None:
-        """Return when the agent has completed its first dump and sent what followed from it."""
+        """Return when the agent has completed its first dump and its first checks."""
 
         def ready() -> bool:
             assert self.process.poll() is None, f"it ended: {self.log_text()}"
             with contextlib.suppress(client.ClientError):
-                return bool(self.status()["links"])
+                links = self.status()["links"]
+                return bool(links) and not any(
+                    is_checked(each) for link in links for each in link["addresses"]
+                )
             return False
 
+        def is_checked(address: dict[str, Any]) -> bool:
+            kinds = set(address["announced_as"])
+            return not is_probe_form and bool(kinds & PROBES) and not address["conflict"]
+
+        is_probe_form = "arp: probe" in self.config.read_text()
         until(ready, "the agent answers")
 
     def log_text(self) -> str:
@@ -165,6 +174,11 @@ class Agent:
 
     def announced(self, name: str = "eth0") -> set[str]:
         return {text for text, a in self.addresses(name).items() if a["skipped"] is None}
+
+    def claims(self, address: str, name: str = "eth0") -> bool:
+        """Return whether it announces an address with frames that claim it."""
+        kinds = self.addresses(name)[address]["announced_as"]
+        return bool({"arp-request", "arp-reply", "unsolicited-na"} & set(kinds))
 
     def sent(self) -> int:
         return int(self.status()["frames"]["sent"])

@@ -50,6 +50,7 @@ def test_frame_on_the_wire_is_the_golden_frame(
     if address:
         nodad = "nodad" if ":" in address else ""
         site6.guest(f"address add {address} dev eth0 {nodad}")
+    config += "conflict: {policy: warn}\n"  # without a first check
     with site6.start(config=WITH_RARP + config):
         packets = site6.wire.wait_for(mac=GOLDEN_MAC, count=len(names.split()))
     assert [bytes(packet).hex(" ") for packet in packets] == [

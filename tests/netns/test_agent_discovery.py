@@ -143,7 +143,8 @@ def test_each_announced_address_arrives_at_its_peer_and_no_other(zoo: Zoo, tmp_p
             link: stack.enter_context(Capture(zoo, "peer", link))
             for link in ("eth0", "eth1", "eth3", "eth4", "vxlan0")
         }
-        agent = stack.enter_context(Agent(zoo, tmp_path, config=EXCLUDING))
+        config = EXCLUDING + "conflict: {policy: warn}\n"  # without a first check
+        agent = stack.enter_context(Agent(zoo, tmp_path, config=config))
         links = agent.status()["links"]
         assert reasons(links) == {**dict.fromkeys(ANNOUNCED), **SKIPPED}
         until(lambda: agent.sent() >= len(ANNOUNCED), "one frame for each address is sent")
@@ -176,8 +177,8 @@ def test_interfaces_with_strange_names_are_announced_and_printed_safely(site: Si
             assert agent.announced(name) == {address}
             assert agent.log("address-announced", interface=name)
             entry = agent.addresses(name)[address]
-            assert (entry["sent"], entry["dropped"]) == (1, {})
-        assert agent.addresses("eth0")[GUEST_ADDRESS]["sent"] == 1
+            assert (entry["sent"], entry["dropped"]) == (2, {})
+        assert agent.addresses("eth0")[GUEST_ADDRESS]["sent"] == 2
         strict = ("env", "PYTHONIOENCODING=utf-8:strict")
         status = ["status", "--control-socket", str(agent.control)]
         for asked in (["list"], status, [*status, "--prometheus"]):

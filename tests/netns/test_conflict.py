@@ -91,26 +91,38 @@ def test_address_claimed_by_a_rival_stays_with_the_rival(trio: Trio, stopped: bo
         assert believed(trio, GUEST_ADDRESS) == RIVAL_MAC
 
 
+@pytest.mark.parametrize("policy", ["yield", "warn", "defend"])
+def test_clone_with_an_agent_leaves_the_address_to_the_guest_that_answers(
+    trio: Trio, tmp_path: Path, policy: str
+) -> None:
+    """The clone has the same address and the default policy, and starts later."""
+    (tmp_path / "clone").mkdir()
+    with trio.start_daemon(f"{FREQUENT}conflict: {{policy: {policy}}}\n") as agent:
+        until(lambda: agent.claims(GUEST_ADDRESS), "nobody answered its first probe")
+        trio.ip("rival", f"address add {GUEST_ADDRESS}/24 dev eth0")
+        with Agent(trio, tmp_path / "clone", config=FREQUENT, role="rival") as clone:
+            clone.wait_for_log("address-conflict", claimed_by=GUEST_MAC, policy="yield")
+            agent.send_more(10)
+            clone.send_more(10)
+            assert believed(trio, GUEST_ADDRESS) == GUEST_MAC
+            # A probe claims nothing, so the guest hears of no conflict.
+            assert not agent.status()["conflicts"]
+
+
 @pytest.mark.parametrize(
     ("policy", "owner"), [("yield", RIVAL_MAC), ("warn", GUEST_MAC), ("defend", GUEST_MAC)]
 )
-def test_clone_with_an_agent_takes_the_address_only_under_yield(
+def test_rival_with_an_agent_that_does_not_yield_gets_the_address_only_under_yield(
     trio: Trio, tmp_path: Path, policy: str, owner: str
 ) -> None:
-    """The clone has the same address and the default policy; the two do not take turns."""
-    (tmp_path / "clone").mkdir()
+    (tmp_path / "rival").mkdir()
     with trio.start_daemon(f"{FREQUENT}conflict: {{policy: {policy}}}\n") as agent:
         trio.ip("rival", f"address add {GUEST_ADDRESS}/24 dev eth0")
-        with Agent(trio, tmp_path / "clone", config=FREQUENT, role="rival") as clone:
+        config = "interval: 60s\nconflict: {policy: warn}\n"
+        with Agent(trio, tmp_path / "rival", config=config, role="rival"):
             agent.wait_for_log("address-conflict", claimed_by=RIVAL_MAC, policy=policy)
-            if owner == GUEST_MAC:
-                clone.wait_for_log("address-conflict", claimed_by=GUEST_MAC, policy="yield")
-            wait_until_believed(trio, GUEST_ADDRESS, owner)
             agent.send_more(10)
-            clone.send_more(10)
-            assert believed(trio, GUEST_ADDRESS) == owner
-            # A probe claims nothing, so the clone that has the address hears of no conflict.
-            assert bool(clone.status()["conflicts"]) == (owner == GUEST_MAC)
+            wait_until_believed(trio, GUEST_ADDRESS, owner)
             assert bool(agent.sent_by("defence")) == (policy == "defend")
 
 

@@ -114,7 +114,15 @@ CONFLICT = "CONFLICT: 10.0.0.1 on eth0 is also claimed by 02:00:00:00:00:66 (3 t
         ({"overruns": 1}, "netlink overruns 1, resumes 0"),
         ({"resumes": 1}, "netlink overruns 0, resumes 1"),
         ({"links": [ETH0 | {"held": 12}]}, "frames delayed by the rate limit: eth0 12"),
-        ({"links": [CLAIMED]}, f"{CONFLICT}); not announced during the hold-off"),
+        (
+            {
+                "answer_for_everything": [
+                    {"interface": "eth0", "hardware_address": "02:00:00:00:00:01"}
+                ]
+            },
+            "02:00:00:00:00:01 on eth0 answers for every address; its claims are ignored",
+        ),
+        ({"links": [CLAIMED]}, f"{CONFLICT}); not announced now"),
         ({"links": [WARNED]}, f"{CONFLICT})"),
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else "",

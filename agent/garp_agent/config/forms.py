@@ -204,6 +204,27 @@ BLOCK = Form(
 )
 
 
+_OCTETS = _text_form(
+    "a hardware address such as 02:00:5e:00:53:01, in which * stands for an octet or the rest",
+    (rb"(?!(([0-9A-Fa-f]{2}|\*):){5}([0-9A-Fa-f]{2}|\*)\Z|([0-9A-Fa-f]{2}:){1,5}\*\Z)", "not one"),
+)
+
+
+def _parse_hardware_address(node: yaml.ScalarNode) -> tuple[bytes, bytes]:
+    octets = [*_OCTETS.parse(node).split(":"), *"*****"][:6]
+    bits = bytes(int(octet.replace("*", "0"), 16) for octet in octets)
+    return bits, bytes(255 * (octet != "*") for octet in octets)
+
+
+HARDWARE_ADDRESS = Form(
+    _OCTETS.allowed,
+    _parse_hardware_address,
+    lambda bits_and_mask: quoted(
+        ":".join(f"{octet:02x}" if mask else "*" for octet, mask in zip(*bits_and_mask))
+    ),
+)
+
+
 def list_form(item: Form) -> Form:
     """Take a list, which may be empty."""
     allowed = f"a list, each item {item.allowed}"

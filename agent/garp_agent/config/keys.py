@@ -32,6 +32,7 @@ FORMS = {
     "addresses.deprecated": forms.SWITCH,
     "conflict.policy": forms.choice_form({each.value: each for each in bounds.ConflictPolicy}),
     "conflict.hold_off": forms.DURATION.within(bounds.HOLD_OFF),
+    "conflict.ignore": forms.list_form(forms.HARDWARE_ADDRESS),
     "reconcile_interval": forms.DURATION.within(bounds.RECONCILE_INTERVAL),
     "hint_port": forms.HINT_PORT,
     "control_socket": forms.CONTROL_SOCKET,

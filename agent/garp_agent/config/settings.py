@@ -46,7 +46,7 @@ FRAMES_PER_SECOND = Bound(0.1, 1000.0)  # frames a second
 RATE_LIMIT_DEPTH = Bound(2, 1000)  # frames; an address may need two (arp: both)
 IN_A_SECOND = 14  # frames; Cisco's dynamic ARP inspection shuts a port at 15 by default
 RECONCILE_INTERVAL = Bound(10.0, 86400.0)
-HOLD_OFF = Bound(1.0, 3600.0)
+HOLD_OFF = Bound(1.0, 3600.0)  # seconds
 
 
 class Network(NamedTuple):
@@ -96,7 +96,9 @@ class Conflict(NamedTuple):
     """Passive conflict detection, RFC 5227."""
 
     policy: ConflictPolicy = ConflictPolicy.YIELD
-    hold_off: float = 60.0  # seconds for which a yielded address is withheld
+    hold_off: float = 2.0  # seconds from the rival's latest answer to the next probe
+    # Stations that are no rivals: bits of a hardware address, and a mask of those that count.
+    ignore: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class Settings(NamedTuple):
@@ -131,11 +133,11 @@ def revive(values: tuple[Any, ...]) -> Settings:
     wanted, unwanted, *rest = flat.addresses
     include = tuple(Network(*each) for each in wanted)
     exclude = tuple(Network(*each) for each in unwanted)
-    policy, hold_off = flat.conflict
+    policy, hold_off, ignore = flat.conflict
     return flat._replace(
         rate_limit=RateLimit(*flat.rate_limit),
         arp=ArpForm(flat.arp),
         interfaces=InterfaceSelection(*flat.interfaces),
         addresses=AddressSelection(include, exclude, *rest),
-        conflict=Conflict(ConflictPolicy(policy), hold_off),
+        conflict=Conflict(ConflictPolicy(policy), hold_off, ignore),
     )

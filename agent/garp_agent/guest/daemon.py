@@ -100,7 +100,9 @@ class AgentDaemon:
         self._signals = Signals()
         self._engine = Engine(settings, _uniform, log.level, link_towards)
         self._netlink = Netlink(settings.reconcile_interval, GUEST)
-        self._loop = Loop(self._engine, self._netlink, frames, log, self._after_turn)
+        self._loop = Loop(
+            self._engine, self._netlink, frames, log, self._after_turn, self._listen_for_conflicts
+        )
         self._loop.watch(self._signals, self._read_signals)
         self._reload = Reload(options, self._loop, log, self._notify, self._apply)
         self._operator = Service(self._engine, self._loop, Cause.OPERATOR, self._status)
@@ -108,7 +110,9 @@ class AgentDaemon:
         self._port_logged: object = None
         self._port_notices = Repetition()
         self._conflict_socket: ConflictSocket | None = None
+        self._is_partly_unheard = False  # the filter has no room for all addresses
         self._conflict_revision = -1  # the engine's revision that the conflict socket listens for
+        self._open_conflict_socket()
         self._open_control_socket()
         self._open_hint_port()
 
@@ -156,7 +160,6 @@ class AgentDaemon:
         self._operator.load()
         self._host.load()
         self._notify.say("READY=1")
-        self._open_conflict_socket()
         if self._must_reload:
             self._reload.request(now)
 
@@ -270,8 +273,24 @@ class AgentDaemon:
             self._engine.handle(claim, now)
 
     def _listen_for_conflicts(self) -> None:
-        """Let the conflict socket listen for the addresses that are announced now."""
+        """Let the conflict socket listen for the addresses that are announced now.
+
+        Also before a frame: the first one is a probe, and its answer must be heard.
+        """
         if self._conflict_socket is not None and self._conflict_revision != self._engine.revision:
             self._conflict_revision = self._engine.revision
             plans = self._engine.plans.values()
-            self._conflict_socket.listen_for({each for plan in plans for each in plan.targets})
+            addresses = dict.fromkeys(each for plan in plans for each in plan.targets)
+            addresses.update(dict.fromkeys(self._engine.conflicts.test_addresses()))
+            self._note_unheard(self._conflict_socket.listen_for(addresses))
+
+    def _note_unheard(self, count: int) -> None:
+        """Log once that conflicts of some addresses will not be noticed."""
+        if bool(count) != self._is_partly_unheard:
+            self._is_partly_unheard = bool(count)
+            self._log.say(
+                LEVEL_WARNING if count else LEVEL_INFO,
+                "claims-unheard" if count else "claims-heard",
+                addresses=count or None,
+                effect="their conflicts will not be noticed" if count else None,
+            )

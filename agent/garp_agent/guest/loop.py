@@ -38,6 +38,7 @@ class Loop:
 
     ``after_turn`` is called with the time (seconds, monotonic) when everything that was due is
     sent.  It returns when it must be called again at the latest; ``math.inf`` for never.
+    ``before_frame`` is called before each frame leaves.
     """
 
     def __init__(
@@ -47,12 +48,14 @@ class Loop:
         sender: Sender,
         log: Log,
         after_turn: Callable[[float], float] = lambda now: inf,
+        before_frame: Callable[[], object] = lambda: None,
     ) -> None:
         self.engine = engine
         self._netlink = netlink
         self._sender = sender
         self._log = log
         self._after_turn = after_turn
+        self._before_frame = before_frame
         self._reactor = Reactor()
         self._before_frames: set[int] = set()  # descriptors to poll before every frame
         self._suspended = _suspended(time.monotonic())
@@ -110,8 +113,10 @@ class Loop:
             frame = self.engine.next_frame(now)
             if frame is None:
                 break
+            self._before_frame()
             name = self.engine.inventory.links[frame.ifindex].name
             outcome, errno = self._sender.send(frame.ifindex, name, encode(frame))
+            now = time.monotonic()  # frames of many links leave later than the turn began
             self.engine.handle(Sent(frame, outcome, errno), now)
         return self.engine.counters.sent - before
 

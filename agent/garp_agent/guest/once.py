@@ -10,6 +10,7 @@ from math import inf
 from garp_agent.config.settings import InterfaceSelection, Settings
 from garp_agent.guest.core.engine import Engine
 from garp_agent.guest.core.kernel import GUEST
+from garp_agent.guest.core.model import Cause
 from garp_agent.guest.io.packet import DryRun
 from garp_agent.guest.io.routes import link_towards
 from garp_agent.guest.loop import Loop
@@ -37,7 +38,7 @@ class Announced(NamedTuple):
 def announce(settings: Settings, sender: Sender, log: Log) -> Announced:
     """Announce every address once, as fast as the token bucket allows; close ``sender``."""
     once = settings._replace(burst=(0.0,), interval=3600.0, jitter=0.0)
-    engine = Engine(once, lambda: 1.0, log.level, link_towards)
+    engine = Engine(once, lambda: 1.0, log.level, link_towards, Cause.OPERATOR)
     _run(engine, sender, log, engine.schedule.is_idle)
     dropped = sum(engine.counters.dropped.values())
     return Announced(engine.counters.sent, dropped, list(engine.plans.values()))

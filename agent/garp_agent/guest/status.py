@@ -68,6 +68,15 @@ def status(engine: Engine, now: float, started: float) -> dict[str, object]:
         },
         "overruns": engine.overruns,
         "conflicts": engine.conflicts.claims,
+        "answer_for_everything": [
+            {
+                "interface": link.name,
+                "hardware_address": address_text(hardware_address),
+                "seconds_ago": round(now - since, 3),
+            }
+            for (ifindex, hardware_address), since in engine.conflicts.proxies.items()
+            if (link := engine.inventory.links.get(ifindex)) is not None
+        ],
         "resumes": engine.resumes,
         "links": [_link_status(engine, plan, now) for plan in list(engine.plans.values())],
     }
@@ -112,9 +121,11 @@ def _link_status(engine: Engine, plan: LinkPlan, now: float) -> dict[str, object
 
 def _counted(engine: Engine, ifindex: int, address: bytes, now: float) -> dict[str, object]:
     mine = engine.counters.address(ifindex, address)
-    rival = engine.conflicts.rivals.get((ifindex, address))
+    rival = engine.conflicts.rivals.get(ifindex, {}).get(address)
+    kinds = engine.kinds(ifindex, engine.plans[ifindex].targets[address])
     return {
-        "conflict": _rival(rival, now) if rival else None,
+        "announced_as": [kind.value for kind in kinds],
+        "conflict": _rival(rival, now) if rival and rival.hardware_address else None,
         "sent": mine.sent,
         "dropped": _by_name(mine.dropped),
         "last_cause": mine.last_cause.value if mine.last_cause else None,

@@ -39,6 +39,7 @@ def status_text(values: dict[str, Any]) -> str:
         lines.append(f"frames delayed by the rate limit: {printable(_named_counts(held))}")
     lines += (_conflict_line(link, each) for link in links for each in link["addresses"])
     lines += (_skipped_line(link, each) for link in links for each in link["addresses"])
+    lines += map(_proxy_line, values.get("answer_for_everything", ()))
     return "\n".join(filter(None, lines)) + "\n\n" + table(_status_rows(links))
 
 
@@ -68,12 +69,17 @@ def _hint_port_line(values: dict[str, Any]) -> str:
     return f"hint port {port['name'] or '-'}: {port['state']}{error}, {requests}{last}"
 
 
+def _proxy_line(station: dict[str, Any]) -> str:
+    where = f"{station['hardware_address']} on {printable(station['interface'])}"
+    return f"{where} answers for every address; its claims are ignored"
+
+
 def _conflict_line(link: dict[str, Any], address: dict[str, Any]) -> str:
     rival = address.get("conflict")
     if not rival:
         return ""
     claims = f"{rival['claims']} times, last {_age_text(rival['seconds_ago'])} ago"
-    withheld = "; not announced during the hold-off" if rival["withheld"] else ""
+    withheld = "; not announced now" if rival["withheld"] else ""
     where = f"{address['address']} on {printable(link['interface'])}"
     return f"CONFLICT: {where} is also claimed by {rival['claimed_by']} ({claims}){withheld}"
 

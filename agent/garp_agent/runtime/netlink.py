@@ -1,7 +1,8 @@
 """A stream of kernel events: one rtnetlink socket for dumps and live events (rtnetlink(7)).
 
-Keeps the stream complete: starts a new dump after an overrun (ENOBUFS), after a dump that the
-kernel interrupted, and every ``reconcile_interval``.  Does not decide what an event means.
+Keeps the stream complete: starts a new dump after an overrun (ENOBUFS), a second after a dump that
+changes interrupted (NLM_F_DUMP_INTR), and every ``reconcile_interval``.  Does not decide what an
+event means.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import socket
 from math import inf
 
 from garp_agent.wire import rtnetlink
-from garp_agent.wire.model import DumpComplete, DumpStarted
+from garp_agent.wire.model import DumpComplete, DumpPartial, DumpStarted
 from garp_agent.wire.record import Generic, T
 
 TYPE_CHECKING = False
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from garp_agent.wire.rtnetlink import ControlMessage, Subject
 
-    Events = list[Union[T, DumpStarted, DumpComplete]]
+    Events = list[Union[T, DumpStarted, DumpComplete, DumpPartial]]
 
 RECEIVE_BUFFER = 1 << 20  # bytes asked for; the kernel caps it at net.core.rmem_max
 DATAGRAM = 1 << 16  # bytes; the kernel limits a datagram of a dump to half of that
@@ -53,6 +54,7 @@ class Netlink(Generic[T]):
         self._step: int | None = None  # of the dump under way
         self._again = False  # start a new dump after the one under way, because events were lost
         self._overrun = False  # the reason for _again is an overrun
+        self._interrupted = False  # changes interrupted the dump under way
         self._next_dump = -inf
 
     def fileno(self) -> int:
@@ -111,7 +113,7 @@ class Netlink(Generic[T]):
                 return self._step_failed(failure, now)
             return self._step_done(message.sequence, now)
         if isinstance(message, rtnetlink.DumpInterrupted):
-            self._again = True
+            self._interrupted = self._step is not None
             return []
         if isinstance(message, rtnetlink.RequestFailed):
             return self._step_failed(message, now)
@@ -127,7 +129,7 @@ class Netlink(Generic[T]):
 
     def _start(self, now: float) -> Events[T]:
         started = DumpStarted(self._overrun)
-        self._again = self._overrun = False
+        self._again = self._overrun = self._interrupted = False
         self._ask(0, now)
         return [started]
 
@@ -146,7 +148,13 @@ class Netlink(Generic[T]):
             self._ask(self._step + 1, now)
             return []
         self._step = None
-        return [] if self._again else [DumpComplete()]
+        if self._again:
+            return []
+        if self._interrupted:
+            # While changes go on, they interrupt every dump.  What this one named is there, because
+            # the live events are complete, so it counts; another dump finds what is gone.
+            self._next_dump = min(self._next_dump, now + RETRY)
+        return [DumpPartial() if self._interrupted else DumpComplete()]
 
     def _step_failed(self, failure: rtnetlink.RequestFailed, now: float) -> Events[T]:
         if failure.errno in (errno.EOPNOTSUPP, errno.EAFNOSUPPORT):

@@ -28,6 +28,10 @@ class DumpComplete(NamedTuple):
     """The kernel has named everything since :class:`DumpStarted`; the rest is gone."""
 
 
+class DumpPartial(NamedTuple):
+    """The dump is over, but changes interrupted it: what it did not name may still exist."""
+
+
 class Errno(int):
     """An error number in the fields of a notice; the log writes its name (errno(3))."""
 

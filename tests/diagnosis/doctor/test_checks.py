@@ -159,6 +159,9 @@ def kernel(release: str) -> fact.Facts:
     return facts(kernel=fact.KernelFacts(release))
 
 
+PROXY = {"interface": "eth0", "hardware_address": OTHER_MAC, "seconds_ago": 1.0}
+
+
 def aged(*ages: float | None, conflict: Any = None) -> fact.Facts:
     """Addresses on eth0 by the age of their last frame in seconds."""
     addresses = [
@@ -236,6 +239,7 @@ FILTERED = {"ipv4/arp_ignore": 1, "ipv4/rp_filter": 2}
         (dropped(6), "warn losses: 6 ENETDOWN"),
         (aged(2.5, conflict=rival(True)), f"fail conflicts: by {OTHER_MAC} 4 times, last 9.0 s"),
         (aged(2.5, conflict=rival(False)), f"warn conflicts: by {OTHER_MAC} 4 times, last 9.0"),
+        (facts(status={"answer_for_everything": [PROXY]}), f"warn conflicts: {OTHER_MAC} on eth0"),
         (WELL, "ok addresses lo: skipped (loopback): 127.0.0.1"),
         (skipped("down"), "warn addresses eth0: ip link set eth0 up"),
         (skipped(DUPLICATE), "warn addresses eth0: another machine has 192.0.2.10"),

@@ -1,10 +1,13 @@
-"""conflicts, through the engine: what is withheld, defended and logged, and for how long."""
+"""conflicts, through the engine: what is withheld, probed, defended and logged, and when."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from garp_agent.config.settings import Conflict, ConflictPolicy, Settings
+from garp_agent.config.settings import ArpForm, Conflict, ConflictPolicy, Settings
+from garp_agent.guest.core.conflicts import unused_addresses
 from garp_agent.guest.core.model import (
     AddressGone,
     AddressSeen,
@@ -12,8 +15,11 @@ from garp_agent.guest.core.model import (
     Cause,
     ClaimSeen,
     Kind,
+    LinkSeen,
+    Resumed,
 )
-from tests.world import Agent, Frame, address, dump, link
+from garp_agent.wire.model import LinkGone
+from tests.world import NO_CARRIER, Agent, Frame, address, dump, ip, link, mac, seen
 
 MINE = address("192.0.2.10/24")
 SECOND = address("192.0.2.11/24")
@@ -21,13 +27,15 @@ MINE6 = address("2001:db8::10/64")
 ETH0, ETH1 = link(2, "eth0"), link(3, "eth1")
 RIVAL, RIVAL2 = b"\2\0\0\0\0\x66", b"\2\0\0\0\0\x67"
 YIELD, WARN, DEFEND = ConflictPolicy.YIELD, ConflictPolicy.WARN, ConflictPolicy.DEFEND
+PROBES = [Kind.ARP_PROBE] * 3
+REQUESTS = [Kind.ARP_REQUEST] * 3
 
 
-def guest(policy: ConflictPolicy, hold_off: float = 60.0) -> Agent:
+def guest(policy: ConflictPolicy = YIELD, **more: Any) -> Agent:
     """An agent at time 0 whose start burst is over, and whose next refresh is far away."""
-    conflict = Conflict(policy, hold_off)
+    conflict = Conflict(policy, **more)
     settings = Settings(interval=5000.0, jitter=0.0, mac_only=False, conflict=conflict)
-    agent = Agent(settings, now=-1.0)
+    agent = Agent(settings, now=-3.0)
     agent.tell(*dump(ETH0, ETH1, MINE, SECOND, MINE6))
     agent.until(0.0)
     agent.notices()
@@ -35,17 +43,39 @@ def guest(policy: ConflictPolicy, hold_off: float = 60.0) -> Agent:
 
 
 def claim(
-    agent: Agent, now: float, claimed: bytes = MINE.address, rival: bytes = RIVAL
+    agent: Agent,
+    now: float,
+    claimed: bytes = MINE.address,
+    rival: bytes = RIVAL,
+    answer: bool = False,
 ) -> list[Frame]:
-    return agent.until(now) + agent.tell(ClaimSeen("eth0", claimed, rival))
+    return agent.until(now) + agent.tell(ClaimSeen("eth0", claimed, rival, answer))
 
 
-def burst(agent: Agent, now: float) -> dict[bytes, list[Kind]]:
-    """The kinds of the frames of one burst, by address."""
-    found: dict[bytes, list[Kind]] = {}
-    for frame in agent.until(now) + agent.tell(BurstRequested(Cause.HINT, (0.0,))):
-        found.setdefault(frame.announcement.address, []).append(frame.announcement.kind)
-    return found
+def answered_by(agent: Agent, *rivals: bytes, everything: bool = False) -> None:
+    """Let stations answer the probes for the guest's addresses, or for all, from now on."""
+
+    def answers(frame: Frame) -> list[ClaimSeen]:
+        sent = frame.announcement
+        if sent.kind not in (Kind.ARP_PROBE, Kind.DAD_PROBE):
+            return []
+        if sent.cause is Cause.PROXY_TEST and not everything:
+            return []
+        return [ClaimSeen("eth0", sent.address, rival, True) for rival in rivals]
+
+    agent.after_frame = answers
+
+
+def kinds(frames: list[Frame], of: bytes = MINE.address) -> list[Kind]:
+    return [frame.announcement.kind for frame in frames if frame.announcement.address == of]
+
+
+def moments(frames: list[Frame], of: bytes = MINE.address) -> list[float]:
+    return [round(frame.at, 6) for frame in frames if frame.announcement.address == of]
+
+
+def is_withheld(agent: Agent, item: Any = MINE) -> bool:
+    return agent.engine.conflicts.is_withheld(item.ifindex, item.address)
 
 
 def logged_rivals(agent: Agent) -> list[object]:
@@ -53,40 +83,297 @@ def logged_rivals(agent: Agent) -> list[object]:
     return [dict(each.fields)["claimed_by"] for each in notices]
 
 
-def test_claim_under_yield_withholds_only_the_claimed_address() -> None:
-    agent = guest(YIELD)
-    assert claim(agent, 10.0) == []
-    assert burst(agent, 11.0) == {
-        MINE.address: [Kind.ARP_PROBE],
-        SECOND.address: [Kind.ARP_REQUEST],
-        MINE6.address: [Kind.UNSOLICITED_NA],
-    }
-    claim(agent, 12.0, MINE6.address)
-    assert burst(agent, 13.0)[MINE6.address] == [Kind.RARP, Kind.DAD_PROBE]
+# -- a claim and its check ----------------------------------------------------------
 
 
-def test_hold_off_runs_from_last_claim_and_ends_with_a_burst() -> None:
-    agent = guest(YIELD, hold_off=60.0)
+def test_claim_without_answers_withholds_for_three_probes_and_then_bursts() -> None:
+    agent = guest()
+    frames = claim(agent, 10.0) + agent.until(20.0)
+    assert (kinds(frames), moments(frames)) == (
+        PROBES + [Kind.ARP_REQUEST] * 3,
+        [10.0, 10.5, 11.0, 11.5, 11.6, 11.9],
+    )
+    assert {f.announcement.address for f in frames} == {MINE.address}
+    causes = [frame.announcement.cause for frame in frames]
+    assert causes == [Cause.CONFLICT] * 3 + [Cause.ADDRESS_ADDED] * 3
+    notices = [each for each in agent.notices() if each.startswith("address")]
+    assert notices == ["address-conflict", "address-conflict-over"]
+
+
+def test_claim_to_an_ipv6_address_is_checked_by_dad_probes() -> None:
+    agent = guest()
+    frames = claim(agent, 10.0, MINE6.address) + agent.until(20.0)
+    assert (
+        kinds(frames, MINE6.address) == [Kind.RARP, Kind.DAD_PROBE] * 3 + [Kind.UNSOLICITED_NA] * 3
+    )
+
+
+def test_hint_while_an_address_is_withheld_sends_a_probe_for_it_and_announces_the_others() -> None:
+    agent = guest()
+    answered_by(agent, RIVAL)
     claim(agent, 10.0)
+    frames = agent.until(11.0) + agent.tell(BurstRequested(Cause.HINT, (0.0,)))
+    assert kinds(frames)[-1:] == [Kind.ARP_PROBE]
+    assert kinds(frames, SECOND.address) == [Kind.ARP_REQUEST]
+    assert kinds(frames, MINE6.address) == [Kind.UNSOLICITED_NA]
+
+
+def test_rival_that_answers_is_probed_at_each_hold_off_and_left_after_three_probes() -> None:
+    agent = guest(hold_off=4.0)
+    answered_by(agent, RIVAL)
+    frames = claim(agent, 10.0) + agent.until(1000.0)
+    assert set(kinds(frames)) == {Kind.ARP_PROBE}
+    assert moments(frames)[:4] == [10.0, 14.0, 18.0, 22.0]
+    assert is_withheld(agent)
+    answered_by(agent)
+    last = moments(frames)[-1]
+    frames = agent.until(1020.0)
+    assert kinds(frames) == PROBES + REQUESTS
+    assert moments(frames)[3] == last + 4.0 + 1.5  # the loop, too, is back within five seconds
+
+
+def test_answer_that_comes_before_any_probe_is_a_claim_like_others() -> None:
+    agent = guest()
+    frames = claim(agent, 10.0, answer=True) + agent.until(20.0)
+    assert kinds(frames) == PROBES + REQUESTS
+
+
+def test_claim_during_the_rest_after_a_check_is_checked_when_the_rest_is_over() -> None:
+    agent = guest()
+    claim(agent, 10.0)
+    frames = claim(agent, 13.0, rival=RIVAL2) + agent.until(20.0)
+    probes = [frame for frame in frames if frame.announcement.kind is Kind.ARP_PROBE]
+    assert moments(probes)[2:] == [15.5, 16.0, 16.5]
+
+
+def test_claims_without_end_leave_no_gap_longer_than_the_loop() -> None:
+    """A forger with ever new hardware addresses; the loop announces every five to six seconds."""
+    agent = guest()
+    agent.engine.reconfigure(agent.engine.settings._replace(interval=5.0), 0.0)
+    frames: list[Frame] = []
+    for step in range(3000):
+        forged = bytes((2, 1, 0, 0, *divmod(step, 256)))
+        frames += claim(agent, 0.1 * step, rival=forged)
+    at = [f.at for f in frames if kinds([f]) == [Kind.ARP_REQUEST]]
+    assert max(later - earlier for earlier, later in zip(at, at[1:])) <= 5.2
+    assert len(agent.engine.conflicts.silent) <= 64
+
+
+def test_claims_of_a_silent_station_withhold_nothing_until_it_answers() -> None:
+    """A repeater returns each of our announcements under its own hardware address."""
+    agent = guest()
+    claim(agent, 10.0)
+    agent.until(30.0)
+    frames = claim(agent, 30.0) + agent.until(39.0)
+    assert not is_withheld(agent)
+    assert kinds(frames) == [Kind.ARP_PROBE]  # one, to see whether it still does not answer
+    answered_by(agent, RIVAL)
     claim(agent, 40.0)
-    claim(agent, 41.0, SECOND.address)
-    assert agent.engine.conflicts.rivals[2, MINE.address].claims == 2
-    assert agent.engine.deadline() == 100.0
-    assert agent.until(99.0) == []
-    frames = agent.until(100.0)
-    assert [(f.at, f.announcement.address, f.announcement.kind) for f in frames] == [
-        (100.0, MINE.address, Kind.ARP_REQUEST)
+    agent.tell()
+    assert is_withheld(agent)
+    assert not agent.engine.conflicts.silent
+
+
+def test_other_rival_during_the_check_of_a_silent_station_withholds_the_address() -> None:
+    agent = guest()
+    claim(agent, 10.0)
+    agent.until(30.0)
+    claim(agent, 30.0)
+    claim(agent, 30.1, rival=RIVAL2)
+    assert is_withheld(agent)
+
+
+# -- stations that are no rivals ----------------------------------------------------
+
+
+@pytest.mark.parametrize("item", [MINE, MINE6])
+def test_station_that_answers_for_everything_is_no_rival(item: Any) -> None:
+    agent = guest()
+    answered_by(agent, RIVAL, everything=True)
+    claim(agent, 10.0, item.address)
+    agent.until(13.0)
+    assert not is_withheld(agent, item)
+    assert list(agent.engine.conflicts.proxies) == [(2, RIVAL)]
+    assert agent.notices().count("answers-for-everything") == 1
+    agent.until(20.0)
+    assert claim(agent, 20.0, item.address) == []
+    assert not is_withheld(agent, item)
+    assert agent.engine.conflicts._tests == {}
+
+
+def test_rival_beside_a_station_that_answers_for_everything_keeps_the_address() -> None:
+    agent = guest()
+    answered_by(agent, RIVAL, RIVAL2)
+    claim(agent, 10.0)
+    agent.until(11.0)
+    agent.after_frame = lambda frame: [
+        ClaimSeen("eth0", frame.announcement.address, each, True)
+        for each in (RIVAL, RIVAL2)
+        if each == RIVAL or frame.announcement.cause is not Cause.PROXY_TEST
     ]
-    assert frames[0].announcement.cause is Cause.ADDRESS_ADDED
-    assert agent.notices()[-1:] == ["frame-sent"]
-    assert agent.engine.deadline() < 101.0  # rounds of the burst, and the other hold-off
+    agent.until(200.0)
+    assert list(agent.engine.conflicts.proxies) == [(2, RIVAL)]
+    assert is_withheld(agent)
+
+
+def test_station_known_as_answering_for_everything_is_forgotten_after_an_hour() -> None:
+    agent = guest()
+    answered_by(agent, RIVAL, everything=True)
+    claim(agent, 10.0)
+    agent.until(20.0)
+    answered_by(agent, RIVAL)
+    claim(agent, 3000.0)
+    assert not is_withheld(agent)
+    claim(agent, 3700.0)
+    assert is_withheld(agent)
+
+
+def test_unused_addresses_are_in_the_prefix_and_not_ours() -> None:
+    for draw in (0.0, 0.035, 0.5, 0.999999):
+        for text, length, network in (
+            ("10.0.0.9", 16, "10.0."),
+            ("10.0.0.9", 24, "10.0.0."),
+            ("10.0.0.9", 32, "10.0.0."),
+        ):
+            for found in unused_addresses(ip(text), length, 2, lambda at=draw: at):
+                assert found != ip(text)
+                assert ".".join(map(str, found)).startswith(network)
+                assert length == 16 or found[3] not in (0, 255)
+    (six,) = set(unused_addresses(MINE6.address, 64, 2, lambda: 0.3))
+    assert six[:8] == MINE6.address[:8]
+    assert six != MINE6.address
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        pytest.param(ClaimSeen("eth0", MINE.address, ETH0.hardware_address), id="our own frame"),
+        pytest.param(ClaimSeen("eth0", MINE.address, ETH1.hardware_address), id="our other link"),
+        pytest.param(ClaimSeen("eth0", bytes([192, 0, 2, 99]), RIVAL), id="not our address"),
+        pytest.param(ClaimSeen("eth1", MINE.address, RIVAL), id="other network"),
+        pytest.param(ClaimSeen("eth9", MINE.address, RIVAL), id="unknown link"),
+        pytest.param(ClaimSeen("eth0", MINE.address, b"\xff" * 6), id="broadcast"),
+        pytest.param(ClaimSeen("eth0", MINE.address, mac("01:00:5e:00:00:01")), id="multicast"),
+        pytest.param(ClaimSeen("eth0", MINE.address, bytes(6)), id="zero"),
+        pytest.param(ClaimSeen("eth0", MINE.address, mac("02:aa:00:00:00:77")), id="ignored"),
+    ],
+)
+def test_claim_that_is_no_conflict_is_ignored(event: ClaimSeen) -> None:
+    agent = guest(ignore=((mac("02:aa:00:00:00:00"), mac("ff:ff:00:00:00:00")),))
+    assert agent.tell(event) == []
+    assert (agent.engine.conflicts.claims, agent.engine.conflicts.rivals) == (0, {})
+    assert agent.notices() == []
+
+
+@pytest.mark.parametrize(
+    ("hardware_address", "is_ignored"),
+    [(ETH0.hardware_address, True), (mac("00:00:5e:00:01:33"), False)],
+)
+def test_claim_from_a_former_hardware_address_is_ignored_unless_it_is_a_virtual_routers(
+    hardware_address: bytes, is_ignored: bool
+) -> None:
+    agent = guest()
+    agent.see(ETH0._replace(hardware_address=hardware_address))
+    agent.see(ETH0._replace(hardware_address=mac("02:00:00:00:00:99")))
+    agent.until(10.0)
+    claim(agent, 10.0, rival=hardware_address)
+    assert is_withheld(agent) != is_ignored
+    agent.tell(LinkGone(2), *seen(link(4, "eth0"), address("192.0.2.10/24", ifindex=4)))
+    agent.until(20.0)
+    claim(agent, 20.0, rival=mac("02:00:00:00:00:99"))
+    assert not agent.engine.conflicts.is_withheld(4, MINE.address)
+
+
+# -- addresses that come back, and guests that were away ----------------------------
+
+
+def test_address_added_again_within_a_minute_is_checked_for_its_rival() -> None:
+    agent = guest()
+    answered_by(agent, RIVAL)
+    claim(agent, 10.0)
+    agent.until(12.0)
+    agent.tell(AddressGone(MINE))
+    assert agent.engine.conflicts.rivals.get(2, {}) == {}
+    frames = agent.until(60.0) + agent.tell(AddressSeen(MINE)) + agent.until(200.0)
+    assert set(kinds(frames)) == {Kind.ARP_PROBE}
+    assert is_withheld(agent)
+    agent.tell(AddressGone(MINE))
+    answered_by(agent)
+    agent.until(300.0)  # more than a minute
+    frames = agent.tell(AddressSeen(MINE)) + agent.until(310.0)
+    assert kinds(frames) == REQUESTS
+
+
+def test_addresses_that_went_with_rivals_are_remembered_in_bounded_memory() -> None:
+    agent = guest()
+    for number in range(3000):
+        one = address(f"10.{number >> 8}.{number & 255}.1/24")
+        agent.tell(AddressSeen(one), ClaimSeen("eth0", one.address, RIVAL))
+        agent.tell(AddressSeen(one))
+        agent.engine.handle(ClaimSeen("eth0", one.address, RIVAL), agent.now)
+        agent.tell(AddressGone(one))
+    assert 0 < len(agent.engine.conflicts._gone) <= 1024
+
+
+@pytest.mark.parametrize(
+    ("events", "cause"),
+    [
+        ([*seen(ETH0._replace(flags=NO_CARRIER), ETH0)], Cause.LINK_UP),
+        ([Resumed(60.0)], Cause.RESUME),
+    ],
+)
+def test_guest_that_was_away_probes_first_and_yields_to_a_station_that_answers(
+    events: list[Any], cause: Cause
+) -> None:
+    agent = guest()
+    frames = agent.tell(*events) + agent.until(10.0)
+    assert kinds(frames) == [Kind.ARP_PROBE, *REQUESTS]
+    assert kinds(frames, MINE6.address)[:3] == [Kind.RARP, Kind.DAD_PROBE, Kind.UNSOLICITED_NA]
+    assert {frame.announcement.cause for frame in frames} == {cause}
+    assert moments(frames) == [0.0, 0.5, 0.6, 0.9]
+    answered_by(agent, RIVAL)
+    frames = agent.tell(*events) + agent.until(60.0)
+    assert set(kinds(frames)) == {Kind.ARP_PROBE}
+
+
+def test_start_with_many_addresses_announces_each_soon_after_its_probe() -> None:
+    settings = Settings(interval=5000.0, interval_with_lease=5000.0)
+    agent = Agent(settings, now=0.0)
+    items = [address(f"10.0.{n}.1/24") for n in range(100)]
+    frames = agent.tell(*dump(ETH0, *items)) + agent.until(120.0)
+    for item in items:
+        at = moments(frames, item.address)
+        assert at[1] - at[0] < 5.0
+
+
+@pytest.mark.parametrize("policy", [WARN, DEFEND])
+def test_guest_that_was_away_announces_at_once_if_it_does_not_yield(policy: ConflictPolicy) -> None:
+    frames = guest(policy).tell(Resumed(60.0))
+    assert kinds(frames) == [Kind.ARP_REQUEST]
+
+
+def test_arp_form_probe_claims_nothing_and_needs_no_check() -> None:
+    agent = Agent(Settings(interval=5000.0, arp=ArpForm.PROBE), now=0.0)
+    frames = agent.tell(*dump(ETH0, MINE)) + agent.until(5.0)
+    assert moments(frames) == [0.0, 0.1, 0.4]
+
+
+def test_link_that_goes_down_during_a_check_forgets_it() -> None:
+    agent = guest()
+    claim(agent, 10.0)
+    agent.tell(LinkSeen(ETH0._replace(flags=NO_CARRIER)))
+    assert agent.engine.conflicts.rivals == {}
+    assert agent.until(5000.0 - 3.0) == []
+
+
+# -- the log, the other policies, other settings -------------------------------------
 
 
 @pytest.mark.parametrize(
     ("claims", "logged"),
     [
         ([(10.0, RIVAL), (11.0, RIVAL), (21.0, RIVAL2)], [RIVAL, RIVAL2]),
-        ([(10.0, RIVAL), (70.0, RIVAL)], [RIVAL]),  # the hold-off is extended by each claim
+        ([(10.0, RIVAL), (70.0, RIVAL)], [RIVAL]),  # it goes on
         ([(10.0, RIVAL), (71.0, RIVAL)], [RIVAL, RIVAL]),  # it was over
         ([(10.0, RIVAL), (20.0, RIVAL2), (20.1, RIVAL2)], [RIVAL]),
         ([(10.0, RIVAL), (20.1, RIVAL2), (29.0, RIVAL), (30.2, RIVAL2)], [RIVAL, RIVAL2, RIVAL2]),
@@ -103,38 +390,39 @@ def test_rival_is_logged_if_new_and_at_most_every_ten_seconds(
 
 
 def test_policy_changed_releases_withheld_addresses_and_logs_the_rival_anew() -> None:
-    agent = guest(YIELD)
+    agent = guest()
+    answered_by(agent, RIVAL)
     claim(agent, 10.0)
-    for now, policy, kind in ((11.0, YIELD, Kind.ARP_PROBE), (13.0, WARN, Kind.ARP_REQUEST)):
-        agent.until(now)
-        agent.engine.reconfigure(
-            agent.engine.settings._replace(interval=now, conflict=Conflict(policy)), now
-        )
-        released = [frame.announcement.kind for frame in agent.tell()]
-        assert released == ([kind] if policy is WARN else [])
-        assert set(burst(agent, now + 1.0)[MINE.address]) == {kind}
+    agent.until(11.0)
+    settings = agent.engine.settings._replace(conflict=Conflict(WARN))
+    agent.engine.reconfigure(settings, 11.0)
+    assert kinds(agent.tell()) == [Kind.ARP_REQUEST]
     assert logged_rivals(agent) == [RIVAL]
     claim(agent, 15.0)
+    assert logged_rivals(agent) == [RIVAL]  # under another policy
+    claim(agent, 30.0)
     assert logged_rivals(agent) == []
-    agent.engine.reconfigure(agent.engine.settings._replace(conflict=Conflict(YIELD)), 16.0)
-    claim(agent, 16.0)
+    agent.engine.reconfigure(settings._replace(conflict=Conflict(YIELD)), 31.0)
+    claim(agent, 42.0)
+    assert is_withheld(agent)
     assert logged_rivals(agent) == [RIVAL]
 
 
 def test_hold_off_changed_is_in_force_at_once() -> None:
-    agent = guest(YIELD, hold_off=60.0)
+    agent = guest(hold_off=3600.0)
+    answered_by(agent, RIVAL)
     claim(agent, 10.0)
-    assert agent.engine.deadline() == 70.0
-    agent.engine.reconfigure(agent.engine.settings._replace(conflict=Conflict(YIELD, 5.0)), 10.0)
+    assert agent.engine.conflicts.deadline() == 3610.0
+    agent.engine.reconfigure(agent.engine.settings._replace(conflict=Conflict(YIELD, 5.0)), 12.0)
     agent.tell()
-    assert agent.engine.deadline() == 15.0
+    assert agent.engine.conflicts.deadline() == 15.0
 
 
 def test_claim_under_warn_is_logged_and_nothing_else() -> None:
     agent = guest(WARN)
     assert claim(agent, 10.0) + agent.until(20.0) == []
     assert agent.notices() == ["address-conflict"]
-    assert burst(agent, 20.0)[MINE.address] == [Kind.ARP_REQUEST]
+    assert kinds(agent.tell(BurstRequested(Cause.HINT, (0.0,)))) == [Kind.ARP_REQUEST]
 
 
 def test_claim_under_defend_is_answered_at_most_every_ten_seconds() -> None:
@@ -144,33 +432,3 @@ def test_claim_under_defend_is_answered_at_most_every_ten_seconds() -> None:
         frames += claim(agent, now)
     answers = [(f.at, f.announcement.address, f.announcement.cause) for f in frames]
     assert answers == [(now, MINE.address, Cause.DEFENCE) for now in (10.0, 20.0, 30.1)]
-
-
-@pytest.mark.parametrize(
-    "event",
-    [
-        pytest.param(ClaimSeen("eth0", MINE.address, ETH0.hardware_address), id="our own frame"),
-        pytest.param(ClaimSeen("eth0", MINE.address, ETH1.hardware_address), id="our other link"),
-        pytest.param(ClaimSeen("eth0", bytes([192, 0, 2, 99]), RIVAL), id="not our address"),
-        pytest.param(ClaimSeen("eth1", MINE.address, RIVAL), id="other network"),
-        pytest.param(ClaimSeen("eth9", MINE.address, RIVAL), id="unknown link"),
-    ],
-)
-def test_claim_that_is_no_conflict_is_ignored(event: ClaimSeen) -> None:
-    agent = guest(YIELD)
-    assert agent.tell(event) == []
-    assert (agent.engine.conflicts.claims, agent.engine.conflicts.rivals) == (0, {})
-    assert agent.notices() == []
-
-
-def test_address_removed_forgets_its_rival() -> None:
-    agent = guest(YIELD)
-    claim(agent, 10.0)
-    claim(agent, 10.0, SECOND.address)
-    agent.tell(AddressGone(MINE))
-    assert list(agent.engine.conflicts.rivals) == [(2, SECOND.address)]
-    frames = agent.tell(AddressSeen(MINE))
-    assert [frame.announcement.kind for frame in frames] == [Kind.ARP_REQUEST]
-    agent.tell(AddressGone(SECOND))
-    assert agent.until(69.0) != []  # the burst
-    assert agent.engine.conflicts.deadline() == float("inf")

@@ -37,6 +37,11 @@ def announcement(
     return Announcement(7, kind, hardware_address, address, Cause.REFRESH, router, override)
 
 
+def answer(hardware_address: bytes, address: bytes, override: bool = True) -> Claim:
+    """A claim in the form in which a station answers a probe."""
+    return Claim(hardware_address, address, override=override, answer=True)
+
+
 def text(address: bytes) -> str:
     return address.hex(":") if len(address) == 6 else str(ipaddress.ip_address(address))
 
@@ -47,22 +52,22 @@ NA = Kind.UNSOLICITED_NA
 # What we encode to the frame, and what we decode it to.
 GOLDEN: dict[str, tuple[Announcement | None, Claim | None]] = {
     "arp-announcement": (announcement(Kind.ARP_REQUEST, OURS, V4), Claim(OURS, V4, False, True)),
-    "arp-reply": (announcement(Kind.ARP_REPLY, OURS, V4), Claim(OURS, V4)),
+    "arp-reply": (announcement(Kind.ARP_REPLY, OURS, V4), answer(OURS, V4)),
     "arp-probe": (announcement(Kind.ARP_PROBE, OURS, V4_PROBED), Claim(OURS, V4_PROBED, True)),
-    "unsolicited-na": (announcement(NA, OURS, V6), Claim(OURS, V6)),
+    "unsolicited-na": (announcement(NA, OURS, V6), answer(OURS, V6)),
     "unsolicited-na-router": (
         announcement(NA, OURS, V6_ROUTER, router=True),
-        Claim(OURS, V6_ROUTER),
+        answer(OURS, V6_ROUTER),
     ),
     "unsolicited-na-optimistic": (
         announcement(NA, OURS, V6, override=False),
-        Claim(OURS, V6, override=False),
+        answer(OURS, V6, override=False),
     ),
     "rarp": (announcement(Kind.RARP, OURS, b""), None),
     "dad-probe": (announcement(Kind.DAD_PROBE, OURS, V6), Claim(OURS, V6, probe=True)),
     "dad-solicitation": (None, Claim(OURS, V6, probe=True)),
     "arp-unpadded-iputils": (None, Claim(OURS, V4)),
-    "arp-reply-tagged": (None, Claim(THEIRS, V4)),
+    "arp-reply-tagged": (None, answer(THEIRS, V4)),
 }
 CLAIMS = {name: claim for name, (_, claim) in GOLDEN.items() if claim}
 
@@ -179,7 +184,7 @@ def test_decode_arp_of_scapy_gives_claim_of_its_sender(
 ) -> None:
     arp = ARP(op=op, hwsrc=text(sender), psrc=text(address), hwdst=text(target), pdst=text(asked))
     frame = Ether(src=text(source), dst=EVERYBODY) / arp / rest
-    assert decode(bytes(frame)) == Claim(sender, address)
+    assert decode(bytes(frame)) == Claim(sender, address, answer=op == 2)
 
 
 @property_settings(100)
@@ -211,7 +216,7 @@ def test_decode_advertisement_of_scapy_gives_claim(
     ether = Ether(src=text(source), dst="33:33:00:00:00:01")
     frame = ether / IPv6(src=text(target), dst="ff02::1", hlim=255) / message
     expected = station if with_option else source
-    assert decode(bytes(frame)) == Claim(expected, target, override=override)
+    assert decode(bytes(frame)) == answer(expected, target, override=override)
 
 
 # -- decoding: hand-made frames ----------------------------------------------------------
@@ -338,14 +343,14 @@ def test_decode_frame_without_claim_raises_with_reason(frame: bytes, message: st
 
 
 ACCEPTED = [
-    (NA_FRAME, Claim(THEIRS, V6)),
-    (icmpv6(advertisement(TLLA, flags=0x60), destination=V6_ROUTER), Claim(THEIRS, V6)),
-    (icmpv6(advertisement(b"\x0e\x02" + bytes(14) + b"\x02\x01" + OURS)), Claim(OURS, V6)),
-    (icmpv6(advertisement(flags=0x3F)), Claim(THEIRS, V6)),  # reserved flags
-    (icmpv6(advertisement(TLLA)) + b"\xff" * 3, Claim(THEIRS, V6)),  # bytes after the packet
+    (NA_FRAME, answer(THEIRS, V6)),
+    (icmpv6(advertisement(TLLA, flags=0x60), destination=V6_ROUTER), answer(THEIRS, V6)),
+    (icmpv6(advertisement(b"\x0e\x02" + bytes(14) + b"\x02\x01" + OURS)), answer(OURS, V6)),
+    (icmpv6(advertisement(flags=0x3F)), answer(THEIRS, V6)),  # reserved flags
+    (icmpv6(advertisement(TLLA)) + b"\xff" * 3, answer(THEIRS, V6)),  # bytes after the packet
     (probe(), Claim(THEIRS, V6, probe=True)),  # without a nonce
     # Traffic class and flow label.
-    (NA_FRAME[:14] + bytes.fromhex("6e012345") + NA_FRAME[18:], Claim(THEIRS, V6)),
+    (NA_FRAME[:14] + bytes.fromhex("6e012345") + NA_FRAME[18:], answer(THEIRS, V6)),
 ]
 
 

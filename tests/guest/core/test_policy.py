@@ -418,14 +418,3 @@ def test_target_of_mac_only_exists_without_addresses_on_suitable_link() -> None:
     assert planned(link(), settings=names(exclude=("eth2",))).targets == {}
     assert list(planned(link(), V6._replace(flags=IFA_F_TENTATIVE)).targets) == [b""]
     assert b"" not in planned(link(), A).targets
-
-
-def test_target_withheld_has_only_frames_that_claim_nothing() -> None:
-    held = {(2, A.address), (2, V6.address)}
-    items = (A, address("10.0.0.2/24"), V6)
-    made = plan_link(link(), items, False, Settings(), lambda *which: which in held)
-    assert [(target.kinds, target.withheld) for target in made.targets.values()] == [
-        ((Kind.ARP_PROBE,), True),
-        ((Kind.ARP_REQUEST,), False),
-        ((Kind.RARP, Kind.DAD_PROBE), True),
-    ]

@@ -118,6 +118,7 @@ other_events = st.one_of(
         INDEXES.map(lambda ifindex: f"eth{ifindex}"),
         st.sampled_from([address(text).address for text in (*V4, *V6, CROWD[0])]),
         st.sampled_from([*RIVALS, b"\2\0\0\0\0\1"]),
+        st.booleans(),
     ),
 )
 events = st.lists(
@@ -286,7 +287,9 @@ class Guest(RuleBasedStateMachine):
         self.allowed: dict[Where, bool] = {}  # to be announced, with the override flag
         self.buckets: dict[int, TokenBucket] = {}
         self.clocks: dict[Where, Clock] = {}
-        self.yielded: dict[Where, float] = {}  # until when
+        self.probed: dict[Where, float] = {}  # when a probe was sent
+        self.yielded: dict[Where, float] = {}  # until when, because a rival answered a probe
+        self.answering: tuple[bytes, ...] = ()  # rivals that answer the guest's probes
         self.interruptions: list[list[Any] | int] = []  # one after each of the next frames
         self.leased = False  # at some time in this step
         port = link(2, master_ifindex=BRIDGE if bridged else 0, port_kind="bridge")
@@ -327,12 +330,17 @@ class Guest(RuleBasedStateMachine):
             ifindex, one = mine[which % len(mine)]
             self.happen([ClaimSeen(f"eth{ifindex}", one, rival)])
 
+    @rule(rivals=st.sampled_from([(), (), RIVALS[:1], RIVALS]))
+    def rivals_answer_from_now_on(self, rivals: tuple[bytes, ...]) -> None:
+        self.answering = tuple(rivals)
+
     @rule(settings=st.sampled_from(SETTINGS))
     def reconfigure(self, settings: Settings) -> None:
         for bucket in self.buckets.values():
             bucket.change(*settings.rate_limit, self.agent.now)
         self.settings = settings
         self.yielded.clear()
+        self.probed.clear()
         self.agent.engine.reconfigure(settings, self.agent.now)
         self._check(self.agent.tell)
 
@@ -354,7 +362,7 @@ class Guest(RuleBasedStateMachine):
     # -- the model ------------------------------------------------------------------------
 
     def _take(self, events: list[Any], now: float) -> None:
-        """Note what there is, and which addresses are yielded because a rival claimed them."""
+        """Note what there is, and which addresses are yielded because a rival has them."""
         before = self.owned.announceable(self.settings)
         for event in events:
             self.owned.take(event)
@@ -363,10 +371,18 @@ class Guest(RuleBasedStateMachine):
         after = self.owned.announceable(self.settings)
         if self.settings.conflict.policy is ConflictPolicy.YIELD:
             for event in events:
-                if isinstance(event, ClaimSeen) and event.hardware_address in RIVALS:
+                if isinstance(event, ClaimSeen) and event.answer:
                     which = (int(event.interface[3:]), event.address)
-                    if which in before and which in after:
+                    if which in before and which in after and self._is_believed(event, now):
                         self.yielded[which] = now + self.settings.conflict.hold_off
+
+    def _is_believed(self, event: ClaimSeen, now: float) -> bool:
+        """Whether the claim comes from a rival, in time after a probe."""
+        ifindex = int(event.interface[3:])
+        proxies = self.agent.engine.conflicts.proxies
+        is_rival = event.hardware_address in RIVALS
+        in_time = now - self.probed.get((ifindex, event.address), -10.0) < 0.5
+        return is_rival and in_time and (ifindex, event.hardware_address) not in proxies
 
     def _start_clocks(self, now: float) -> None:
         self.allowed = self.owned.announceable(self.settings)
@@ -380,9 +396,13 @@ class Guest(RuleBasedStateMachine):
         number = sum(one == ifindex for one, _ in self.allowed)
         ticks = ceil(number / settings.addresses_per_tick)
         interval = settings.interval_with_lease if self.leased else settings.interval
-        tokens = 2 * number + settings.rate_limit.depth
-        seconds = tokens / settings.rate_limit.frames_per_second
-        return ticks * interval * (1 + settings.jitter) + seconds
+        # Stacked links share a bucket.  Each address can have an announcement before it in the
+        # queue, and its release; each rival is tested with two frames.
+        tokens = 4 * len(self.allowed) + settings.rate_limit.depth + 4
+        return (
+            ticks * interval * (1 + settings.jitter)
+            + tokens / settings.rate_limit.frames_per_second
+        )
 
     # -- the checks -----------------------------------------------------------------------
 
@@ -407,8 +427,10 @@ class Guest(RuleBasedStateMachine):
     def _after_frame(self, frame: Frame) -> list[Any]:
         """Check a frame when it is sent; return what happens before the next one."""
         self._check_frame(frame)
+        answers = self._answers(frame)
+        self._take(answers, self.agent.now)
         if not self.interruptions:
-            return []
+            return answers
         happening = self.interruptions.pop(0)
         if isinstance(happening, int):  # one of the things there are goes
             gone: list[Any] = [LinkGone(ifindex) for ifindex in self.owned.links]
@@ -416,12 +438,25 @@ class Guest(RuleBasedStateMachine):
             happening = [gone[happening % len(gone)]] if gone else []
         self._take(happening, self.agent.now)
         self._start_clocks(self.agent.now)
-        return happening
+        return [*answers, *happening]
+
+    def _answers(self, frame: Frame) -> list[Any]:
+        sent = frame.announcement
+        if sent.kind not in (Kind.ARP_PROBE, Kind.DAD_PROBE) or sent.cause is Cause.PROXY_TEST:
+            return []
+        self.probed[sent.ifindex, sent.address] = frame.at
+        name = f"eth{sent.ifindex}"
+        return [ClaimSeen(name, sent.address, rival, True) for rival in self.answering]
 
     def _check_frame(self, frame: Frame) -> None:
         sent = frame.announcement
         which = (sent.ifindex, sent.address)
         assert self.owned.complete
+        if sent.cause is Cause.PROXY_TEST:
+            assert sent.kind in (Kind.ARP_PROBE, Kind.DAD_PROBE)
+            assert any(one == sent.ifindex for one, _ in self.allowed)
+            self._take_token(frame)
+            return
         assert which in self.allowed, "what is announced is not there"
         assert sent.hardware_address == self.owned.links[sent.ifindex].hardware_address
         if frame.at < self.yielded.get(which, 0.0):
@@ -429,12 +464,16 @@ class Guest(RuleBasedStateMachine):
         if sent.kind is Kind.UNSOLICITED_NA:
             assert sent.override == self.allowed[which]
             assert sent.router == (sent.ifindex in self.owned.routers)
-        if sent.ifindex not in self.buckets:
-            self.buckets[sent.ifindex] = TokenBucket(*self.settings.rate_limit)
-        self.buckets[sent.ifindex].take(frame.at)
+        self._take_token(frame)
         clock = self.clocks[which]
         self._check_wait(which, clock, frame.at)
         clock.since, clock.most = frame.at, self._longest(sent.ifindex)
+
+    def _take_token(self, frame: Frame) -> None:
+        ifindex = frame.announcement.ifindex
+        if ifindex not in self.buckets:
+            self.buckets[ifindex] = TokenBucket(*self.settings.rate_limit)
+        self.buckets[ifindex].take(frame.at)
 
     @invariant()
     def memory_is_bounded_by_what_there_is(self) -> None:
@@ -444,15 +483,18 @@ class Guest(RuleBasedStateMachine):
         assert set(engine.plans) == set(self.owned.links)
         schedules = engine.schedule._links
         assert set(schedules) <= set(self.owned.links)
-        assert len(engine.schedule._heap) <= 2 * 3 + 65  # for three links, however many triggers
+        # For three links and as many buckets, also those of former groups.
+        assert len(engine.schedule._heap) <= 2 * 9 + 65
         allowed = set(self.owned.announceable(self.settings))
         assert {(i, one) for i, each in schedules.items() for one in each.addresses} == allowed
         for each in schedules.values():
-            assert each.pending.keys() <= each.addresses.keys()
+            tests = {a for a, cause in each.pending.items() if cause is Cause.PROXY_TEST}
+            assert each.pending.keys() - tests <= each.addresses.keys()
             assert len(each.bursts) <= len(each.addresses) + 2
         counted = {(i, one) for i, known in engine.counters._addresses.items() for one in known}
         assert counted <= allowed
-        assert set(engine.conflicts.rivals) <= self.owned.pairs()
+        rivals = engine.conflicts.rivals.items()
+        assert {(i, one) for i, known in rivals for one in known} <= allowed
 
     @invariant()
     def interval_is_that_of_the_lease_or_the_normal_one(self) -> None:

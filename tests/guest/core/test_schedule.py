@@ -38,8 +38,13 @@ def schedule_of(
 
 
 def take(schedule: Schedule, now: float) -> list[Due]:
-    """Everything that is due now."""
-    return list(iter(lambda: schedule.next_due(now), None))
+    """Everything that is due now, and sent at once."""
+    taken = []
+    while (due := schedule.next_due(now)) is not None:
+        for _ in range(schedule._links[due.ifindex].addresses[due.address]):
+            schedule.sent(due.ifindex, now)
+        taken.append(due)
+    return taken
 
 
 def run(schedule: Schedule, until: float) -> list[tuple[float, Due]]:
@@ -332,7 +337,7 @@ def test_link_announced_again_has_the_bucket_that_it_had(removed: bool) -> None:
         schedule.burst(LINK, UP, step * 0.01 + 0.005)
         sent += len(take(schedule, step * 0.01 + 0.005))
     assert sent == 2 * 14  # in two seconds
-    assert schedule.held(LINK) > 100
+    assert removed or schedule.held(LINK) > 100
 
 
 # -- the bucket -------------------------------------------------------------------------
@@ -356,8 +361,8 @@ def test_bucket_full_lets_its_depth_out_and_then_its_rate() -> None:
 def test_bucket_lets_at_most_14_frames_out_in_any_second() -> None:
     # What flows in after the bucket was emptied waits until the second is over.
     at, _ = burst_times(30)
-    second = [11.0] * 8 + [11.1, 11.2, 11.3, 11.4, 11.5, 11.6]
-    assert at == [10.0] * 12 + [10.1, 10.2] + second + [12.0, 12.0]
+    second = [11.05] * 8 + [11.1, 11.2, 11.3, 11.4, 11.5, 11.6]
+    assert at == [10.0] * 12 + [10.1, 10.2] + second + [12.1, 12.1]
 
 
 @pytest.mark.parametrize(("count", "held"), [(12, 0), (13, 1), (14, 2)])
@@ -377,9 +382,54 @@ def test_bucket_is_one_for_each_link() -> None:
     assert (schedule.held(LINK), schedule.held(OTHER)) == (0, 0)
 
 
+def test_links_of_one_nic_share_its_bucket_and_take_turns() -> None:
+    schedule = schedule_of(names(12), interval=200.0, burst=(0.0,))
+    schedule.set_addresses(OTHER, one_each(names(12)), 0.0)
+    schedule.group({LINK: 9, OTHER: 9}, 0.0)
+    schedule.burst(LINK, UP, 10.0)
+    schedule.burst(OTHER, UP, 10.0)
+    taken = run(schedule, 20.0)
+    assert [due.ifindex for _, due in taken] == [LINK, OTHER] * 12
+    assert [at for at, _ in taken[:15]] == [10.0] * 12 + [10.1, 10.2, 11.05]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "others"),
+    [
+        ({}, {LINK: 9, OTHER: 9}, 0),
+        ({LINK: 9, OTHER: 9}, {}, 2),
+        ({LINK: 2, OTHER: 2}, {LINK: 3}, 0),
+        ({}, {LINK: 5}, 12),
+    ],
+)
+def test_links_grouped_otherwise_gain_no_tokens(
+    before: dict[int, int], after: dict[int, int], others: int
+) -> None:
+    schedule = schedule_of(names(12), interval=200.0, burst=(0.0,))
+    schedule.set_addresses(OTHER, one_each(names(12)), 0.0)
+    schedule.group(before, 0.0)
+    schedule.burst(LINK, UP, 10.0)
+    assert len(take(schedule, 10.0)) == 12
+    schedule.group(after, 10.0)
+    schedule.burst(LINK, UP, 10.0)
+    assert take(schedule, 10.0) == []
+    assert moments(run(schedule, 11.0)) == [10.1, 10.2]
+    schedule.burst(OTHER, UP, 11.0)
+    assert sum(due.ifindex == OTHER for due in take(schedule, 11.0)) == others
+
+
+def test_frame_is_charged_when_it_is_sent_and_not_when_it_is_taken() -> None:
+    schedule = schedule_of(names(15), interval=200.0, burst=(0.0,), rate_limit=RateLimit(14.0, 14))
+    schedule.burst(LINK, UP, 10.0)
+    for step in range(14):
+        assert schedule.next_due(10.0 + 0.1 * step) is not None
+        schedule.sent(LINK, 10.1 + 0.1 * step)  # a slow driver
+    assert moments(run(schedule, 20.0)) == [11.4]
+
+
 def test_bucket_takes_two_tokens_for_an_address_of_two_frames() -> None:
     at, _ = burst_times(8, frames=2)
-    assert at == [10.0] * 6 + [10.2, 11.0]
+    assert at == [10.0] * 6 + [10.2, 11.05]
     at, _ = burst_times(3, frames=2, rate_limit=RateLimit(0.1, 2))  # the smallest bucket allowed
     assert at == [10.0, 30.0, 50.0]
 
@@ -455,5 +505,5 @@ def test_links_that_come_and_go_leave_no_memory() -> None:
         schedule.burst(ifindex, UP, float(ifindex))
         schedule.remove(ifindex, float(ifindex))
     assert not schedule._links
-    assert len(schedule._removed) <= 2  # those whose buckets are not full yet
+    assert len(schedule._nics) <= 2  # those whose buckets are not full yet
     assert len(schedule._heap) <= 100

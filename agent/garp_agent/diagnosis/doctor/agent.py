@@ -186,7 +186,15 @@ def conflicts(facts: Facts) -> Iterator[Finding]:
             f"{rival['claims']} times, last {duration(rival['seconds_ago'])} ago",
             rival,
         )
-    if not heard:
+    proxies = status.get("answer_for_everything", ())
+    for station in proxies:
+        yield warn(
+            "conflicts",
+            f"{station['hardware_address']} on {station['interface']} answers for every address "
+            "(proxy ARP, ND proxy, client isolation); the agent ignores its claims",
+            "a duplicate address behind it stays unnoticed: look for duplicates elsewhere",
+        )
+    if not heard and not proxies:
         yield ok("conflicts", "the agent has heard no other station claim our addresses")
 
 

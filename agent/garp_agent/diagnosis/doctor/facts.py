@@ -35,7 +35,6 @@ class ConfigurationFacts(NamedTuple):
     problems: tuple[str, ...] = ()
     pace: float = 10.0  # frames a second that a link may send
     span: float = 0.4  # seconds from the first round of a burst to its last
-    hold_off: float = 60.0
 
 
 class KernelFacts(NamedTuple):

@@ -31,6 +31,7 @@ from garp_agent.guest import once, status
 from garp_agent.guest.core.model import IFA_F_DADFAILED, IFA_F_TENTATIVE
 from garp_agent.runtime import client
 
+CHECKS_END = 1.5  # seconds to wait for the agent's first checks, which take 0.5 s
 SAME = 3  # attempts to see the daemon and the kernel at one moment
 SYSCTLS = {
     "ipv4": (
@@ -111,22 +112,37 @@ def read_configuration(path: str | None) -> tuple[ConfigurationFacts, Settings]:
             problems,
             settings.rate_limit.frames_per_second,
             max(settings.burst) - min(settings.burst),
-            settings.conflict.hold_off,
         ),
         settings,
     )
 
 
 def ask_agent(path: str) -> AgentAnswer:
-    """Ask the running agent for its status.  ``path``: its control socket, "" for none."""
+    """Ask the running agent for its status.  ``path``: its control socket, "" for none.
+
+    Wait for the first checks to end: until then the agent sends other frames than those it will
+    send for good.
+    """
     if not path:
         return AgentAnswer("", error="the configuration has no control socket")
-    began = time.monotonic()
-    try:
-        answer: dict[str, Any] = client.ask(path, "status")
-    except client.ClientError as error:
-        return AgentAnswer(path, error=str(error), asked_at=began, took=time.monotonic() - began)
-    return AgentAnswer(path, answer, asked_at=began, took=time.monotonic() - began)
+    end = time.monotonic() + CHECKS_END
+    while True:
+        began = time.monotonic()
+        try:
+            answer: dict[str, Any] = client.ask(path, "status")
+        except client.ClientError as error:
+            took = time.monotonic() - began
+            return AgentAnswer(path, error=str(error), asked_at=began, took=took)
+        if not _is_checking(answer) or time.monotonic() > end:
+            return AgentAnswer(path, answer, asked_at=began, took=time.monotonic() - began)
+        time.sleep(0.1)
+
+
+def _is_checking(status: dict[str, Any]) -> bool:
+    """Return whether an address without a rival is announced by probes."""
+    addresses = [each for link in status["links"] for each in link["addresses"]]
+    forms = [each["announced_as"][-1:] for each in addresses if not each.get("conflict")]
+    return ["arp-probe"] in forms or ["dad-probe"] in forms
 
 
 def process(pid: int) -> ProcessFacts | None:

@@ -185,8 +185,7 @@ def claimants(facts: Facts) -> Iterator[Finding]:
             f"claimants {interface}",
             f"{hardware_address} has {address} too",
             "a clone, a stale VIP or a wrong DHCP lease: find it by that hardware address in the "
-            "switch's table; its answer may make the agent yield for "
-            f"{facts.configuration.hold_off:g} s",
+            "switch's table; while it answers, an agent that yields does not announce the address",
         )
     guilty = {(interface, address) for interface, address, _ in asked.answers}
     good = [address for interface, address in asked.asked if (interface, address) not in guilty]

@@ -26,8 +26,8 @@ _PASS = (_RETURN, 0, 0, 0x40000)
 _DROP = (_RETURN, 0, 0, 0)
 # The kernel accepts 4,096 instructions (BPF_MAXINSNS).  Addresses beyond these numbers are not
 # listened for: 2 instructions for an IPv4 address, 5 for an IPv6 address.
-_MOST_IPV4 = 2000
-_MOST_IPV6 = 800
+MOST_IPV4 = 2000
+MOST_IPV6 = 800
 _INSTRUCTION = Struct("=HBBI")  # struct sock_filter
 
 # Drop frames for other hosts, as the kernel's own ARP does (arp_rcv).  Among them are the frames
@@ -54,7 +54,7 @@ def arp_filter(addresses: Iterable[bytes]) -> bytes:
     A packed array of struct sock_filter.  Only the first 2,000 addresses.
     """
     program = [*_FOR_THIS_HOST, (_LOAD_WORD, 0, 0, 28)]
-    for address in islice(addresses, _MOST_IPV4):
+    for address in islice(addresses, MOST_IPV4):
         program += ((_JUMP_IF_EQUAL, 0, 1, int.from_bytes(address, "big")), _PASS)
     return _assembled(program)
 
@@ -66,7 +66,7 @@ def advertisement_filter(addresses: Iterable[bytes]) -> bytes:
     bytes are compared, to save instructions; the engine compares the rest.
     """
     program = [*_FOR_THIS_HOST, *_ADVERTISEMENT]
-    for address in islice(addresses, _MOST_IPV6):
+    for address in islice(addresses, MOST_IPV6):
         program += (
             (_LOAD_WORD, 0, 0, 74),
             (_JUMP_IF_EQUAL, 0, 3, int.from_bytes(address[12:], "big")),

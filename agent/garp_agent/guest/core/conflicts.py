@@ -1,134 +1,429 @@
-"""Conflicts: other stations that claim our addresses, and the policy: yield, warn or defend.
+"""Conflicts: other stations that claim our addresses, and whether ours are withheld meanwhile.
 
-Decides whether an address is withheld and when it may be defended.  Does not build or send
-frames, and does not see probes: a probe only asks, and the kernel answers it.
+Decides from claims, answers and time.  Does not build or send frames, and does not see the probes
+of others: a probe only asks, and the kernel answers it.
 
-A withheld address is not announced until a hold-off after the last claim.  Frames that claim
-nothing (ARP probe, RARP) still announce the hardware address, so that a false claim cannot make
-the switches forget this guest.
+Any station can make a claim, so a claim only starts a check.  The address is withheld while PROBES
+probes are sent, PROBE_WAIT apart.  If none is answered, it is announced again, and the station
+that claimed it is known to be silent: its next claims start checks that withhold nothing.  A rival
+that answers is present: the address is withheld for the hold-off, then the check is repeated.  For
+a withheld address, frames that claim nothing are sent (ARP probe, RARP), so that a false claim
+cannot make the switches forget this guest.
 
-Sources: RFC 5227 section 2.4 (ARP), RFC 4861 section 4.4 (neighbour advertisement).
+After START, LINK_UP and RESUME an address is checked with one probe before it is announced: this
+guest may have been away, and another station may have taken the address over.
+
+A station that answers for everything (proxy ARP, ND proxies, client isolation) is no rival.  A
+rival that answers is therefore tested with probes for unused addresses.  Silent stations are, for
+example, those that repeat our own frames under their hardware address (Wi-Fi repeaters, NAT for
+hardware addresses).  Group and zero hardware addresses belong to no station.
+
+Sources: RFC 5227 sections 2.1.1 (probes) and 2.4 (defence), RFC 4861 section 4.4 (neighbour
+advertisement).
 """
 
 from __future__ import annotations
 
+from heapq import heappop, heappush
 from math import inf
 
 from garp_agent.config.settings import ConflictPolicy
+from garp_agent.guest.core.model import Cause
 from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Callable, Container
+    from typing import Any
 
     from garp_agent.config.settings import Conflict
 
+    Station = tuple[int, bytes]  # ifindex and hardware address
+
 DEFEND_INTERVAL = 10.0  # seconds, RFC 5227 section 1.1
 NEWS_INTERVAL = 10.0  # seconds; at most one new rival per address is logged in this time
+PROBES = 3  # unanswered ones after which no other station has the address, RFC 5227 section 1.1
+PROBE_WAIT = 0.5  # seconds for an answer; then comes the next probe
+REST = 4.0  # seconds after a check without an answer, in which a claim starts no other check
+PROXY_TEST_WAIT = 1.0  # seconds for the answers to the test addresses
+PROXY_TEST_REST = 60.0  # seconds between two tests of a station
+KNOWN_FOR = 3600.0  # seconds for which a station is known to answer for everything, or nothing
+QUIET = 60.0  # seconds without a claim after which a conflict is over, and news when it comes back
+REMEMBERED = 60.0  # seconds for which the rival of an address that went is remembered
+MOST_STATIONS = 64  # known ones of each sort: a forger must not fill the memory
+MOST_REMEMBERED = 1024  # addresses
 
 
-class Rival(NamedTuple):
-    """Another station that claims an address of ours."""
+class Rival:
+    """Another station that claims an address of ours, or the first check of the address."""
 
-    hardware_address: bytes  # of the latest claim
-    claims: int  # number of claims since the address is ours
-    last_claim: float  # seconds, monotonic
-    last_defence: float  # seconds, monotonic; -inf: never
-    withheld: bool  # the address is not announced, because of the rival
-    last_news: float = -inf  # when a rival for the address was last logged, seconds, monotonic
+    __slots__ = (
+        "claims",
+        "hardware_address",
+        "is_checked",
+        "is_logged",
+        "last_answer",
+        "last_claim",
+        "last_defence",
+        "last_news",
+        "probes",
+        "release_cause",
+        "rest_until",
+        "step_at",
+        "wanted",
+        "withheld",
+    )
+
+    def __init__(self) -> None:
+        self.hardware_address = b""  # of the latest claim; b"": none yet
+        self.claims = 0
+        self.last_claim = self.last_answer = self.last_defence = self.last_news = -inf
+        self.is_checked = False  # probes are sent, and answers are awaited
+        self.is_logged = False  # the conflict is in the log, its end not yet
+        self.withheld = False
+        self.probes = 0  # sent since the latest answer
+        self.wanted = PROBES  # so many without an answer end the check
+        self.release_cause = Cause.ADDRESS_ADDED  # of the burst when the address is released
+        self.rest_until = -inf  # no claim starts a check before
+        self.step_at = inf  # when to look at it again; inf: not before the next claim
+
+    def check(self, wanted: int, cause: Cause, withheld: bool = True) -> None:
+        """Check the address until ``wanted`` probes remain without an answer."""
+        self.is_checked = True
+        self.withheld = withheld
+        self.probes = 0
+        self.wanted = wanted
+        self.release_cause = cause
+
+
+class Step(NamedTuple):
+    """What is to be done about one address."""
+
+    ifindex: int
+    address: bytes
+    released: Cause | None  # None: send a probe; else announce the address again, for this cause
+    is_news: bool  # the conflict that is over was logged
+
+
+class _ProxyTest:
+    """A station, and the test addresses that it has not answered for."""
+
+    __slots__ = ("missing", "until")
+
+    def __init__(self, addresses: tuple[bytes, ...], until: float) -> None:
+        self.missing = set(addresses)
+        self.until = until
 
 
 class Conflicts:
     """The rivals for the addresses that are announced."""
 
-    __slots__ = ("_deadline", "_settings", "claims", "rivals")
+    __slots__ = (
+        "_gone",
+        "_heap",
+        "_settings",
+        "_tested",
+        "_tests",
+        "claims",
+        "proxies",
+        "rivals",
+        "silent",
+    )
 
     def __init__(self, settings: Conflict) -> None:
         self._settings = settings
-        self.claims = 0  # since the start
-        self.rivals: dict[tuple[int, bytes], Rival] = {}  # by ifindex and address
-        self._deadline: float | None = inf  # None: deadline() must compute it again
+        self.claims = 0  # since the start; those of no rivals are not counted
+        self.rivals: dict[int, dict[bytes, Rival]] = {}  # by ifindex and address
+        self.proxies: dict[Station, float] = {}  # answer for everything; since when
+        self.silent: dict[Station, float] = {}  # claim, but answer no probe; since when
+        self._tests: dict[Station, _ProxyTest] = {}  # under way
+        self._tested: dict[Station, float] = {}  # when the latest test was started
+        self._gone: dict[bytes, tuple[bytes, float]] = {}  # address -> rival, when it went
+        self._heap: list[tuple[float, int, bytes]] = []  # step_at, ifindex, address
 
-    def configure(self, settings: Conflict) -> None:
+    # -- settings and addresses ---------------------------------------------------------
+
+    def configure(self, settings: Conflict, now: float) -> None:
         """Use other settings.
 
         If the policy is no longer YIELD, withheld addresses are released at once.  If it becomes
         YIELD, addresses are withheld from the next claim on.
         """
+        is_other_policy = self._settings.policy is not settings.policy
         self._settings = settings
-        self._deadline = None
-        yields = settings.policy is ConflictPolicy.YIELD
-        for key, rival in self.rivals.items():
-            self.rivals[key] = rival._replace(withheld=rival.withheld and yields)
+        for ifindex, known in self.rivals.items():
+            for address, rival in known.items():
+                if is_other_policy:
+                    rival.is_logged, rival.last_news = False, -inf  # the next claim is news
+                if rival.is_checked and not self._yields():
+                    rival.wanted = 0
+                    self._step(ifindex, address, rival, now)
+                elif rival.last_answer > -inf and rival.step_at < inf:
+                    soon = max(now, rival.last_answer + settings.hold_off)
+                    self._step(ifindex, address, rival, min(rival.step_at, soon))
 
-    def claim(self, ifindex: int, address: bytes, hardware_address: bytes, now: float) -> bool:
-        """Record a claim; return whether it is worth a line in the log.
+    def keep(self, ifindex: int, addresses: Container[bytes], now: float) -> None:
+        """Forget the conflicts of the addresses of a link that are not among ``addresses``.
 
-        It is if the conflict is new, or over by the hold-off, or under another policy, or if the
-        rival is another one.  The last at most every NEWS_INTERVAL, because MACs are free to forge.
+        Who had an address that was withheld is remembered: it may come back at once, also on
+        another link, when the network is configured anew.
         """
-        key = (ifindex, address)
-        before = self.rivals.get(key, Rival(b"", 0, -inf, -inf, False))
+        known = self.rivals.get(ifindex, {})
+        for address in [a for a in known if a not in addresses]:
+            rival = known.pop(address)
+            if rival.withheld and rival.hardware_address:
+                _remember(self._gone, address, (rival.hardware_address, now), MOST_REMEMBERED)
+        if not known:
+            self.rivals.pop(ifindex, None)
+
+    def appear(self, ifindex: int, address: bytes, now: float) -> None:
+        """Check an address that is announced from now on, if it had a rival when it went."""
+        hardware_address, went = self._gone.pop(address, (b"", -inf))
+        if self._yields() and now - went <= REMEMBERED:
+            rival = self._rival(ifindex, address)
+            rival.hardware_address, rival.last_claim = hardware_address, went
+            rival.check(PROBES, Cause.ADDRESS_ADDED)
+            self._step(ifindex, address, rival, now)
+
+    def check_first(self, ifindex: int, address: bytes, cause: Cause) -> bool:
+        """Withhold an address until one probe was not answered; return whether it is withheld.
+
+        The caller sends the probe.  ``cause``: of the burst that follows.
+        """
+        if not self._yields():
+            return False
+        rival = self._rival(ifindex, address)
+        if not rival.withheld:
+            rival.check(1, cause)
+            rival.step_at = inf  # until the probe is sent
+        return True
+
+    def is_withheld(self, ifindex: int, address: bytes) -> bool:
+        """Return whether the address must not be announced now."""
+        rival = self.rivals.get(ifindex, {}).get(address)
+        return rival is not None and rival.withheld
+
+    # -- what is heard ------------------------------------------------------------------
+
+    def is_no_rival(self, ifindex: int, hardware_address: bytes, now: float) -> bool:
+        """Return whether the claims of a station say nothing."""
+        if hardware_address[0] & 1 or not any(hardware_address):
+            return True  # group (broadcast, multicast) and zero addresses belong to no station
+        if any(_fits(hardware_address, pattern) for pattern in self._settings.ignore):
+            return True
+        return _is_known(self.proxies, (ifindex, hardware_address), now)
+
+    def claim(
+        self,
+        ifindex: int,
+        address: bytes,
+        hardware_address: bytes,
+        now: float,
+        answer: bool = False,
+    ) -> bool:
+        """Record a claim of a rival; return whether it is worth a line in the log.
+
+        ``answer``: it has the form of an answer to a probe.  It is worth a line if the conflict
+        is new, or under another policy, or if the rival is another one.  At most one line every
+        NEWS_INTERVAL, because hardware addresses are free to forge.
+        """
+        rival = self._rival(ifindex, address)
+        is_another = rival.hardware_address != hardware_address
+        is_new = not rival.is_logged or now - rival.last_claim > QUIET
         self.claims += 1
-        yields = self._settings.policy is ConflictPolicy.YIELD
-        is_another = before.hardware_address != hardware_address
-        is_news = (
-            now - before.last_claim > self._settings.hold_off
-            or before.withheld != yields
-            or (is_another and now - before.last_news > NEWS_INTERVAL)
-        )
-        self.rivals[key] = Rival(
-            hardware_address,
-            before.claims + 1,
-            now,
-            before.last_defence,
-            yields,
-            now if is_news else before.last_news,
-        )
-        self._deadline = None
+        rival.claims += 1
+        rival.last_claim = now
+        rival.hardware_address = hardware_address
+        if self._yields():
+            self._check(ifindex, address, rival, now, answer)
+        is_news = (is_another or is_new) and now - rival.last_news > NEWS_INTERVAL
+        if is_news:
+            rival.last_news, rival.is_logged = now, True
         return is_news
+
+    def _check(self, ifindex: int, address: bytes, rival: Rival, now: float, answer: bool) -> None:
+        """Start a check because of a claim, or note the answer to a probe."""
+        station = (ifindex, rival.hardware_address)
+        is_silent = _is_known(self.silent, station, now)
+        if answer and rival.probes:
+            self.silent.pop(station, None)
+            rival.last_answer = now
+            rival.check(PROBES, Cause.ADDRESS_ADDED)
+            self._step(ifindex, address, rival, now + self._settings.hold_off)
+        elif rival.is_checked:
+            if not is_silent:
+                rival.withheld, rival.wanted = True, PROBES
+        elif now < rival.rest_until:
+            self._step(ifindex, address, rival, rival.rest_until)
+        else:
+            self._start_check(ifindex, address, rival)
+            self._step(ifindex, address, rival, now)
+
+    def _start_check(self, ifindex: int, address: bytes, rival: Rival) -> None:
+        if _is_known(self.silent, (ifindex, rival.hardware_address), rival.last_claim):
+            rival.check(1, Cause.ADDRESS_ADDED, withheld=False)
+        else:
+            rival.check(PROBES, Cause.ADDRESS_ADDED)
 
     def may_defend(self, ifindex: int, address: bytes, now: float) -> bool:
         """Return whether to answer a claim with an announcement, and record that it is answered.
 
         At most one answer every DEFEND_INTERVAL, so that two defenders do not flood the network.
         """
-        key = (ifindex, address)
-        rival = self.rivals[key]
+        rival = self.rivals[ifindex][address]
         if self._settings.policy is not ConflictPolicy.DEFEND:
             return False
         if now < rival.last_defence + DEFEND_INTERVAL:
             return False
-        self.rivals[key] = rival._replace(last_defence=now)
+        rival.last_defence = now
         return True
 
-    def is_withheld(self, ifindex: int, address: bytes) -> bool:
-        """Return whether the address must not be announced now."""
-        rival = self.rivals.get((ifindex, address))
-        return rival is not None and rival.withheld
+    # -- stations that answer for everything --------------------------------------------
+
+    def wants_test(self, ifindex: int, address: bytes, now: float) -> bool:
+        """Return whether the rival, which answers, is to be tested for answering everything."""
+        rival = self.rivals.get(ifindex, {}).get(address)
+        if rival is None or rival.last_answer != now:
+            return False
+        tested = self._tested.get((ifindex, rival.hardware_address), -inf)
+        return now - tested >= PROXY_TEST_REST
+
+    def start_test(
+        self, ifindex: int, address: bytes, unused: tuple[bytes, ...], now: float
+    ) -> None:
+        """Expect answers for ``unused`` addresses, for which probes are sent now."""
+        station = (ifindex, self.rivals[ifindex][address].hardware_address)
+        _remember(self._tested, station, now, MOST_STATIONS)
+        _remember(self._tests, station, _ProxyTest(unused, now + PROXY_TEST_WAIT), MOST_STATIONS)
+
+    def test_addresses(self) -> set[bytes]:
+        """Return the unused addresses for which answers are expected, or were lately."""
+        return {address for test in self._tests.values() for address in test.missing}
+
+    def test_answered(
+        self, ifindex: int, address: bytes, hardware_address: bytes, now: float
+    ) -> bool:
+        """Note the answer for an unused address; return whether the station answers for all."""
+        station = (ifindex, hardware_address)
+        test = self._tests.get(station)
+        if test is None or address not in test.missing or now > test.until:
+            return False
+        test.missing.discard(address)
+        if test.missing:
+            return False
+        del self._tests[station]
+        _remember(self.proxies, station, now, MOST_STATIONS)
+        for mine, rival in self.rivals.get(ifindex, {}).items():
+            if rival.withheld and rival.hardware_address == hardware_address:
+                # Another station may have answered as well, so the check is repeated without it.
+                rival.check(PROBES, rival.release_cause)
+                self._step(ifindex, mine, rival, now)
+        return True
+
+    # -- time ---------------------------------------------------------------------------
 
     def deadline(self) -> float:
-        """Return when to call :meth:`expire` at the latest; ``math.inf`` for never."""
-        if self._deadline is None:
-            ends = [self._ends(each) for each in self.rivals.values() if each.withheld]
-            self._deadline = min(ends, default=inf)
-        return self._deadline
+        """Return when to call :meth:`steps` at the latest; ``math.inf`` for never."""
+        while self._heap:
+            at, ifindex, address = self._heap[0]
+            rival = self.rivals.get(ifindex, {}).get(address)
+            if rival is not None and rival.step_at == at:
+                return at
+            heappop(self._heap)
+        return inf
 
-    def expire(self, now: float) -> list[tuple[int, bytes]]:
-        """End the hold-offs that are over; return their ifindexes and addresses."""
-        over = [
-            key for key, rival in self.rivals.items() if rival.withheld and self._ends(rival) <= now
-        ]
-        for key in over:
-            self.rivals[key] = self.rivals[key]._replace(withheld=False)
-        self._deadline = None
-        return over
+    def probed(self, ifindex: int, address: bytes, now: float, sent: bool) -> None:
+        """Note that a probe for an address was sent, or that it could not be."""
+        rival = self.rivals.get(ifindex, {}).get(address)
+        if rival is None or not rival.is_checked:
+            return
+        rival.probes += sent
+        if rival.step_at == inf:
+            self._step(ifindex, address, rival, now + PROBE_WAIT)
+        elif rival.probes <= rival.wanted:
+            self._step(ifindex, address, rival, max(rival.step_at, now + PROBE_WAIT))
 
-    def keep(self, ifindex: int, addresses: Container[bytes]) -> None:
-        """Forget the rivals for the addresses of a link that are not among ``addresses``."""
-        for key in [k for k in self.rivals if k[0] == ifindex and k[1] not in addresses]:
-            del self.rivals[key]
-            self._deadline = None
+    def steps(self, now: float) -> list[Step]:
+        """Return what is to be done now."""
+        due: list[Step] = []
+        while self.deadline() <= now:
+            _, ifindex, address = heappop(self._heap)
+            due += self._take_step(ifindex, address, self.rivals[ifindex][address], now)
+        return due
 
-    def _ends(self, rival: Rival) -> float:
-        return rival.last_claim + self._settings.hold_off
+    def _take_step(self, ifindex: int, address: bytes, rival: Rival, now: float) -> list[Step]:
+        rival.step_at = inf  # until the probe is sent
+        if not rival.is_checked:  # a claim came during the rest
+            self._start_check(ifindex, address, rival)
+        elif rival.probes >= rival.wanted:
+            return self._end_check(ifindex, address, rival, now)
+        return [Step(ifindex, address, None, False)]
+
+    def _end_check(self, ifindex: int, address: bytes, rival: Rival, now: float) -> list[Step]:
+        if rival.hardware_address and rival.wanted and rival.last_answer == -inf:
+            _remember(self.silent, (ifindex, rival.hardware_address), now, MOST_STATIONS)
+        released = []
+        if rival.withheld:
+            released = [Step(ifindex, address, rival.release_cause, rival.is_logged)]
+        rival.is_checked = rival.withheld = rival.is_logged = False
+        rival.probes = 0
+        rival.last_answer = -inf
+        rival.rest_until = now + REST
+        if not rival.hardware_address:
+            del self.rivals[ifindex][address]
+            if not self.rivals[ifindex]:
+                del self.rivals[ifindex]
+        return released
+
+    def _step(self, ifindex: int, address: bytes, rival: Rival, at: float) -> None:
+        if at != rival.step_at:
+            rival.step_at = at
+            heappush(self._heap, (at, ifindex, address))
+
+    # -- parts --------------------------------------------------------------------------
+
+    def _yields(self) -> bool:
+        return self._settings.policy is ConflictPolicy.YIELD
+
+    def _rival(self, ifindex: int, address: bytes) -> Rival:
+        known = self.rivals.setdefault(ifindex, {})
+        if address not in known:
+            known[address] = Rival()
+        return known[address]
+
+
+def _remember(known: dict[Any, Any], key: object, value: object, most: int) -> None:
+    """Set a value; forget the oldest one if there are too many."""
+    known.pop(key, None)
+    known[key] = value
+    if len(known) > most:
+        del known[next(iter(known))]
+
+
+def _is_known(known: dict[Station, float], station: Station, now: float) -> bool:
+    return now - known.get(station, -inf) <= KNOWN_FOR
+
+
+def _fits(hardware_address: bytes, pattern: tuple[bytes, bytes]) -> bool:
+    """Return whether an address fits a pattern: bits, and a mask of those that count."""
+    bits, mask = pattern
+    return all(a & m == b for a, b, m in zip(hardware_address, bits, mask))
+
+
+def unused_addresses(
+    address: bytes, prefix_length: int, count: int, uniform: Callable[[], float]
+) -> tuple[bytes, ...]:
+    """Return random addresses near ``address`` that are most likely unused.
+
+    They have its prefix.  Where the prefix leaves less than 8 bits, /24 stands in for it: hosts
+    with a /32 and a gateway that answers for everything are usual.
+    """
+    bits = 8 * len(address)
+    host = 1 << max(8, bits - prefix_length)
+    number = int.from_bytes(address, "big")
+    found: list[bytes] = []
+    for _ in range(count):
+        offset = 1 + int(uniform() * (host - 3))  # neither the first nor the last of the network
+        other = number - number % host + offset
+        found.append((other + (other == number)).to_bytes(len(address), "big"))
+    return tuple(dict.fromkeys(found))

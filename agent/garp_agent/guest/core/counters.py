@@ -43,7 +43,8 @@ class Counters:
     def record(self, event: Sent, now: float) -> bool:
         """Count one frame; return whether its errno differs from the previous frame's."""
         frame = event.announcement
-        mine = self.address(frame.ifindex, frame.address)
+        is_ours = frame.cause is not Cause.PROXY_TEST
+        mine = self.address(frame.ifindex, frame.address) if is_ours else AddressCounters()
         is_news = mine.last_errno != event.errno
         mine.last_errno = event.errno
         if event.outcome is not SendOutcome.SENT:

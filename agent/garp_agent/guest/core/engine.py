@@ -7,13 +7,16 @@ and comes back at :meth:`Engine.deadline` at the latest.  Does not open, send or
 Causes come from differences: when a link has changed, the engine compares what policy says of it
 now with what policy said before.  A carrier that comes back and NOTIFY_PEERS also concern the
 links that are stacked on the link they happened to, because the addresses are there.
+
+A burst of START, LINK_UP or RESUME begins with frames that claim nothing.  They teach the switches
+at once.  Announcements follow where no station answers (guest.core.conflicts).
 """
 
 from __future__ import annotations
 
 from math import inf
 
-from garp_agent.guest.core.conflicts import Conflicts
+from garp_agent.guest.core.conflicts import Conflicts, unused_addresses
 from garp_agent.guest.core.counters import Counters
 from garp_agent.guest.core.inventory import Inventory
 from garp_agent.guest.core.lease import GuestLease
@@ -23,12 +26,20 @@ from garp_agent.guest.core.model import (
     Cause,
     ClaimSeen,
     HintPortClosed,
+    Kind,
     LeaseGranted,
     LinkSeen,
     Resumed,
+    SendOutcome,
     Sent,
 )
-from garp_agent.guest.core.policy import Skip, item_skip, plan_link, whole_link_skip
+from garp_agent.guest.core.policy import (
+    Skip,
+    item_skip,
+    plan_link,
+    probe_kinds,
+    whole_link_skip,
+)
 from garp_agent.guest.core.relations import Relations
 from garp_agent.guest.core.schedule import Schedule
 from garp_agent.guest.core.selectors import unmatched
@@ -49,8 +60,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from garp_agent.config.settings import Settings
-    from garp_agent.guest.core.model import EngineEvent, KernelEvent, Kind
-    from garp_agent.guest.core.policy import LinkPlan
+    from garp_agent.guest.core.model import EngineEvent, KernelEvent
+    from garp_agent.guest.core.policy import LinkPlan, Target
     from garp_agent.guest.core.schedule import Due
     from garp_agent.guest.core.shared import Route
 
@@ -58,6 +69,9 @@ if TYPE_CHECKING:
 # reports an address before it makes the route (__inet_insert_ifa).
 ROUTES_SETTLE = 1.0
 LATE = 1.0  # seconds; a turn that is less late does not count as a resume
+CHECKED = (Cause.START, Cause.LINK_UP, Cause.RESUME)  # the guest may have been away before these
+PROBE_KINDS = (Kind.ARP_PROBE, Kind.DAD_PROBE)  # a station that has the address answers them
+TEST_ADDRESSES = 2  # unused ones; a station that answers for both answers for everything
 
 
 class Engine:
@@ -65,6 +79,7 @@ class Engine:
 
     ``uniform`` draws from [0, 1).  ``level``: the least urgent notices to keep, a LEVEL_*.
     ``route``: by which link the guest reaches an address (:mod:`garp_agent.guest.core.shared`).
+    ``occasion``: the cause of the first burst.
     """
 
     def __init__(
@@ -73,8 +88,10 @@ class Engine:
         uniform: Callable[[], float],
         level: int = LEVEL_INFO,
         route: Route = lambda destination, vrf: 0,
+        occasion: Cause = Cause.START,
     ) -> None:
         self.settings = settings
+        self._uniform = uniform
         self.notices = Notices(level)
         self.inventory = Inventory()
         self.relations = Relations()
@@ -85,7 +102,7 @@ class Engine:
         self.lease = GuestLease()
         self._lease_notices = Repetition()
         self.plans: dict[int, LinkPlan] = {}  # of every link, also of those that are skipped
-        self.revision = 0  # goes up whenever what is announced changes
+        self.revision = 0  # goes up whenever what is announced, or is listened for, changes
         self.overruns = 0
         self.resumes = 0
         self._look_at_routes = inf  # when to; -inf: with the plans that are made next
@@ -94,7 +111,8 @@ class Engine:
         self._frames: list[tuple[Due, Kind]] = []  # the address that was begun; an ARP reply, say
         self._awake_since = -inf  # the latest resume; lateness before it does not count again
         # Why links are announced that were not before; None: because of a kernel event.
-        self._occasion: Cause | None = Cause.START
+        self._occasion: Cause | None = occasion
+        self._topology = 0  # of the inventory, when the links were grouped by NIC
 
     # -- what happens -----------------------------------------------------------------
 
@@ -118,7 +136,7 @@ class Engine:
     def reconfigure(self, settings: Settings, now: float) -> None:
         """Use other settings.  Links that are announced for the first time under them burst."""
         self.settings = settings
-        self.conflicts.configure(settings.conflict)
+        self.conflicts.configure(settings.conflict, now)
         self._occasion = Cause.OPERATOR
         self._changed.update(self.inventory.links)
         self._set_interval(now)
@@ -135,22 +153,30 @@ class Engine:
             return None
         self._expire(now)
         self._make_plans(now)
+        if self.conflicts.deadline() <= now:
+            self._take_steps(now)
         while self._frames or self._begin_address(now):
             due, kind = self._frames.pop(0)
-            plan = self.plans.get(due.ifindex)
-            target = plan.targets.get(due.address) if plan else None
             # An address of two frames can go, or change its form, between the two.
-            if plan is not None and target is not None and kind in target.kinds:
+            if kind in self._kinds(due):
+                plan = self.plans[due.ifindex]
+                target = plan.targets.get(due.address)
                 return Announcement(
                     due.ifindex,
                     kind,
                     plan.link.hardware_address,
                     due.address,
                     due.cause,
-                    target.router,
-                    target.override,
+                    target is not None and target.router,
+                    target is None or target.override,
                 )
         return None
+
+    def kinds(self, ifindex: int, target: Target) -> tuple[Kind, ...]:
+        """Return the frames that are sent for an address now."""
+        if self.conflicts.is_withheld(ifindex, target.address):
+            return probe_kinds(target.address)
+        return target.kinds
 
     def deadline(self) -> float:
         """Return when to call :meth:`next_frame` at the latest; ``math.inf``: after an event."""
@@ -170,30 +196,55 @@ class Engine:
         due = self.schedule.next_due(now)
         if due is None:
             return False
-        kinds = self.plans[due.ifindex].targets[due.address].kinds
-        self._frames = [(due, kind) for kind in kinds]
+        self._frames = [(due, kind) for kind in self._kinds(due)]
         return True
 
+    def _kinds(self, due: Due) -> tuple[Kind, ...]:
+        """Return the frames for what is due; () if it is no longer to be announced."""
+        plan = self.plans.get(due.ifindex)
+        if plan is None:
+            return ()
+        target = plan.targets.get(due.address)
+        if target is None:
+            return probe_kinds(due.address)[-1:] if due.cause is Cause.PROXY_TEST else ()
+        kinds = self.kinds(due.ifindex, target)
+        if due.cause is Cause.CONFLICT and kinds is target.kinds:
+            return probe_kinds(due.address)[-1:]
+        return kinds
+
     def _expire(self, now: float) -> None:
-        """End the lease and the hold-offs that are over; notice that this process was stopped."""
+        """End the lease that is over; notice that this process was stopped."""
         if self.lease.until <= now:
             self._end_lease("ran out", now)
         if self._look_at_routes <= now:
             self._changed.update(self.shared.links())
             self._look_at_routes = -inf if self._changed else inf
-        if self.conflicts.deadline() <= now:
-            self._end_hold_offs(now)
         late = now - self.schedule.deadline()
         if late > LATE:
             late = min(late, now - self._awake_since)
             if late > max(LATE, self.schedule.interval):
                 self._resumed(Resumed(late), now)
 
-    def _end_hold_offs(self, now: float) -> None:
-        for ifindex, address in self.conflicts.expire(now):
-            self._changed.add(ifindex)
-            name = self._name(ifindex)
-            self.notices.say(LEVEL_NOTICE, "address-conflict-over", interface=name, address=address)
+    def _take_steps(self, now: float) -> None:
+        """Send the probes of conflicts, and announce what is no longer withheld."""
+        for ifindex, address, released, is_news in self.conflicts.steps(now):
+            if released is None:
+                self.schedule.send_once(ifindex, address, Cause.CONFLICT, now)
+                continue
+            self._set_frames(ifindex, address)
+            self.schedule.burst(ifindex, released, now, addresses=(address,))
+            if released in CHECKED:  # do not wait for the probes of all other addresses
+                self.schedule.send_next(ifindex, address, released, now)
+            if is_news:
+                name = self._name(ifindex)
+                self.notices.say(
+                    LEVEL_NOTICE, "address-conflict-over", interface=name, address=address
+                )
+
+    def _set_frames(self, ifindex: int, address: bytes) -> None:
+        """Tell the schedule how many frames an address takes now."""
+        kinds = self.kinds(ifindex, self.plans[ifindex].targets[address])
+        self.schedule.set_frames(ifindex, address, len(kinds))
 
     # -- events -------------------------------------------------------------------------
 
@@ -247,19 +298,34 @@ class Engine:
         self.schedule.rephase(now)
 
     def _claim_seen(self, event: ClaimSeen, now: float) -> None:
-        links = self.inventory.links.values()
-        if any(link.hardware_address == event.hardware_address for link in links):
-            return  # our own frame, which came back through a loop
-        for ifindex in [each.ifindex for each in links if each.name == event.interface]:
-            if ifindex in self.plans and event.address in self.plans[ifindex].targets:
-                self._conflict(ifindex, event, now)
+        ifindex = self.inventory.by_name.get(event.interface, 0)
+        plan = self.plans.get(ifindex)
+        if (
+            plan is None
+            or self.inventory.is_own(event.hardware_address)
+            or self.conflicts.is_no_rival(ifindex, event.hardware_address, now)
+        ):
+            return
+        if event.address in plan.targets:
+            self._conflict(ifindex, event, now)
+        elif self.conflicts.test_answered(ifindex, event.address, event.hardware_address, now):
+            self.notices.say(
+                LEVEL_NOTICE,
+                "answers-for-everything",
+                interface=event.interface,
+                hardware_address=event.hardware_address,
+                effect="its claims are ignored",
+            )
 
     def _conflict(self, ifindex: int, event: ClaimSeen, now: float) -> None:
-        is_news = self.conflicts.claim(ifindex, event.address, event.hardware_address, now)
-        if self.conflicts.is_withheld(ifindex, event.address):
-            self._changed.add(ifindex)
-        elif self.conflicts.may_defend(ifindex, event.address, now):
-            self.schedule.burst(ifindex, Cause.DEFENCE, now, (0.0,), (event.address,))
+        conflicts, address = self.conflicts, event.address
+        is_news = conflicts.claim(ifindex, address, event.hardware_address, now, event.answer)
+        if conflicts.is_withheld(ifindex, address):
+            self._set_frames(ifindex, address)
+            if conflicts.wants_test(ifindex, address, now):
+                self._test_for_proxy(ifindex, address, now)
+        elif conflicts.may_defend(ifindex, address, now):
+            self.schedule.burst(ifindex, Cause.DEFENCE, now, (0.0,), (address,))
         if is_news:
             self.notices.say(
                 LEVEL_WARNING,
@@ -270,8 +336,22 @@ class Engine:
                 policy=self.settings.conflict.policy.value,
             )
 
+    def _test_for_proxy(self, ifindex: int, address: bytes, now: float) -> None:
+        """Send probes for unused addresses, to see whether the rival answers for those."""
+        items = self.inventory.addresses(ifindex)
+        prefix_length = next(i.prefix_length for i in items if i.address == address)
+        unused = unused_addresses(address, prefix_length, TEST_ADDRESSES, self._uniform)
+        self.conflicts.start_test(ifindex, address, unused, now)
+        self.revision += 1  # to be listened for
+        for each in unused:
+            self.schedule.send_once(ifindex, each, Cause.PROXY_TEST, now)
+
     def _sent(self, event: Sent, now: float) -> None:
         is_news = self.counters.record(event, now)
+        self.schedule.sent(event.announcement.ifindex, now)
+        if event.announcement.kind in PROBE_KINDS:
+            ifindex, address = event.announcement.ifindex, event.announcement.address
+            self.conflicts.probed(ifindex, address, now, event.outcome is SendOutcome.SENT)
         if not is_news and self.notices.level < LEVEL_DEBUG:
             return  # the usual case
         frame = event.announcement
@@ -338,6 +418,9 @@ class Engine:
             self._look_at_routes = inf
         elif self.shared.depend_on_routes():
             self._look_at_routes = min(self._look_at_routes, now + ROUTES_SETTLE)
+        if self._topology != self.inventory.topology:
+            self._topology = self.inventory.topology
+            self.schedule.group(self.inventory.nics(), now)
         for ifindex in sorted(changed):
             self._make_plan(ifindex, now)
         bursts, self._bursts = self._bursts, {}
@@ -345,13 +428,31 @@ class Engine:
         level = LEVEL_INFO if self.schedule.is_idle() else LEVEL_DEBUG
         for ifindex, cause in bursts.items():
             if ifindex in self.plans and self.plans[ifindex].targets:
-                self.schedule.burst(ifindex, cause, now)
+                self._burst(ifindex, cause, now)
                 name = self._name(ifindex)
                 self.notices.say(level, "burst", cause=cause.value, interface=name)
         if self._occasion is not None:  # other settings are in force
             for key, selector in self.unmatched():
                 self.notices.say(LEVEL_NOTICE, "selector-unmatched", key=key, selector=selector)
         self._occasion = None
+
+    def _burst(self, ifindex: int, cause: Cause, now: float) -> None:
+        """Burst all addresses of a link; those that are checked first begin with a probe."""
+        targets = self.plans[ifindex].targets
+        checked = []
+        if cause in CHECKED:
+            for address, target in targets.items():
+                claims = target.override and not set(target.kinds) <= {Kind.RARP, Kind.ARP_PROBE}
+                if claims and self.conflicts.check_first(ifindex, address, cause):
+                    self._set_frames(ifindex, address)
+                    checked.append(address)
+        if not checked:
+            self.schedule.burst(ifindex, cause, now)
+            return
+        self.schedule.burst(ifindex, cause, now, (0.0,))
+        others = [address for address in targets if address not in checked]
+        if others:
+            self.schedule.burst(ifindex, cause, now, addresses=others)
 
     def _suitable(self, ifindex: int) -> set[bytes]:
         """Return the addresses of a link that may be announced, if no other link does."""
@@ -373,16 +474,12 @@ class Engine:
             self.plans.pop(ifindex, None)
             self._withdraw(before, None, "gone", now)
             self.schedule.remove(ifindex, now)
-            self.conflicts.keep(ifindex, ())
             return
-        addresses = self.inventory.addresses(ifindex)
-        self.conflicts.keep(ifindex, {each.address for each in addresses})
         after = self.plans[ifindex] = plan_link(
             link,
-            addresses,
+            self.inventory.addresses(ifindex),
             self.inventory.forwards(ifindex),
             self.settings,
-            self.conflicts.is_withheld,
             self.relations.leads_to_containers(ifindex),
             self.shared.elsewhere(ifindex),
         )
@@ -398,6 +495,7 @@ class Engine:
         if before is not None and before.targets:
             ifindex = before.link.ifindex
             self.schedule.set_addresses(ifindex, {}, now)
+            self.conflicts.keep(ifindex, (), now)
             self.counters.keep(ifindex, ())
             self.revision += 1
             name = before.link.name
@@ -423,7 +521,11 @@ class Engine:
         known = before.targets if before is not None else {}
         if known != after.targets:
             self.revision += 1
-        frames = {address: len(target.kinds) for address, target in after.targets.items()}
+        self.conflicts.keep(ifindex, after.targets, now)
+        for address in after.targets:
+            if address not in known:
+                self.conflicts.appear(ifindex, address, now)
+        frames = {each.address: len(self.kinds(ifindex, each)) for each in after.targets.values()}
         self.schedule.set_addresses(ifindex, frames, now)
         self.counters.keep(ifindex, after.targets)
         if before is None or not known:
@@ -440,11 +542,9 @@ class Engine:
                 before=before.link.hardware_address,
             )
         else:
-            # New, no longer optimistic, a router now, no longer in conflict, ...
+            # New, no longer optimistic, a router now, ...
             fresh = [
-                address
-                for address, target in after.targets.items()
-                if target != known.get(address) and not target.withheld
+                address for address, target in after.targets.items() if target != known.get(address)
             ]
             if fresh:
                 self.schedule.burst(ifindex, Cause.ADDRESS_ADDED, now, addresses=fresh)

@@ -83,6 +83,7 @@ class Claim(NamedTuple):
     address: bytes  # 4 or 16 bytes
     probe: bool = False  # the station only asks: an ARP probe, or a solicitation for DAD
     override: bool = True  # NA: the O flag; proxies and optimistic addresses do not set it
+    answer: bool = False  # an ARP reply or an NA: the form in which a station answers a probe
 
 
 # -- encoding ---------------------------------------------------------------------------
@@ -230,7 +231,7 @@ def _arp_claim(frame: bytes, start: int) -> Claim:
     hardware_address = frame[start + 8 : start + 14]
     sender = frame[start + 14 : start + 18]
     if sender != _NO_ADDRESS:
-        return Claim(hardware_address, sender)
+        return Claim(hardware_address, sender, answer=opcode == _ARP_REPLY)
     target = frame[start + 24 : start + 28]
     if opcode != _ARP_REQUEST or target == _NO_ADDRESS:
         raise FrameError(f"ARP opcode {opcode} from 0.0.0.0 names no address to claim")
@@ -283,7 +284,7 @@ def _read_neighbour_message(
     hardware_address = options.get(_OPTION_TARGET_LINK_LAYER, ethernet_source)
     if len(hardware_address) != 6:
         raise FrameError(f"target link-layer address has {len(hardware_address)} bytes; must be 6")
-    return Claim(hardware_address, target, override=bool(flags & _OVERRIDE))
+    return Claim(hardware_address, target, override=bool(flags & _OVERRIDE), answer=True)
 
 
 def _require_probe(source: bytes, destination: bytes, options: dict[int, bytes]) -> None:

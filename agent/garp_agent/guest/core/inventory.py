@@ -15,9 +15,12 @@ from garp_agent.guest.core.model import (
     InterfaceAddress,
     Link,
     LinkSeen,
+    is_virtual_router,
 )
-from garp_agent.wire.model import DumpComplete, DumpStarted, LinkGone
+from garp_agent.wire.model import DumpComplete, DumpPartial, DumpStarted, LinkGone
 from garp_agent.wire.netlink_dump import DumpMarks
+
+FORMER = 64  # hardware addresses of the past that are remembered
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +39,11 @@ def _key(address: InterfaceAddress) -> AddressKey:
     return (address.address, address.prefix_length, address.peer)
 
 
+def _stacking(link: Link) -> tuple[int, int, str]:
+    """Return what says where a link stands among the others."""
+    return link.master_ifindex, link.parent_ifindex, link.port_kind
+
+
 class Inventory:
     """The result of all kernel events so far."""
 
@@ -44,13 +52,19 @@ class Inventory:
         "_addresses",
         "_forwarding",
         "_link_marks",
+        "_own",
+        "by_name",
         "complete",
         "links",
+        "topology",
     )
 
     def __init__(self) -> None:
         self.complete = False  # a whole dump has been seen
         self.links: dict[int, Link] = {}
+        self.by_name: dict[str, int] = {}  # name -> ifindex
+        self.topology = 0  # goes up when links come, go, or are stacked otherwise
+        self._own: dict[bytes, None] = {}  # hardware addresses of the links, also former ones
         self._addresses: dict[int, dict[AddressKey, InterfaceAddress]] = {}
         self._forwarding: set[int] = set()
         self._link_marks = DumpMarks()  # by ifindex
@@ -77,6 +91,37 @@ class Inventory:
                 return found
             found |= more
 
+    def is_own(self, hardware_address: bytes) -> bool:
+        """Return whether a link has this hardware address, or had it.
+
+        Late frames and the caches of switches that answer for hosts still name a former one.
+        """
+        return hardware_address in self._own
+
+    def nics(self) -> dict[int, int]:
+        """Return for each ifindex the number of the NIC by which the link leaves.
+
+        Links that are stacked on each other, or are ports of one bridge or bond, have the same.
+        A VRF connects nothing.
+        """
+        found: dict[int, int] = {}
+
+        def root(ifindex: int) -> int:
+            while (above := found.setdefault(ifindex, ifindex)) != ifindex:
+                found[ifindex] = ifindex = found[above]
+            return ifindex
+
+        for link in self.links.values():
+            root(link.ifindex)
+            for other in (
+                link.parent_ifindex,
+                0 if link.port_kind == "vrf" else link.master_ifindex,
+            ):
+                if other in self.links:
+                    one, two = sorted((root(link.ifindex), root(other)))
+                    found[two] = one
+        return {ifindex: root(ifindex) for ifindex in self.links}
+
     def apply(self, event: KernelEvent) -> Iterable[int]:
         """Take in one event; return the ifindexes of the links that it changed."""
         if isinstance(event, LinkSeen):
@@ -96,16 +141,45 @@ class Inventory:
             self._link_marks.start()
             self._address_marks.start()
             return ()
+        if isinstance(event, DumpPartial):  # the next dump starts anew
+            self.complete = self.complete or self._link_marks.is_under_way
+            return ()
         assert isinstance(event, DumpComplete)
         return self._sweep()
 
     def _see_link(self, link: Link, dumped: bool) -> Iterable[int]:
         if not self._link_marks.seen(link.ifindex, dumped):
             return ()
-        if self.links.get(link.ifindex) == link:
+        before = self.links.get(link.ifindex)
+        if before == link:
             return ()
+        if before is not None:
+            self._forget_name(before)
+        if before is None or _stacking(before) != _stacking(link):
+            self.topology += 1
         self.links[link.ifindex] = link
+        self.by_name[link.name] = link.ifindex
+        self._remember_own(link.hardware_address, before)
         return (link.ifindex,)
+
+    def _remember_own(self, hardware_address: bytes, before: Link | None) -> None:
+        if before is not None and before.hardware_address != hardware_address:
+            self._forget_virtual(before.hardware_address)
+        self._own.pop(hardware_address, None)
+        self._own[hardware_address] = None
+        if len(self._own) > 2 * (len(self.links) + FORMER):
+            current = {link.hardware_address: None for link in self.links.values()}
+            former = [each for each in self._own if each not in current][-FORMER:]
+            self._own = {**dict.fromkeys(former), **current}
+
+    def _forget_virtual(self, hardware_address: bytes) -> None:
+        """Forget the hardware address of a virtual router: the next master has the same."""
+        if is_virtual_router(hardware_address):
+            self._own.pop(hardware_address, None)
+
+    def _forget_name(self, link: Link) -> None:
+        if self.by_name.get(link.name) == link.ifindex:
+            del self.by_name[link.name]
 
     def _see_address(self, address: InterfaceAddress, dumped: bool) -> Iterable[int]:
         ifindex, key = address.ifindex, _key(address)
@@ -131,7 +205,12 @@ class Inventory:
         known = self.links.pop(ifindex, None)
         self._addresses.pop(ifindex, None)
         self._forwarding.discard(ifindex)
-        return () if known is None else (ifindex,)
+        if known is None:
+            return ()
+        self._forget_name(known)
+        self._forget_virtual(known.hardware_address)
+        self.topology += 1
+        return (ifindex,)
 
     def _forget_address(self, ifindex: int, key: AddressKey) -> Iterable[int]:
         known = self._addresses.get(ifindex, {})

@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Union
 
-    from garp_agent.wire.model import DumpComplete, DumpStarted, LinkGone
+    from garp_agent.wire.model import DumpComplete, DumpPartial, DumpStarted, LinkGone
 
 # Interface flags, <linux/if.h>.
 IFF_LOOPBACK = 0x8
@@ -45,6 +45,26 @@ RT_SCOPE_LINK = 253
 RT_SCOPE_HOST = 254
 
 
+# The hardware addresses that virtual routers share, as prefix and length in bits.
+_VIRTUAL_ROUTERS = tuple(
+    (int(digits, 16), bits)
+    for digits, bits in (
+        ("00005e0001", 40),  # VRRP for IPv4, CARP (RFC 9568 section 7.3)
+        ("00005e0002", 40),  # VRRP for IPv6
+        ("00000c07ac", 40),  # HSRP
+        ("00000c9ff", 36),  # HSRP version 2
+        ("000573a00", 36),  # HSRP for IPv6
+        ("0007b400", 32),  # GLBP
+    )
+)
+
+
+def is_virtual_router(hardware_address: bytes) -> bool:
+    """Return whether a hardware address is one that virtual routers share."""
+    number = int.from_bytes(hardware_address, "big")
+    return any(number >> 48 - bits == prefix for prefix, bits in _VIRTUAL_ROUTERS)
+
+
 class Kind(Enum):
     """The type of frame that an announcement is sent as."""
 
@@ -69,6 +89,8 @@ class Cause(Enum):
     HINT = "hint"
     OPERATOR = "operator"
     DEFENCE = "defence"
+    CONFLICT = "conflict"  # a probe: does the station that claims an address answer?
+    PROXY_TEST = "proxy-test"  # a probe for an unused address: does the rival answer for that, too?
 
 
 class SendOutcome(Enum):
@@ -199,6 +221,7 @@ class ClaimSeen(NamedTuple):
     interface: str  # the name of the link on which it was heard
     address: bytes
     hardware_address: bytes
+    answer: bool = False  # a reply or an advertisement, as a station answers a probe with
 
 
 class Sent(NamedTuple):
@@ -212,7 +235,7 @@ class Sent(NamedTuple):
 if TYPE_CHECKING:
     # What one rtnetlink message can say.
     KernelChange = Union[LinkSeen, LinkGone, AddressSeen, AddressGone, ForwardingSeen]
-    KernelEvent = Union[KernelChange, DumpStarted, DumpComplete]
+    KernelEvent = Union[KernelChange, DumpStarted, DumpComplete, DumpPartial]
     EngineEvent = Union[
         KernelEvent, Resumed, BurstRequested, LeaseGranted, HintPortClosed, ClaimSeen, Sent
     ]

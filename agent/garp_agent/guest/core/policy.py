@@ -28,13 +28,14 @@ from garp_agent.guest.core.model import (
     InterfaceAddress,
     Kind,
     Link,
+    is_virtual_router,
 )
 from garp_agent.wire.model import IFF_LOWER_UP, IFF_UP
 from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Collection, Iterable
 
     from garp_agent.config.settings import Network, Settings
 
@@ -47,18 +48,6 @@ _ARP_KINDS = {
 _IPV4_LINK_LOCAL = b"\xa9\xfe"  # 169.254.0.0/16, RFC 3927
 _UNSPECIFIED = (bytes(4), bytes(16))
 _BROADCAST = b"\xff\xff\xff\xff"
-# The hardware addresses that virtual routers share, as prefix and length in bits.
-_VIRTUAL_ROUTERS = tuple(
-    (int(digits, 16), bits)
-    for digits, bits in (
-        ("00005e0001", 40),  # VRRP for IPv4, CARP
-        ("00005e0002", 40),  # VRRP for IPv6
-        ("00000c07ac", 40),  # HSRP
-        ("00000c9ff", 36),  # HSRP version 2
-        ("000573a00", 36),  # HSRP for IPv6
-        ("0007b400", 32),  # GLBP
-    )
-)
 _ANY_ADDRESS = AddressSelection()
 _ANY_INTERFACE = InterfaceSelection()
 
@@ -101,7 +90,6 @@ class Target(NamedTuple):
     kinds: tuple[Kind, ...]  # in the order in which they are sent
     router: bool = False  # as in Announcement
     override: bool = True  # as in Announcement
-    withheld: bool = False  # in conflict: only frames that claim nothing
 
 
 class LinkPlan(NamedTuple):
@@ -118,14 +106,12 @@ def plan_link(
     addresses: Collection[InterfaceAddress],
     forwards: bool,
     settings: Settings,
-    withheld: Callable[[int, bytes], bool] = lambda ifindex, address: False,
     to_containers: bool = False,
     elsewhere: Collection[bytes] = (),
 ) -> LinkPlan:
     """Decide what to announce on ``link``.
 
-    ``forwards``: the link forwards IPv6.  ``withheld`` tells for an ifindex and an address whether
-    the address is in conflict.  ``to_containers``: the link leads to containers only.
+    ``forwards``: the link forwards IPv6.  ``to_containers``: the link leads to containers only.
     ``elsewhere``: addresses that another link of the segment announces.
     """
     skip = whole_link_skip(link, addresses, settings, to_containers)
@@ -138,22 +124,26 @@ def plan_link(
         if reason is not None:
             skipped.append((item, reason))
         else:
-            held = withheld(item.ifindex, item.address)
-            targets[item.address] = _target(item, forwards, settings, held)
+            targets[item.address] = _target(item, forwards, settings)
     if skip is None and not targets and settings.mac_only:
         targets[b""] = Target(b"", (Kind.RARP,))
     return LinkPlan(link, skip, targets, tuple(skipped))
 
 
-def _target(item: InterfaceAddress, forwards: bool, settings: Settings, held: bool) -> Target:
+def _target(item: InterfaceAddress, forwards: bool, settings: Settings) -> Target:
     if len(item.address) == 4:
-        kinds = (Kind.ARP_PROBE,) if held else _ARP_KINDS[settings.arp]
-        return Target(item.address, kinds, withheld=held)
-    # An ARP probe does two things.  Switches learn the hardware address from it, and a station
-    # that has the address answers, which extends the hold-off.  IPv6 needs two frames for that.
-    kinds = (Kind.RARP, Kind.DAD_PROBE) if held else (Kind.UNSOLICITED_NA,)
+        return Target(item.address, _ARP_KINDS[settings.arp])
     override = not item.flags & IFA_F_OPTIMISTIC
-    return Target(item.address, kinds, forwards, override, held)
+    return Target(item.address, (Kind.UNSOLICITED_NA,), forwards, override)
+
+
+def probe_kinds(address: bytes) -> tuple[Kind, ...]:
+    """Return the frames for an address that claim nothing.
+
+    An ARP probe does two things.  Switches learn the hardware address from it, and a station that
+    has the address answers.  IPv6 needs two frames for that.
+    """
+    return (Kind.ARP_PROBE,) if len(address) == 4 else (Kind.RARP, Kind.DAD_PROBE)
 
 
 def whole_link_skip(
@@ -235,16 +225,11 @@ def _state_skip(link: Link) -> Skip | None:
 def _virtual_router_skip(link: Link, addresses: Iterable[InterfaceAddress]) -> Skip | None:
     # The routers of a group share a hardware address, and only the master may send from it: the
     # switches would send the master's traffic to a backup.  The master has the virtual address.
-    if not _is_virtual_router(link.hardware_address):
+    if not is_virtual_router(link.hardware_address):
         return None
     if any(_is_virtual_address(each, link.hardware_address) for each in addresses):
         return None
     return Skip.VIRTUAL_ROUTER
-
-
-def _is_virtual_router(mac: bytes) -> bool:
-    number = int.from_bytes(mac, "big")
-    return any(number >> 48 - bits == prefix for prefix, bits in _VIRTUAL_ROUTERS)
 
 
 def _is_virtual_address(item: InterfaceAddress, mac: bytes) -> bool:

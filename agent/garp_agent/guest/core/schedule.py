@@ -1,26 +1,25 @@
-"""When each address is announced: refresh ticks, bursts, and the token bucket that bounds both.
+"""When each address is announced: refresh ticks and bursts, bounded by a bucket for each NIC.
 
 Decides the order and the moment.  Does not know what an announcement contains, and reads no
 clock: ``now`` is an argument, in seconds.
 
 Each link has one ordered set of pending addresses.  A refresh tick adds the next few addresses
-to it, a round of a burst adds the addresses of the burst, and the token bucket lets them out one
-by one.  An address is pending once or not at all, so neither memory nor traffic grows with the
-number of triggers.  Rounds and ticks that were missed are not caught up.
+to it, a round of a burst adds the addresses of the burst, and the bucket of the NIC (guest.core.
+bucket) lets them out one by one.  An address is pending once or not at all, so neither memory nor
+traffic grows with the number of triggers.  Rounds and ticks that were missed are not caught up.
 
-The bucket is stored as the time at which it will be full again (GCRA, ITU-T I.371 annex A): one
-number, and the same comparison answers "may it be sent" and "when may it be sent".  What flows
-into a bucket that was just emptied comes on top of its depth.  The times of the last frames are
-therefore kept as well, to bound the number of frames in any second.
+Links that leave by the same NIC (its VLANs, macvlans, bridge) share one bucket and take turns.  A
+frame is charged when it was sent (:meth:`Schedule.sent`), not when it is planned: many links can
+be due in one turn, and their frames leave later than the turn began.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from heapq import heappop, heappush
 from math import inf
 
 from garp_agent.config.settings import LONGEST
+from garp_agent.guest.core.bucket import FrameBucket
 from garp_agent.guest.core.model import Cause
 from garp_agent.wire.record import NamedTuple
 
@@ -28,14 +27,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from garp_agent.config.settings import Settings
+    from garp_agent.config.settings import RateLimit, Settings
 
 # Keys of bursts of all addresses, beside those of single addresses, which are bytes: a burst
 # that begins at once, and one that begins later.
 _ALL, _LATER = "all", "later"
-
-ROUNDING = 1e-6  # seconds by which the bucket may be early: sums of floats are not exact
-SECOND = 1.0 + 2 * ROUNDING
 
 
 class Due(NamedTuple):
@@ -56,34 +52,55 @@ class _Burst(NamedTuple):
         return self.start + self.offsets[0]
 
 
-class _LinkSchedule:
-    """The schedule of one link."""
+class _Timer:
+    """Something with a place in the heap."""
+
+    __slots__ = ("due", "serial")
+    rank = 0  # of those due at one time, the lowest ones come first
+
+    def __init__(self) -> None:
+        self.due = inf  # with ``serial``, the heap entry that counts
+        self.serial = 0
+
+
+class _Nic(_Timer):
+    """A bucket, and the links that wait for it in turn.  Due when the first of them is."""
+
+    __slots__ = ("bucket", "links", "waiting")
+    rank = 1  # all links that are due wait before one of them gets its turn
+
+    def __init__(self, limits: RateLimit) -> None:
+        super().__init__()
+        self.bucket = FrameBucket(limits)
+        self.links = 0  # that use it
+        self.waiting: dict[_LinkSchedule, None] = {}  # with pending addresses; the next one first
+
+
+class _LinkSchedule(_Timer):
+    """The schedule of one link.  Due when its next tick or round comes."""
 
     __slots__ = (
         "addresses",
         "bursts",
-        "due",
-        "full_at",
         "held",
+        "ifindex",
         "last_burst",
         "next_round",
+        "nic",
         "pending",
-        "recent",
         "refresh",
-        "serial",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, ifindex: int, nic: _Nic) -> None:
+        super().__init__()
+        self.ifindex = ifindex
+        self.nic = nic
         # Address -> number of frames it takes.  The first ones are the next to be refreshed.
         self.addresses: dict[bytes, int] = {}
         self.pending: dict[bytes, Cause] = {}  # in the order in which they will be sent
         self.bursts: dict[bytes | str, _Burst] = {}  # by address, or _ALL, or _LATER
         self.next_round = inf  # the earliest next round of these bursts
         self.refresh = inf  # when the next tick comes
-        self.full_at = -inf  # when the bucket is full again
-        self.recent: deque[float] = deque()  # when the frames of the last second were sent
-        self.due = inf  # with ``serial``, the heap entry of this link that counts
-        self.serial = 0
         self.held = 0  # how often an address had to wait for the bucket
         self.last_burst: tuple[float, Cause] | None = None
 
@@ -96,15 +113,19 @@ class _LinkSchedule:
         for burst in self.bursts.values():
             self.next_round = min(self.next_round, burst.next_round)
 
+    def frames(self) -> int:
+        """Return the number of frames of the first pending address."""
+        return self.addresses.get(next(iter(self.pending)), 1)
+
 
 class Schedule:
     """The moments of all links.  ``uniform`` draws from [0, 1)."""
 
     __slots__ = (
         "_heap",
-        "_in_a_second",
         "_links",
-        "_removed",
+        "_nic_of",
+        "_nics",
         "_serial",
         "_settings",
         "_uniform",
@@ -113,15 +134,37 @@ class Schedule:
 
     def __init__(self, settings: Settings, uniform: Callable[[], float]) -> None:
         self._settings = settings
-        self._in_a_second = int(settings.rate_limit.in_a_second)
         self._uniform = uniform
         self._links: dict[int, _LinkSchedule] = {}
-        self._removed: dict[int, _LinkSchedule] = {}  # kept until their buckets are full
-        self._heap: list[tuple[float, int, int]] = []  # due, serial, ifindex
-        self._serial = 0  # of heap entries: of links due at one time, the first in comes first
+        self._nic_of: Mapping[int, int] = {}  # ifindex -> number of its NIC; else its own ifindex
+        # Also without links, as long as their buckets are not full: a link can come back.
+        self._nics: dict[int, _Nic] = {}
+        self._heap: list[tuple[float, int, int, _Timer]] = []  # due, rank, serial
+        self._serial = 0  # of heap entries: of those due at one time, the first in comes first
         self.interval = settings.interval  # seconds between refreshes, before jitter
 
     # -- what there is to announce --------------------------------------------------
+
+    def group(self, nic_of: Mapping[int, int], now: float) -> None:
+        """Say by which NIC each link leaves: links with the same number share a bucket.
+
+        A link that is not in ``nic_of`` has its own.  No link gains tokens by a change.
+        """
+        self._nic_of = nic_of
+        absorbed = set()
+        for link in self._links.values():
+            before, after = link.nic, self._nic(link.ifindex)
+            if before is after:
+                continue
+            if (before, after) not in absorbed:
+                absorbed.add((before, after))
+                after.bucket.absorb(before.bucket)
+            self._stop_waiting(link, now)
+            before.links -= 1
+            after.links += 1
+            link.nic = after
+            self._wait(link, now)
+        self._forget_nics(now)
 
     def set_addresses(self, ifindex: int, addresses: Mapping[bytes, int], now: float) -> None:
         """Set the addresses of a link, and the number of frames that each takes.
@@ -133,20 +176,32 @@ class Schedule:
         """
         link = self._links.get(ifindex)
         if link is None:
-            link = self._removed.pop(ifindex) if ifindex in self._removed else _LinkSchedule()
-            self._links[ifindex] = link
+            link = self._links[ifindex] = _LinkSchedule(ifindex, self._nic(ifindex))
+            link.nic.links += 1
         begins_or_ends = bool(link.addresses) != bool(addresses)
-        for known in (link.addresses, link.pending):
-            for address in [a for a in known if a not in addresses]:
-                del known[address]
+        for address in [a for a in link.addresses if a not in addresses]:
+            del link.addresses[address]
+        for address in [a for a in link.pending if a not in addresses]:
+            if link.pending[address] is not Cause.PROXY_TEST:
+                del link.pending[address]
         for key in [k for k in link.bursts if isinstance(k, bytes) and k not in addresses]:
             del link.bursts[key]
         link.addresses.update(addresses)
         if begins_or_ends:
             link.refresh = self._phase(link, now)
             link.bursts.clear()
+        if not addresses:
+            link.pending.clear()
         link.find_next_round()
-        self._enqueue(ifindex, link, now)
+        if not link.pending:
+            self._stop_waiting(link, now)
+        self._enqueue(link)
+
+    def set_frames(self, ifindex: int, address: bytes, frames: int) -> None:
+        """Set the number of frames that an address takes, if the link has it."""
+        link = self._links.get(ifindex)
+        if link is not None and address in link.addresses:
+            link.addresses[address] = frames
 
     def remove(self, ifindex: int, now: float) -> None:
         """Forget a link that is gone.  Nothing that is pending there is sent.
@@ -155,10 +210,11 @@ class Schedule:
         """
         if ifindex in self._links:
             self.set_addresses(ifindex, {}, now)
-            self._removed[ifindex] = self._links.pop(ifindex)
+            link = self._links.pop(ifindex)
+            link.serial = 0
+            link.nic.links -= 1
             self._drop_stale_entries()
-        for each in [i for i, link in self._removed.items() if link.full_at <= now - SECOND]:
-            del self._removed[each]
+        self._forget_nics(now)
 
     # -- triggers -------------------------------------------------------------------
 
@@ -191,29 +247,45 @@ class Schedule:
             link.bursts[_ALL] = burst
         link.last_burst = (now, cause)
         link.find_next_round()
-        self._enqueue(ifindex, link, now)
+        self._enqueue(link)
+
+    def send_once(self, ifindex: int, address: bytes, cause: Cause, now: float) -> None:
+        """Add an address to the pending ones.
+
+        With PROXY_TEST, it need not be one of the link's addresses.
+        """
+        link = self._links[ifindex]
+        link.pending[address] = cause
+        self._wait(link, now)
+
+    def send_next(self, ifindex: int, address: bytes, cause: Cause, now: float) -> None:
+        """Let an address out before all others that are pending on the link."""
+        link = self._links[ifindex]
+        link.pending.pop(address, None)
+        link.pending = {address: cause, **link.pending}
+        self._wait(link, now)
 
     def rephase(self, now: float) -> None:
         """Draw the next refresh of every link anew, as for a link that was just found."""
-        for ifindex, link in self._links.items():
+        for link in self._links.values():
             link.refresh = self._phase(link, now)
-            self._enqueue(ifindex, link, now)
+            self._enqueue(link)
 
     def configure(self, settings: Settings, interval: float, now: float) -> None:
         """Use other settings.
 
         No refresh gets later or moves within the interval.  No missing token is given back.
         """
-        slower = self._settings.rate_limit.frames_per_second / settings.rate_limit.frames_per_second
         self._settings = settings
-        self._in_a_second = int(settings.rate_limit.in_a_second)
         self.interval = interval
-        for ifindex, link in self._links.items():
+        for nic in self._nics.values():
+            nic.bucket.configure(settings.rate_limit, now)
+            self._enqueue_nic(nic, now)
+        for link in self._links.values():
             # Drawn anew only where it is too far off: many changes must not hurry it either.
             if link.refresh > now + interval:
                 link.refresh = self._phase(link, now)
-            link.full_at = now + max(0.0, link.full_at - now) * slower
-            self._enqueue(ifindex, link, now)
+            self._enqueue(link)
 
     # -- the moments ----------------------------------------------------------------
 
@@ -224,18 +296,33 @@ class Schedule:
     def next_due(self, now: float) -> Due | None:
         """Take the next address that is to be announced now; None if there is none.
 
-        Links take turns: each sends one address before any sends its second.
+        NICs take turns, and so do the links of a NIC: each sends one address before any sends
+        its second.  The caller reports each frame of the address to :meth:`sent`.
         """
         while self.deadline() <= now:
-            ifindex = heappop(self._heap)[2]
-            link = self._links[ifindex]
-            link.due = inf
-            self._collect(link, now)
-            due = self._take(ifindex, link, now)
-            self._enqueue(ifindex, link, now)
+            timer = heappop(self._heap)[3]
+            timer.due = inf
+            if isinstance(timer, _LinkSchedule):
+                self._collect(timer, now)
+                self._enqueue(timer)
+                continue
+            assert isinstance(timer, _Nic)
+            due = self._take(timer, now)
             if due is not None:
                 return due
         return None
+
+    def sent(self, ifindex: int, now: float) -> None:
+        """Count a frame of a link that was handed to the kernel at ``now``."""
+        link = self._links.get(ifindex)
+        if link is None:
+            return
+        nic = link.nic
+        was_ready = nic.due <= now
+        nic.bucket.charge(now)
+        self._enqueue_nic(nic, now)
+        if was_ready and nic.waiting and nic.due > now:
+            next(iter(nic.waiting)).held += 1
 
     def is_idle(self) -> bool:
         """Return whether no burst is under way and nothing waits for its bucket."""
@@ -274,28 +361,6 @@ class Schedule:
     def _phase(self, link: _LinkSchedule, now: float) -> float:
         return now + self._uniform() * self.interval if link.addresses else inf
 
-    def _enqueue(self, ifindex: int, link: _LinkSchedule, now: float) -> None:
-        """Put the link into the heap for the moment at which it is due next."""
-        due = min(link.refresh, link.next_round)
-        if link.pending:
-            due = min(due, self._ready_at(link, now))
-        if due != link.due:
-            link.due = due
-            self._serial = link.serial = self._serial + 1
-            heappush(self._heap, (due, link.serial, ifindex))
-            if len(self._heap) > 2 * len(self._links) + 64:  # a flood of triggers, all replaced
-                self._heap = sorted((each.due, each.serial, i) for i, each in self._links.items())
-        self._drop_stale_entries()
-
-    def _drop_stale_entries(self) -> None:
-        """Keep an entry that counts at the top: its link is there and due at no other time."""
-        heap, links = self._heap, self._links
-        while heap:
-            link = links.get(heap[0][2])
-            if link is not None and link.serial == heap[0][1]:
-                break
-            heappop(heap)
-
     def _collect(self, link: _LinkSchedule, now: float) -> None:
         """Add what is due by now to the pending addresses."""
         if link.next_round <= now:
@@ -312,6 +377,7 @@ class Schedule:
             self._tick(link)
             swing = self._settings.jitter * (2.0 * self._uniform() - 1.0)
             link.refresh = now + min(LONGEST, self.interval * (1.0 + swing))
+        self._wait(link, now)
 
     def _tick(self, link: _LinkSchedule) -> None:
         for _ in range(min(self._settings.addresses_per_tick, len(link.addresses))):
@@ -319,32 +385,73 @@ class Schedule:
             link.addresses[address] = link.addresses.pop(address)  # to the end of the round
             link.pending.setdefault(address, Cause.REFRESH)
 
-    def _take(self, ifindex: int, link: _LinkSchedule, now: float) -> Due | None:
-        """Take the first pending address and its tokens; None if it has to wait for them."""
+    # -- one NIC --------------------------------------------------------------------
+
+    def _nic(self, ifindex: int) -> _Nic:
+        number = self._nic_of.get(ifindex, ifindex)
+        if number not in self._nics:
+            self._nics[number] = _Nic(self._settings.rate_limit)
+        return self._nics[number]
+
+    def _forget_nics(self, now: float) -> None:
+        """Forget the NICs that no link uses and whose buckets are full."""
+        unused = [n for n, nic in self._nics.items() if not nic.links and nic.bucket.is_fresh(now)]
+        for number in unused:
+            del self._nics[number]
+
+    def _wait(self, link: _LinkSchedule, now: float) -> None:
+        """Let the link wait for its NIC, if it has pending addresses."""
+        if link.pending and link not in link.nic.waiting:
+            link.nic.waiting[link] = None
+            self._enqueue_nic(link.nic, now)
+            link.held += link.nic.due > now
+
+    def _stop_waiting(self, link: _LinkSchedule, now: float) -> None:
+        if link in link.nic.waiting:
+            del link.nic.waiting[link]
+            self._enqueue_nic(link.nic, now)
+
+    def _take(self, nic: _Nic, now: float) -> Due | None:
+        """Take the first pending address of the link whose turn it is."""
+        link = next(iter(nic.waiting))
         due = None
-        if link.pending and self._ready_at(link, now) <= now:
+        if nic.bucket.ready_at(link.frames(), now) <= now:
+            del nic.waiting[link]
             address = next(iter(link.pending))
-            frames = link.addresses[address]
-            seconds = frames / self._settings.rate_limit.frames_per_second
-            link.full_at = max(now, link.full_at) + seconds
-            while link.recent and link.recent[0] <= now - SECOND:
-                link.recent.popleft()
-            link.recent.extend([now] * frames)
-            due = Due(ifindex, address, link.pending.pop(address))
-        if link.pending and self._ready_at(link, now) > now:
-            link.held += 1
+            due = Due(link.ifindex, address, link.pending.pop(address))
+            if link.pending:
+                nic.waiting[link] = None
+        self._enqueue_nic(nic, now)
         return due
 
-    def _ready_at(self, link: _LinkSchedule, now: float) -> float:
-        """Return when the bucket lets the first pending address out, not earlier than ``now``.
+    # -- the heap -------------------------------------------------------------------
 
-        The bucket may have been ready for a long time.  A link must not look as if it was due
-        then: it would overtake other links, and a late turn is taken for a suspension.
-        """
-        limit = self._settings.rate_limit
-        frames = link.addresses[next(iter(link.pending))]
-        ready = link.full_at + (frames - limit.depth) / limit.frames_per_second
-        over = len(link.recent) + frames - self._in_a_second
-        if over > 0:
-            ready = max(ready, link.recent[min(over, len(link.recent)) - 1] + SECOND)
-        return ready if ready - ROUNDING > now else now
+    def _enqueue_nic(self, nic: _Nic, now: float) -> None:
+        """Put the NIC into the heap for the moment at which it lets a frame out."""
+        if nic.waiting:
+            frames = next(iter(nic.waiting)).frames()
+            self._push(nic, nic.bucket.ready_at(frames, now))
+        else:
+            self._push(nic, inf)
+
+    def _enqueue(self, link: _LinkSchedule) -> None:
+        """Put the link into the heap for the moment of its next tick or round."""
+        self._push(link, min(link.refresh, link.next_round))
+
+    def _push(self, timer: _Timer, due: float) -> None:
+        if due == inf:
+            timer.due, timer.serial = inf, 0  # no entry has this serial
+        elif due != timer.due:
+            timer.due = due
+            self._serial = timer.serial = self._serial + 1
+            heappush(self._heap, (due, timer.rank, timer.serial, timer))
+            timers = len(self._links) + len(self._nics)
+            if len(self._heap) > 2 * timers + 64:  # a flood of triggers, all replaced
+                self._heap = sorted(entry for entry in self._heap if entry[2] == entry[3].serial)
+        self._drop_stale_entries()
+
+    def _drop_stale_entries(self) -> None:
+        """Keep an entry that counts at the top: its link is there and due at no other time."""
+        heap = self._heap
+        while heap and heap[0][2] != heap[0][3].serial:
+            heappop(heap)

@@ -13,7 +13,7 @@ import socket
 from array import array
 from struct import Struct
 
-from garp_agent.guest.core.bpf import advertisement_filter, arp_filter
+from garp_agent.guest.core.bpf import MOST_IPV4, MOST_IPV6, advertisement_filter, arp_filter
 from garp_agent.guest.core.frames import FrameError, decode
 from garp_agent.guest.core.model import ClaimSeen
 
@@ -54,15 +54,18 @@ class ConflictSocket:
         """Return the descriptor to wait on, for reading."""
         return self._epoll.fileno()
 
-    def listen_for(self, addresses: Collection[bytes]) -> None:
+    def listen_for(self, addresses: Collection[bytes]) -> int:
         """Receive claims to these addresses, and to no others, from now on.
 
-        If the kernel has no memory for all of them, only the first ones count.
-        Raises OSError as setsockopt(2) does for other reasons.
+        Return how many are left out: a filter has room for MOST_IPV4 and MOST_IPV6 of them, and
+        the kernel may have memory for fewer.  Raises OSError as setsockopt(2) does otherwise.
         """
         arp, ipv6 = self._sockets.values()
-        _attach_most(arp, arp_filter, [each for each in addresses if len(each) == 4])
-        _attach_most(ipv6, advertisement_filter, [each for each in addresses if len(each) == 16])
+        four = [each for each in addresses if len(each) == 4]
+        sixteen = [each for each in addresses if len(each) == 16]
+        heard = _attach_most(arp, arp_filter, four[:MOST_IPV4])
+        heard += _attach_most(ipv6, advertisement_filter, sixteen[:MOST_IPV6])
+        return len(four) + len(sixteen) - heard
 
     def read(self) -> list[ClaimSeen]:
         """Return claims that have arrived, at most BATCH for each protocol."""
@@ -77,7 +80,9 @@ class ConflictSocket:
                 except (FrameError, UnicodeDecodeError):  # malformed; a link name that is not UTF-8
                     continue
                 if claim.override and not claim.probe:
-                    claims.append(ClaimSeen(source[0], claim.address, claim.hardware_address))
+                    claims.append(
+                        ClaimSeen(source[0], claim.address, claim.hardware_address, claim.answer)
+                    )
         return claims
 
     def close(self) -> None:
@@ -89,8 +94,8 @@ class ConflictSocket:
 
 def _attach_most(
     sock: socket.socket, build: Callable[[list[bytes]], bytes], addresses: list[bytes]
-) -> None:
-    """Attach a filter for as many addresses as the kernel has memory for.
+) -> int:
+    """Attach a filter for as many addresses as the kernel has memory for; return how many.
 
     The limit is net.core.optmem_max; its old default of 20 KiB allows about 300 addresses.
     """
@@ -103,7 +108,8 @@ def _attach_most(
                 raise
         else:
             if count:
-                return
+                return count
+    return 0
 
 
 def _halves(count: int) -> list[int]:

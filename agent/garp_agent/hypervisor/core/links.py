@@ -11,7 +11,7 @@ from garp_agent.hypervisor.core.linkstate import (
     LinkSnapshot,
     PortStateReport,
 )
-from garp_agent.wire.model import DumpStarted, LinkGone
+from garp_agent.wire.model import DumpPartial, DumpStarted, LinkGone
 from garp_agent.wire.netlink_dump import DumpMarks
 from garp_agent.wire.record import NamedTuple
 
@@ -52,6 +52,8 @@ class LinkTable:
         if isinstance(event, LinkGone):
             self._marks.removed(event.ifindex)
             return self._forget([event.ifindex])
+        if isinstance(event, DumpPartial):
+            return []  # the next dump starts anew
         self._port_states.clear()
         if isinstance(event, DumpStarted):
             self._marks.start()

@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Union
 
-    from garp_agent.wire.model import DumpComplete, DumpStarted
+    from garp_agent.wire.model import DumpComplete, DumpPartial, DumpStarted
 
 # LinkReport.event: why the kernel sent the message, IFLA_EVENT_*.
 EVENT_NONE = 0
@@ -112,7 +112,7 @@ class PortStateReport(NamedTuple):
 
 if TYPE_CHECKING:
     LinkMessage = Union[LinkReport, PortStateReport, LinkGone]
-    LinkEvent = Union[LinkMessage, DumpComplete, DumpStarted]
+    LinkEvent = Union[LinkMessage, DumpComplete, DumpPartial, DumpStarted]
 
 
 def decode(datagram: bytes) -> list[LinkMessage | rtnetlink.ControlMessage]:

@@ -1,0 +1,371 @@
+"""Claims that are no conflicts, and guests that were away: with real frames and neighbour tables.
+
+The stations that answer or repeat what they should not are threads with a packet socket, because
+no kernel here does what they do.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from scapy.layers.inet6 import ICMPv6ND_NS
+from scapy.layers.l2 import ARP, Ether
+from scapy.packet import Packet
+
+from bench.lab import GUEST_ADDRESS, GUEST_ADDRESS6, GUEST_MAC, PEER_MAC
+from tests.netns.agent import (
+    NEW_MAC,
+    Agent,
+    Site,
+    advertisement,
+    announced,
+    gratuitous,
+    until,
+)
+
+RIVAL_MAC = "02:00:5e:00:53:66"
+NO_REFRESH = "interval: 270s\ninterval_with_lease: 270s\njitter: 0%\nmac_only: false\n"
+FREQUENT = "interval: 200ms\nrate_limit: {frames_per_second: 100, depth: 50}\n"
+
+
+@contextmanager
+def station(site: Site, react: Callable[[Packet], list[Packet]]) -> Iterator[None]:
+    """Let a station at the peer's link send what `react` returns for each frame of the guest."""
+    sock = site.lab.packet_socket("peer", "eth0")
+    sock.settimeout(0.05)
+    stop = threading.Event()
+
+    def run() -> None:
+        while not stop.is_set():
+            try:
+                frame = sock.recv(2048)
+            except TimeoutError:
+                continue
+            if frame[6:12] == bytes.fromhex(GUEST_MAC.replace(":", "")):
+                for answer in react(Ether(frame)):
+                    sock.send(bytes(answer))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        sock.close()
+
+
+def claim(site: Site, *frames: Packet) -> None:
+    for frame in frames:
+        site.wire.socket.send(bytes(frame))
+
+
+def claim_of(address: str, mac: str = RIVAL_MAC) -> Packet:
+    return advertisement(mac, address, address) if ":" in address else gratuitous(mac, address)
+
+
+def kinds(packets: Sequence[Packet]) -> list[str]:
+    """Return "probe" or "claim" for each frame."""
+    return ["probe" if is_probe(packet) else "claim" for packet in packets]
+
+
+def is_probe(packet: Packet) -> bool:
+    return ICMPv6ND_NS in packet or (ARP in packet and packet[ARP].psrc == "0.0.0.0")
+
+
+def asked(packet: Packet) -> str:
+    """Return the address that a probe asks for; "" for other frames."""
+    if ICMPv6ND_NS in packet:
+        return str(packet[ICMPv6ND_NS].tgt)
+    return str(packet[ARP].pdst) if is_probe(packet) else ""
+
+
+def answer(address: str) -> Packet:
+    if ":" in address:
+        return advertisement(RIVAL_MAC, address, address)
+    arp = ARP(op=2, hwsrc=RIVAL_MAC, psrc=address, hwdst=GUEST_MAC, pdst="0.0.0.0")
+    return Ether(src=RIVAL_MAC, dst=GUEST_MAC) / arp
+
+
+@pytest.fixture(params=[GUEST_ADDRESS, GUEST_ADDRESS6], ids=["IPv4", "IPv6"])
+def address(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def started(site: Site, address: str, config: str = NO_REFRESH) -> Agent:
+    agent = site.start(config=config)
+    until(lambda: agent.claims(address), "its first probes remain without an answer")
+    return agent
+
+
+# -- claims without a rival -----------------------------------------------------------
+
+
+def test_forged_claim_withholds_the_address_for_three_probes_only(
+    site6: Site, address: str
+) -> None:
+    with started(site6, address) as agent:
+        site6.wire.wait_for(address, count=4 if ":" not in address else 3)
+        site6.wire.clear()
+        claim(site6, claim_of(address))
+        agent.wait_for_log("address-conflict-over", address=address)
+        until(lambda: agent.sent_by("address-added") >= 3, "it is announced again")
+        packets = [Ether(frame) for frame in site6.wire.read()]
+        ours = [p for p in packets if p.src == GUEST_MAC and address in (asked(p), announced(p))]
+        assert kinds(ours) == ["probe"] * 3 + ["claim"] * 3
+
+
+def test_claims_of_a_forger_that_never_answers_do_not_stop_announcements(site: Site) -> None:
+    with started(site, GUEST_ADDRESS, FREQUENT) as agent:
+        for round in range(4):
+            claim(site, claim_of(GUEST_ADDRESS))
+            heard = round + 1
+            until(lambda count=heard: agent.status()["conflicts"] >= count, "the claim is heard")
+            until(lambda: agent.claims(GUEST_ADDRESS), "it is announced")
+            site.wire.clear()
+            until(
+                lambda: "claim" in kinds(site.wire.announcements(GUEST_ADDRESS)),
+                "the peer hears an announcement",
+            )
+
+
+@pytest.mark.parametrize(
+    "sender",
+    ["ff:ff:ff:ff:ff:ff", "01:00:5e:00:00:01", "00:00:00:00:00:00", GUEST_MAC, "02:aa:bb:00:00:01"],
+)
+def test_claim_of_a_sender_that_is_no_station_or_ignored_is_no_conflict(
+    site: Site, sender: str
+) -> None:
+    config = NO_REFRESH + 'conflict: {ignore: ["02:aa:*"]}\n'
+    with started(site, GUEST_ADDRESS, config) as agent:
+        claim(site, claim_of(GUEST_ADDRESS, sender), claim_of(GUEST_ADDRESS))
+        agent.wait_for_log("address-conflict", claimed_by=RIVAL_MAC)
+        assert agent.status()["conflicts"] == 1
+        assert len(agent.log("address-conflict")) == 1
+
+
+def test_claim_of_the_guests_former_hardware_address_is_no_conflict(site: Site) -> None:
+    """A late frame, or the cache of a switch that answers for hosts."""
+    with started(site, GUEST_ADDRESS) as agent:
+        site.guest(f"link set eth0 address {NEW_MAC}")
+        agent.wait_for_log("hardware-address-changed")
+        claim(site, claim_of(GUEST_ADDRESS, GUEST_MAC), claim_of(GUEST_ADDRESS))
+        agent.wait_for_log("address-conflict", claimed_by=RIVAL_MAC)
+        assert agent.status()["conflicts"] == 1
+
+
+def test_station_that_answers_for_everything_is_named_and_ignored(
+    site6: Site, address: str
+) -> None:
+    """Proxy ARP, an ND proxy, client isolation, a switch that answers for hosts."""
+
+    def react(packet: Packet) -> list[Packet]:
+        return [answer(asked(packet))] if asked(packet) else []
+
+    with started(site6, address) as agent, station(site6, react):
+        claim(site6, claim_of(address))
+        agent.wait_for_log("answers-for-everything", hardware_address=RIVAL_MAC)
+        until(lambda: agent.claims(address), "it is announced again")
+        claim(site6, claim_of(address))
+        agent.burst()
+        assert agent.claims(address)
+        (found,) = agent.status()["answer_for_everything"]
+        assert (found["interface"], found["hardware_address"]) == ("eth0", RIVAL_MAC)
+
+
+def test_repeater_of_our_frames_under_its_hardware_address_is_no_rival(site: Site) -> None:
+    """An access point, or NAT for hardware addresses."""
+
+    def react(packet: Packet) -> list[Packet]:
+        echo = packet.copy()
+        echo.src = RIVAL_MAC
+        if ARP in echo:
+            echo[ARP].hwsrc = RIVAL_MAC
+        return [echo]
+
+    with station(site, react), site.start(config=FREQUENT) as agent:
+        agent.wait_for_log("address-conflict-over")
+        before = agent.status()["conflicts"]
+        until(lambda: agent.status()["conflicts"] >= before + 20, "twenty more echoes are heard")
+        assert agent.claims(GUEST_ADDRESS)
+        assert len(agent.log("address-conflict-over")) == 1
+
+
+# -- guests that were away ------------------------------------------------------------
+
+
+@contextmanager
+def owner(site: Site, address: str) -> Iterator[None]:
+    """Give the peer the guest's address: it answers probes for it."""
+    length = 64 if ":" in address else 24
+    site.lab.ip("peer", f"address add {address}/{length} dev eth0{' nodad' * (length == 64)}")
+    yield
+
+
+def until_it_yields(agent: Agent, address: str) -> None:
+    def withheld() -> Any:
+        conflict = agent.addresses()[address]["conflict"]
+        return conflict and conflict["withheld"] and conflict["claimed_by"] == PEER_MAC
+
+    until(withheld, "the agent yields")
+
+
+def test_agent_started_while_another_station_has_the_address_never_claims_it(
+    site6: Site, address: str
+) -> None:
+    with owner(site6, address), site6.start(config=FREQUENT) as agent:
+        until_it_yields(agent, address)
+        agent.send_more(20)
+        assert "claim" not in kinds(site6.wire.announcements(address))
+
+
+@pytest.mark.parametrize("what", ["cable", "stopped"])
+def test_guest_that_was_away_leaves_the_address_to_the_station_that_has_it_now(
+    site: Site, what: str
+) -> None:
+    with started(site, GUEST_ADDRESS, FREQUENT) as agent:
+        if what == "cable":
+            site.lab.ip("peer", "link set eth0 down")
+            until(lambda: not agent.announced(), "the carrier is lost")
+            site.lab.ip("peer", f"address add {GUEST_ADDRESS}/24 dev eth0")
+            site.wire.clear()
+            site.lab.ip("peer", "link set eth0 up")
+            until(agent.announced, "the carrier is back")
+        else:
+            with agent.stopped():
+                site.lab.ip("peer", f"address add {GUEST_ADDRESS}/24 dev eth0")
+                # Longer than an interval and a second: the next turn counts as a resume.
+                threading.Event().wait(2.0)
+                site.wire.clear()
+        until_it_yields(agent, GUEST_ADDRESS)
+        agent.send_more(20)
+        assert "claim" not in kinds(site.wire.announcements(GUEST_ADDRESS))
+
+
+def test_address_added_again_while_its_rival_is_there_is_not_announced(
+    site6: Site, address: str
+) -> None:
+    """As `netplan apply` does."""
+    length = 64 if ":" in address else 24
+    with started(site6, address, FREQUENT) as agent, owner(site6, address):
+        claim(site6, claim_of(address, PEER_MAC))
+        until_it_yields(agent, address)
+        site6.guest(f"address del {address}/{length} dev eth0")
+        until(lambda: address not in agent.announced(), "the address is gone")
+        site6.wire.clear()
+        site6.guest(f"address add {address}/{length} dev eth0{' nodad' * (length == 64)}")
+        until_it_yields(agent, address)
+        agent.send_more(20)
+        assert "claim" not in kinds(site6.wire.announcements(address))
+
+
+# -- many addresses and claims --------------------------------------------------------
+
+
+def test_more_addresses_than_the_filter_takes_are_logged_once(site: Site) -> None:
+    with started(site, GUEST_ADDRESS) as agent:
+        site.guest(*(f"address add 10.{n >> 8}.{n & 255}.1/32 dev eth0" for n in range(2100)))
+        line = agent.wait_for_log("claims-unheard")
+        until(lambda: len(agent.announced()) == 2101, "all addresses are announced")
+        assert int(line["addresses"]) >= 1
+        assert len(agent.log("claims-unheard")) == 1
+
+
+# -- what a receiver counts -----------------------------------------------------------
+
+SO_TIMESTAMPNS = 35
+
+
+def most_in_a_second(sockets: list[socket.socket]) -> int:
+    """Return the most frames of the guest in any second, by the kernel's receive timestamps."""
+    times = []
+    for sock in sockets:
+        sock.setblocking(False)
+        while True:
+            try:
+                _frame, ancillary, _flags, sender = sock.recvmsg(2048, 256)
+            except BlockingIOError:
+                break
+            if sender[2] != socket.PACKET_OUTGOING:
+                ((_level, _type, data),) = ancillary
+                seconds, nanoseconds = memoryview(data).cast("l")
+                times.append(seconds + nanoseconds / 1e9)
+    times.sort()
+    return max(
+        (sum(1 for later in times[at:] if later < first + 1.0) for at, first in enumerate(times)),
+        default=0,
+    )
+
+
+def timestamped(site: Site, link: str) -> socket.socket:
+    sock = site.lab.packet_socket("peer", link)
+    sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+    return sock
+
+
+@pytest.mark.parametrize("claims", [0, 3000])
+def test_receiver_counts_at_most_14_frames_in_any_second_on_each_of_6_links(
+    site: Site, claims: int
+) -> None:
+    names = [f"e{n}" for n in range(6)]
+    site.lab.wire(*(("guest", name, "peer", name) for name in names))
+    for n, name in enumerate(names):
+        items = [f"10.{n}.0.{host}/24" for host in range(1, 15)]
+        site.lab.host("guest", name, f"02:00:5e:00:54:{n:02x}", *items)
+        site.lab.host("peer", name, f"02:00:5e:00:55:{n:02x}")
+    site.lab.wait_until_up("guest", "peer")
+    sockets = [timestamped(site, name) for name in names]
+    with site.start(config="interval: 1s\n") as agent:
+        agent.send_more(200)
+        before = agent.sent()
+        for n in range(claims):
+            forged = f"02:ee:00:00:{n >> 8:02x}:{n & 255:02x}"
+            frame = bytes(gratuitous(forged, f"10.{n % 6}.0.{1 + n // 6 % 14}"))
+            sockets[n % 6].send(frame)
+        for _ in range(5):
+            agent.burst()
+        until(lambda: agent.sent() >= before + 300, "300 more frames")
+    for sock in sockets:
+        assert 10 <= most_in_a_second([sock]) <= 14
+        sock.close()
+
+
+def test_macvlans_of_one_nic_send_at_most_14_frames_in_any_second_together(site: Site) -> None:
+    for n in range(50):
+        site.guest(
+            f"link add mv{n} link eth0 type macvlan mode bridge",
+            f"address add 10.9.{n}.1/24 dev mv{n}",
+            f"link set mv{n} up",
+        )
+    site.lab.wait_until_up("guest")
+    with site.start(config=NO_REFRESH) as agent:
+        until(lambda: agent.sent_by("start") >= 102, "the bursts of the start are over")
+        sock = timestamped(site, "eth0")
+        agent.burst()
+        until(lambda: agent.sent_by("operator") >= 51, "every macvlan has announced")
+    assert 10 <= most_in_a_second([sock]) <= 14
+    sock.close()
+
+
+def test_start_among_many_addresses_and_changes_announces_while_the_changes_go_on(
+    site: Site,
+) -> None:
+    """Changes interrupt each dump; the agent must not wait for one that is complete."""
+    changes = site.directory / "changes"
+    lines = [
+        f"address {verb} 172.16.{n >> 8}.{n & 255}/32 dev eth0\n"
+        for n in range(500)
+        for verb in ("add", "del")
+    ]
+    changes.write_text("".join(lines))
+    site.guest(*(f"address add 10.{n >> 8}.{n & 255}.1/32 dev eth0" for n in range(3000)))
+    site.wire.clear()
+    churn = site.lab.start("guest", ["sh", "-c", f"while :; do ip -batch {changes}; done"])
+    site.start(wait=False)
+    site.wire.wait_for()
+    assert churn.poll() is None
