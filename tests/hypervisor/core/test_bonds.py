@@ -282,6 +282,18 @@ def test_failover_waits_for_a_bridge_no_longer_than_the_debounce_time() -> None:
     assert (failover.link, failover.after) == ("br100", ("bond0.100",))
 
 
+def test_bridge_that_tells_of_its_port_before_the_bond_does_is_one_failover_with_it() -> None:
+    """A bridge hears of a carrier before the message about the carrier is sent (Linux 6.1)."""
+    follower = started(*ACTIVE_BACKUP, LinkReport(BRIDGE))
+    assert told(follower, 10.0, ls.PortStateReport(BOND0, BR0, ls.STATE_DISABLED)) == []
+    assert told(follower, 10.001, bond(0, flags=NO_CARRIER)) == []
+    assert told(follower, 20.0, ls.PortStateReport(BOND0, BR0, FORWARDING)) == []
+    assert told(follower, 20.0, bond(ETH0, ls.EVENT_BONDING_FAILOVER, NO_CARRIER)) == []
+    follower.handle(bond(ETH0), 20.001)
+    [failover] = follower.advance(20.001)
+    assert failover.links == {"bond0", "br0"}
+
+
 def test_bridge_that_was_down_before_delays_no_failover() -> None:
     follower = started(port(ETH0, True), free_bond(), *vlan_bridges(2))
     told(follower, 5.0, *vlan_bridges(1, NO_CARRIER))
