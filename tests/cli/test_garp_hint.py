@@ -20,6 +20,7 @@ from garp_agent.render import hypervisor as render
 from garp_agent.wire.protocol import Burst
 from tests.hypervisor.watching import eventually, run, watching
 
+NO_GUEST = f"garp-hint: no guest has a channel: no socket named {PORT} listens in this network "
 HERE = ("--port", PORT, "--timeout", "1")
 
 
@@ -45,7 +46,7 @@ def test_list_shows_each_guest_with_its_state(short_path: Path) -> None:
 def test_send_hints_the_chosen_guests_and_reports_each(short_path: Path) -> None:
     with Guests(short_path, [Manner.ANSWERS, Manner.NO_AGENT, Manner.REFUSES]) as guests:
         options = ("--count", "4", "--interval", "0.5", "--delay", "1", "--reason", "moved")
-        named = run("send", "--guest", "guest0", *options, *HERE)
+        named = run("send", "guest0", *options, *HERE)
         every = run("send", "--all", *HERE)
         gone = str(short_path / "none")
         sockets = run("send", "--socket", guests.paths[0], "--socket", gone, "--json")
@@ -93,13 +94,16 @@ def test_sockets_that_are_no_channels_are_shown_with_the_reason(short_path: Path
     [
         *((each, 0, "Usage: garp-hint") for each in ("--help", "watch --help", "watch -h")),
         ("--version", 0, "garp-hint, version "),
-        ("list --port PORT", 3, "garp-hint: no guest has a channel\n"),
-        ("list --json --port PORT", 3, "garp-hint: no guest has a channel\n"),
-        ("send", 2, "name the guests: --all, --guest NAME or --socket PATH"),
+        ("list --port PORT", 3, "garp-hint: no guest has a channel: no socket named "),
+        ("list --json --port PORT", 3, "garp-hint: no guest has a channel: no socket named "),
+        ("send", 2, "name the guests: NAME..., --all or --socket PATH"),
+        ("send --all x", 2, "--all and names of guests exclude each other"),
+        ("send --all --guest x", 2, "--all and names of guests exclude each other"),
         ("send --all --count 11", 2, "11 is not in the range 1<=x<=10"),
         ("send --all --delay 61", 2, "not in the range 0.0<=x<=60.0"),
-        ("send --all --port PORT", 3, "garp-hint: no guest has a channel\n"),
+        ("send --all --port PORT", 3, "garp-hint: no guest has a channel: no socket named "),
         ("send --guest x --port PORT", 3, "garp-hint: x: no such guest, or it has no channel\n"),
+        ("send x y --port PORT", 3, "garp-hint: y: no such guest, or it has no channel\n"),
         ("watch --lease -1", 2, "not in the range 0.0<=x<=3600.0"),
         ("watch --lease 2.9", 2, "2.9 is too short; allowed: 0 (no leases), or at least 3"),
         ("watch --announce-self", 2, "--announce-self needs monitors: --monitor GLOB"),
@@ -116,6 +120,13 @@ def test_arguments_have_their_text_and_exit_status(arguments: str, status: int, 
     assert found == status
     assert text in (err if status else out)
     assert (out if status else err) == ("[]\n" if "--json" in arguments else "")
+
+
+def test_list_without_a_guest_says_where_it_looked_and_what_to_do() -> None:
+    _, _, err = run("list", "--port", PORT, "--channel", "/none/*.a", "--channel", "/none/*.b")
+    assert err.startswith(f"{NO_GUEST}namespace, no socket matches /none/*.a, no socket matches")
+    assert "garp-hint attach GUEST" in err
+    assert "--channel GLOB" in err
 
 
 def test_status_and_history_show_guests_and_hints(short_path: Path) -> None:

@@ -104,7 +104,10 @@ def test_signals_search_hint_at_the_given_pace_and_end(short_path: Path) -> None
     assert {first[1].reason for first in firsts} == {"operator"}
     assert not os.path.exists(watcher.status_socket)
     lines = [json.loads(line) for line in log.splitlines()]
-    assert {"level": "warning", "event": "nothing-to-follow", "wanted": "none0"} in lines
+    [nothing] = [line for line in lines if line["event"] == "nothing-to-follow"]
+    assert (nothing["level"], nothing["wanted"]) == ("warning", "none0")
+    assert "lo" in nothing["looked_at"].split(",")
+    assert "garp-hint status" in nothing["advice"]
     assert {"level": "notice", "event": "stopping"} in lines
     assert [line["guests"] for line in lines if line["event"] == "failover"] == [3]
 

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from garp_agent.render import hypervisor as render
 from tests import golden
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "agent")}
 ENVIRONMENT.pop("PYTHONUNBUFFERED", None)  # buffers fail later; -u below is the other case
 FULL = "the output could not be written: No space left on device\n"
-NO_GUEST = "garp-hint: no guest has a channel\n"
+NO_GUEST = render.no_channel("org.garp_agent.none", (), "") + "\n"
 AGENT, HINT = "garp_agent", "garp_agent.hypervisor"
 # click prints the help by itself, most commands print what they return, and doctor (which sends
 # nothing here) and watch print by themselves.

@@ -61,7 +61,7 @@ def test_guest_is_listed_and_hinted_by_its_full_name_while_it_runs(guest: Libvir
         guest.shell(CONFIGURE)
         with Agent(guest) as agent:
             assert listed(guest) == {NAME: "answered"}
-            done = guest.run_outside(*GARP_HINT, "send", "--guest", NAME, *PATIENT)
+            done = guest.run_outside(*GARP_HINT, "send", NAME, *PATIENT)
             assert done.returncode == 0, (done.stdout, done.stderr)
             assert agent.sent("hint") >= 1  # the first round comes before the reply
     assert listed(guest) == {}

@@ -37,7 +37,6 @@ from garp_agent.wire.protocol import (
     LEASE_SECONDS,
 )
 
-NO_CHANNEL = "garp-hint: no guest has a channel"
 LEASE_LEAST = 3.0  # seconds; a lease is renewed after a third, and at most once a second
 # Only for completion.  As types of the options they would make click look at the files.
 FILE_NAMES = click.Path().shell_complete
@@ -141,7 +140,7 @@ def list_guests_command(
     finder.close()
     _tell_of_search(finder)
     if not found:
-        click.echo(NO_CHANNEL, err=True)
+        click.echo(_no_channel(finder), err=True)
     guests = ask_guests(found, "info", {}, timeout)
     add_paths(guests, timeout)
     if as_json:
@@ -152,13 +151,14 @@ def list_guests_command(
 
 
 @cli.command("send")
+@click.argument("names", metavar="[NAME]...", nargs=-1)
 @click.option("--all", "to_all", is_flag=True, help="Hint all guests.")
 @click.option(
     "--guest",
-    "names",
+    "more_names",
     metavar="NAME",
     multiple=True,
-    help="Hint this guest. May be given more than once.",
+    help="The same as the argument NAME. May be given more than once.",
 )
 @click.option(
     "--socket",
@@ -187,8 +187,9 @@ def list_guests_command(
 @finding_options
 @AS_JSON
 def send_command(
-    to_all: bool,
     names: tuple[str, ...],
+    to_all: bool,
+    more_names: tuple[str, ...],
     sockets: tuple[str, ...],
     reason: str,
     count: int | None,
@@ -200,9 +201,12 @@ def send_command(
     timeout: float,
     as_json: bool,
 ) -> None:
-    """Hint guests now. Print a line for each guest, with the time until its reply."""
+    """Hint the guests NAME now. Print a line for each guest, with the time until its reply."""
+    names += more_names
+    if to_all and names:
+        raise click.UsageError("--all and names of guests exclude each other")
     if not (to_all or names or sockets):
-        raise click.UsageError("name the guests: --all, --guest NAME or --socket PATH")
+        raise click.UsageError("name the guests: NAME..., --all or --socket PATH")
     chosen = _chosen(Finder(port, channels, libvirt_status), to_all, names, sockets)
     wanted = {"reason": reason, "count": count, "interval": interval, "delay": delay}
     arguments = {name: value for name, value in wanted.items() if value is not None}
@@ -357,10 +361,14 @@ def _chosen(
     chosen = [channel for channel in found if to_all or channel.guest in names]
     chosen += [Channel(path, path) for path in sockets]
     if not chosen and not missing:
-        click.echo(NO_CHANNEL, err=True)
+        click.echo(_no_channel(finder), err=True)
     if missing or not chosen:
         sys.exit(EXIT_FAILED if finder.trouble else EXIT_NO_GUEST)
     return chosen
+
+
+def _no_channel(finder: Finder) -> str:
+    return render.no_channel(finder.port_name, finder.patterns, finder.trouble)
 
 
 def _tell_of_search(finder: Finder) -> None:

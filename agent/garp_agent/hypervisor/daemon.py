@@ -188,6 +188,7 @@ class WatcherDaemon:
         return {
             **self._watcher.status(now),
             **self._links.values(),
+            "leases": self._options.lease > 0,
             "pid": os.getpid(),
             "ready": self._is_ready,
             "uptime": round(now - self._started, 1),

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from garp_agent.hypervisor.core.linkstate import LinkEvent
     from garp_agent.runtime.log import Log
 
+SHOWN = 16  # names of links in a message
+ADVICE = "no guest gets a hint or a lease; garp-hint status says what to do"
 RECONCILE = 300.0  # seconds between two dumps of all links, even if no message was lost
 
 
@@ -56,8 +58,10 @@ class LinkFailovers:
         """Return the state as plain values, for the status."""
         return {
             "following": [dict(zip(link._fields, link)) for link in self.followed],
+            "looked_at": self._names(),
             "netlink_overruns": self._overruns,
             "netlink_undecoded": self._netlink.malformed,
+            "wanted": list(self.follower.names),
         }
 
     def _handle(self, events: list[LinkEvent], now: float) -> list[BondFailover]:
@@ -69,13 +73,22 @@ class LinkFailovers:
             elif isinstance(event, DumpComplete) and not self.is_complete:
                 self.is_complete = True
                 if not self.follower.is_following:
-                    wanted = ",".join(self.follower.names) or None
-                    self._log.say(LEVEL_WARNING, "nothing-to-follow", wanted=wanted)
+                    self._log.say(
+                        LEVEL_WARNING,
+                        "nothing-to-follow",
+                        wanted=",".join(self.follower.names) or None,
+                        looked_at=",".join(self._names()),
+                        advice=ADVICE,
+                    )
         failovers = self.follower.advance(now)
         if events and self.is_complete:
             self.followed = tuple(self.follower.followed())
             self._log_followed()
         return failovers
+
+    def _names(self) -> list[str]:
+        """Return the links of this network namespace, at most SHOWN."""
+        return sorted(link.name for link in self.follower.table.links.values())[:SHOWN]
 
     def _log_followed(self) -> None:
         links = {link.link: link for link in self.followed}

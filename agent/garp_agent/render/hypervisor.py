@@ -47,6 +47,21 @@ def refused_socket(path: str, reason: str) -> str:
     return f"garp-hint: {printable(path)}: left out: {printable(reason)}"
 
 
+def no_channel(port: str, patterns: tuple[str, ...], trouble: str) -> str:
+    """Write that no guest has a channel, where it was looked for, and what to do.
+
+    ``port``: the name of the port.  ``patterns``: of more sockets.
+    ``trouble``: why the sockets that listen are not known; "" if they are.
+    """
+    looked = [] if trouble else [f"no socket named {port} listens in this network namespace"]
+    looked += [f"no socket matches {pattern}" for pattern in patterns]
+    where = printable(", ".join(looked))
+    return (
+        f"garp-hint: no guest has a channel{': ' * bool(where)}{where}. Give a guest of libvirt "
+        "one: garp-hint attach GUEST. For sockets of other names: --channel GLOB"
+    )
+
+
 def _with_reason(state: str, reason: str) -> str:
     return f"{state} ({reason})" if reason else state
 
@@ -71,7 +86,7 @@ def watcher_status_text(values: dict[str, Any]) -> str:
         *(f"following {_link_text(link)}" for link in values["following"]),
     ]
     if not values["following"]:
-        lines.append("following nothing: there is no bond, team or bridge with an uplink")
+        lines += _following_nothing(values)
     lines += [
         f"hints are repeated, round {each['rounds']} is over: {from_guest(each['reason'])}"
         for each in values["history"]
@@ -94,6 +109,21 @@ def watcher_status_text(values: dict[str, Any]) -> str:
             )
         )
     return "\n".join(lines) + "\n\n" + table(rows)
+
+
+def _following_nothing(values: dict[str, Any]) -> list[str]:
+    """Write where the watcher looked for links, and what to do; an older one does not say."""
+    wanted, links = (printable(", ".join(values.get(key, ()))) for key in ("wanted", "looked_at"))
+    if wanted:
+        reason = f"no link {wanted} (--bond) that is a bond, team or bridge with an uplink"
+        advice = "correct --bond, or leave it out to follow all"
+    else:
+        reason = "no bond, team or bridge with an uplink"
+        advice = "run the watcher in the network namespace of the host's bond, if it has one"
+    return [
+        f"following nothing: {reason}; the links here: {links or '?'}",
+        f"no guest gets a hint or a lease: {advice}",
+    ]
 
 
 def _why_not(guest: dict[str, Any]) -> str:
@@ -155,6 +185,9 @@ def _families(values: dict[str, Any]) -> Iterable[Family]:
     carrier: list[Sample] = [({"link": x["link"]}, int(x["carrier"])) for x in values["following"]]
     yield "info", "Always 1; the version is in the label.", [({"version": values["version"]}, 1)]
     yield "uptime_seconds", "Seconds since the watcher started.", [({}, values["uptime"])]
+    yield "followed_links", "Links that are followed.", [({}, len(values["following"]))]
+    without = "Guests that answer and have no lease, although leases are on."
+    yield "guests_without_lease", without, [({}, _without_lease(values))]
     yield "link_carrier", "1 if a followed link has carrier, else 0.", carrier
     for name, label, text, counts in (
         (
@@ -181,3 +214,9 @@ def _families(values: dict[str, Any]) -> Iterable[Family]:
         yield name, text, [(labels, each[key]) for labels, each in guests if each[key] is not None]
     overruns = "Times that the kernel dropped link messages and all links were read again."
     yield "netlink_overruns_total", overruns, [({}, values["netlink_overruns"])]
+
+
+def _without_lease(values: dict[str, Any]) -> int:
+    if not values["leases"]:
+        return 0
+    return sum(each["state"] == "answered" and not each["lease"] for each in values["guests"])
