@@ -14,7 +14,7 @@ from garp_agent.guest.core import frames, kernel
 from garp_agent.guest.core.engine import Engine
 from garp_agent.guest.core.model import Cause, ClaimSeen
 from garp_agent.guest.requests import RequestHandler
-from garp_agent.hypervisor.core import linkstate
+from garp_agent.hypervisor.core import bridge_tables, linkstate
 from garp_agent.wire import lines, protocol, rtnetlink, sock_diag
 from garp_agent.wire.model import DumpComplete, DumpStarted
 from tests import golden
@@ -43,6 +43,7 @@ def netlink(data: bytes) -> None:
 def bonds(data: bytes) -> None:
     try:
         linkstate.decode(data)
+        bridge_tables.decode(data)
     except rtnetlink.DecodeError:
         return
 
