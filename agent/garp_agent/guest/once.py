@@ -56,7 +56,7 @@ def look(settings: Settings) -> tuple[list[LinkPlan], list[tuple[str, str]]]:
     """
     engine = Engine(settings, lambda: 1.0, route=link_towards)
     _run(engine, DryRun(), Log(LEVEL_ERROR), lambda: True)
-    return [engine.plans[ifindex] for ifindex in sorted(engine.plans)], engine.unmatched()
+    return [engine.plans[ifindex] for ifindex in sorted(engine.plans)], engine.planner.unmatched()
 
 
 def only(settings: Settings, interfaces: tuple[str, ...]) -> Settings:

@@ -432,3 +432,10 @@ def test_claim_under_defend_is_answered_at_most_every_ten_seconds() -> None:
         frames += claim(agent, now)
     answers = [(f.at, f.announcement.address, f.announcement.cause) for f in frames]
     assert answers == [(now, MINE.address, Cause.DEFENCE) for now in (10.0, 20.0, 30.1)]
+
+
+def test_answer_for_an_address_that_was_removed_in_the_same_turn_has_no_effect() -> None:
+    agent = guest()
+    claim(agent, 10.0)
+    agent.tell(AddressGone(MINE), ClaimSeen("eth0", MINE.address, RIVAL, True))
+    assert agent.engine.conflicts.rivals == {}

@@ -1,7 +1,7 @@
 """Events in, frames to announce out: composes the parts of the core, without a clock.
 
-Composes inventory, relations, policy, schedule and the rest.  The caller hands over all
-that happens (:meth:`Engine.handle`), asks for one frame after another (:meth:`Engine.next_frame`)
+Composes planner, schedule, conflicts, lease and counters.  The caller hands over all that
+happens (:meth:`Engine.handle`), asks for one frame after another (:meth:`Engine.next_frame`)
 and comes back at :meth:`Engine.deadline` at the latest.  Does not open, send or read anything.
 
 Causes come from differences: when a link has changed, the engine compares what policy says of it
@@ -18,7 +18,6 @@ from math import inf
 
 from garp_agent.guest.core.conflicts import Conflicts, unused_addresses
 from garp_agent.guest.core.counters import Counters
-from garp_agent.guest.core.inventory import Inventory
 from garp_agent.guest.core.lease import GuestLease
 from garp_agent.guest.core.model import (
     Announcement,
@@ -33,23 +32,14 @@ from garp_agent.guest.core.model import (
     SendOutcome,
     Sent,
 )
-from garp_agent.guest.core.policy import (
-    Skip,
-    item_skip,
-    plan_link,
-    probe_kinds,
-    whole_link_skip,
-)
-from garp_agent.guest.core.relations import Relations
+from garp_agent.guest.core.planner import Planner
+from garp_agent.guest.core.policy import Skip, probe_kinds
 from garp_agent.guest.core.schedule import Schedule
-from garp_agent.guest.core.selectors import unmatched
-from garp_agent.guest.core.shared import SharedAddresses
 from garp_agent.wire.model import (
     LEVEL_DEBUG,
     LEVEL_INFO,
     LEVEL_NOTICE,
     LEVEL_WARNING,
-    DumpComplete,
     DumpStarted,
     Errno,
 )
@@ -63,11 +53,8 @@ if TYPE_CHECKING:
     from garp_agent.guest.core.model import EngineEvent, KernelEvent
     from garp_agent.guest.core.policy import LinkPlan, Target
     from garp_agent.guest.core.schedule import Due
-    from garp_agent.guest.core.shared import Route
+    from garp_agent.guest.core.shared_addresses import Route
 
-# Seconds after a change until the routes of shared addresses are looked at again: the kernel
-# reports an address before it makes the route (__inet_insert_ifa).
-ROUTES_SETTLE = 1.0
 LATE = 1.0  # seconds; a turn that is less late does not count as a resume
 CHECKED = (Cause.START, Cause.LINK_UP, Cause.RESUME)  # the guest may have been away before these
 PROBE_KINDS = (Kind.ARP_PROBE, Kind.DAD_PROBE)  # a station that has the address answers them
@@ -78,7 +65,7 @@ class Engine:
     """The decisions of one agent.
 
     ``uniform`` draws from [0, 1).  ``level``: the least urgent notices to keep, a LEVEL_*.
-    ``route``: by which link the guest reaches an address (:mod:`garp_agent.guest.core.shared`).
+    ``route``: by which link the guest reaches an address (guest.core.shared_addresses).
     ``occasion``: the cause of the first burst.
     """
 
@@ -93,20 +80,17 @@ class Engine:
         self.settings = settings
         self._uniform = uniform
         self.notices = Notices(level)
-        self.inventory = Inventory()
-        self.relations = Relations()
-        self.shared = SharedAddresses(route)
+        self.planner = Planner(settings, route)
+        self.inventory = self.planner.inventory
+        self.plans = self.planner.plans
         self.schedule = Schedule(settings, uniform)
         self.counters = Counters()
         self.conflicts = Conflicts(settings.conflict)
         self.lease = GuestLease()
         self._lease_notices = Repetition()
-        self.plans: dict[int, LinkPlan] = {}  # of every link, also of those that are skipped
         self.revision = 0  # goes up whenever what is announced, or is listened for, changes
         self.overruns = 0
         self.resumes = 0
-        self._look_at_routes = inf  # when to; -inf: with the plans that are made next
-        self._changed: set[int] = set()  # links whose plans are to be made anew
         self._bursts: dict[int, Cause] = {}  # links that will burst once their plans are made
         self._frames: list[tuple[Due, Kind]] = []  # the address that was begun; an ARP reply, say
         self._awake_since = -inf  # the latest resume; lateness before it does not count again
@@ -138,7 +122,7 @@ class Engine:
         self.settings = settings
         self.conflicts.configure(settings.conflict, now)
         self._occasion = Cause.OPERATOR
-        self._changed.update(self.inventory.links)
+        self.planner.configure(settings)
         self._set_interval(now)
 
     # -- what is to be sent -------------------------------------------------------------
@@ -182,13 +166,13 @@ class Engine:
         """Return when to call :meth:`next_frame` at the latest; ``math.inf``: after an event."""
         if not self.inventory.complete:
             return inf
-        if self._changed or self._bursts or self._frames:
+        if self._bursts or self._frames:
             return -inf
         return min(
             self.schedule.deadline(),
             self.conflicts.deadline(),
             self.lease.until,
-            self._look_at_routes,
+            self.planner.deadline(),
         )
 
     def _begin_address(self, now: float) -> bool:
@@ -216,9 +200,6 @@ class Engine:
         """End the lease that is over; notice that this process was stopped."""
         if self.lease.until <= now:
             self._end_lease("ran out", now)
-        if self._look_at_routes <= now:
-            self._changed.update(self.shared.links())
-            self._look_at_routes = -inf if self._changed else inf
         late = now - self.schedule.deadline()
         if late > LATE:
             late = min(late, now - self._awake_since)
@@ -255,14 +236,12 @@ class Engine:
         if isinstance(event, DumpStarted) and event.overrun:
             self.overruns += 1
             self.notices.say(LEVEL_WARNING, "netlink-overrun", action="reading everything anew")
-        self._changed.update(self.inventory.apply(event))
-        if isinstance(event, DumpComplete):
-            self._changed.update(self.shared.links())
+        self.planner.apply(event)
 
     def _link_seen(self, event: LinkSeen, now: float) -> None:
         ifindex = event.link.ifindex
         before = self.inventory.links.get(ifindex)
-        self._changed.update(self.inventory.apply(event))
+        self.planner.apply(event)
         if event.notify_peers:
             # The machine may run on another host now, which promised nothing.
             self._end_lease("the machine may have moved", now)
@@ -339,7 +318,8 @@ class Engine:
     def _test_for_proxy(self, ifindex: int, address: bytes, now: float) -> None:
         """Send probes for unused addresses, to see whether the rival answers for those."""
         items = self.inventory.addresses(ifindex)
-        prefix_length = next(i.prefix_length for i in items if i.address == address)
+        lengths = [item.prefix_length for item in items if item.address == address]
+        prefix_length = max(lengths, default=8 * len(address))  # it may just have gone
         unused = unused_addresses(address, prefix_length, TEST_ADDRESSES, self._uniform)
         self.conflicts.start_test(ifindex, address, unused, now)
         self.revision += 1  # to be listened for
@@ -409,20 +389,16 @@ class Engine:
 
         Not during the first dump: half of it would look like an address that was added.
         """
-        if not self.inventory.complete or not (self._changed or self._bursts):
+        if not self.inventory.complete or (self.planner.deadline() > now and not self._bursts):
             return
-        changed, self._changed = self._changed, set()
-        changed = self.relations.update(self.inventory, changed)
-        changed |= self.shared.update(self.inventory, changed, self._suitable)
-        if self._look_at_routes == -inf:
-            self._look_at_routes = inf
-        elif self.shared.depend_on_routes():
-            self._look_at_routes = min(self._look_at_routes, now + ROUTES_SETTLE)
         if self._topology != self.inventory.topology:
             self._topology = self.inventory.topology
             self.schedule.group(self.inventory.nics(), now)
-        for ifindex in sorted(changed):
-            self._make_plan(ifindex, now)
+        for ifindex, before, after in self.planner.replan(now):
+            if after is not None and after.targets:
+                self._announce(before, after, now)
+            else:
+                self._withdraw(ifindex, before, after, now)
         bursts, self._bursts = self._bursts, {}
         # As for requested bursts: a flood of causes writes the first one to the log.
         level = LEVEL_INFO if self.schedule.is_idle() else LEVEL_DEBUG
@@ -432,7 +408,7 @@ class Engine:
                 name = self._name(ifindex)
                 self.notices.say(level, "burst", cause=cause.value, interface=name)
         if self._occasion is not None:  # other settings are in force
-            for key, selector in self.unmatched():
+            for key, selector in self.planner.unmatched():
                 self.notices.say(LEVEL_NOTICE, "selector-unmatched", key=key, selector=selector)
         self._occasion = None
 
@@ -454,54 +430,23 @@ class Engine:
         if others:
             self.schedule.burst(ifindex, cause, now, addresses=others)
 
-    def _suitable(self, ifindex: int) -> set[bytes]:
-        """Return the addresses of a link that may be announced, if no other link does."""
-        link, items = self.inventory.links.get(ifindex), self.inventory.addresses(ifindex)
-        to_containers = self.relations.leads_to_containers(ifindex)
-        if link is None or whole_link_skip(link, items, self.settings, to_containers):
-            return set()
-        return {each.address for each in items if item_skip(each, link, self.settings) is None}
-
-    def unmatched(self) -> list[tuple[str, str]]:
-        """Return the key and the text of each interface selector that matches nothing."""
-        links = self.inventory.links.values()
-        return unmatched(self.settings.interfaces, links, self.inventory.addresses)
-
-    def _make_plan(self, ifindex: int, now: float) -> None:
-        before = self.plans.get(ifindex)
-        link = self.inventory.links.get(ifindex)
-        if link is None:
-            self.plans.pop(ifindex, None)
-            self._withdraw(before, None, "gone", now)
-            self.schedule.remove(ifindex, now)
-            return
-        after = self.plans[ifindex] = plan_link(
-            link,
-            self.inventory.addresses(ifindex),
-            self.inventory.forwards(ifindex),
-            self.settings,
-            self.relations.leads_to_containers(ifindex),
-            self.shared.elsewhere(ifindex),
-        )
-        if after.targets:
-            self._announce(before, after, now)
-        else:
-            why = after.skip.value if after.skip else "no address to announce"
-            self._withdraw(before, after, why, now)
-
     def _withdraw(
-        self, before: LinkPlan | None, after: LinkPlan | None, why: str, now: float
+        self, ifindex: int, before: LinkPlan | None, after: LinkPlan | None, now: float
     ) -> None:
         if before is not None and before.targets:
-            ifindex = before.link.ifindex
             self.schedule.set_addresses(ifindex, {}, now)
             self.conflicts.keep(ifindex, (), now)
             self.counters.keep(ifindex, ())
             self.revision += 1
-            name = before.link.name
-            if after is not None and after.skip is None:
+            why = "no address to announce"
+            if after is None or after.skip is not None:
+                why = after.skip.value if after is not None and after.skip else "gone"
+            else:
                 self._say_withdrawn(before, after)
+            name = before.link.name
             self.notices.say(LEVEL_INFO, "link-withdrawn", interface=name, reason=why)
+        if after is None:
+            self.schedule.remove(ifindex, now)
 
     def _say_withdrawn(self, before: LinkPlan, after: LinkPlan) -> None:
         """Log the addresses that are not announced any more, and why."""

@@ -4,9 +4,10 @@ Decides the order and the moment.  Does not know what an announcement contains, 
 clock: ``now`` is an argument, in seconds.
 
 Each link has one ordered set of pending addresses.  A refresh tick adds the next few addresses
-to it, a round of a burst adds the addresses of the burst, and the bucket of the NIC (guest.core.
-bucket) lets them out one by one.  An address is pending once or not at all, so neither memory nor
-traffic grows with the number of triggers.  Rounds and ticks that were missed are not caught up.
+to it, a round of a burst adds the addresses of the burst, and the token bucket of the NIC
+(guest.core.rate_limit) lets them out one by one.  An address is pending once or not at all, so
+neither memory nor traffic grows with the number of triggers.  Rounds and ticks that were missed
+are not caught up.
 
 Links that leave by the same NIC (its VLANs, macvlans, bridge) share one bucket and take turns.  A
 frame is charged when it was sent (:meth:`Schedule.sent`), not when it is planned: many links can
@@ -19,7 +20,7 @@ from heapq import heappop, heappush
 from math import inf
 
 from garp_agent.config.settings import LONGEST
-from garp_agent.guest.core.bucket import FrameBucket
+from garp_agent.guest.core.rate_limit import FrameBucket
 from garp_agent.guest.core.model import Cause
 from garp_agent.wire.record import NamedTuple
 

@@ -9,7 +9,7 @@ import pytest
 from garp_agent.guest.core.inventory import Inventory
 from garp_agent.guest.core.kernel import route_link, route_request
 from garp_agent.guest.core.model import RT_SCOPE_LINK, AddressGone
-from garp_agent.guest.core.shared import SharedAddresses
+from garp_agent.guest.core.shared_addresses import SharedAddresses
 from garp_agent.guest.io.routes import link_towards
 from garp_agent.wire.model import LinkGone
 from garp_agent.wire.rtnetlink import DecodeError
