@@ -20,8 +20,8 @@ from heapq import heappop, heappush
 from math import inf
 
 from garp_agent.config.settings import LONGEST
-from garp_agent.guest.core.rate_limit import FrameBucket
 from garp_agent.guest.core.model import Cause
+from garp_agent.guest.core.rate_limit import FrameBucket
 from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False
