@@ -264,11 +264,15 @@ def test_conflict_socket_with_many_addresses_hears_claims_of_the_first(
     [("", True), ("81000000", True), ("8100e000", True), ("81000005", False), ("8100e005", False)],
     ids=["untagged", "VLAN 0", "priority only", "VLAN 5", "VLAN 5 with priority"],
 )
+@pytest.mark.parametrize("bridged", [False, True], ids=["NIC", "bridge"])
 def test_claim_in_vlan_without_interface_is_not_received(
-    tiny_lab: lab.TinyLab, tag: str, heard: bool
+    tiny_lab: lab.TinyLab, tag: str, heard: bool, bridged: bool
 ) -> None:
     ours, last, ours6 = "192.0.2.10", "192.0.2.11", "2001:db8::10"
     found: set[bytes] = set()
+    if bridged:
+        tiny_lab.bridge("guest", "eth0")
+        tiny_lab.wait_until_up("guest", "peer")
     with tiny_lab.entered("guest"):
         conflicts = ConflictSocket()
     with closing(conflicts), tiny_lab.packet_socket("peer", "eth0") as wire:
