@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,13 @@ import pytest
 from garp_agent.cli import install
 from garp_agent.config.settings import Settings
 from garp_agent.runtime.exits import EXIT_CONFIG, EXIT_NO_PERMISSION
-from tests.packaging.support import CONTRIB, listing, need, run
+from tests.packaging.support import CONTRIB, ROOT, listing, need, run
 
 PROGRAM = "/opt/garp/bin/garp-agent"
 UNIT = "etc/systemd/system/garp-agent.service"
 SYSTEMD = CONTRIB / "systemd"
 UNITS = sorted(path.name for path in SYSTEMD.glob("*.service"))
+ENVIRONMENT = {"PYTHONPATH": str(ROOT / "agent")}
 MAX_EXPOSURE = 16  # `systemd-analyze security --threshold`, in tenths
 
 
@@ -58,6 +60,45 @@ def test_install_adds_these_files_once_and_uninstall_removes_them(tree: Path) ->
     install.uninstall(str(tree))
     assert listing(tree, folders=False) == before
     assert {line.split()[0] for line in install.uninstall(str(tree))} == {"absent"}
+
+
+def test_install_of_the_watcher_adds_its_unit_once_and_uninstall_removes_it(tree: Path) -> None:
+    (tree / "usr/local/bin").mkdir(parents=True)
+    (tree / "usr/local/bin/garp-hint").write_text("#!/bin/sh\n")
+    before = listing(tree, folders=False)
+    unit = "etc/systemd/system/garp-hint.service"
+    enabled = "etc/systemd/system/multi-user.target.wants/garp-hint.service"
+    at = ("--root", str(tree))
+    command = (sys.executable, "-m", "garp_agent.hypervisor")
+    for verbs in (["wrote", "enabled"], ["unchanged", "unchanged"]):
+        said = run(
+            *command, "install", *at, "--program", "/usr/local/bin/garp-hint", env=ENVIRONMENT
+        )
+        assert [line.split()[0] for line in said.splitlines()] == verbs
+    assert listing(tree, folders=False).keys() - before.keys() == {unit, enabled}
+    assert (tree / enabled).readlink() == Path("/") / unit
+    wanted = (SYSTEMD / "garp-hint.service").read_text()
+    wanted = wanted.replace("=/usr/sbin/garp-hint ", "=/usr/local/bin/garp-hint ")
+    assert (tree / unit).read_text() == wanted
+    run(*command, "uninstall", *at, env=ENVIRONMENT)
+    assert listing(tree, folders=False) == before
+    refused = run(*command, "install", *at, "--program", "/x", env=ENVIRONMENT, accept=[1])
+    assert refused.startswith("garp-hint: ")
+    assert "there is no such program in the tree" in refused
+
+
+def test_single_file_named_garp_hint_installs_the_watcher(pyz: Path, tree: Path) -> None:
+    before = listing(tree, folders=False)
+    program = tree.parent / "garp-hint.pyz"
+    program.write_bytes(pyz.read_bytes())
+    program.chmod(0o755)
+    run(program, "install", "--root", tree)
+    copied = tree / "usr/local/sbin/garp-hint"
+    assert copied.read_bytes() == pyz.read_bytes()
+    unit = tree / "etc/systemd/system/garp-hint.service"
+    assert "\nExecStart=/usr/local/sbin/garp-hint watch\n" in unit.read_text()
+    run(copied, "uninstall", "--root", tree)
+    assert listing(tree, folders=False) == before
 
 
 def test_install_keeps_an_edited_configuration_and_replaces_an_edited_unit(tree: Path) -> None:
@@ -112,7 +153,10 @@ def test_install_outside_of_a_tree_is_refused(tree: Path, tmp_path: Path) -> Non
 
 def test_next_steps_are_given_for_the_running_system_only(tree: Path) -> None:
     assert install.next_steps(str(tree)) == ""
-    assert "systemctl daemon-reload" in install.next_steps("/")
+    assert "systemctl daemon-reload && udevadm" in install.next_steps("/")
+    assert install.next_steps("/", install.WATCHER).endswith(
+        "daemon-reload && systemctl restart garp-hint"
+    )
 
 
 def test_single_file_installs_itself(pyz: Path, tree: Path) -> None:

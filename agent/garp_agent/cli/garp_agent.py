@@ -15,6 +15,7 @@ from typing import Any, Callable, NoReturn
 import click
 
 from garp_agent import __version__
+from garp_agent.cli.install_commands import FILE_NAMES, add_install_commands
 from garp_agent.config import in_force
 from garp_agent.config.errors import ConfigError
 from garp_agent.config.settings import Settings
@@ -24,10 +25,6 @@ from garp_agent.render.table import printable
 from garp_agent.runtime.exits import EXIT_CONFIG, EXIT_FAILED, EXIT_NO_PERMISSION
 from garp_agent.runtime.log import Log
 from garp_agent.wire.model import LEVEL_DEBUG, LEVEL_WARNING
-
-# Only for completion.  As types of the options they would make click look at the files.
-FILE_NAMES = click.Path().shell_complete
-DIRECTORY_NAMES = click.Path(file_okay=False).shell_complete
 
 NOTHING = "nothing to announce; `garp-agent list` says why"
 
@@ -230,55 +227,13 @@ def doctor_command(
     sys.exit(doctor.run(config, control_socket, not no_send, as_json))
 
 
-@cli.command("install")
-@click.option(
-    "--root",
-    metavar="DIRECTORY",
-    default="/",
-    shell_complete=DIRECTORY_NAMES,
-    help="Root of the system to install into.",
-)
-@click.option(
-    "--program",
-    metavar="PATH",
-    shell_complete=FILE_NAMES,
-    help="Program that the unit starts. By default this program; a single-file program copies "
-    "itself to /usr/local/sbin.",
-)
-def install_command(root: str, program: str | None) -> None:
-    """Install the systemd unit, the udev rule, the group and an example configuration.
+INSTALL_HELP = """Install the systemd unit, the udev rule, the group and an example configuration.
 
-    With --root, into the directory tree of an image. May be repeated: an existing configuration
-    is kept.
-    """
-    from garp_agent.cli import install
-
-    try:
-        for line in install.install(root, program):
-            click.echo(line)
-    except (install.InstallError, OSError) as error:
-        _fail(str(error))
-    steps = install.next_steps(root)
-    click.echo(steps, nl=bool(steps))
-
-
-@cli.command("uninstall")
-@click.option(
-    "--root",
-    metavar="DIRECTORY",
-    default="/",
-    shell_complete=DIRECTORY_NAMES,
-    help="Root of the system to remove from.",
-)
-def uninstall_command(root: str) -> None:
-    """Remove what `install` has installed; an edited configuration is kept."""
-    from garp_agent.cli import install
-
-    try:
-        for line in install.uninstall(root):
-            click.echo(line)
-    except (install.InstallError, OSError) as error:
-        _fail(str(error))
+With --root, into the directory tree of an image. May be repeated: an existing configuration
+is kept.
+"""
+UNINSTALL_HELP = "Remove what `install` has installed; an edited configuration is kept."
+add_install_commands(cli, "AGENT", (INSTALL_HELP, UNINSTALL_HELP))
 
 
 @cli.command("watch")

@@ -14,6 +14,7 @@ from typing import Any, Callable
 import click
 
 from garp_agent import __version__
+from garp_agent.cli.install_commands import DIRECTORY_NAMES, FILE_NAMES, add_install_commands
 from garp_agent.hypervisor import options as watch_options
 from garp_agent.hypervisor.converse import ask_guests
 from garp_agent.hypervisor.core.bonds import DEBOUNCE
@@ -38,9 +39,6 @@ from garp_agent.wire.protocol import (
 )
 
 LEASE_LEAST = 3.0  # seconds; a lease is renewed after a third, and at most once a second
-# Only for completion.  As types of the options they would make click look at the files.
-FILE_NAMES = click.Path().shell_complete
-DIRECTORY_NAMES = click.Path(file_okay=False).shell_complete
 
 
 def _range(bound: Bound) -> click.FloatRange:
@@ -329,6 +327,13 @@ def history_command(status_socket: str, as_json: bool) -> None:
     """Show the last failovers, and which guests answered."""
     entries = _ask_watcher(status_socket)["history"]
     click.echo(json.dumps(entries, indent=2) if as_json else render.history(entries), nl=as_json)
+
+
+INSTALL_HELP = """Install the systemd unit of the watcher, and enable it.
+
+With --root, into the directory tree of an image. May be repeated.
+"""
+add_install_commands(cli, "WATCHER", (INSTALL_HELP, "Remove what `install` has installed."))
 
 
 def read_watch_options(arguments: list[str]) -> dict[str, Any] | int:

@@ -1,8 +1,8 @@
-"""Installs units, udev rule, group and an example configuration into a directory tree.
+"""Installs a program's unit, and what else it needs, into a directory tree.
 
-Responsible for the files that a system needs to run the agent under systemd, and for removing
-them again.  Does not touch the running system: it reloads no daemon and starts no unit, so that
-the tree may be an image that is being built.
+Responsible for the files that a system needs to run the agent or the watcher under systemd, and
+for removing them again.  Does not touch the running system: it reloads no daemon and starts no
+unit, so that the tree may be an image that is being built.
 
 Both directions may be repeated.  A configuration that was edited is neither overwritten nor
 removed.
@@ -15,18 +15,9 @@ import sys
 from typing import Any, NamedTuple
 
 GROUP = "garp"
-PROGRAM = "/usr/sbin/garp-agent"  # as in the shipped units
-OWN_COPY = "/usr/local/sbin/garp-agent"  # of a single-file program
 UNITS = "etc/systemd/system"
-ENABLED = f"{UNITS}/multi-user.target.wants/garp-agent.service"
+WANTS = f"{UNITS}/multi-user.target.wants"
 CONFIG = "etc/garp-agent/config.yaml"
-FILES = {
-    f"{UNITS}/garp-agent.service": "systemd/garp-agent.service",
-    f"{UNITS}/garp-agent-port.service": "systemd/garp-agent-port.service",
-    "etc/udev/rules.d/80-garp-agent.rules": "udev/80-garp-agent.rules",
-    "etc/sysusers.d/garp-agent.conf": "systemd/garp-agent.sysusers",
-    CONFIG: "garp-agent.yaml",
-}
 # The unit hides these from the service (ProtectHome=, PrivateTmp=, systemd.exec(5)).
 UNREADABLE = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")
 SYSTEM_GROUPS = range(999, 99, -1)  # in the order in which Debian's adduser and systemd search
@@ -35,6 +26,46 @@ _LOADER: Any = globals()["__loader__"]  # reads files of this package, from an a
 
 class InstallError(Exception):
     """The tree or the program cannot be used.  The text says why; nothing was changed."""
+
+
+class Kit(NamedTuple):
+    """What one program needs in a tree."""
+
+    name: str  # of the program and of its unit
+    files: dict[str, str]  # where each goes in the tree, and its path below contrib/
+    has_group: bool  # that of the hint port
+    next_step: str  # the command behind `systemctl daemon-reload`
+
+    @property
+    def unit(self) -> str:
+        """Return where its unit goes."""
+        return f"{UNITS}/{self.name}.service"
+
+    @property
+    def own_copy(self) -> str:
+        """Return where a single-file program copies itself to."""
+        return f"/usr/local/sbin/{self.name}"
+
+
+AGENT = Kit(
+    "garp-agent",
+    {
+        f"{UNITS}/garp-agent.service": "systemd/garp-agent.service",
+        f"{UNITS}/garp-agent-port.service": "systemd/garp-agent-port.service",
+        "etc/udev/rules.d/80-garp-agent.rules": "udev/80-garp-agent.rules",
+        "etc/sysusers.d/garp-agent.conf": "systemd/garp-agent.sysusers",
+        CONFIG: "garp-agent.yaml",
+    },
+    True,
+    "udevadm control --reload && udevadm trigger --subsystem-match=virtio-ports && "
+    "systemctl restart garp-agent",
+)
+WATCHER = Kit(
+    "garp-hint",
+    {f"{UNITS}/garp-hint.service": "systemd/garp-hint.service"},
+    False,
+    "systemctl restart garp-hint",
+)
 
 
 class Tree(NamedTuple):
@@ -57,7 +88,7 @@ class Tree(NamedTuple):
         return outside
 
 
-def install(root: str = "/", program: str | None = None) -> list[str]:
+def install(root: str = "/", program: str | None = None, kit: Kit = AGENT) -> list[str]:
     """Install everything; return a line for each file that says what was done.
 
     ``program``: the path that the unit starts; None for this program.  Raises InstallError, or
@@ -66,37 +97,39 @@ def install(root: str = "/", program: str | None = None) -> list[str]:
     tree = _tree(root)
     archive = _own_archive()
     copies_itself = program is None and archive != ""
-    chosen = program or (OWN_COPY if copies_itself else os.path.abspath(sys.argv[0]))
-    contents = {inside: _content(inside, chosen) for inside in FILES}
+    chosen = program or (kit.own_copy if copies_itself else os.path.abspath(sys.argv[0]))
+    contents = {inside: _content(kit, inside, chosen) for inside in kit.files}
     _require_usable(tree, chosen, is_installed_now=copies_itself)
     done = []
     if copies_itself:
         with open(archive, "rb") as file:
-            done.append(_write(tree, OWN_COPY, file.read(), 0o755))
+            done.append(_write(tree, kit.own_copy, file.read(), 0o755))
     for inside, content in contents.items():
         kept = inside == CONFIG and os.path.exists(tree.path(inside))
         done.append(_done("kept", tree, inside) if kept else _write(tree, inside, content, 0o644))
-    done.append(_link(tree, ENABLED, "/" + next(iter(FILES))))
-    done.append(_add_group(tree))
+    done.append(_link(tree, f"{WANTS}/{kit.name}.service", f"/{kit.unit}"))
+    if kit.has_group:
+        done.append(_add_group(tree))
     return done
 
 
-def uninstall(root: str = "/") -> list[str]:
+def uninstall(root: str = "/", kit: Kit = AGENT) -> list[str]:
     """Remove everything again; return a line for each file.  Raises as :func:`install` does."""
     tree = _tree(root)
-    done = [_remove(tree, ENABLED)]
-    for inside in FILES:
+    done = [_remove(tree, f"{WANTS}/{kit.name}.service")]
+    for inside in kit.files:
         path = tree.path(inside)
         edited = (
-            inside == CONFIG and os.path.exists(path) and _read(path) != _shipped(FILES[inside])
+            inside == CONFIG and os.path.exists(path) and _read(path) != _shipped(kit.files[inside])
         )
         done.append(
             _done("kept, because it was edited,", tree, inside) if edited else _remove(tree, inside)
         )
-    if _is_own_copy(tree.path(OWN_COPY)):
-        done.append(_remove(tree, OWN_COPY))
-    done.append(_remove_group(tree))
-    for inside in (f"{UNITS}/multi-user.target.wants", "etc/garp-agent"):
+    if _is_own_copy(tree.path(kit.own_copy)):
+        done.append(_remove(tree, kit.own_copy))
+    if kit.has_group:
+        done.append(_remove_group(tree))
+    for inside in (WANTS, os.path.dirname(CONFIG)):
         try:
             os.rmdir(tree.path(inside))
         except OSError:
@@ -104,23 +137,20 @@ def uninstall(root: str = "/") -> list[str]:
     return done
 
 
-def next_steps(root: str) -> str:
+def next_steps(root: str, kit: Kit = AGENT) -> str:
     """Return the commands to run next on a running system; "" for an image."""
     if os.path.realpath(root) != "/":
         return ""
-    return (
-        "now: systemctl daemon-reload && udevadm control --reload && "
-        "udevadm trigger --subsystem-match=virtio-ports && systemctl restart garp-agent"
-    )
+    return f"now: systemctl daemon-reload && {kit.next_step}"
 
 
 # -- what is shipped -----------------------------------------------------------------------
 
 
-def _content(inside: str, program: str) -> bytes:
-    shipped = _shipped(FILES[inside])
-    if inside == f"{UNITS}/garp-agent.service":
-        return shipped.replace(PROGRAM.encode(), program.encode())
+def _content(kit: Kit, inside: str, program: str) -> bytes:
+    shipped = _shipped(kit.files[inside])
+    if inside == kit.unit:
+        return shipped.replace(f"/usr/sbin/{kit.name}".encode(), program.encode())
     return shipped
 
 
