@@ -226,7 +226,8 @@ def send_command(
     "bonds",
     metavar="NAME",
     multiple=True,
-    help="Follow this bond, team or bridge; without it, all. May be given more than once.",
+    help="Follow this bond, team or bridge, and the bridges on it; without it, all. "
+    "May be given more than once.",
 )
 @click.option(
     "--lease",
@@ -294,7 +295,7 @@ def send_command(
     help="Format of the log lines on standard error.",
 )
 def run_watcher_command(**given: Any) -> dict[str, Any]:
-    """Run the daemon: hint all guests when a bond fails over.
+    """Run the daemon: when a bond or bridge fails over, hint the guests behind it.
 
     SIGUSR1 hints all guests now. SIGHUP searches for guests now.
     """
