@@ -22,11 +22,12 @@ from tests.vm.agent import Agent
 from tests.vm.receiver import pause, wait_for
 from tests.vm.testbed import INTERFACES, HintWatcher, Testbed
 
-SAMPLES, QUICK_SAMPLES = 3, 1
+SAMPLES, QUICK_SAMPLES = 2, 1
 INTERVAL = 5.0  # seconds between refreshes without a lease
 LATE = 12.0  # seconds until the switch's port forwards
 LIMIT = 150.0  # seconds; only a broken program takes longer
 RESTART = 0.1  # seconds until systemd restarts a service, by default
+OPTIONS = ("--lease-after", "60", "--timeout", "1")  # the defaults
 PRIMARY = "/sys/class/net/bond0/bonding/primary"
 
 
@@ -83,8 +84,10 @@ def watcher_crashed(site: Site) -> float:
     failed = time.monotonic()
     if site.watcher is not None:
         pause(RESTART)
-        site.watcher = start_watcher(testbed)
+        site.watcher = HintWatcher(testbed.hypervisor, *OPTIONS)
     outage = site.outage(failed)
+    if site.watcher is not None:
+        site.watcher.__enter__()  # not before: asking for its status slows its start
     testbed.mend(first)
     return outage
 
@@ -104,19 +107,14 @@ CASES = (
 )
 
 
-def start_watcher(testbed: Testbed) -> HintWatcher:
-    """Start a watcher that gives leases as it does by default."""
-    watcher = HintWatcher(testbed.hypervisor, "--lease-after", "60", timeout="1")
-    return watcher.__enter__()
-
-
 @contextmanager
 def prepared(testbed: Testbed, watched: bool) -> Iterator[tuple[Site, Agent]]:
     """Run the agent, the pings, and the watcher if there is to be one."""
     with Agent(testbed.guest, interval=f"{INTERVAL:g}s") as agent, ExitStack() as stack:
         prober = Prober(testbed)
         stack.callback(prober.stop)
-        site = Site(testbed, prober, start_watcher(testbed) if watched else None)
+        watcher = HintWatcher(testbed.hypervisor, *OPTIONS).__enter__() if watched else None
+        site = Site(testbed, prober, watcher)
         yield site, agent
         if site.watcher is not None:
             site.watcher.__exit__()
