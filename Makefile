@@ -5,7 +5,8 @@ LINT = .venv-lint/bin
 # A shell may have set these for other work.
 unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH
 
-.PHONY: help demo test lint mutation bench bench-failover bench-late-paths bench-scale clean
+.PHONY: help demo test lint mutation bench bench-failover bench-late-paths bench-outages bench-scale \
+	clean
 
 help:
 	@echo 'make demo    the outage after a failover with nothing, the arping loop, the agent (1 min)'
@@ -16,6 +17,7 @@ help:
 	@echo 'make mutation  how many small faults in the cores their tests find (10 min)'
 	@echo 'make bench   cost and speed of the agent, beside its peers'
 	@echo 'make bench-scale  what a fleet costs its network, simulated (5 min)'
+	@echo 'make bench-outages  outages by situation: nothing, the arping loop, the agent (10 min)'
 	@echo 'make bench-failover  outages behind a real bond, in virtual machines (10 min)'
 	@echo 'make bench-late-paths  outages where a path works later than its carrier (20 min)'
 	@echo 'make pyz     dist/garp-agent.pyz: one file for a bare Python 3.9 or newer'
@@ -58,6 +60,10 @@ bench-failover:
 bench-late-paths:
 	@tools/setup.sh test
 	@$(BIN)/python -m bench.late_paths $(ARGS)
+
+bench-outages:
+	@tools/setup.sh test
+	@$(BIN)/python -m bench.outages $(ARGS)
 
 bench-scale:
 	@tools/setup.sh plot

@@ -28,7 +28,7 @@ from typing import NamedTuple
 import click
 
 from bench import lab
-from bench.lab import GUEST_ADDRESS, FailoverLab, LabError
+from bench.lab import GUEST_ADDRESS, FailoverLab, Lab, LabError
 from bench.prober import Prober
 
 LIMIT = 12.0  # seconds; a longer outage is not waited for
@@ -149,7 +149,7 @@ def dealt(moments: Sequence[float], hands: int) -> list[Sequence[float]]:
 
 
 def start_method(
-    made: FailoverLab, method: Method, files: Path, stderr: object
+    made: Lab, method: Method, files: Path, stderr: object
 ) -> subprocess.Popen[str] | None:
     if method.shell:
         return made.start("guest", ["sh", "-c", method.shell], stderr=stderr)

@@ -15,9 +15,10 @@ import struct
 import subprocess
 import sys
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
-from bench.lab import Cut, FailoverLab, LabError
+from bench.lab import Cut, LabError
 
 PROBE = struct.Struct("!Qd")
 # For a minute of probes that nothing reads; the default buffer holds those of 0.25 s.
@@ -36,6 +37,14 @@ for number in itertools.count():
 """
 
 
+class ProbedLab(Protocol):
+    """What a prober needs of its lab."""
+
+    def probe_sockets(self) -> tuple[socket.socket, socket.socket]: ...
+    def spawn(self, command: Sequence[str], **options: Any) -> subprocess.Popen[str]: ...
+    def stop(self, process: subprocess.Popen[str], number: int = ...) -> int: ...
+
+
 class Arrivals:
     """Turns arrivals into gaps.  Reads no clock."""
 
@@ -51,11 +60,15 @@ class Arrivals:
     def longest(self, began: float) -> float:
         return max((end - start for start, end in self.gaps if end >= began), default=0.0)
 
+    def lost(self, began: float) -> float:
+        """Return the length of all gaps since then, without the parts before."""
+        return sum(end - max(start, began) for start, end in self.gaps if end > began)
+
 
 class Prober:
     """Probes the guest of a lab until its block ends."""
 
-    def __init__(self, lab: FailoverLab, interval: float = 0.005) -> None:
+    def __init__(self, lab: ProbedLab, interval: float = 0.005) -> None:
         self._lab = lab
         self._arrivals = Arrivals()
         sender, self._receiver = lab.probe_sockets()
@@ -88,6 +101,11 @@ class Prober:
                     return None
         except (OSError, ValueError) as error:
             raise LabError(f"the prober has ended: {error}") from None
+
+    def lost(self, began: float) -> float:
+        """Return how long no probe arrived since then, until the latest arrival."""
+        self._read()
+        return self._arrivals.lost(began)
 
     def wait_until_reachable(self, limit: float = 5.0) -> None:
         """Wait until a probe sent from now on has arrived.  Raises LabError after ``limit`` s."""

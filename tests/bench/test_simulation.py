@@ -43,3 +43,11 @@ def test_outage_is_between_the_arrivals_around_lost_probes(
     for number, sent in probes:
         arrivals.add(number, sent)
     assert arrivals.longest(since) == outage
+
+
+@pytest.mark.parametrize(("since", "lost"), [(0.0, 4.5), (2.0, 3.5), (6.0, 0.5), (7.0, 0.0)])
+def test_lost_time_is_the_sum_of_the_gaps_since_then(since: float, lost: float) -> None:
+    arrivals = Arrivals()
+    for number, sent in PROBES:
+        arrivals.add(number, sent)
+    assert arrivals.lost(since) == lost
