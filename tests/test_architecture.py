@@ -136,8 +136,8 @@ MAY_LOAD = {
     "select": "runtime guest hypervisor diagnosis",
     "socket": "cli runtime guest.io hypervisor.io diagnosis",
     "subprocess": "diagnosis",
-    "time": "guest.loop guest.daemon hypervisor.converse hypervisor.path_lookup hypervisor.daemon "
-    "runtime render diagnosis",
+    "time": "guest.loop guest.daemon hypervisor.converse hypervisor.daemon "
+    "hypervisor.guest_path_lookup runtime render diagnosis",
     "yaml": "config",
 }
 

@@ -17,7 +17,7 @@ from garp_agent.hypervisor.core.contacts import FIRST_SPREAD
 from garp_agent.hypervisor.core.exchange import Outcome
 from garp_agent.hypervisor.core.failover_record import NAMES, REPEATS
 from garp_agent.hypervisor.core.lease import LEASE
-from garp_agent.hypervisor.core.paths import LEASE_AFTER
+from garp_agent.hypervisor.core.lease_paths import LEASE_AFTER
 from garp_agent.hypervisor.io import channels, fanout
 from garp_agent.wire.protocol import Burst
 from tests.hypervisor.core.talk import A, Talk

@@ -12,7 +12,7 @@ from garp_agent.hypervisor.core.guest_ports import GuestPlace, GuestPorts
 from garp_agent.hypervisor.core.links import LinkTable
 from garp_agent.hypervisor.core.linkstate import LINKS
 from garp_agent.hypervisor.core.topology import Topology
-from garp_agent.hypervisor.path_lookup import dumped
+from garp_agent.hypervisor.guest_path_lookup import dumped
 from tests.world import mac
 
 PATIENCE = 30.0

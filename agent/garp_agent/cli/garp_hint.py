@@ -22,10 +22,10 @@ from garp_agent.hypervisor.core.channel_names import CUT_AT
 from garp_agent.hypervisor.core.exchange import Outcome
 from garp_agent.hypervisor.core.guests import Channel
 from garp_agent.hypervisor.core.lease import LEASE
-from garp_agent.hypervisor.core.paths import LEASE_AFTER
+from garp_agent.hypervisor.core.lease_paths import LEASE_AFTER
+from garp_agent.hypervisor.guest_path_lookup import add_paths
 from garp_agent.hypervisor.io import channels, fanout
 from garp_agent.hypervisor.io.channels import Finder
-from garp_agent.hypervisor.path_lookup import add_paths
 from garp_agent.render import hypervisor as render
 from garp_agent.runtime import client
 from garp_agent.runtime.exits import EXIT_FAILED, EXIT_NO_GUEST, EXIT_NO_WATCHER

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from garp_agent.hypervisor.core.bonds import DEBOUNCE
 from garp_agent.hypervisor.core.lease import LEASE
-from garp_agent.hypervisor.core.paths import LEASE_AFTER
+from garp_agent.hypervisor.core.lease_paths import LEASE_AFTER
 from garp_agent.hypervisor.io.channels import PORT_NAME, STATUS_DIRECTORY
 from garp_agent.hypervisor.io.fanout import TIMEOUT
 from garp_agent.wire.record import NamedTuple

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 from garp_agent.hypervisor.core.bonds import FollowedLink
 from garp_agent.hypervisor.core.exchange import Call, Outcome, Result
 from garp_agent.hypervisor.core.guests import FIRST_REASON, Channel
-from garp_agent.hypervisor.core.paths import behind_every_link
+from garp_agent.hypervisor.core.lease_paths import behind_every_link
 from garp_agent.hypervisor.core.watcher import HintOptions, Watcher
 from garp_agent.wire import protocol
 from garp_agent.wire.lines import LineDecoder
 
 if TYPE_CHECKING:
-    from garp_agent.hypervisor.core.paths import PathOf
+    from garp_agent.hypervisor.core.lease_paths import PathOf
 
 A, B, C = (Channel(name, f"/run/{name}") for name in "abc")
 WALL = 1_700_000_000.0

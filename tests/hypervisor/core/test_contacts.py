@@ -11,7 +11,7 @@ from garp_agent.hypervisor.core.bonds import FollowedLink
 from garp_agent.hypervisor.core.contacts import CONTACT, REVOCATION
 from garp_agent.hypervisor.core.exchange import Call, Exchange, Outcome, Result
 from garp_agent.hypervisor.core.guests import Channel, Guest
-from garp_agent.hypervisor.core.paths import GuestPath
+from garp_agent.hypervisor.core.lease_paths import GuestPath
 from garp_agent.hypervisor.core.watcher import HintOptions
 from garp_agent.wire.model import LEVEL_DEBUG, LEVEL_INFO, LEVEL_NOTICE, LEVEL_WARNING
 from garp_agent.wire.protocol import Info, Lease

@@ -11,8 +11,8 @@ from garp_agent.hypervisor.core.bridge_tables import LearntAddress
 from garp_agent.hypervisor.core.guest_paths import PORT_UNKNOWN, GuestPaths
 from garp_agent.hypervisor.core.guest_ports import SETTLE
 from garp_agent.hypervisor.core.guests import INFO_INTERVAL, MACS_MOST, Channel
+from garp_agent.hypervisor.core.lease_paths import LOOKING
 from garp_agent.hypervisor.core.linkstate import Bond, LinkReport, LinkSnapshot, PortStateReport
-from garp_agent.hypervisor.core.paths import LOOKING
 from garp_agent.hypervisor.core.watcher import HintOptions
 from garp_agent.wire import protocol
 from garp_agent.wire.model import IFF_LOWER_UP, IFF_UP, DumpComplete, DumpStarted, LinkGone

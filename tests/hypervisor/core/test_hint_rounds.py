@@ -10,7 +10,7 @@ import pytest
 from garp_agent.hypervisor.core.exchange import Call, Outcome
 from garp_agent.hypervisor.core.guests import Channel
 from garp_agent.hypervisor.core.hint_rounds import HINT
-from garp_agent.hypervisor.core.paths import GuestPath
+from garp_agent.hypervisor.core.lease_paths import GuestPath
 from garp_agent.hypervisor.core.watcher import HintOptions
 from garp_agent.wire.model import LEVEL_NOTICE, LEVEL_WARNING
 from garp_agent.wire.protocol import Burst, Info, Lease

@@ -137,7 +137,7 @@ exec "$2" -c "$3" "$1/merged/3-web1/$4"
 """
     code = f"import sys; sys.path.insert(0, {str(ROOT / 'agent')!r})\n{SERVE}" + (
         "from garp_agent.hypervisor.io.channels import Finder\n"
-        "from garp_agent.hypervisor.io.places import superblock_device\n"
+        "from garp_agent.hypervisor.io.trusted_folders import superblock_device\n"
         "path = sys.argv[1]; device = os.stat(path).st_dev\n"
         "print((os.major(device), os.minor(device)) == superblock_device(path))\n"
         "print(*(channel.guest for channel in Finder(os.path.basename(path)).find()))\n"

@@ -1,7 +1,7 @@
 """All known guests, and when to contact each: for its state, and to give or renew its lease.
 
 Does not decide what one contact says (hypervisor.core.guests) or whose path is followed
-(hypervisor.core.paths), and opens no socket.
+(hypervisor.core.lease_paths), and opens no socket.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from math import inf
 
 from garp_agent.hypervisor.core.exchange import Call, Exchange
 from garp_agent.hypervisor.core.guests import Guest
-from garp_agent.hypervisor.core.paths import LOOKING
+from garp_agent.hypervisor.core.lease_paths import LOOKING
 from garp_agent.wire.model import LEVEL_DEBUG, LEVEL_INFO, LEVEL_NOTICE, LEVEL_WARNING, Errno
 from garp_agent.wire.protocol import encode_request
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from garp_agent.hypervisor.core.exchange import Result
     from garp_agent.hypervisor.core.guests import Channel
     from garp_agent.hypervisor.core.hints import HintWriter
-    from garp_agent.hypervisor.core.paths import Paths
+    from garp_agent.hypervisor.core.lease_paths import Paths
     from garp_agent.wire.notices import Notices
 
 CONTACT, REVOCATION = "contact", "revocation"  # kinds of calls

@@ -6,7 +6,7 @@ Joins hypervisor.core.guest_ports, topology and bonds; decides nothing about hin
 from __future__ import annotations
 
 from garp_agent.hypervisor.core.guest_ports import GuestPorts
-from garp_agent.hypervisor.core.paths import LOOKING, GuestPath
+from garp_agent.hypervisor.core.lease_paths import LOOKING, GuestPath
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ Decides which guests get a hint, in which order and at which pace, and when it i
 hint is repeated for a minute also to guests that answered: a reply shows that the guest has sent
 its frames, not that they have arrived.  The port of a switch that has just got its carrier can
 drop them for 30 s (STP without PortFast).  Does not decide what a failover is
-(hypervisor.core.bonds) or who is behind a link (hypervisor.core.paths), and opens no socket.
+(hypervisor.core.bonds) or who is behind a link (hypervisor.core.lease_paths), and opens no socket.
 
 Each round has a number of its own, so that agents take a repetition for another hint.  It asks
 for one burst round only: what is configured in the guest was sent after the failover.

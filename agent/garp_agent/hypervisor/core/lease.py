@@ -1,7 +1,7 @@
 """The lease that this host promises to one guest: "I send hints for the next N seconds".
 
 Decides what to send to a guest so that it never counts on a lease that is not kept.  Does not
-decide whether a lease may be promised (hypervisor.core.paths) and sends nothing.
+decide whether a lease may be promised (hypervisor.core.lease_paths) and sends nothing.
 
 Format: docs/protocol.md, command ``lease``.
 """

@@ -12,7 +12,7 @@ from garp_agent.hypervisor.core.exchange import Outcome
 from garp_agent.hypervisor.core.hint_rounds import HINT, Rounds
 from garp_agent.hypervisor.core.hints import HintWriter
 from garp_agent.hypervisor.core.lease import LEASE
-from garp_agent.hypervisor.core.paths import LEASE_AFTER, Paths, behind_every_link
+from garp_agent.hypervisor.core.lease_paths import LEASE_AFTER, Paths, behind_every_link
 from garp_agent.wire.notices import Notices
 from garp_agent.wire.record import NamedTuple
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from garp_agent.hypervisor.core.bonds import FollowedLink
     from garp_agent.hypervisor.core.exchange import Call, Result
     from garp_agent.hypervisor.core.guests import Channel, Guest
-    from garp_agent.hypervisor.core.paths import PathOf
+    from garp_agent.hypervisor.core.lease_paths import PathOf
     from garp_agent.wire.model import Notice
 
 OPERATOR = "operator"  # the link in the history when the operator asked for hints

@@ -21,7 +21,7 @@ import stat
 from garp_agent.hypervisor.core.channel_names import CUT_AT, guest_of, is_channel
 from garp_agent.hypervisor.core.guests import Channel
 from garp_agent.hypervisor.io.kernel_sockets import UNAVAILABLE, KernelSockets
-from garp_agent.hypervisor.io.places import (
+from garp_agent.hypervisor.io.trusted_folders import (
     ABSENT,
     Places,
     UntrustedError,
@@ -35,7 +35,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from garp_agent.hypervisor.io.places import File, Place
+    from garp_agent.hypervisor.io.trusted_folders import File, Place
     from garp_agent.wire.sock_diag import UnixSocket
 
 PORT_NAME = "org.garp_agent.0"

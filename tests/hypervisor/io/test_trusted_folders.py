@@ -10,7 +10,6 @@ import pytest
 
 from garp_agent.hypervisor.converse import converse
 from garp_agent.hypervisor.core.exchange import Call, Exchange, Outcome
-from garp_agent.hypervisor.io import places
 from garp_agent.hypervisor.io.channels import Finder
 from garp_agent.wire.protocol import encode_request
 from tests.hypervisor.io.searching import (
@@ -73,7 +72,7 @@ def test_socket_in_a_folder_that_others_may_write_to_is_no_guest(
         named = new_finder("", [str(path)])
         assert found(named) == [(str(path), str(path))] * (not refused)
         assert list(named.refused) == refused
-        monkeypatch.setattr(places, "LIBVIRT", (str(short_path / "vms"),))
+        monkeypatch.setattr(trusted_folders, "LIBVIRT", (str(short_path / "vms"),))
         assert bool(found(new_finder(PORT))) is not bool(refused)
 
 
