@@ -10,6 +10,7 @@ import pytest
 
 from garp_agent.hypervisor.converse import converse
 from garp_agent.hypervisor.core.exchange import Call, Exchange, Outcome
+from garp_agent.hypervisor.io import trusted_folders
 from garp_agent.hypervisor.io.channels import Finder
 from garp_agent.wire.protocol import encode_request
 from tests.hypervisor.io.searching import (
