@@ -35,13 +35,14 @@ from bench.segment import RIVAL_MAC, Segment, answer_all, repeat, station
 from tests.netns.agent import NEW_MAC, gratuitous, meanwhile, set_entry
 
 PAGE = lab.ROOT / "docs/reliability.md"
-REPETITIONS = 5
-AT_ONCE = 8  # trials; they mostly sleep
+REPETITIONS = 9
+AT_ONCE = 10  # trials; they mostly sleep
 LIMIT = 20.0  # seconds; a longer outage is not waited for
 INTERVAL = 0.01  # seconds between two datagrams
 WARM_UP = 5.0  # seconds; the bursts of the start, and what they cause, are over by then
 STOPPED = 12.0  # seconds for which the process is stopped
-SPLIT = 10.0  # seconds for which two stations have the address
+SPLIT = 10.0  # seconds for which two stations have the address, and up to a hold-off more
+HOLD_OFF = 2.0  # seconds between two probes of the agent for a withheld address
 FORGED_MAC = "02:00:5e:00:53:99"  # of no station
 
 
@@ -126,7 +127,7 @@ def split_brain(trial: Trial) -> float:
 
     def split() -> None:
         own(trial)
-        time.sleep(SPLIT)
+        time.sleep(SPLIT + trial.phase * HOLD_OFF)
 
     heal = f"address del {GUEST_ADDRESS}/24 dev eth0"
     return trial.until_reached(lambda: trial.lab.ip("rival", heal), before=split)
@@ -218,7 +219,7 @@ class Situation(NamedTuple):
 SITUATIONS = (
     Situation("failover", "failover: a switch has the guest behind its old port"),
     Situation("forged", "one forged claim, no station has the address", forged_claim),
-    Situation("split", "a rival has the address for 10 s: from then on", split_brain),
+    Situation("split", "a rival has the address for 10 to 12 s: from then on", split_brain),
     Situation("proxy", "one forged claim, and a proxy answers every probe", proxy),
     Situation("repeater", "a repeater returns the guest's broadcasts; wrong entry", repeater),
     Situation("former", "a claim of the guest's former hardware address", former_mac),
@@ -252,10 +253,11 @@ def measured(situation: Situation, method: Method, phase: float, files: Path) ->
 
 
 def trials(chosen: list[Situation], repetitions: int) -> Iterator[tuple[Situation, Method, float]]:
-    """Return all trials; the methods of a situation have the same random phases."""
+    """Return all trials; the loop and the agent have the same random phases."""
     for situation in chosen:
-        phases = moments(repetitions, 1.0)
+        drawn = moments(repetitions, 1.0)
         for method in WAYS:
+            phases = drawn if method.shell or method.agent else drawn[:1]  # nothing has no cycle
             if not (situation.ipv6 and method.shell):  # arping has no IPv6
                 yield from ((situation, method, phase) for phase in phases)
 
