@@ -130,6 +130,7 @@ MAY_LOAD = {
     "asyncio": "",
     "click": "cli",
     "dataclasses": "config diagnosis",
+    "libvirt": "cli.attach",
     "logging": "diagnosis",  # to silence scapy
     "netifaces": "diagnosis",
     "scapy": "diagnosis",
@@ -138,6 +139,7 @@ MAY_LOAD = {
     "subprocess": "diagnosis",
     "time": "guest.loop guest.daemon hypervisor.converse hypervisor.daemon "
     "hypervisor.guest_path_lookup runtime render diagnosis",
+    "xml": "hypervisor.channel_definition",
     "yaml": "config",
 }
 
@@ -147,10 +149,11 @@ def test_a_library_is_loaded_by_its_modules_only(library: str) -> None:
     allowed = tuple(f"{name}." for name in MAY_LOAD[library].split())
     used = [each for each in IMPORTS if not each.ours and each.what.split(".")[0] == library]
     assert [each for each in used if not f"{each.by}.".startswith(allowed)] == []
-    assert library not in ("scapy", "netifaces") or all(each.lazy for each in used)
+    assert library not in ("libvirt", "scapy", "netifaces") or all(each.lazy for each in used)
 
 
 HEAVY = {"typing", "logging", "dataclasses", "click", "yaml", "scapy", "netifaces", "subprocess"}
+HEAVY |= {"libvirt", "xml"}
 AT_WORK = """
 import garp_agent.guest.daemon
 from garp_agent.guest.core.engine import Engine
