@@ -199,3 +199,12 @@ def test_the_hint_port_has_its_state_and_its_requests() -> None:
     assert report.port_status(off, None, 5.0) == dict(zip(keys, disabled))
     port.close()
     off.close()
+
+
+def test_a_burst_that_begins_with_a_check_is_over_after_the_announcements() -> None:
+    agent = Agent(Settings(interval=10.0, burst=(0.0,)))
+    agent.tell(*dump(link(2, "eth0"), address("10.0.0.1/24")))
+    agent.wait(0.4)
+    assert link_status(agent)["last_burst"]["over"] is False
+    agent.wait(0.2)
+    assert link_status(agent)["last_burst"]["over"] is True

@@ -119,7 +119,7 @@ def test_endless_changes_do_not_keep_it_from_announcing_and_answering(site: Site
         site.wire.clear()
         until(lambda: agent.sent_by("refresh") >= before + 5, "it refreshes")
         assert len(site.wire.announcements(GUEST_ADDRESS)) >= 5
-        assert agent.burst() == 1
+        assert agent.burst() >= 1  # refreshes fall due meanwhile
 
 
 def test_no_kernel_memory_for_a_filter_does_not_stop_announcements(site: Site) -> None:

@@ -53,6 +53,8 @@ def test_daemon_announces_on_each_python(pyz: Path, python: str, tiny_lab: TinyL
         command = [str(pyz), "run", "--control-socket", "none"]
         tiny_lab.start("guest", command, env=environment)
         frame = peer.recv(2048)
+        while frame[28:32] == bytes(4):  # the first check
+            frame = peer.recv(2048)
     assert frame[28:32] == frame[38:42] == bytes(map(int, GUEST_ADDRESS.split(".")))
 
 

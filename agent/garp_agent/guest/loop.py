@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 # Seconds that the boot-time clock must gain on the monotonic clock to count as a suspension.
 SUSPENDED = 0.5
+# Seconds after which other sources get their turn, if frames fall due faster than they are sent.
+TURN = 0.1
 
 
 class Loop:
@@ -107,8 +109,9 @@ class Loop:
         be stopped between two frames, and an address can be gone by then.
         """
         now = time.monotonic()
+        end = now + TURN
         before = self.engine.counters.sent
-        while self.engine.deadline() <= now:
+        while self.engine.deadline() <= now <= end:
             self._reactor.call(self._reactor.wait(-inf) & self._before_frames, now)
             frame = self.engine.next_frame(now)
             if frame is None:

@@ -106,7 +106,7 @@ def _link_status(engine: Engine, plan: LinkPlan, now: float) -> dict[str, object
         {
             "cause": burst[1].value,
             "seconds_ago": round(now - burst[0], 3),
-            "over": not schedule.is_bursting(ifindex),
+            "over": not (schedule.is_bursting(ifindex) or engine.conflicts.is_checking(ifindex)),
         }
         if burst
         else None

@@ -203,6 +203,11 @@ class Conflicts:
         rival = self.rivals.get(ifindex, {}).get(address)
         return rival is not None and rival.withheld
 
+    def is_checking(self, ifindex: int) -> bool:
+        """Return whether a check is under way on a link that no station has answered yet."""
+        rivals = self.rivals.get(ifindex, {}).values()
+        return any(rival.is_checked and rival.last_answer == -inf for rival in rivals)
+
     # -- what is heard ------------------------------------------------------------------
 
     def is_no_rival(self, ifindex: int, hardware_address: bytes, now: float) -> bool:
