@@ -280,8 +280,9 @@ class AgentDaemon:
         if self._conflict_socket is not None and self._conflict_revision != self._engine.revision:
             self._conflict_revision = self._engine.revision
             plans = self._engine.plans.values()
-            addresses = dict.fromkeys(each for plan in plans for each in plan.targets)
-            addresses.update(dict.fromkeys(self._engine.conflicts.test_addresses()))
+            # First those of tests: the filter may not have room for all.
+            addresses = dict.fromkeys(self._engine.conflicts.test_addresses(time.monotonic()))
+            addresses.update(dict.fromkeys(each for plan in plans for each in plan.targets))
             self._note_unheard(self._conflict_socket.listen_for(addresses))
 
     def _note_unheard(self, count: int) -> None:

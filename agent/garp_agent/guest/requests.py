@@ -122,11 +122,13 @@ class RequestHandler:
         )
 
     def _links(self) -> Iterator[protocol.LinkBrief]:
-        for plan in self._engine.plans.values():
-            if plan.targets:
-                addresses = tuple(address_text(each) for each in plan.targets if each)
-                mac = address_text(plan.link.hardware_address)
-                yield protocol.LinkBrief(plan.link.name, mac, addresses)
+        """Return the announced links; first one of each hardware address, because few fit."""
+        plans = [plan for plan in self._engine.plans.values() if plan.targets]
+        first = {plan.link.hardware_address: plan for plan in reversed(plans)}
+        for plan in sorted(plans, key=lambda each: first[each.link.hardware_address] is not each):
+            addresses = tuple(address_text(each) for each in plan.targets if each)
+            mac = address_text(plan.link.hardware_address)
+            yield protocol.LinkBrief(plan.link.name, mac, addresses)
 
 
 class Deduplicator:

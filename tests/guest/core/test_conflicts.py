@@ -439,3 +439,90 @@ def test_answer_for_an_address_that_was_removed_in_the_same_turn_has_no_effect()
     claim(agent, 10.0)
     agent.tell(AddressGone(MINE), ClaimSeen("eth0", MINE.address, RIVAL, True))
     assert agent.engine.conflicts.rivals == {}
+
+
+# -- many addresses, and many claims --------------------------------------------------
+
+
+def crowd(count: int) -> list[Any]:
+    return [address(f"10.0.{n >> 8}.{n & 255}/16") for n in range(1, count + 1)]
+
+
+@pytest.mark.parametrize("count", [1, 40, 100])
+def test_station_that_answers_for_everything_is_recognised_beside_many_addresses(
+    count: int,
+) -> None:
+    agent = Agent(Settings(mac_only=False), now=0.0)
+    answered_by(agent, RIVAL, everything=True)
+    agent.engine.handle(ClaimSeen("eth0", MINE.address, RIVAL), 0.0)
+    frames = agent.tell(*dump(ETH0, *crowd(count))) + agent.until(120.0)
+    assert list(agent.engine.conflicts.proxies) == [(2, RIVAL)]
+    announced = {
+        f.announcement.address
+        for f in frames
+        if kinds([f], f.announcement.address) == [Kind.ARP_REQUEST]
+    }
+    assert len(announced) == count
+
+
+def test_proxy_test_uses_no_address_of_ours() -> None:
+    agent = Agent(Settings(), now=0.0)
+    items = [address(f"10.0.0.{n}/24") for n in range(1, 200)]
+    agent.tell(*dump(ETH0, *items))
+    agent.until(300.0)
+    answered_by(agent, RIVAL, everything=True)
+    agent.tell(ClaimSeen("eth0", items[0].address, RIVAL))
+    agent.until(330.0)
+    assert list(agent.engine.conflicts.proxies) == [(2, RIVAL)]
+
+
+def test_flood_of_claims_withholds_few_addresses_and_starves_none() -> None:
+    agent = Agent(Settings(jitter=0.0, addresses_per_tick=256), now=0.0)
+    items = crowd(50)
+    agent.tell(*dump(ETH0, *items))
+    agent.until(100.0)
+    spared = items[-1].address
+    frames: list[Frame] = []
+    for step in range(120):
+        agent.tell(
+            *(
+                ClaimSeen("eth0", item.address, bytes((2, 1, 0, step, n, 0)))
+                for n, item in enumerate(items[:-1])
+            )
+        )
+        assert sum(is_withheld(agent, item) for item in items) <= 4
+        frames += agent.wait(1.0)
+    at = moments(frames, spared)
+    calm = 6.0 + 50 / 10  # what 50 addresses take at ten frames a second
+    assert max(later - earlier for earlier, later in zip(at, at[1:])) <= 2 * calm
+
+
+def test_repeater_of_ipv6_announcements_is_logged_once_and_withholds_nothing_any_more() -> None:
+    agent = guest(hold_off=60.0)
+    agent.engine.reconfigure(agent.engine.settings._replace(interval=1.0), 0.0)
+
+    def echo(frame: Frame) -> list[ClaimSeen]:
+        sent = frame.announcement
+        return (
+            [ClaimSeen("eth0", sent.address, RIVAL, True)]
+            if sent.kind is Kind.UNSOLICITED_NA
+            else []
+        )
+
+    agent.after_frame = echo
+    agent.until(10.0)
+    for _ in range(300):
+        agent.wait(1.0)
+        assert not is_withheld(agent, MINE6)
+    assert logged_rivals(agent) == [RIVAL]
+
+
+def test_steps_of_many_rivals_leave_no_stale_entries() -> None:
+    agent = guest(hold_off=3600.0)
+    answered_by(agent, RIVAL)
+    for item in (MINE, SECOND, MINE6):
+        claim(agent, agent.now + 1.0, item.address)
+    for _ in range(2000):
+        agent.wait(0.3)
+        agent.tell(BurstRequested(Cause.HINT, (0.0,)))
+    assert len(agent.engine.conflicts._heap) <= 2 * 3 + 65

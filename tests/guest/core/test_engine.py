@@ -223,7 +223,10 @@ IN_BRIDGE = link(2, "eth0", master_ifindex=5, port_kind="bridge")
         ([ETH, A, V6], [BurstRequested(Cause.OPERATOR)], Cause.OPERATOR, [A, V6]),
         ([ETH, A, V6], [HINT], Cause.HINT, [A, V6]),
         ([ETH, A, V6], [Resumed(60.0)], Cause.RESUME, [A, V6]),
-        ([ETH, A, V6], [*UP_AGAIN, LinkSeen(ETH, True)], Cause.NOTIFY_PEERS, [A, V6]),
+        ([ETH, A, V6], [*UP_AGAIN, LinkSeen(ETH, True)], Cause.LINK_UP, [A, V6]),
+        ([LOST, A, V6], [LinkSeen(ETH, True)], Cause.LINK_UP, [A, V6]),
+        ([ETH, A, V6], [Resumed(60.0), LinkSeen(ETH, True)], Cause.RESUME, [A, V6]),
+        ([ETH, A, V6], [*seen(LOST, NEW_MAC)], Cause.LINK_UP, [A, V6]),
         ([ETH, A], [*seen(B), HINT], Cause.HINT, [A, B]),
         # New links and new addresses burst alone.
         ([ETH, A], seen(link(3), ON_3), Cause.LINK_UP, [ON_3]),
@@ -286,7 +289,7 @@ def test_many_triggers_in_one_turn_are_one_burst() -> None:
     start = agent.now
     events = [LinkSeen(ETH, True), *UP_AGAIN, LinkSeen(NEW_MAC), Resumed(9.0)] * 50
     frames = agent.tell(*events) + agent.wait(5.0)
-    assert (len(frames), times(frames, start)) == (3, [0.0, 0.1, 0.4])
+    assert (len(frames), times(frames, start)) == (4, [0.0, 0.5, 0.6, 0.9])
 
 
 def test_request_with_offsets_bursts_at_these_moments() -> None:

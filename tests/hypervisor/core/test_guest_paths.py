@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from garp_agent.hypervisor.core.bonds import Follower
+from garp_agent.hypervisor.core.bonds import FollowedLink, Follower
 from garp_agent.hypervisor.core.bridge_tables import LearntAddress
 from garp_agent.hypervisor.core.guest_paths import PORT_UNKNOWN, GuestPaths
 from garp_agent.hypervisor.core.guest_ports import SETTLE
@@ -15,6 +15,7 @@ from garp_agent.hypervisor.core.lease_paths import LOOKING
 from garp_agent.hypervisor.core.linkstate import Bond, LinkReport, LinkSnapshot, PortStateReport
 from garp_agent.hypervisor.core.watcher import HintOptions
 from garp_agent.wire import protocol
+from garp_agent.wire.lines import LINE_LIMIT
 from garp_agent.wire.model import IFF_LOWER_UP, IFF_UP, DumpComplete, DumpStarted, LinkGone
 from tests.hypervisor.core.talk import Talk, asked
 from tests.world import mac
@@ -191,3 +192,52 @@ def test_macs_of_one_guest_are_limited_and_asked_for_again() -> None:
     times = [now for now, asked_ in host.run(340.0) if protocol.Info in map(type, asked_["a"])]
     assert [INFO_INTERVAL <= now <= INFO_INTERVAL + 30 for now in times] == [True]
     assert len(host.watcher.macs()) == MACS_MOST
+
+
+def test_guest_with_a_card_on_a_link_that_is_not_followed_gets_no_lease() -> None:
+    eth9 = LinkSnapshot(9, "eth9", UP, 0, "")
+    card = LinkSnapshot(
+        33, "macvtap0", UP, 0, "macvtap", "", hardware_address=mac(MACS["b"]), lower_ifindex=9
+    )
+    host = Site(A_PORT, eth9, card, guests={"a": named("a", "b")})
+    host.run(60)
+    seen = host.guest("a", 60.0)
+    assert (seen["lease"], seen["no_lease"]) == (0, "eth9 is not followed")
+
+
+def test_lease_ends_when_the_only_uplink_of_the_bridge_has_no_carrier() -> None:
+    """The guests' ports keep the carrier of the bridge itself."""
+    uplink = LinkSnapshot(50, "eth5", UP, 51, "", "bridge", port_state=3)
+    bridge = LinkSnapshot(51, "br5", UP, 0, "bridge")
+    ports = port("vnet5", 52, 51, "a")
+    host = Site(uplink, bridge, ports, guests={"a": named("a")}, lease_after=60.0)
+    host.run(100)
+    assert host.guest("a", 100.0)["lease"]
+    host.see(101.0, LinkReport(uplink._replace(flags=IFF_UP)))
+    host.run(300)
+    seen = host.guest("a", 300.0)
+    assert (seen["lease"], seen["no_lease"]) == (0, "br5 has no carrier")
+
+
+def test_reason_of_many_uplinks_fits_into_a_hint() -> None:
+    uplinks = [
+        LinkSnapshot(100 + n, f"vxlan-{100000 + n}", UP, 20, "vxlan", "bridge", lower_ifindex=10)
+        for n in range(170)
+    ]
+    host = Site(A_PORT, *uplinks, guests={"a": named("a")})
+    host.run(60)
+    host.follower.handle(LinkReport(uplinks[0]._replace(flags=IFF_UP)), 100.0)
+    host.watcher.follow(tuple(host.follower.followed()), 100.0)
+    (failover,) = host.follower.advance(100.0)
+    calls = host.watcher.failover(failover.link, failover.reason, failover.links, 100.0, 0.0)
+    assert list(asked(calls)) == ["a"]
+    lines = [line for call in calls for line in call.exchange.outgoing.split(b"\n")]
+    assert all(len(line) <= LINE_LIMIT for line in lines)
+
+
+def test_links_that_come_and_go_leave_no_memory() -> None:
+    host = Site(A_PORT, guests={"a": named("a")})
+    for n in range(500):
+        link = FollowedLink(f"brq{n}", "bridge", "", True, ("x",))
+        host.watcher.follow((*host.follower.followed(), link), 1000.0 + n)
+    assert len(host.watcher._paths._changed) <= 100

@@ -333,3 +333,16 @@ def test_guest_that_a_failover_does_not_concern_is_not_announced_by_qemu() -> No
 def test_announce_self_is_off_by_default() -> None:
     assert HintOptions().announce_self is False
     assert announcing(enabled=False).failover(10.0) == []
+
+
+def test_guest_that_is_busy_at_the_first_contact_and_the_hint_gets_the_repetitions() -> None:
+    """The watcher was restarted; another client has the guest's channel."""
+    talk = Talk(A)
+    talk.fail(talk.watcher.advance(0.0), 1.0, Outcome.BUSY)
+    talk.fail(talk.failover(1.2), 2.2, Outcome.BUSY)
+    kinds: list[str] = []
+    while (now := talk.watcher.deadline()) < 20.0:
+        calls = talk.watcher.advance(now)
+        kinds += [call.kind for call in calls]
+        talk.fail(calls, now + 0.1, Outcome.BUSY)
+    assert kinds.count(HINT) >= 3

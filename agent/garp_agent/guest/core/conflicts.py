@@ -40,11 +40,13 @@ if TYPE_CHECKING:
 
     Station = tuple[int, bytes]  # ifindex and hardware address
 
+CHECKED = (Cause.START, Cause.LINK_UP, Cause.RESUME)  # the guest may have been away before these
 DEFEND_INTERVAL = 10.0  # seconds, RFC 5227 section 1.1
 NEWS_INTERVAL = 10.0  # seconds; at most one new rival per address is logged in this time
 PROBES = 3  # unanswered ones after which no other station has the address, RFC 5227 section 1.1
 PROBE_WAIT = 0.5  # seconds for an answer; then comes the next probe
 REST = 4.0  # seconds after a check without an answer, in which a claim starts no other check
+ECHO = 1.0  # seconds within which a repeater returns our frame
 PROXY_TEST_WAIT = 1.0  # seconds for the answers to the test addresses
 PROXY_TEST_REST = 60.0  # seconds between two tests of a station
 KNOWN_FOR = 3600.0  # seconds for which a station is known to answer for everything, or nothing
@@ -52,6 +54,9 @@ QUIET = 60.0  # seconds without a claim after which a conflict is over, and news
 REMEMBERED = 60.0  # seconds for which the rival of an address that went is remembered
 MOST_STATIONS = 64  # known ones of each sort: a forger must not fill the memory
 MOST_REMEMBERED = 1024  # addresses
+# Checks of a link that are under way at once.  More claims wait for their turn, and withhold
+# nothing meanwhile: a flood of them must neither silence the addresses nor take all the tokens.
+MOST_CHECKS = 4
 
 
 class Rival:
@@ -62,6 +67,7 @@ class Rival:
         "hardware_address",
         "is_checked",
         "is_logged",
+        "last_announced",
         "last_answer",
         "last_claim",
         "last_defence",
@@ -78,6 +84,7 @@ class Rival:
         self.hardware_address = b""  # of the latest claim; b"": none yet
         self.claims = 0
         self.last_claim = self.last_answer = self.last_defence = self.last_news = -inf
+        self.last_announced = -inf
         self.is_checked = False  # probes are sent, and answers are awaited
         self.is_logged = False  # the conflict is in the log, its end not yet
         self.withheld = False
@@ -119,6 +126,7 @@ class Conflicts:
     """The rivals for the addresses that are announced."""
 
     __slots__ = (
+        "_checks",
         "_gone",
         "_heap",
         "_settings",
@@ -140,6 +148,7 @@ class Conflicts:
         self._tested: dict[Station, float] = {}  # when the latest test was started
         self._gone: dict[bytes, tuple[bytes, float]] = {}  # address -> rival, when it went
         self._heap: list[tuple[float, int, bytes]] = []  # step_at, ifindex, address
+        self._checks: dict[int, set[bytes]] = {}  # because of claims, and under way; by ifindex
 
     # -- settings and addresses ---------------------------------------------------------
 
@@ -171,10 +180,12 @@ class Conflicts:
         known = self.rivals.get(ifindex, {})
         for address in [a for a in known if a not in addresses]:
             rival = known.pop(address)
+            self._checks.get(ifindex, set()).discard(address)
             if rival.withheld and rival.hardware_address:
                 _remember(self._gone, address, (rival.hardware_address, now), MOST_REMEMBERED)
         if not known:
             self.rivals.pop(ifindex, None)
+            self._checks.pop(ifindex, None)
 
     def appear(self, ifindex: int, address: bytes, now: float) -> None:
         """Check an address that is announced from now on, if it had a rival when it went."""
@@ -208,6 +219,12 @@ class Conflicts:
         rivals = self.rivals.get(ifindex, {}).values()
         return any(rival.is_checked and rival.last_answer == -inf for rival in rivals)
 
+    def announced(self, ifindex: int, address: bytes, now: float) -> None:
+        """Note that an address was announced: a repeater returns that frame."""
+        rival = self.rivals.get(ifindex, {}).get(address)
+        if rival is not None:
+            rival.last_announced = now
+
     # -- what is heard ------------------------------------------------------------------
 
     def is_no_rival(self, ifindex: int, hardware_address: bytes, now: float) -> bool:
@@ -234,6 +251,8 @@ class Conflicts:
         """
         rival = self._rival(ifindex, address)
         is_another = rival.hardware_address != hardware_address
+        # A station that repeats our frames claims the address without end.
+        is_silent = _is_known(self.silent, (ifindex, hardware_address), now)
         is_new = not rival.is_logged or now - rival.last_claim > QUIET
         self.claims += 1
         rival.claims += 1
@@ -242,6 +261,7 @@ class Conflicts:
         if self._yields():
             self._check(ifindex, address, rival, now, answer)
         is_news = (is_another or is_new) and now - rival.last_news > NEWS_INTERVAL
+        is_news = is_news and (rival.withheld or not is_silent)
         if is_news:
             rival.last_news, rival.is_logged = now, True
         return is_news
@@ -250,7 +270,9 @@ class Conflicts:
         """Start a check because of a claim, or note the answer to a probe."""
         station = (ifindex, rival.hardware_address)
         is_silent = _is_known(self.silent, station, now)
-        if answer and rival.probes:
+        is_echo = is_silent and now - rival.last_announced <= ECHO
+        if answer and rival.probes and not is_echo:
+            self._checks.get(ifindex, set()).discard(address)
             self.silent.pop(station, None)
             rival.last_answer = now
             rival.check(PROBES, Cause.ADDRESS_ADDED)
@@ -258,17 +280,25 @@ class Conflicts:
         elif rival.is_checked:
             if not is_silent:
                 rival.withheld, rival.wanted = True, PROBES
-        elif now < rival.rest_until:
-            self._step(ifindex, address, rival, rival.rest_until)
-        else:
-            self._start_check(ifindex, address, rival)
-            self._step(ifindex, address, rival, now)
+        elif rival.step_at == inf:
+            at = max(now, rival.rest_until)
+            if at == now and not self._start_check(ifindex, address, rival):
+                at = now + PROBE_WAIT
+            self._step(ifindex, address, rival, at)
 
-    def _start_check(self, ifindex: int, address: bytes, rival: Rival) -> None:
+    def _start_check(self, ifindex: int, address: bytes, rival: Rival) -> bool:
+        """Start a check because of a claim, or because the hold-off is over; False: not now."""
+        checks = self._checks.setdefault(ifindex, set())
+        if len(checks) >= MOST_CHECKS:
+            return False
+        checks.add(address)
+        if rival.withheld:
+            return True
         if _is_known(self.silent, (ifindex, rival.hardware_address), rival.last_claim):
             rival.check(1, Cause.ADDRESS_ADDED, withheld=False)
         else:
             rival.check(PROBES, Cause.ADDRESS_ADDED)
+        return True
 
     def may_defend(self, ifindex: int, address: bytes, now: float) -> bool:
         """Return whether to answer a claim with an announcement, and record that it is answered.
@@ -301,9 +331,10 @@ class Conflicts:
         _remember(self._tested, station, now, MOST_STATIONS)
         _remember(self._tests, station, _ProxyTest(unused, now + PROXY_TEST_WAIT), MOST_STATIONS)
 
-    def test_addresses(self) -> set[bytes]:
-        """Return the unused addresses for which answers are expected, or were lately."""
-        return {address for test in self._tests.values() for address in test.missing}
+    def test_addresses(self, now: float) -> list[bytes]:
+        """Return the unused addresses for which answers are expected."""
+        tests = [test for test in self._tests.values() if test.until >= now]
+        return [address for test in tests for address in test.missing]
 
     def test_answered(
         self, ifindex: int, address: bytes, hardware_address: bytes, now: float
@@ -358,15 +389,19 @@ class Conflicts:
 
     def _take_step(self, ifindex: int, address: bytes, rival: Rival, now: float) -> list[Step]:
         rival.step_at = inf  # until the probe is sent
-        if not rival.is_checked:  # a claim came during the rest
-            self._start_check(ifindex, address, rival)
-        elif rival.probes >= rival.wanted:
+        is_over = rival.is_checked and rival.probes >= rival.wanted
+        has_turn = rival.release_cause in CHECKED or address in self._checks.get(ifindex, ())
+        if not (is_over or has_turn or self._start_check(ifindex, address, rival)):
+            self._step(ifindex, address, rival, now + PROBE_WAIT)
+            return []
+        if is_over:
             return self._end_check(ifindex, address, rival, now)
         return [Step(ifindex, address, None, False)]
 
     def _end_check(self, ifindex: int, address: bytes, rival: Rival, now: float) -> list[Step]:
         if rival.hardware_address and rival.wanted and rival.last_answer == -inf:
             _remember(self.silent, (ifindex, rival.hardware_address), now, MOST_STATIONS)
+        self._checks.get(ifindex, set()).discard(address)
         released = []
         if rival.withheld:
             released = [Step(ifindex, address, rival.release_cause, rival.is_logged)]
@@ -384,6 +419,13 @@ class Conflicts:
         if at != rival.step_at:
             rival.step_at = at
             heappush(self._heap, (at, ifindex, address))
+            if len(self._heap) > 2 * sum(map(len, self.rivals.values())) + 64:
+                self._heap = sorted(
+                    (rival.step_at, ifindex, address)
+                    for ifindex, known in self.rivals.items()
+                    for address, rival in known.items()
+                    if rival.step_at < inf
+                )
 
     # -- parts --------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from math import inf
 
-from garp_agent.guest.core.conflicts import Conflicts, unused_addresses
+from garp_agent.guest.core.conflicts import CHECKED, Conflicts, unused_addresses
 from garp_agent.guest.core.counters import Counters
 from garp_agent.guest.core.lease import GuestLease
 from garp_agent.guest.core.model import (
@@ -56,9 +56,9 @@ if TYPE_CHECKING:
     from garp_agent.guest.core.shared_addresses import Route
 
 LATE = 1.0  # seconds; a turn that is less late does not count as a resume
-CHECKED = (Cause.START, Cause.LINK_UP, Cause.RESUME)  # the guest may have been away before these
 PROBE_KINDS = (Kind.ARP_PROBE, Kind.DAD_PROBE)  # a station that has the address answers them
-TEST_ADDRESSES = 2  # unused ones; a station that answers for both answers for everything
+DRAWN = 64  # candidates for test addresses: some may be ours
+TEST_ADDRESSES = 3  # unused ones; a station that answers for all answers for everything
 
 
 class Engine:
@@ -246,7 +246,7 @@ class Engine:
             # The machine may run on another host now, which promised nothing.
             self._end_lease("the machine may have moved", now)
             self._burst_above(ifindex, Cause.NOTIFY_PEERS)
-        elif before is not None and event.link.has_carrier and not before.has_carrier:
+        if before is not None and event.link.has_carrier and not before.has_carrier:
             self._burst_above(ifindex, Cause.LINK_UP)
 
     def _burst_requested(self, event: BurstRequested, now: float) -> None:
@@ -320,11 +320,13 @@ class Engine:
         items = self.inventory.addresses(ifindex)
         lengths = [item.prefix_length for item in items if item.address == address]
         prefix_length = max(lengths, default=8 * len(address))  # it may just have gone
-        unused = unused_addresses(address, prefix_length, TEST_ADDRESSES, self._uniform)
+        drawn = unused_addresses(address, prefix_length, DRAWN, self._uniform)
+        ours = self.plans[ifindex].targets
+        unused = tuple(each for each in drawn if each not in ours)[:TEST_ADDRESSES]
         self.conflicts.start_test(ifindex, address, unused, now)
         self.revision += 1  # to be listened for
         for each in unused:
-            self.schedule.send_once(ifindex, each, Cause.PROXY_TEST, now)
+            self.schedule.send_next(ifindex, each, Cause.PROXY_TEST, now)
 
     def _sent(self, event: Sent, now: float) -> None:
         is_news = self.counters.record(event, now)
@@ -332,6 +334,8 @@ class Engine:
         if event.announcement.kind in PROBE_KINDS:
             ifindex, address = event.announcement.ifindex, event.announcement.address
             self.conflicts.probed(ifindex, address, now, event.outcome is SendOutcome.SENT)
+        else:
+            self.conflicts.announced(event.announcement.ifindex, event.announcement.address, now)
         if not is_news and self.notices.level < LEVEL_DEBUG:
             return  # the usual case
         frame = event.announcement
@@ -354,10 +358,17 @@ class Engine:
     # -- bursts and the lease -----------------------------------------------------------
 
     def _burst_above(self, ifindex: int, cause: Cause) -> None:
-        self._bursts.update(dict.fromkeys(self.inventory.stacked_on(ifindex), cause))
+        for each in self.inventory.stacked_on(ifindex):
+            self._burst_later(each, cause)
 
     def _burst_everywhere(self, cause: Cause) -> None:
-        self._bursts.update(dict.fromkeys(self._announced(), cause))
+        for ifindex in self._announced():
+            self._burst_later(ifindex, cause)
+
+    def _burst_later(self, ifindex: int, cause: Cause) -> None:
+        """Burst a link once its plan is made.  No other cause takes away the check of CHECKED."""
+        if self._bursts.get(ifindex) not in CHECKED:
+            self._bursts[ifindex] = cause
 
     def _announced(self) -> Iterator[int]:
         return (ifindex for ifindex, plan in self.plans.items() if plan.targets)
@@ -478,7 +489,7 @@ class Engine:
             usual = Cause.ADDRESS_ADDED if was_up else Cause.LINK_UP
             self._bursts.setdefault(ifindex, self._occasion or usual)
         elif before.link.hardware_address != after.link.hardware_address:
-            self._bursts[ifindex] = Cause.HARDWARE_ADDRESS_CHANGED
+            self._burst_later(ifindex, Cause.HARDWARE_ADDRESS_CHANGED)
             self.notices.say(
                 LEVEL_INFO,
                 "hardware-address-changed",

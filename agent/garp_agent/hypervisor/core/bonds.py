@@ -177,7 +177,7 @@ class Follower:
             link = self.table.links[ifindex]
             mode = _mode_name(link.bond.mode) if link.bond else ""
             ports = self._names(active.ports)
-            found.append(FollowedLink(link.name, link.kind, mode, link.has_carrier, ports))
+            found.append(FollowedLink(link.name, link.kind, mode, active.carrying, ports))
         return sorted(found)
 
     # -- what is to be reported, and when -----------------------------------------------

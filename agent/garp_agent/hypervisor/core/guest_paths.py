@@ -58,6 +58,8 @@ class GuestPaths:
             path = self._follower.topology.path(port)
             links |= path.links
             reasons.update(path.gaps)
+            if path.ends and followed.isdisjoint(self._names(path.links)):
+                reasons.add(f"{min(self._names(path.ends))} is not followed")
             missed = [each for each in path.switches if not self._follower.follows(each)]
             reasons.update(f"{name} is not followed" for name in self._names(missed))
         return GuestPath(self._names(links) & followed, min(reasons, default=""), names)

@@ -122,7 +122,7 @@ class Rounds:
                 continue
             # A guest that still owes a reply has the hint, or will get it when QEMU is free.
             known = [self._guests.get(path) for path in sorted(record.behind)]
-            agents = [guest for guest in known if guest is not None and guest.has_agent]
+            agents = [guest for guest in known if guest is not None and _may_answer(guest, record)]
             if not agents:
                 record.end()
             guests = [guest for guest in agents if guest.channel.path not in record.awaited]
@@ -187,3 +187,10 @@ class Rounds:
 def _frames_in(reply: Reply) -> int:
     frames = reply.value.get("frames")
     return min(max(0, frames), FRAMES_MOST) if type(frames) is int else 0
+
+
+def _may_answer(guest: Guest, record: FailoverRecord) -> bool:
+    """Return whether a guest has an agent, or was busy with another client when it was hinted."""
+    unanswered = record.unanswered.get(guest.channel.path)
+    is_busy = unanswered is not None and unanswered.outcome is Outcome.BUSY
+    return guest.has_agent or is_busy

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from itertools import count
 
-from garp_agent.wire.protocol import BURST_DELAY, encode_request
+from garp_agent.wire.protocol import BURST_DELAY, REASON_LIMIT, encode_request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,7 +52,11 @@ class HintWriter:
 
         ``delay``: seconds before the burst.  ``rounds``: 0 as configured in the guest.
         """
-        arguments: dict[str, object] = {"reason": reason, "boot": self.boot, "sequence": number}
+        arguments: dict[str, object] = {
+            "reason": reason[:REASON_LIMIT],
+            "boot": self.boot,
+            "sequence": number,
+        }
         if delay:
             arguments["delay"] = round(delay, 3)
         if rounds:

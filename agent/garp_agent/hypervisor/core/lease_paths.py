@@ -72,10 +72,9 @@ class Paths:
         there = {link.link: link for link in links}
         if there == self._links:
             return False
-        for name, link in there.items():
-            if link != self._links.get(name):
-                self._changed[name] = now
+        changed = [name for name, link in there.items() if link != self._links.get(name)]
         self._links, self._names = there, frozenset(there)
+        self.change(changed, now)
         return True
 
     def change(self, names: Iterable[str] | None, now: float) -> None:
