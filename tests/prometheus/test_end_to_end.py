@@ -53,7 +53,9 @@ class Monitoring:
             *(f"link set {name} up" for name in ("eth1", "eth2", "virbr0")),
         )
         found = ("--bond", "virbr0", "--port", "none", "--channel", f"{folder}/0-*/{PORT}")
-        self.watcher = self._start(*HINT, "watch", "--status-socket", str(self.status), *found)
+        self.watcher = self._start(
+            *HINT, "watch", "--lease", "0", "--status-socket", str(self.status), *found
+        )
         self._wait_for("garp_hint_guest_lease_seconds", "garp_hint_link_carrier")
         self.watcher.send_signal(signal.SIGUSR1)
         self._wait_for("garp_hint_failovers_total", "garp_hint_guest_hint_seconds")

@@ -177,7 +177,9 @@ class Follower:
             link = self.table.links[ifindex]
             mode = _mode_name(link.bond.mode) if link.bond else ""
             ports = self._names(active.ports)
-            found.append(FollowedLink(link.name, link.kind, mode, active.carrying, ports))
+            # The guests' ports keep the carrier of a bridge whose uplink has none.
+            carrier = active.carrying or (link.has_carrier and not self._has_uplink(link))
+            found.append(FollowedLink(link.name, link.kind, mode, carrier, ports))
         return sorted(found)
 
     # -- what is to be reported, and when -----------------------------------------------
@@ -238,6 +240,10 @@ class Follower:
         ]
 
     # -- what a change means ------------------------------------------------------------
+
+    def _has_uplink(self, link: LinkSnapshot) -> bool:
+        """Return whether a bridge has an uplink; other links are uplinks themselves."""
+        return link.kind != "bridge" or bool(self.topology.uplinks(link.ifindex))
 
     def _examine_master(self, port: LinkSnapshot, now: float) -> None:
         # A bridge can have the ports of 1,000 guests, and none of them is an uplink.
@@ -300,8 +306,9 @@ class Follower:
 
     def _is_to_follow(self, link: LinkSnapshot) -> bool:
         if not self.names:
-            has_uplink = link.kind == "bridge" and bool(self.topology.uplinks(link.ifindex))
-            return link.kind in ("bond", "team") or has_uplink
+            return link.kind in ("bond", "team") or (
+                link.kind == "bridge" and self._has_uplink(link)
+            )
         if link.name in self.names or link.kind != "bridge":
             return link.name in self.names and link.kind in KINDS
         below = self.topology.path(link.ifindex).switches
