@@ -95,7 +95,7 @@ class Wire:
         return count
 
     def when(self, address: str = GUEST_ADDRESS, patience: float = 5.0) -> float:
-        """Return when the next announcement of ``address`` arrived (seconds, wall clock)."""
+        """Return when the next announcement of, or probe for, an address arrived (wall clock)."""
         return next(iter(self.whens(address, 1, patience).values()))
 
     def whens(self, address: str, senders: int, patience: float = 5.0) -> dict[str, float]:
@@ -107,7 +107,8 @@ class Wire:
             if not select.select([self._socket], [], [], 0.1)[0]:
                 continue
             frame, ancillary, _, _ = self._socket.recvmsg(2048, 64)
-            if frame[28:32] == wanted:
+            # A start begins with a probe: sender 0.0.0.0, target our address.
+            if wanted in (frame[28:32], frame[28:32] == bytes(4) and frame[38:42]):
                 seconds, nanoseconds = struct.unpack("qq", ancillary[0][2])
                 found.setdefault(frame[6:12].hex(":"), seconds + nanoseconds / 1e9)
                 if len(found) == senders:
