@@ -140,6 +140,8 @@ class Engine:
         if self.conflicts.deadline() <= now:
             self._take_steps(now)
         while self._frames or self._begin_address(now):
+            if not self._frames:
+                continue  # nothing is to be sent for that address any more
             due, kind = self._frames.pop(0)
             # An address of two frames can go, or change its form, between the two.
             if kind in self._kinds(due):
