@@ -120,7 +120,7 @@ def test_leases_are_given_renewed_and_revoked_at_the_end(short_path: Path) -> No
     with Guests(short_path, [Manner.ANSWERS]) as guests:
         with watching(short_path, *options, prefix=WITH_CARRIER) as watcher:
             eventually(lambda: len(guests.requests(0)) >= 5, "the lease is renewed")
-            assert watcher.guests()["0-guest0"]["lease"] > 0
+            eventually(lambda: watcher.guests()["0-guest0"]["lease"], "status shows the lease")
             assert [link["link"] for link in watcher.ask()["following"]] == ["br0"]
             guest = watcher.guests()["0-guest0"]
             assert (guest["ports"], guest["behind"]) == (["near"], ["br0"])
@@ -149,8 +149,10 @@ def test_lease_ends_without_carrier_and_with_a_hint_that_is_repeated(short_path:
         eventually(lambda: watcher.guests()["0-guest0"]["lease"], "the guest has a lease again")
         ip = ["nsenter", f"--net=/proc/{watcher.process.pid}/ns/net", "ip", "link"]
         subprocess.run([*ip, "set", "far", "down"], check=True)
-        eventually(lambda: watcher.guests()["0-guest0"]["no_lease"], "the lease is taken back")
-        assert watcher.guests()["0-guest0"]["no_lease"] == "br0 has no carrier"
+        eventually(
+            lambda: watcher.guests()["0-guest0"]["no_lease"] == "br0 has no carrier",
+            "the lease is taken back, and the status says why",
+        )
     assert (first.rounds, again.rounds, again.boot) == (None, 1, first.boot)
     assert (first.reason, again.sequence > first.sequence) == ("operator", True)
 
