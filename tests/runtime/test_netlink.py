@@ -6,7 +6,7 @@ import errno
 import socket
 from collections.abc import Iterator
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -23,7 +23,8 @@ pytestmark = pytest.mark.netns
 
 INTERVAL = 300.0
 HERE = {"127.0.0.1", GUEST_ADDRESS}
-Events = Netlink[Any]
+if TYPE_CHECKING:
+    Events = Netlink[Any]
 
 
 @pytest.fixture

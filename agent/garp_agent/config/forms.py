@@ -75,7 +75,8 @@ def _parse_duration(node: yaml.ScalarNode) -> float:
 def _parse_percentage(node: yaml.ScalarNode) -> float:
     """Take ``12.5%`` as the fraction 0.125."""
     hint = ""
-    if re.fullmatch(_NUMBER, node.value) and (number := Decimal(node.value)) >= 0:
+    number = Decimal(node.value) if re.fullmatch(_NUMBER, node.value) else Decimal(-1)
+    if number >= 0:
         meant = number if number >= 1 else number * 100  # 20 and 0.2 mean 20%
         hint = f", write {_write_number(meant)}%"
     return _measured(node.value, {"%": Decimal("0.01")}, "not a percentage" + hint)
@@ -114,7 +115,7 @@ def choice_form(words: dict[str, Any], wrong: str = "no such choice", **hints: s
 
 
 _SWITCH_HINTS = {"true": "true", "yes": "true", "on": "true"}
-_SWITCH_HINTS |= {"false": "false", "no": "false", "off": "false"}
+_SWITCH_HINTS.update({"false": "false", "no": "false", "off": "false"})
 SWITCH = choice_form({"true": True, "false": False}, "not a switch", **_SWITCH_HINTS)
 
 

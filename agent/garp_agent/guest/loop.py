@@ -3,7 +3,7 @@
 Hands what happened to the engine, sends one frame at a time as the engine builds it, and hands
 back the outcome of each.  Does not decide what to send or when, and does not read requests.
 
-Sources: clock_gettime(2), socket(7).
+Sources: clock_gettime(2), socket(7), <linux/time.h>.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     Sender = Union[PacketSender, DryRun]
 
+_CLOCK_BOOTTIME = 7  # <linux/time.h>; Python 3.6 does not name it
 # Seconds that the boot-time clock must gain on the monotonic clock to count as a suspension.
 SUSPENDED = 0.5
 # Seconds after which other sources get their turn, if frames fall due faster than they are sent.
@@ -154,4 +155,4 @@ def _suspended(now: float) -> float:
     ``now``: seconds of CLOCK_MONOTONIC, which stops during a suspension; CLOCK_BOOTTIME does
     not (clock_gettime(2)).
     """
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - now
+    return time.clock_gettime(_CLOCK_BOOTTIME) - now

@@ -70,12 +70,12 @@ def status(engine: Engine, now: float, started: float) -> dict[str, object]:
         "conflicts": engine.conflicts.claims,
         "answer_for_everything": [
             {
-                "interface": link.name,
+                "interface": engine.inventory.links[ifindex].name,
                 "hardware_address": address_text(hardware_address),
                 "seconds_ago": round(now - since, 3),
             }
             for (ifindex, hardware_address), since in engine.conflicts.proxies.items()
-            if (link := engine.inventory.links.get(ifindex)) is not None
+            if ifindex in engine.inventory.links
         ],
         "resumes": engine.resumes,
         "links": [_link_status(engine, plan, now) for plan in list(engine.plans.values())],

@@ -40,7 +40,7 @@ def address_text(address: bytes) -> str:
         return socket.inet_ntop(socket.AF_INET, address)
     if len(address) == 16:
         return socket.inet_ntop(socket.AF_INET6, address)
-    return address.hex(":")
+    return ":".join(f"{byte:02x}" for byte in address)
 
 
 class Log:

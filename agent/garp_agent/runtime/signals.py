@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 
 WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+# A full pipe is no fault: one byte is enough.  Python 3.6 warns in any case.
+_WITHOUT_WARNING = {"warn_on_full_buffer": False} if sys.version_info >= (3, 7) else {}
 
 
 class Signals:
@@ -17,7 +20,7 @@ class Signals:
     def __init__(self) -> None:
         self._read_end, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         # Python's C-level handler writes each signal's number to the pipe at once.
-        signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._write_end, **_WITHOUT_WARNING)
         for number in WATCHED:
             signal.signal(number, _ignore)
 

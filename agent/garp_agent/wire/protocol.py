@@ -233,7 +233,7 @@ def _numbering(arguments: _Arguments) -> tuple[str, int]:
     if ("boot" in arguments.given) != ("sequence" in arguments.given):
         arguments.problems.append("arguments boot and sequence come together or not at all")
     boot, sequence = arguments.text("boot"), arguments.given.get("sequence", 0)
-    if boot is not None and not (0 < len(boot) <= TEXT_LIMIT and _is_plain(boot)):
+    if boot is not None and not (0 < len(boot) <= TEXT_LIMIT and is_plain(boot)):
         text = f"argument boot must be 1 to {TEXT_LIMIT} printable ASCII characters"
         arguments.problems.append(text)
     if type(sequence) is not int or sequence < 0:
@@ -283,8 +283,9 @@ def _id(members: dict[str, object]) -> Scalar:
     raise ProtocolError(ErrorClass.INVALID_REQUEST, text)
 
 
-def _is_plain(text: str) -> bool:
-    return text.isascii() and text.isprintable()
+def is_plain(text: str) -> bool:
+    """Return whether text has printable ASCII characters only; true for none."""
+    return all(" " <= character <= "~" for character in text)
 
 
 def _brief(value: object) -> str:

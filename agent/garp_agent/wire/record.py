@@ -20,25 +20,19 @@ class _RecordType(type):
         assert isinstance(annotations, dict)
         fields = tuple(annotations)
         defaults = [body.pop(field) for field in fields if field in body]
-        base = namedtuple(name, fields, defaults=defaults)  # type: ignore[misc]
+        base = namedtuple(name, fields)  # type: ignore[misc]
+        base.__new__.__defaults__ = tuple(defaults)  # namedtuple(defaults=) is of Python 3.7
         return type(name, (base,), {**body, "__slots__": ()})
 
 
-class _Marker:
-    """The base that a record class names; the metaclass takes its place (PEP 560)."""
-
-    def __mro_entries__(self, bases: tuple[object, ...]) -> tuple[type, ...]:
-        return (_base,)
+NamedTuple = type.__new__(_RecordType, "NamedTuple", (), {})
 
 
-_base = type.__new__(_RecordType, "NamedTuple", (), {})
-NamedTuple = _Marker()
+class _Generic:
+    """What ``Generic[T]`` stands for; Python 3.6 does not know ``__class_getitem__``."""
+
+    def __getitem__(self, parameters: object) -> type:
+        return object
 
 
-class Generic:
-    """The base that a generic class names, like ``typing.Generic``; takes any parameters."""
-
-    __slots__ = ()
-
-    def __class_getitem__(cls, parameters: object) -> type:
-        return cls
+Generic = _Generic()

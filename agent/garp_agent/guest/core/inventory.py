@@ -107,8 +107,10 @@ class Inventory:
         found: dict[int, int] = {}
 
         def root(ifindex: int) -> int:
-            while (above := found.setdefault(ifindex, ifindex)) != ifindex:
+            above = found.setdefault(ifindex, ifindex)
+            while above != ifindex:
                 found[ifindex] = ifindex = found[above]
+                above = found[ifindex]
             return ifindex
 
         for link in self.links.values():

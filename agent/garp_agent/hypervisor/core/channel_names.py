@@ -30,7 +30,9 @@ def guest_of(path: str, port_name: str) -> str:
     name = _name_in_base(base, port_name)
     if name:
         return name
-    rest = folder.rpartition("/")[2].removeprefix("domain-")
+    rest = folder.rpartition("/")[2]
+    if rest.startswith("domain-"):  # libvirt's
+        rest = rest[len("domain-") :]
     number, dash, name = rest.partition("-")
     return name if dash and name and number.isdecimal() else rest or path
 

@@ -10,7 +10,7 @@ from math import inf
 
 from garp_agent.hypervisor.core.exchange import REPLIED, Exchange, Outcome, Result
 from garp_agent.hypervisor.core.lease import PromisedLease
-from garp_agent.wire.protocol import encode_request
+from garp_agent.wire.protocol import encode_request, is_plain
 from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False
@@ -180,7 +180,7 @@ def rounded(seconds: float | None) -> float | None:
 
 def _version_in(value: Mapping[str, object]) -> str:
     version = value.get("version")
-    if isinstance(version, str) and version.isascii() and version.isprintable() and version:
+    if isinstance(version, str) and is_plain(version) and version:
         return version[:VERSION_LIMIT]
     return "unknown"
 
