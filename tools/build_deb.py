@@ -2,7 +2,9 @@
 """Build garp-agent_VERSION_all.deb and garp-hint_VERSION_all.deb into dist/.
 
 The build runs in a copy of this tree, with contrib/debian as debian/.  It needs the Debian
-packages debhelper, dh-python, pandoc, python3-click and python3-yaml.
+packages debhelper, dh-python, pandoc, python3-click and python3-yaml.  Two builds of one commit
+give the same bytes: every date in the packages is that of SOURCE_DATE_EPOCH, by default that of the
+commit (https://reproducible-builds.org/specs/source-date-epoch/).
 """
 
 from __future__ import annotations
@@ -21,17 +23,26 @@ from pathlib import Path
 from build_pyz import ROOT, VERSION
 
 
-def changelog(version: str) -> str:
+def source_date() -> int:
+    """Return the date of the packages' files, in seconds since 1970."""
+    if epoch := os.environ.get("SOURCE_DATE_EPOCH"):
+        return int(epoch)
+    command = ["git", "-C", str(ROOT), "log", "-1", "--format=%ct"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return int(done.stdout)
+    return int((ROOT / "CHANGELOG.md").stat().st_mtime)  # an unpacked archive
+
+
+def changelog(version: str, date: int) -> str:
     """Return debian/changelog: the newest section of CHANGELOG.md, wrapped as lintian wants."""
     newest = (ROOT / "CHANGELOG.md").read_text().split("\n## ")[1]
     items = re.findall(r"^- (.*(?:\n  .*)*)", newest, re.MULTILINE)
     wrapper = textwrap.TextWrapper(78, initial_indent="  * ", subsequent_indent="    ")
     changes = "\n".join(wrapper.fill(" ".join(each.split())) for each in items)
-    epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    date = email.utils.formatdate(float(epoch) if epoch else None)
     maintainer = "garp-agent maintainers <maintainers@users.noreply.github.com>"
     head = f"garp-agent ({version}) unstable; urgency=medium"
-    return f"{head}\n\n{changes}\n\n -- {maintainer}  {date}\n"
+    return f"{head}\n\n{changes}\n\n -- {maintainer}  {email.utils.formatdate(date)}\n"
 
 
 def build(to: Path, version: str) -> list[Path]:
@@ -46,9 +57,15 @@ def build(to: Path, version: str) -> list[Path]:
         for name in ("README.md", "LICENSE"):
             shutil.copy(ROOT / name, tree)
         shutil.copytree(ROOT / "contrib" / "debian", tree / "debian")
-        (tree / "debian" / "changelog").write_text(changelog(version))
+        date = source_date()
+        (tree / "debian" / "changelog").write_text(changelog(version, date))
         # The interpreter of the system builds the package, not one that a user put into PATH.
-        environment = {**os.environ, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+        environment = {
+            **os.environ,
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "LC_ALL": "C.UTF-8",
+            "SOURCE_DATE_EPOCH": str(date),
+        }
         for name in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"):
             environment.pop(name, None)
         command = ["dpkg-buildpackage", "-b", "-us", "-uc"]

@@ -70,12 +70,13 @@ def test_install_of_the_watcher_adds_its_unit_once_and_uninstall_removes_it(tree
     enabled = "etc/systemd/system/multi-user.target.wants/garp-hint.service"
     at = ("--root", str(tree))
     command = (sys.executable, "-m", "garp_agent.hypervisor")
-    for verbs in (["wrote", "enabled"], ["unchanged", "unchanged"]):
+    for verbs in (["wrote", "wrote", "enabled", "added"], ["unchanged"] * 4):
         said = run(
             *command, "install", *at, "--program", "/usr/local/bin/garp-hint", env=ENVIRONMENT
         )
         assert [line.split()[0] for line in said.splitlines()] == verbs
-    assert listing(tree, folders=False).keys() - before.keys() == {unit, enabled}
+    users = "etc/sysusers.d/garp-hint.conf"
+    assert listing(tree, folders=False).keys() - before.keys() == {unit, enabled, users}
     assert (tree / enabled).readlink() == Path("/") / unit
     wanted = (SYSTEMD / "garp-hint.service").read_text()
     wanted = wanted.replace("=/usr/sbin/garp-hint ", "=/usr/local/bin/garp-hint ")
@@ -120,6 +121,31 @@ def test_uninstall_keeps_a_group_with_members(tree: Path) -> None:
     group.write_text(group.read_text().replace("garp:x:998:", "garp:x:998:alice"))
     assert any("it has members" in line for line in install.uninstall(str(tree)))
     assert "garp:x:998:alice" in group.read_text()
+
+
+def test_group_of_both_programs_is_removed_with_the_second(tree: Path) -> None:
+    install.install(str(tree), PROGRAM)
+    install.install(str(tree), PROGRAM, install.WATCHER)
+    assert "garp-hint.conf" in install.uninstall(str(tree))[-1]
+    assert "\ngarp:" in (tree / "etc/group").read_text()
+    install.uninstall(str(tree), install.WATCHER)
+    assert "\ngarp:" not in (tree / "etc/group").read_text()
+
+
+@pytest.mark.parametrize("kit", [install.AGENT, install.WATCHER], ids=lambda kit: kit.name)
+@pytest.mark.parametrize("folder", ["lib", "usr/lib"])
+def test_install_and_uninstall_beside_a_package_are_refused_and_change_nothing(
+    tree: Path, kit: install.Kit, folder: str
+) -> None:
+    install.install(str(tree), PROGRAM, kit)
+    packaged = tree / folder / "systemd/system" / f"{kit.name}.service"
+    packaged.parent.mkdir(parents=True)
+    packaged.write_text("[Service]\n")
+    before = listing(tree)
+    for work in (install.install, install.uninstall):
+        with pytest.raises(install.InstallError, match=f"apt-get purge {kit.name}"):
+            work(str(tree), kit=kit)
+    assert listing(tree) == before
 
 
 @pytest.mark.parametrize(
@@ -197,5 +223,5 @@ def test_unit_and_rule_agree_with_the_program() -> None:
     assert Settings().control_socket.startswith("/run/garp-agent/")
     assert "RuntimeDirectory=garp-agent\n" in unit
     assert 'GROUP="garp"' in rule
-    assert "\nSupplementaryGroups=garp\n" in unit
+    assert "\nGroup=garp\n" in unit
     assert re.search(r"^g garp ", users, re.MULTILINE)

@@ -9,12 +9,14 @@ test_booted.py has what needs a running system.  `make test-packages`
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 
+import build_deb
 import build_pyz
 from tests.packaging.rootfs import Chroot
 from tests.packaging.support import CONTRIB, ROOT, need, run
@@ -29,6 +31,20 @@ def test_packages_satisfy_lintian(debs: dict[str, Path]) -> None:
     options = ("--allow-root", "--fail-on=error,warning")
     said = run(need("lintian", "lintian"), *options, debs["garp-agent"], debs["garp-hint"])
     assert re.findall("^[EW]:.*", said, re.MULTILINE) == []
+
+
+def test_second_build_in_another_folder_gives_the_same_bytes(
+    debs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    old = os.umask(0o077)
+    try:
+        again = build_deb.build(tmp_path / "again", build_pyz.VERSION)
+    finally:
+        os.umask(old)
+    first = {debs[name].name: debs[name].read_bytes() for name in ("garp-agent", "garp-hint")}
+    assert {path.name: path.read_bytes() for path in again} == first
 
 
 @pytest.mark.parametrize("suite", ["bookworm", "trixie"])
@@ -47,8 +63,11 @@ def test_packages_work_once_installed_and_leave_nothing_when_purged(
         system.shell(f"cd /root; {install_hint}")
         programs_work(system)
         units_satisfy_systemd(system, suite)
+        config = system.top / "etc/garp-agent/config.yaml"
+        assert not config.exists()
+        config.write_text("interval: 2s\n")
         system.shell("apt-get remove -y garp-agent garp-hint")
-        assert (system.top / "etc/garp-agent/config.yaml").exists()
+        assert config.read_text() == "interval: 2s\n"
         assert not (system.top / "usr/sbin/garp-agent").exists()
         assert not (system.top / "usr/share/garp-agent").exists()
         assert "enabled\n" in system.shell(f"cd /root; {install_agent} {look}")
@@ -121,12 +140,13 @@ def rpms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {path.name.partition(f"-{version}-")[0]: path for path in made}
 
 
-def test_rpms_share_no_file_and_keep_the_configuration(rpms: dict[str, Path]) -> None:
+def test_rpms_share_no_file_and_ship_no_active_configuration(rpms: dict[str, Path]) -> None:
     assert rpms.keys() == {"garp-agent", "garp-hint"}
     agent, hint = (run("rpm", "-qlp", rpms[name]).splitlines() for name in sorted(rpms))
     assert {"/usr/sbin/garp-agent", "/usr/lib/systemd/system/garp-agent.service"} <= {*agent}
     assert not [path for path in agent if "garp_agent/hypervisor/" in path or "/__py" in path]
-    assert run("rpm", "-qcp", rpms["garp-agent"]).split() == ["/etc/garp-agent/config.yaml"]
+    assert "/etc/garp-agent/conf.d" in agent
+    assert "/etc/garp-agent/config.yaml" not in agent
     assert not {*agent} & {*hint} - {"/usr/share/licenses"}
 
 
@@ -143,6 +163,6 @@ def test_rpm_needs_its_python_and_runs_unpacked(
     launcher.write_text(launcher.read_text().replace('"/usr/share', f'"{tmp_path}/usr/share'))
     assert run(launcher, "--version").startswith(f"{name}, version ")
     if name == "garp-agent":
-        assert "good" in run(launcher, "check", tmp_path / "etc/garp-agent/config.yaml")
+        assert "good" in run(launcher, "check", CONTRIB / "garp-agent.yaml")
     completion = tmp_path / "usr/share/bash-completion/completions" / name
     assert f"_{name.upper().replace('-', '_')}_COMPLETE" in completion.read_text()

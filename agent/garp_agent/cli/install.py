@@ -20,6 +20,12 @@ WANTS = f"{UNITS}/multi-user.target.wants"
 CONFIG = "etc/garp-agent/config.yaml"
 # The unit hides these from the service (ProtectHome=, PrivateTmp=, systemd.exec(5)).
 UNREADABLE = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")
+# Each is there while a program that uses the group is installed, by a package or by `install`.
+SYSUSERS = [
+    f"{folder}/sysusers.d/{name}.conf"
+    for folder in ("etc", "usr/lib")
+    for name in ("garp-agent", "garp-hint")
+]
 SYSTEM_GROUPS = range(999, 99, -1)  # in the order in which Debian's adduser and systemd search
 _LOADER: Any = globals()["__loader__"]  # reads files of this package, from an archive too
 
@@ -33,7 +39,6 @@ class Kit(NamedTuple):
 
     name: str  # of the program and of its unit
     files: dict[str, str]  # where each goes in the tree, and its path below contrib/
-    has_group: bool  # that of the hint port
     next_step: str  # the command behind `systemctl daemon-reload`
 
     @property
@@ -56,14 +61,15 @@ AGENT = Kit(
         "etc/sysusers.d/garp-agent.conf": "systemd/garp-agent.sysusers",
         CONFIG: "garp-agent.yaml",
     },
-    True,
     "udevadm control --reload && udevadm trigger --subsystem-match=virtio-ports && "
     "systemctl restart garp-agent",
 )
 WATCHER = Kit(
     "garp-hint",
-    {f"{UNITS}/garp-hint.service": "systemd/garp-hint.service"},
-    False,
+    {
+        f"{UNITS}/garp-hint.service": "systemd/garp-hint.service",
+        "etc/sysusers.d/garp-hint.conf": "systemd/garp-hint.sysusers",
+    },
     "systemctl restart garp-hint",
 )
 
@@ -95,6 +101,7 @@ def install(root: str = "/", program: str | None = None, kit: Kit = AGENT) -> li
     OSError if a file cannot be written.
     """
     tree = _tree(root)
+    _require_no_package(tree, kit)
     archive = _own_archive()
     copies_itself = program is None and archive != ""
     chosen = program or (kit.own_copy if copies_itself else os.path.abspath(sys.argv[0]))
@@ -108,27 +115,25 @@ def install(root: str = "/", program: str | None = None, kit: Kit = AGENT) -> li
         kept = inside == CONFIG and os.path.exists(tree.path(inside))
         done.append(_done("kept", tree, inside) if kept else _write(tree, inside, content, 0o644))
     done.append(_link(tree, f"{WANTS}/{kit.name}.service", f"/{kit.unit}"))
-    if kit.has_group:
-        done.append(_add_group(tree))
+    done.append(_add_group(tree))
     return done
 
 
 def uninstall(root: str = "/", kit: Kit = AGENT) -> list[str]:
     """Remove everything again; return a line for each file.  Raises as :func:`install` does."""
     tree = _tree(root)
+    _require_no_package(tree, kit)
+    shipped = {inside: _shipped(name) for inside, name in kit.files.items()}
     done = [_remove(tree, f"{WANTS}/{kit.name}.service")]
-    for inside in kit.files:
+    for inside, content in shipped.items():
         path = tree.path(inside)
-        edited = (
-            inside == CONFIG and os.path.exists(path) and _read(path) != _shipped(kit.files[inside])
-        )
+        edited = inside == CONFIG and os.path.exists(path) and _read(path) != content
         done.append(
             _done("kept, because it was edited,", tree, inside) if edited else _remove(tree, inside)
         )
     if _is_own_copy(tree.path(kit.own_copy)):
         done.append(_remove(tree, kit.own_copy))
-    if kit.has_group:
-        done.append(_remove_group(tree))
+    done.append(_remove_group(tree))
     for inside in (WANTS, os.path.dirname(CONFIG)):
         try:
             os.rmdir(tree.path(inside))
@@ -191,6 +196,16 @@ def _tree(root: str) -> Tree:
             f"{root}: given as --root, but not the root of a system: there is no etc in it"
         )
     return Tree(root)
+
+
+def _require_no_package(tree: Tree, kit: Kit) -> None:
+    for folder in ("usr/lib/systemd/system", "lib/systemd/system"):
+        if os.path.exists(tree.path(f"{folder}/{kit.name}.service")):
+            raise InstallError(
+                f"{tree.path(folder)}/{kit.name}.service: a package of the distribution installed "
+                f"{kit.name} here; nothing was changed. Remove the package first, for example "
+                f"with: apt-get purge {kit.name}"
+            )
 
 
 def _require_usable(tree: Tree, program: str, *, is_installed_now: bool) -> None:
@@ -307,6 +322,8 @@ def _remove_group(tree: Tree) -> str:
         return f"absent group {GROUP} in {path}"
     if not ours[0].endswith(":"):
         return f"kept group {GROUP} in {path}, because it has members"
+    if others := [unit for unit in SYSUSERS if os.path.exists(tree.path(unit))]:
+        return f"kept group {GROUP} in {path}, because of {tree.path(others[0])}"
     for name in ("etc/group", "etc/gshadow"):
         each = tree.path(name)
         kept = [line for line in _groups(each) if not line.startswith(f"{GROUP}:")]
