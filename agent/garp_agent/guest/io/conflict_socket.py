@@ -10,24 +10,21 @@ from __future__ import annotations
 import errno
 import select
 import socket
-from array import array
-from struct import Struct
 
 from garp_agent.guest.core.bpf import MOST_IPV4, MOST_IPV6, advertisement_filter, arp_filter
 from garp_agent.guest.core.frames import FrameError, decode
 from garp_agent.guest.core.model import ClaimSeen
+from garp_agent.runtime.socket_filter import attach_filter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-SO_ATTACH_FILTER = 26  # <asm-generic/socket.h>
 ETH_P_ARP = 0x0806  # <linux/if_ether.h>
 ETH_P_IPV6 = 0x86DD
 RECEIVE_BUFFER = 1 << 14  # bytes; the kernel drops the rest of a storm of claims
 FRAME = 1514  # bytes
 BATCH = 16  # frames read from one socket in one call
-_PROGRAM = Struct("HP")  # struct sock_fprog
 
 
 class ConflictSocket:
@@ -102,7 +99,7 @@ def _attach_most(
     # An empty filter first, which frees the memory of the previous one.
     for count in (0, *_halves(len(addresses))):
         try:
-            _attach(sock, build(addresses[:count]))
+            attach_filter(sock, build(addresses[:count]))
         except OSError as error:
             if error.errno != errno.ENOMEM:
                 raise
@@ -114,9 +111,3 @@ def _attach_most(
 
 def _halves(count: int) -> list[int]:
     return [count >> shift for shift in range(count.bit_length())]
-
-
-def _attach(sock: socket.socket, instructions: bytes) -> None:
-    memory = array("B", instructions)
-    program = _PROGRAM.pack(len(instructions) // 8, memory.buffer_info()[0])
-    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)

@@ -1,0 +1,20 @@
+"""Attaches a filter (wire.bpf) to a socket: SO_ATTACH_FILTER, socket(7)."""
+
+from __future__ import annotations
+
+import socket
+from array import array
+from struct import Struct
+
+SO_ATTACH_FILTER = 26  # <asm-generic/socket.h>
+_PROGRAM = Struct("HP")  # struct sock_fprog
+
+
+def attach_filter(sock: socket.socket, instructions: bytes) -> None:
+    """Let a socket receive only what these instructions pass; replaces its filter.
+
+    Raises OSError as setsockopt(2) does: ENOMEM beyond net.core.optmem_max.
+    """
+    memory = array("B", instructions)
+    program = _PROGRAM.pack(len(instructions) // 8, memory.buffer_info()[0])
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
