@@ -149,6 +149,89 @@ def test_guest_that_has_moved_gets_no_lease_for_a_minute() -> None:
     assert host.guest("a", 120.0)["no_lease"] == "vnet0 changed 20 s ago"
 
 
+FWBR = LinkSnapshot(70, "fwbr1", UP, 0, "bridge")
+FWLN = LinkSnapshot(72, "fwln1", UP, 70, "veth", "bridge", lower_ifindex=73)
+FWPR = LinkSnapshot(73, "fwpr1", UP, 20, "veth", "bridge", lower_ifindex=72)
+BR60 = LinkSnapshot(61, "br60", UP, 0, "bridge")
+VLAN60 = LinkSnapshot(60, "bond0.60", UP, 61, "vlan", "bridge", lower_ifindex=10)
+VXLAN = VLAN60._replace(name="vxlan60", kind="vxlan")
+VTAP = LinkSnapshot(
+    75, "macvtap0", UP, 0, "macvtap", hardware_address=mac(MACS["a"]), lower_ifindex=60
+)
+JOINED = (FWBR, FWLN, FWPR, port("tap1", 71, 70, "a"))
+OUT_OF_BRIDGE = LinkReport(FWPR._replace(master_ifindex=0, port_kind=""))
+
+
+@pytest.mark.parametrize(
+    ("links", "events", "changed"),
+    [
+        ((A_PORT,), [LinkGone(10), LinkReport(LINKS[5]._replace(master_ifindex=20))], "br0"),
+        (
+            (BR60, VLAN60, port("vnet6", 62, 61, "a")),
+            [LinkGone(60), LinkReport(VLAN60._replace(ifindex=63, lower_ifindex=11))],
+            "br60",
+        ),
+        (
+            (BR60, VXLAN, port("vnet6", 62, 61, "a")),
+            [LinkReport(VXLAN._replace(lower_ifindex=11))],
+            "vnet6",
+        ),
+        (
+            (VXLAN._replace(master_ifindex=0, port_kind=""), VTAP),
+            [LinkReport(VXLAN._replace(master_ifindex=0, port_kind="", lower_ifindex=11))],
+            "macvtap0",
+        ),
+        (JOINED, [OUT_OF_BRIDGE, LinkReport(FWPR._replace(master_ifindex=21))], "tap1"),
+    ],
+    ids=["uplink", "VLAN", "device of a tunnel", "below a macvtap", "joint of two bridges"],
+)
+def test_guest_whose_path_moves_to_another_bond_is_hinted_and_its_lease_ends(
+    links: tuple[LinkSnapshot, ...], events: list[Any], changed: str
+) -> None:
+    """The guest's port stays where it is."""
+    host = Site(*links, B_PORT, guests={"a": named("a"), "b": named("b")}, lease_after=60.0)
+    host.run(50)
+    assert host.guest("a", 50.0)["lease"]
+    assert host.see(50.0, *events) == {"a"}
+    assert host.see(51.0) == set()
+    found = host.guest("a", 52.0)
+    assert (found["lease"], found["no_lease"]) == (0, f"{changed} changed 2 s ago")
+    assert "bond1" in found["behind"]
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [OUT_OF_BRIDGE],
+        [OUT_OF_BRIDGE, LinkReport(FWPR)],
+        [LinkReport(port("tap8", 80, 70))],
+        [
+            LinkReport(FWBR._replace(ifindex=81, name="fwbr8")),
+            LinkReport(
+                FWLN._replace(ifindex=82, name="fwln8", master_ifindex=81, lower_ifindex=83)
+            ),
+            LinkReport(FWPR._replace(ifindex=83, name="fwpr8", lower_ifindex=82)),
+        ],
+    ],
+    ids=["ends", "comes back", "another guest in its bridge", "another bridge is joined"],
+)
+def test_guest_whose_frames_leave_by_no_other_link_is_not_hinted(events: list[Any]) -> None:
+    host = Site(*JOINED, guests={"a": named("a")}, lease_after=60.0)
+    for n, event in enumerate(events):
+        assert host.see(50.0 + n, event) == set()
+    assert host.guest("a", 55.0)["lease"]
+
+
+def test_guest_whose_bridge_is_joined_to_another_bond_for_a_while_is_hinted_twice() -> None:
+    host = Site(*JOINED, guests={"a": named("a")})
+    assert host.see(50.0, OUT_OF_BRIDGE) == set()
+    assert host.see(60.0, LinkReport(FWPR._replace(master_ifindex=21))) == {"a"}
+    assert host.see(70.0, OUT_OF_BRIDGE) == set()
+    assert host.see(80.0, LinkReport(FWPR)) == {"a"}
+    history = [entry["reason"] for entry in host.history()]
+    assert history[-2:] == [f"a guest port now sends through bond{n}" for n in (1, 0)]
+
+
 def test_lease_ends_when_the_path_is_not_followed_any_more() -> None:
     host = site()
     moved = A_PORT._replace(master_ifindex=22, port_kind="openvswitch")

@@ -14,8 +14,8 @@ that loses its carrier does not make a failover of a bond: the bond switches up 
 interval (miimon) later.  What is stacked on one bond is one failover.  The first one is reported
 at once.  Changes in the next ``debounce`` seconds are reported together when that time has passed.
 
-A new bridge moves no guest, unless a guest port is in it already.  A guest port that comes from
-another bridge, or that STP lets forward, is reported by itself.
+A new bridge moves no guest, unless a guest port is in it already.  A guest port whose frames leave
+another way (hypervisor.core.port_moves) is reported by itself, if no such failover says so.
 
 Sources: Documentation/networking/bonding.rst; drivers/net/bonding/bond_main.c,
 bond_change_active_slave(); net/bridge/br_if.c, br_port_carrier_check().
@@ -34,9 +34,9 @@ from garp_agent.hypervisor.core.linkstate import (
     LINK_UP,
     MODE_ACTIVE_BACKUP,
     STATE_FORWARDING,
-    STATE_LEARNING,
     LinkSnapshot,
 )
+from garp_agent.hypervisor.core.port_moves import PortMoves
 from garp_agent.hypervisor.core.topology import Topology
 from garp_agent.wire.model import IFF_UP, DumpComplete
 from garp_agent.wire.record import NamedTuple
@@ -44,6 +44,7 @@ from garp_agent.wire.record import NamedTuple
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from garp_agent.hypervisor.core.linkstate import LinkEvent
+    from garp_agent.hypervisor.core.topology import Path
 
 DEBOUNCE = 0.2  # seconds
 KINDS = ("bond", "team", "bridge")
@@ -61,7 +62,7 @@ _MODE_NAMES = (
 class BondFailover(NamedTuple):
     """The traffic of ``link`` takes other ports, or the same ports after an interruption.
 
-    Or, if ``guest_ports`` is not empty: these came to the bridge ``link``.
+    Or, if ``guest_ports`` is not empty: their frames now pass ``link``.
     """
 
     link: str
@@ -128,38 +129,39 @@ class Follower:
         self.topology = Topology(self.table)
         self._active: dict[int, _ActivePorts] = {}  # of the followed links, by ifindex
         self._quiet: dict[frozenset[int], float] = {}  # end of the debounce time, by root
-        self._homes: dict[int, int] = {}  # the bridge that each guest port was in last
-        self._moved: dict[int, float] = {}  # guest ports to report, since when
+        self._moves = PortMoves(self.table, self.topology, self._is_open)
         self._complete = False  # the first dump has ended: a link that appears now is new
 
     def handle(self, event: LinkEvent, now: float) -> None:
         """Take in one event of the kernel."""
         for before, after, why in self.table.apply(event):
+            self._moves.note(before, after, now)
             if after is None:
                 assert before is not None
-                for known in (self._active, self._homes, self._moved):
-                    known.pop(before.ifindex, None)
+                self._active.pop(before.ifindex, None)
                 self._examine_master(before, now)
                 continue
             if before is not None and before.master_ifindex != after.master_ifindex:
                 self._examine_master(before, now)
             self._examine_master(after, now)
             self._examine(after.ifindex, why, now)
-            self._note_guest_port(before, after, now)
         if isinstance(event, DumpComplete):
             for ifindex in [each for each in self.table.links if each not in self._active]:
                 self._examine(ifindex, EVENT_NONE, now)  # what is below it may be known only now
             self._complete = True
+            self._moves.look(now)
 
     def advance(self, now: float) -> list[BondFailover]:
         """Return the failovers that are due, and count them as reported."""
+        if self._complete:
+            self._moves.look(now)
         due = [(root, links) for root, links, due in self._pending() if now >= due]
         return [self._report(root, links, now) for root, links in due] + self._take_moved(now)
 
     def deadline(self) -> float:
         """Return when :meth:`advance` must be called at the latest."""
         dues = [due for _root, _links, due in self._pending()]
-        return min([*dues, *map(self._moved_due, self._moved)], default=inf)
+        return min([*dues, *self._moves.due(self.debounce).values()], default=inf)
 
     @property
     def is_following(self) -> bool:
@@ -219,24 +221,18 @@ class Follower:
             active.unreported, active.changed_at, active.lost_at = False, inf, inf
         self._quiet = {each: until for each, until in self._quiet.items() if until > now}
         self._quiet[root] = now + self.debounce
+        self._moves.leave_to_failover(set(links))
         names = frozenset(link.name for link in named.values())
         return BondFailover(named[first].name, before, after, names)
 
-    def _moved_due(self, port: int) -> float:
-        """Return when to report a guest port: when its path is open."""
-        switches = self.topology.path(port).switches
-        is_open = all(self._active[each].carrying for each in switches if each in self._active)
-        return self._moved[port] + self.debounce if is_open else inf
+    def _is_open(self, path: Path) -> bool:
+        return all(self._active[each].carrying for each in path.switches if each in self._active)
 
     def _take_moved(self, now: float) -> list[BondFailover]:
-        bridges: dict[int, set[int]] = {}
-        for port in [port for port in self._moved if now >= self._moved_due(port)]:
-            del self._moved[port]
-            bridges.setdefault(self._homes[port], set()).add(port)
         return [
-            BondFailover(name, (), (), guest_ports=frozenset(self._names(frozenset(ports))))
-            for bridge, ports in bridges.items()
-            for name in self._names(frozenset({bridge}))
+            BondFailover(name, (), (), guest_ports=frozenset(self._names(ports)))
+            for link, ports in self._moves.take(now, self.debounce).items()
+            for name in self._names(frozenset({link}))
         ]
 
     # -- what a change means ------------------------------------------------------------
@@ -291,18 +287,6 @@ class Follower:
     def _has_guest_port(self, bridge: LinkSnapshot) -> bool:
         guest_ports = filter(self.topology.is_guest_port, self.table.links.values())
         return any(bridge.ifindex in self.topology.path(each.ifindex).links for each in guest_ports)
-
-    def _note_guest_port(
-        self, before: LinkSnapshot | None, after: LinkSnapshot, now: float
-    ) -> None:
-        if not after.master_ifindex or not self.topology.is_guest_port(after):
-            return
-        home = self._homes.get(after.ifindex, after.master_ifindex)
-        learnt = before is not None and before.port_state == STATE_LEARNING
-        forwards_now = learnt and after.port_state == STATE_FORWARDING
-        if self._complete and (home != after.master_ifindex or forwards_now):
-            self._moved[after.ifindex] = now
-        self._homes[after.ifindex] = after.master_ifindex
 
     def _is_to_follow(self, link: LinkSnapshot) -> bool:
         if not self.names:
