@@ -13,7 +13,7 @@ help:
 	@echo 'make test    all tests except those of test-packages; skips with a reason what this'
 	@echo '             machine cannot run'
 	@echo 'make test-packages   installation: packages, chroots, booted systems (20 min)'
-	@echo 'make lint    ruff and mypy'
+	@echo 'make lint    ruff, mypy, codespell'
 	@echo 'make mutation  how many small faults in the cores their tests find (10 min)'
 	@echo 'make bench   cost and speed of the agent, beside its peers'
 	@echo 'make bench-scale  what a fleet costs its network, simulated (5 min)'
@@ -43,6 +43,7 @@ lint:
 	$(LINT)/ruff check
 	$(LINT)/ruff format --check
 	$(LINT)/mypy --explicit-package-bases agent/garp_agent bench tests
+	git ls-files -z | xargs -0 $(LINT)/codespell
 
 # Sets have the same order in each run.
 mutation:

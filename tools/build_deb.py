@@ -21,17 +21,7 @@ import textwrap
 from pathlib import Path
 
 from build_pyz import ROOT, VERSION
-
-
-def source_date() -> int:
-    """Return the date of the packages' files, in seconds since 1970."""
-    if epoch := os.environ.get("SOURCE_DATE_EPOCH"):
-        return int(epoch)
-    command = ["git", "-C", str(ROOT), "log", "-1", "--format=%ct"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode == 0:
-        return int(done.stdout)
-    return int((ROOT / "CHANGELOG.md").stat().st_mtime)  # an unpacked archive
+from source_date import source_date
 
 
 def changelog(version: str, date: int) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import os
 import re
 import shutil
 import subprocess
@@ -26,6 +25,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "agent"))
 
 import click  # noqa: E402 # after the line above, like the next three
+
+from source_date import source_date  # noqa: E402
 
 from garp_agent import __version__  # noqa: E402
 from garp_agent.cli.garp_agent import cli as garp_agent  # noqa: E402
@@ -40,14 +41,16 @@ def roff(source: Path) -> str:
     name, section, _ = source.name.rsplit(".", 2)
     text = re.sub(r"^@(\w+) (\S+)@$", _insert, source.read_text(), flags=re.MULTILINE)
     text = re.sub(r"^(?:\|.*\n)+", _definitions, text, flags=re.MULTILINE)
-    epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    date = time.strftime("%Y-%m-%d", time.gmtime(int(epoch))) if epoch else ""
+    date = time.strftime("%Y-%m-%d", time.gmtime(source_date()))
     metadata = (f"title={name.upper()}", f"section={section}", f"date={date}", f"footer={FOOTER}")
     command = ["pandoc", "-s", "-f", "markdown-smart", "-t", "man"]
     command += [word for each in metadata for word in ("-M", each)]
     done = subprocess.run(command, input=text, stdout=subprocess.PIPE, text=True, check=True)
     # No hyphenation, no justification: options and paths stay in one piece.
-    return done.stdout.replace("\n.SH NAME", "\n.nh\n.ad l\n.SH NAME", 1)
+    page = done.stdout.replace("\n.SH NAME", "\n.nh\n.ad l\n.SH NAME", 1)
+    # mandoc(1) knows no constant-width fonts (\\f[V], \\f[C]) and needs no .PP below a title.
+    page = re.sub(r"\\f\[(?:[VC]B?|CR)\]", r"\\f[B]", page)
+    return re.sub(r"^(\.S[HS] .*\n)\.PP\n", r"\1", page, flags=re.MULTILINE)
 
 
 def _insert(match: re.Match[str]) -> str:

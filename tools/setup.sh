@@ -21,7 +21,7 @@ BENCH_TOOLS="$DEMO_TOOLS cc:gcc /usr/include/stdio.h:libc6-dev"
 TEST_TOOLS="$DEMO_TOOLS ping:iputils-ping tcpdump:tcpdump tshark:tshark busybox:busybox \
 shellcheck:shellcheck udevadm:udev keepalived:keepalived socat:socat \
 prometheus:prometheus prometheus-node-exporter:prometheus-node-exporter \
-systemd-analyze:systemd man:man-db groff:groff-base pandoc:pandoc \
+systemd-analyze:systemd man:man-db groff:groff-base mandoc:mandoc pandoc:pandoc \
 /usr/lib/python3/dist-packages/libvirt.py:python3-libvirt \
 virt-xml-validate:libvirt-clients xmllint:libxml2-utils \
 qemu-system-x86_64:qemu-system-x86 lz4:lz4 zstd:zstd \

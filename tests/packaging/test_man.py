@@ -28,6 +28,7 @@ def page(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     man = [need("man", "man-db"), "--warnings", "-E", "UTF-8", "-P", "cat", "-l", path]
     text = re.sub("\x1b\\[[0-9;]*m|.\b", "", run(*man, env=environment))
     assert "warning" not in text
+    assert run(need("mandoc", "mandoc"), "-T", "lint", path) == ""
     return text
 
 
