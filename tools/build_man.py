@@ -24,13 +24,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "agent"))
 
-import click  # noqa: E402 # after the line above, like the next three
-
-from source_date import source_date  # noqa: E402
+import click  # noqa: E402 # after the line above, like the next four
 
 from garp_agent import __version__  # noqa: E402
 from garp_agent.cli.garp_agent import cli as garp_agent  # noqa: E402
 from garp_agent.cli.garp_hint import cli as garp_hint  # noqa: E402
+from source_date import source_date  # noqa: E402
 
 PROGRAMS: dict[str, Any] = {"garp-agent": garp_agent, "garp-hint": garp_hint}
 FOOTER = f"garp-agent {__version__}"
