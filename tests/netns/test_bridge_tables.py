@@ -50,14 +50,16 @@ def test_tables_are_read_again_while_a_guest_is_looked_for(tiny_lab: lab.TinyLab
 
             ports.look_for([mac(GUEST)], 0.0)
             read(0.0)
-            assert ports.place([mac(GUEST)]) == GuestPlace(frozenset(), False)
+            assert ports.place([mac(GUEST)]) == GuestPlace(
+                frozenset(), frozenset({mac(GUEST)}), False
+            )
             command = ["bridge", "fdb", "add", GUEST, "dev", "near", "master", "static"]
             subprocess.run(command, check=True)
             reader.advance(14.9)
             assert reader.deadline() == 15.0
             read(15.0)
             [near] = [link.ifindex for link in table.links.values() if link.name == "near"]
-            assert ports.place([mac(GUEST)]) == GuestPlace(frozenset({near}), True)
+            assert ports.place([mac(GUEST)]) == GuestPlace(frozenset({near}), frozenset(), True)
             ports.look_for([mac(GUEST)], 16.0)
             reader.advance(314.9)
             assert reader.deadline() == 315.0

@@ -16,7 +16,14 @@ from garp_agent.hypervisor.core.linkstate import Bond, LinkReport, LinkSnapshot,
 from garp_agent.hypervisor.core.watcher import HintOptions
 from garp_agent.wire import protocol
 from garp_agent.wire.lines import LINE_LIMIT
-from garp_agent.wire.model import IFF_LOWER_UP, IFF_UP, DumpComplete, DumpStarted, LinkGone
+from garp_agent.wire.model import (
+    IFF_LOWER_UP,
+    IFF_UP,
+    LEVEL_NOTICE,
+    DumpComplete,
+    DumpStarted,
+    LinkGone,
+)
 from tests.hypervisor.core.talk import Talk, asked
 from tests.world import mac
 
@@ -286,6 +293,22 @@ def test_guest_with_a_card_on_a_link_that_is_not_followed_gets_no_lease() -> Non
     host.run(60)
     seen = host.guest("a", 60.0)
     assert (seen["lease"], seen["no_lease"]) == (0, "eth9 is not followed")
+
+
+def test_guest_with_a_card_that_is_behind_no_port_gets_no_lease_and_the_reason_is_said() -> None:
+    """A card that is passed through; each followed link can be its path."""
+    host = Site(A_PORT, guests={"a": named("a", "b")})
+    assert host.guest("a")["no_lease"] == LOOKING
+    host.paths.ports.has_read(SETTLE)
+    host.run(100)
+    host.watcher.take_notices()
+    host.watcher.found(host.channels, 100.0)
+    reason = f"{MACS['b']} is behind no known port"
+    seen = host.guest("a", 100.0)
+    found = {name: seen[name] for name in ("lease", "no_lease", "ports", "behind")}
+    assert found == {"lease": 0, "no_lease": reason, "ports": ["vnet0"], "behind": None}
+    assert host.notices() == [(LEVEL_NOTICE, "no-lease", {"guest": "a", "reason": reason})]
+    assert host.see(110.0, switched(LINKS[5], 5)) == {"a"}
 
 
 def test_lease_ends_when_the_only_uplink_of_the_bridge_has_no_carrier() -> None:

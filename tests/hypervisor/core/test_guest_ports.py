@@ -123,18 +123,19 @@ def test_addresses_that_one_port_makes_up_are_limited() -> None:
     assert host.of(OTHER) == [20]
 
 
-def test_guest_with_an_unknown_mac_is_known_when_that_must_be_inside_it() -> None:
+def test_mac_that_stays_unknown_is_missing_and_not_looked_for_any_longer() -> None:
     host = Ports(BR0, TAP)
+    ports, missing = frozenset({20}), frozenset({OTHER})
     assert not host.found.is_looking
-    assert host.found.place([GUEST, OTHER]) == GuestPlace(frozenset({20}), False)
+    assert host.found.place([GUEST, OTHER]) == GuestPlace(ports, missing, False)
     host.found.look_for([GUEST, OTHER], 100.0)
     for read_at, settled in ((100.0, False), (100.0 + SETTLE - 1, False), (100.0 + SETTLE, True)):
         host.found.look_for([GUEST, OTHER], read_at)
         assert host.found.is_looking
         host.found.has_read(read_at)
         assert host.found.is_looking is not settled
-        assert host.found.place([GUEST, OTHER]) == GuestPlace(frozenset({20}), settled)
-    assert host.found.place([OTHER]) == GuestPlace(frozenset(), True)
+        assert host.found.place([GUEST, OTHER]) == GuestPlace(ports, missing, settled)
+    assert host.found.place([OTHER]) == GuestPlace(frozenset(), missing, True)
 
 
 def test_mac_that_is_found_or_of_no_guest_is_not_looked_for() -> None:

@@ -10,8 +10,9 @@ A MAC is behind a port if one of these holds:
 A guest can forge frames with the MAC of another guest.  Therefore a MAC can be behind several
 ports: the forged entry adds a port and removes none.
 
-A MAC that stays unknown for SETTLE seconds is one inside the guest (of a container's bridge, for
-example): the agent announces each address at least once a minute, and then the bridge knows it.
+A MAC that stays unknown for SETTLE seconds is behind no port: the agent announces each address at
+least once a minute, and then the bridge knows it.  It is the MAC of a card that is passed through,
+for example.  Agents name no link that leads to containers only.
 
 Sources: libvirt, src/util/virnetdevtap.c; net/bridge/br_fdb.c.
 """
@@ -39,6 +40,7 @@ class GuestPlace(NamedTuple):
     """Where one guest is."""
 
     ports: frozenset[int]  # ifindexes
+    missing: frozenset[bytes]  # its MACs that are behind no known port
     is_settled: bool  # no further port is looked for
 
 
@@ -88,13 +90,14 @@ class GuestPorts:
         """Return where the guest with these MACs is."""
         self._refresh()
         ports: set[int] = set()
-        is_settled = True
+        missing: set[bytes] = set()
         for mac in macs:
             found = self._ports_of(mac)
             ports |= found
-            if not found and self._read_at < self._unknown.get(mac, inf) + SETTLE:
-                is_settled = False
-        return GuestPlace(frozenset(ports), is_settled)
+            if not found:
+                missing.add(mac)
+        is_settled = all(self._read_at >= self._unknown.get(mac, inf) + SETTLE for mac in missing)
+        return GuestPlace(frozenset(ports), frozenset(missing), is_settled)
 
     def _ports_of(self, mac: bytes) -> set[int]:
         return self._ports.get(mac, set()) | self._ports.get(mac[1:], set())
