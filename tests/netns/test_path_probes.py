@@ -30,6 +30,7 @@ from garp_agent.hypervisor.core.probe_series import (
     ProbeSeries,
 )
 from garp_agent.hypervisor.guest_path_lookup import dumped
+from garp_agent.hypervisor.io.bond_switch import activate_port
 from garp_agent.hypervisor.io.probe_socket import ProbeReceiver, ProbeSender
 from garp_agent.hypervisor.probe_driver import ProbeDriver
 from tests.world import mac
@@ -130,3 +131,9 @@ def test_ports_that_do_not_exist_are_reported(network: Network) -> None:
             assert sender.send("eth7", bytes(60)) == errno.ENODEV
         with pytest.raises(OSError, match="No such device"):
             ProbeReceiver("eth7", b"r" * 8)
+
+
+def test_switch_of_a_link_that_is_no_bond_is_refused_with_the_reason(network: Network) -> None:
+    _bond, standby, active = network.path
+    with network.entered("host"), pytest.raises(OSError, match=r"No such device|not supported"):
+        activate_port(active, standby)

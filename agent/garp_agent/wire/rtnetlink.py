@@ -69,6 +69,7 @@ _NLM_F_REQUEST = 0x001
 _NLMSG_ERROR = 2
 _NLMSG_DONE = 3
 _NLM_F_MULTI = 0x002
+_NLM_F_ACK = 0x004
 _NLM_F_DUMP_INTR = 0x010
 _NLA_TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 _RTEXT_FILTER_SKIP_STATS = 1 << 3
@@ -145,6 +146,18 @@ def dump_forwarding(sequence: int) -> bytes:
 def dump_bridge_tables(sequence: int) -> bytes:
     """Return the request for the forwarding tables of all bridges."""
     return request(RTM_GETNEIGH, sequence, NEIGHBOR_HEADER.pack(AF_BRIDGE, 0, 0, 0, 0))
+
+
+def change_link(sequence: int, ifindex: int, wanted: bytes) -> bytes:
+    """Return the request to change a link; ``wanted``: attributes.  The kernel acknowledges it."""
+    body = _LINK.pack(AF_UNSPEC, 0, ifindex, 0, 0) + wanted
+    return request(RTM_NEWLINK, sequence, body, _NLM_F_ACK)
+
+
+def attribute(attribute_type: int, value: bytes) -> bytes:
+    """Return an attribute, padded to a multiple of 4 bytes."""
+    length = _ATTRIBUTE.size + len(value)
+    return (_ATTRIBUTE.pack(length, attribute_type) + value).ljust(length + 3 & ~3, b"\0")
 
 
 def request(message_type: int, sequence: int, body: bytes, flags: int = NLM_F_DUMP) -> bytes:

@@ -12,6 +12,8 @@ from garp_agent.hypervisor.core import linkstate
 from garp_agent.hypervisor.core.links import LinkTable
 from garp_agent.hypervisor.core.linkstate import Bond, BondPort, LinkReport, LinkSnapshot
 from garp_agent.hypervisor.core.path_probes import (
+    OTHER_MODE,
+    BondLeftOut,
     ProbePath,
     ProbePlan,
     ProbeSeen,
@@ -157,26 +159,34 @@ def test_each_standby_port_with_carrier_is_the_start_of_a_path() -> None:
 
 
 @pytest.mark.parametrize(
-    ("links", "reason"),
+    ("links", "reason", "is_fault"),
     [
-        ([bond(9, "b", 2, mode=4), port(2, 9), port(3, 9)], "only a bond in mode active-backup"),
-        ([bond(9, "b", 0), port(2, 9, NO_CARRIER)], "it has no active port with carrier"),
-        ([bond(9, "b", 2), port(2, 9, NO_CARRIER), port(3, 9)], "it has no active port with"),
-        ([bond(9, "b", 2), port(2, 9)], "eth2 is its only port"),
-        ([bond(9, "b", 2), port(2, 9), port(3, 9, NO_CARRIER)], "its standby port has no carrier"),
+        ([bond(9, "b", 2, mode=4), port(2, 9), port(3, 9)], OTHER_MODE, False),
+        ([bond(9, "b", 0), port(2, 9, NO_CARRIER)], "it has no active port with carrier", True),
+        (
+            [bond(9, "b", 2), port(2, 9, NO_CARRIER), port(3, 9)],
+            "it has no active port with carrier",
+            True,
+        ),
+        ([bond(9, "b", 2), port(2, 9)], "eth2 is its only port", True),
+        (
+            [bond(9, "b", 2), port(2, 9), port(3, 9, NO_CARRIER), port(4, 9, state=BROKEN)],
+            "its standby port has no carrier: eth3, eth4",
+            True,
+        ),
     ],
     ids=["other mode", "no active port", "active port down", "one port", "standby down"],
 )
 def test_bond_without_a_path_is_left_out_with_the_reason(
-    links: list[LinkSnapshot], reason: str
+    links: list[LinkSnapshot], reason: str, is_fault: bool
 ) -> None:
-    found = planned(*links)
-    [(name, why)] = found.left_out
-    assert (found.paths, name, why[: len(reason)]) == ((), "b", reason)
+    assert planned(*links) == ProbePlan((), (BondLeftOut("b", reason, is_fault),))
 
 
 def test_only_the_bonds_that_are_named_are_looked_at() -> None:
     links = [bond(9, "bond0", 2), port(2, 9), port(3, 9), bond(8, "bond1", 4, mode=4)]
     assert planned(*links, names=("bond0",)) == ProbePlan((ProbePath(9, 3, 2),), ())
     missing = planned(*links, names=("eth2", "bond0"))
-    assert missing.left_out == (("eth2", "there is no such bond"),)
+    assert missing.left_out == (BondLeftOut("eth2", "there is no such bond", True),)
+    other = planned(*links, names=("bond1",))
+    assert other.left_out == (BondLeftOut("bond1", OTHER_MODE, True),)

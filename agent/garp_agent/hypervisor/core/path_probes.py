@@ -41,6 +41,7 @@ TAG_TYPES = (0x8100, 0x88A8)  # C-VLAN and S-VLAN tag
 TAGS_MOST = 3
 RUN_LENGTH = 8  # bytes
 LENGTH_LEAST = 60  # bytes of an untagged frame, without the check sequence
+OTHER_MODE = "only a bond in mode active-backup has a standby port"
 _PACKET_OUTGOING = 4  # <linux/if_packet.h>
 _TAG = Struct("!HH")
 _TYPE = Struct("!H")
@@ -142,34 +143,40 @@ def probe_filter(run: bytes) -> bytes:
     return assembled(program)
 
 
+class BondLeftOut(NamedTuple):
+    """A bond on which no probe can be sent."""
+
+    bond: str  # name
+    reason: str
+    is_fault: bool  # the bond has, or should have, a standby port
+
+
 class ProbePlan(NamedTuple):
     """Between which ports probes can be sent, and why not on other bonds."""
 
     paths: tuple[ProbePath, ...]
-    left_out: tuple[tuple[str, str], ...]  # names of bonds, each with the reason
+    left_out: tuple[BondLeftOut, ...]
 
 
 def plan_probe_paths(table: LinkTable, names: tuple[str, ...] = ()) -> ProbePlan:
     """Return the paths of all bonds, or of those with these names."""
-    links = sorted(table.links.values(), key=lambda link: link.name)
+    bonds = {link.name: link for link in table.links.values() if link.kind == "bond"}
     paths: list[ProbePath] = []
-    left_out = [
-        (name, "there is no such bond")
-        for name in names
-        if not any(link.name == name and link.kind == "bond" for link in links)
-    ]
-    for bond in links:
-        if bond.kind != "bond" or (names and bond.name not in names):
-            continue
-        found, reason = _paths_of(bond, table)
+    left_out: list[BondLeftOut] = []
+    for name in sorted(set(names or bonds)):
+        found, reason = _paths_of(bonds.get(name), table)
         paths += found
-        left_out += [(bond.name, reason)] * bool(reason)
+        if reason:
+            is_other_mode = reason == OTHER_MODE and not names
+            left_out.append(BondLeftOut(name, reason, not is_other_mode))
     return ProbePlan(tuple(paths), tuple(left_out))
 
 
-def _paths_of(bond: LinkSnapshot, table: LinkTable) -> tuple[list[ProbePath], str]:
-    if bond.bond is None or bond.bond.mode != MODE_ACTIVE_BACKUP:
-        return [], "only a bond in mode active-backup has a standby port"
+def _paths_of(bond: LinkSnapshot | None, table: LinkTable) -> tuple[list[ProbePath], str]:
+    if bond is None or bond.bond is None:
+        return [], "there is no such bond"
+    if bond.bond.mode != MODE_ACTIVE_BACKUP:
+        return [], OTHER_MODE
     active = table.links.get(bond.bond.active_ifindex)
     if active is None or not active.has_carrier:
         return [], "it has no active port with carrier"

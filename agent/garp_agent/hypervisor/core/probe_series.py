@@ -13,7 +13,7 @@ from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 DELIVERED = "delivered"
 LOST = "lost"
@@ -48,6 +48,32 @@ class ProbeResult(NamedTuple):
     fastest: float | None  # seconds
     tags: tuple[tuple[int, int], ...]  # with which they arrived, for OTHER_VLAN
     errno: int = 0  # of the last probe that could not be sent
+
+    def values(self, names: Mapping[int, str]) -> dict[str, object]:
+        """Return the result as plain values; ``names``: of links, by ifindex."""
+        return {
+            **target_values(self.target, names),
+            "verdict": self.verdict,
+            "sent": self.sent,
+            "arrived": self.arrived,
+            "seconds": None if self.fastest is None else round(self.fastest, 6),
+            "arrived_vlans": [vlan for _protocol, vlan in self.tags],
+            "errno": self.errno,
+        }
+
+
+def target_values(target: ProbeTarget, names: Mapping[int, str]) -> dict[str, object]:
+    """Return a target as plain values; ``names``: of links, by ifindex."""
+    bond, standby, active = (names.get(each, f"#{each}") for each in target.path)
+    return {
+        "guest": target.guest or None,
+        "port": target.port or None,
+        "mac": target.address.hex(":"),
+        "vlans": [vlan for _protocol, vlan in target.tags],
+        "bond": bond,
+        "standby": standby,
+        "active": active,
+    }
 
 
 class ProbeSeries:
