@@ -62,7 +62,7 @@ def test_links_list_every_address_with_how_or_why_not() -> None:
     keys = ["interface", "ifindex", "kind", "hardware_address", "skipped", "addresses"]
     assert [list(row) for row in listed] == [keys] * 3
     assert [list(row.values())[:5] for row in listed] == [
-        ["lo", 1, "physical", "00:00:00:00:00:00", "loopback"],
+        ["lo", 1, "loopback", "00:00:00:00:00:00", "loopback"],
         ["eth0", 2, "physical", "02:00:00:00:00:02", None],
         ["br0", 3, "bridge", "02:00:00:00:00:03", "no carrier"],
     ]

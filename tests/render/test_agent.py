@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from garp_agent.render.agent import link_list, status_text
+from garp_agent.render.table import Screen
 
 RIVAL = {"claimed_by": "02:00:00:00:00:66", "claims": 3, "seconds_ago": 1.5, "withheld": True}
 
@@ -57,34 +58,48 @@ STATUS: dict[str, Any] = {
 }
 
 
-def test_list_has_a_line_for_each_address_and_each_link_without_one() -> None:
+def test_list_has_a_line_for_each_link_and_each_address() -> None:
     assert link_list(LINKS) == (
-        "INTERFACE  KIND      HARDWARE ADDRESS   ADDRESS      ANNOUNCED AS\n"
-        "lo         physical  00:00:00:00:00:00  127.0.0.1    skipped: loopback\n"
-        "eth0       physical  02:00:5e:00:00:01  10.0.0.1     arp-request and arp-reply\n"
-        "eth0       physical  02:00:5e:00:00:01  fd00::1      unsolicited-na\n"
-        "eth0       physical  02:00:5e:00:00:01  169.254.1.1  skipped: link-local IPv4\n"
-        "tun0       tun       -                  -            skipped: point-to-point\n"
-        "eth1       physical  02:00:5e:00:00:02  -            rarp\n"
-        "eth2       physical  02:00:5e:00:00:03  -            skipped: no address\n"
+        "INTERFACE  ADDRESS            ANNOUNCED AS\n"
+        "lo         00:00:00:00:00:00  (physical)\n"
+        "lo         127.0.0.1          skipped: loopback\n"
+        "eth0       02:00:5e:00:00:01  (physical)\n"
+        "eth0       10.0.0.1           arp-request and arp-reply\n"
+        "eth0       fd00::1            unsolicited-na\n"
+        "eth0       169.254.1.1        skipped: link-local IPv4\n"
+        "tun0       -                  (tun), skipped: point-to-point\n"
+        "eth1       02:00:5e:00:00:02  (physical), rarp\n"
+        "eth2       02:00:5e:00:00:03  (physical), skipped: no address\n"
     )
 
 
 def test_status_has_totals_and_a_line_for_each_announced_address() -> None:
-    head = "INTERFACE  ADDRESS            SENT  DROPPED                LAST CAUSE  AGO   NEXT  "
     assert status_text(STATUS) == (
         "garp-agent 1.2.3, pid 77, up 3601 s\n"
         "refresh interval 5 s\n"
         "frames sent 14 (start 3, refresh 11), dropped 0\n"
         "hint port org.garp_agent.0: not there, 0 requests, 0 errors\n"
+        "eth0: next refresh in 2.2s, last burst (hint) 12.3s ago\n"
+        "eth1: next refresh in 2.2s\n"
         "\n"
-        f"{head}LAST BURST\n"
-        "eth0       10.0.0.1           12    ENOBUFS 2, ENETDOWN 1  refresh     1.3s  2.2s  "
-        "hint 12.3s ago\n"
-        "eth0       fd00::1            0     0                      -           -     2.2s  "
-        "hint 12.3s ago\n"
-        "eth1       02:00:5e:00:00:02  0     0                      -           -     2.2s  -\n"
+        "INTERFACE  ADDRESS            SENT  DROPPED                CAUSE    AGO\n"
+        "eth0       10.0.0.1           12    ENOBUFS 2, ENETDOWN 1  refresh  1.3s\n"
+        "eth0       fd00::1            0     0                      -        -\n"
+        "eth1       02:00:5e:00:00:02  0     0                      -        -\n"
     )
+
+
+def test_list_and_status_with_long_addresses_fit_80_columns() -> None:
+    long = "2001:db8:1234:5678:5054:ff:fe12:3456"
+    one = ETH0 | {
+        "addresses": [row(long, ["unsolicited-na"], **SENT), row("fd00::1", [], "x" * 80)]
+    }
+    for text in (
+        link_list([one], Screen(80)),
+        status_text(STATUS | {"links": [one]}, Screen(80)).partition("\n\n")[2],
+    ):
+        assert max(map(len, text.splitlines())) <= 80
+        assert long in text
 
 
 HINTED = {"state": "open, host connected", "error": "Permission denied", "requests": 4}
@@ -135,6 +150,6 @@ def test_status_has_a_line_about_what_is_unusual(changes: dict[str, Any], line: 
 
 def test_a_name_with_control_characters_breaks_no_line() -> None:
     one = CLAIMED | {"interface": "\x1b[2J\n", "held": 1}
-    for text, count in ((link_list([one]), 2), (status_text(STATUS | {"links": [one]}), 9)):
+    for text, count in ((link_list([one]), 3), (status_text(STATUS | {"links": [one]}), 10)):
         assert all(line.isprintable() for line in text.splitlines())
         assert len(text.splitlines()) == count

@@ -16,6 +16,7 @@ import click
 
 from garp_agent import __version__
 from garp_agent.cli.install_commands import FILE_NAMES, add_install_commands
+from garp_agent.cli.terminal import screen
 from garp_agent.config import in_force
 from garp_agent.config.errors import ConfigError
 from garp_agent.config.settings import Settings
@@ -137,7 +138,10 @@ def list_command(config: str | None, as_json: bool) -> None:
     plans, unmatched = once.look(_settings(config))
     links = status.links(plans)
     _say_unmatched(unmatched)
-    click.echo(json.dumps(links, indent=2) if as_json else render.link_list(links), nl=as_json)
+    if as_json:
+        click.echo(json.dumps(links, indent=2))
+    else:
+        click.echo(render.link_list(links, screen()), nl=False)
 
 
 def _say_unmatched(selectors: list[tuple[str, str]]) -> None:
@@ -188,9 +192,10 @@ def status_command(
     values = _ask(control_socket or _control_socket(config), "status")
     if as_json:
         click.echo(json.dumps(values, indent=2))
+    elif as_metrics:
+        click.echo(prometheus.agent_metrics(values), nl=False)
     else:
-        render = prometheus.agent_metrics if as_metrics else agent.status_text
-        click.echo(render(values), nl=False)
+        click.echo(agent.status_text(values, screen()), nl=False)
 
 
 @cli.command("burst")
@@ -224,7 +229,7 @@ def doctor_command(
     """
     from garp_agent.diagnosis.doctor import run as doctor
 
-    sys.exit(doctor.run(config, control_socket, not no_send, as_json))
+    sys.exit(doctor.run(config, control_socket, not no_send, as_json, screen()))
 
 
 INSTALL_HELP = """Install the systemd unit, the udev rule, the group and an example configuration.
@@ -276,7 +281,8 @@ def watch_command(
         raise click.UsageError(
             "a capture file has no interfaces: give --read or INTERFACE, not both"
         )
-    sys.exit(observe.run(observe.Wanted(interfaces, read, write, as_json, count, seconds)))
+    wanted = observe.Wanted(interfaces, read, write, as_json, count, seconds)
+    sys.exit(observe.run(wanted, screen()))
 
 
 def _settings(path: str | None) -> Settings:

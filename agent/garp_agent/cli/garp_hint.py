@@ -16,6 +16,7 @@ import click
 from garp_agent import __version__
 from garp_agent.cli.attach import attach_command
 from garp_agent.cli.install_commands import DIRECTORY_NAMES, FILE_NAMES, add_install_commands
+from garp_agent.cli.terminal import screen
 from garp_agent.hypervisor import options as watch_options
 from garp_agent.hypervisor.converse import ask_guests
 from garp_agent.hypervisor.core.bonds import DEBOUNCE
@@ -145,7 +146,7 @@ def list_guests_command(
     if as_json:
         click.echo(json.dumps(guests, indent=2))
     elif found:
-        click.echo(render.guest_list(guests), nl=False)
+        click.echo(render.guest_list(guests, screen()), nl=False)
     sys.exit(0 if found else EXIT_FAILED if finder.trouble else EXIT_NO_GUEST)
 
 
@@ -316,10 +317,10 @@ def watcher_status_command(status_socket: str, as_json: bool, prometheus: bool) 
     values = _ask_watcher(status_socket)
     if as_json:
         click.echo(json.dumps(values, indent=2))
+    elif prometheus:
+        click.echo(render.metrics(values), nl=False)
     else:
-        click.echo(
-            render.metrics(values) if prometheus else render.watcher_status_text(values), nl=False
-        )
+        click.echo(render.watcher_status_text(values, screen()), nl=False)
 
 
 @cli.command("history")
@@ -328,7 +329,10 @@ def watcher_status_command(status_socket: str, as_json: bool, prometheus: bool) 
 def history_command(status_socket: str, as_json: bool) -> None:
     """Show the last failovers, and which guests answered."""
     entries = _ask_watcher(status_socket)["history"]
-    click.echo(json.dumps(entries, indent=2) if as_json else render.history(entries), nl=as_json)
+    if as_json:
+        click.echo(json.dumps(entries, indent=2))
+    else:
+        click.echo(render.history(entries, screen()), nl=False)
 
 
 INSTALL_HELP = """Install the systemd unit of the watcher, and enable it.

@@ -6,6 +6,7 @@ import errno
 import os
 
 from garp_agent import __version__
+from garp_agent.guest.core.policy import link_kind
 from garp_agent.runtime.log import address_text
 
 TYPE_CHECKING = False
@@ -25,7 +26,7 @@ def links(plans: Iterable[LinkPlan]) -> list[dict[str, object]]:
         {
             "interface": plan.link.name,
             "ifindex": plan.link.ifindex,
-            "kind": plan.link.kind or "physical",
+            "kind": link_kind(plan.link),
             "hardware_address": address_text(plan.link.hardware_address),
             "skipped": plan.skip.value if plan.skip else None,
             "addresses": list(_addresses(plan)),

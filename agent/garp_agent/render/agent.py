@@ -7,23 +7,32 @@ from __future__ import annotations
 
 from typing import Any
 
-from garp_agent.render.table import Row, printable, table
+from garp_agent.render.table import PIPE, Row, Screen, printable, table, wrapped
 
 
-def link_list(links: list[dict[str, Any]]) -> str:
-    """Write what ``list`` prints: a line for each address, and for each link without one."""
-    rows: list[Row] = [("INTERFACE", "KIND", "HARDWARE ADDRESS", "ADDRESS", "ANNOUNCED AS")]
+def link_list(links: list[dict[str, Any]], screen: Screen = PIPE) -> str:
+    """Write what ``list`` prints: a line for each link, followed by one for each address."""
+    rows: list[Row] = [("INTERFACE", "ADDRESS", "ANNOUNCED AS")]
     for link in links:
-        head = (link["interface"], link["kind"], link["hardware_address"] or "-")
-        for address in link["addresses"]:
-            how = " and ".join(address["announced_as"]) or f"skipped: {address['skipped']}"
-            rows.append((*head, address["address"] or "-", how))
+        own = [each for each in link["addresses"] if each["address"] is None]  # the MAC itself
+        how = [_how(each) for each in own]
         if not link["addresses"]:
-            rows.append((*head, "-", f"skipped: {link['skipped'] or 'no address'}"))
-    return table(rows)
+            how = [f"skipped: {link['skipped'] or 'no address'}"]
+        head = ", ".join([f"({link['kind']})", *how])
+        rows.append((link["interface"], link["hardware_address"] or "-", head))
+        rows += (
+            (link["interface"], each["address"], _how(each))
+            for each in link["addresses"]
+            if each["address"] is not None
+        )
+    return table(rows, screen, (2, 0))
 
 
-def status_text(values: dict[str, Any]) -> str:
+def _how(address: dict[str, Any]) -> str:
+    return " and ".join(address["announced_as"]) or f"skipped: {address['skipped']}"
+
+
+def status_text(values: dict[str, Any], screen: Screen = PIPE) -> str:
     """Write what ``status`` prints."""
     links = values["links"]
     lines = [
@@ -40,7 +49,9 @@ def status_text(values: dict[str, Any]) -> str:
     lines += (_conflict_line(link, each) for link in links for each in link["addresses"])
     lines += (_skipped_line(link, each) for link in links for each in link["addresses"])
     lines += map(_proxy_line, values.get("answer_for_everything", ()))
-    return "\n".join(filter(None, lines)) + "\n\n" + table(_status_rows(links))
+    lines += map(_timing_line, links)
+    head = "".join(wrapped(line, screen) + "\n" for line in lines if line)
+    return head + "\n" + table(_status_rows(links), screen, (3, 4, 0))
 
 
 def _process_line(values: dict[str, Any]) -> str:
@@ -92,13 +103,17 @@ def _skipped_line(link: dict[str, Any], address: dict[str, Any]) -> str:
     return f"not announced: {where} ({reason})"
 
 
+def _timing_line(link: dict[str, Any]) -> str:
+    burst = link["last_burst"]
+    if link["next_refresh"] is None and not burst:
+        return ""  # nothing is announced here
+    age = f", last burst ({burst['cause']}) {_age_text(burst['seconds_ago'])} ago" if burst else ""
+    return f"{printable(link['interface'])}: next refresh in {_age_text(link['next_refresh'])}{age}"
+
+
 def _status_rows(links: list[dict[str, Any]]) -> list[Row]:
-    rows: list[Row] = [
-        ("INTERFACE", "ADDRESS", "SENT", "DROPPED", "LAST CAUSE", "AGO", "NEXT", "LAST BURST")
-    ]
+    rows: list[Row] = [("INTERFACE", "ADDRESS", "SENT", "DROPPED", "CAUSE", "AGO")]
     for link in links:
-        burst = link["last_burst"]
-        last_burst = f"{burst['cause']} {_age_text(burst['seconds_ago'])} ago" if burst else "-"
         rows += (
             (
                 link["interface"],
@@ -107,8 +122,6 @@ def _status_rows(links: list[dict[str, Any]]) -> list[Row]:
                 _named_counts(address["dropped"]) or "0",
                 address["last_cause"] or "-",
                 _age_text(address["seconds_since_last"]),
-                _age_text(link["next_refresh"]),
-                last_burst,
             )
             for address in link["addresses"]
             if address["skipped"] is None

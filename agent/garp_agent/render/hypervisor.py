@@ -13,12 +13,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from garp_agent.render.prometheus import Family, Sample, metric
-from garp_agent.render.table import Row, printable, table
+from garp_agent.render.table import PIPE, Row, Screen, printable, some, table, wrapped
 
+UNANSWERED = "unanswered: "
 SHOWN = 200  # characters of a text that a guest sent
 
 
-def guest_list(guests: list[dict[str, Any]]) -> str:
+def guest_list(guests: list[dict[str, Any]], screen: Screen = PIPE) -> str:
     """Write what ``list`` prints: a line for each channel."""
     rows: list[Row] = [("GUEST", "STATE", "VERSION", "ADDRESSES", "BEHIND", "SOCKET")]
     for guest in guests:
@@ -27,7 +28,14 @@ def guest_list(guests: list[dict[str, Any]]) -> str:
         addresses = from_guest(" ".join(_address_texts(info.get("links")))) or "-"
         state = _with_reason(guest["state"], from_guest(guest.get("error", "")))
         rows.append((guest["guest"], state, version, addresses, _behind(guest), guest["path"]))
-    return table(rows)
+    return table(rows, screen, (0, 1, 2, 3, 4, 5), _state_meaning)
+
+
+def _state_meaning(column: int, text: str) -> str:
+    """Return how bad the state of a guest is, which stands in the second column of tables."""
+    if column != 1:
+        return ""
+    return {"answered": "good", "new": "quiet"}.get(text, "warn" if text == "no-agent" else "bad")
 
 
 def sent(guest: dict[str, Any]) -> str:
@@ -77,7 +85,7 @@ def _address_texts(links: object) -> Iterable[str]:
         yield from map(str, addresses if isinstance(addresses, list) else ())
 
 
-def watcher_status_text(values: dict[str, Any]) -> str:
+def watcher_status_text(values: dict[str, Any], screen: Screen = PIPE) -> str:
     """Write what ``status`` prints: the links, then a line for each guest."""
     lease = f"{values['lease']:g} s" if values["lease"] else "none"
     lines = [
@@ -92,23 +100,32 @@ def watcher_status_text(values: dict[str, Any]) -> str:
         for each in values["history"]
         if each["repeating"]
     ]
-    heads = ("GUEST", "STATE", "VERSION", "LEASE", "HINTS", "ANSWERED", "LAST", "MOST", "BEHIND")
-    rows: list[Row] = [heads]
+    lines += _without_lease_lines(values["guests"])
+    rows: list[Row] = [("GUEST", "STATE", "VERSION", "LEASE", "ANSWERED", "LAST", "MOST", "BEHIND")]
     for guest in values["guests"]:
         rows.append(
             (
                 guest["guest"],
                 _with_reason(guest["state"], os.strerror(guest["errno"]) * bool(guest["errno"])),
                 guest["version"] or "-",
-                f"{guest['lease']:.0f}s" if guest["lease"] else _with_reason("-", _why_not(guest)),
-                str(guest["hints"]),
-                str(guest["answered"]),
+                f"{guest['lease']:.0f}s" if guest["lease"] else "-",
+                f"{guest['answered']} of {guest['hints']}",
                 _milliseconds(guest["last_seconds"]),
                 _milliseconds(guest["slowest_seconds"]),
                 _behind(guest),
             )
         )
-    return "\n".join(lines) + "\n\n" + table(rows)
+    head = "".join(wrapped(line, screen) + "\n" for line in lines)
+    return head + "\n" + table(rows, screen, (0, 1, 2, 7), _state_meaning)
+
+
+def _without_lease_lines(guests: list[dict[str, Any]]) -> list[str]:
+    """Write why guests have no lease, a line for each reason; an older watcher gives none."""
+    names: dict[str, list[str]] = {}
+    for guest in guests:
+        if guest.get("no_lease"):
+            names.setdefault(guest["no_lease"], []).append(guest["guest"])
+    return [printable(f"no lease: {some(each)}: {why}") for why, each in names.items()]
 
 
 def _following_nothing(values: dict[str, Any]) -> list[str]:
@@ -126,11 +143,6 @@ def _following_nothing(values: dict[str, Any]) -> list[str]:
     ]
 
 
-def _why_not(guest: dict[str, Any]) -> str:
-    """Write why a guest has no lease; an older watcher does not say."""
-    return printable(guest.get("no_lease") or "")
-
-
 def _behind(guest: dict[str, Any]) -> str:
     """Write through which ports and links a guest is reached, if that is known."""
     if guest.get("behind") is None:
@@ -144,27 +156,40 @@ def _link_text(link: dict[str, Any]) -> str:
     return f"{link['link']} ({kind}): {ports}{'' if link['carrier'] else ', no carrier'}"
 
 
-def history(entries: list[dict[str, Any]]) -> str:
-    """Write what ``history`` prints: a line for each failover, the newest last."""
-    heads = ("TIME", "REASON", "GUESTS", "ANSWERED", "ROUNDS", "FIRST", "LAST", "UNANSWERED")
-    rows: list[Row] = [heads]
+def history(entries: list[dict[str, Any]], screen: Screen = PIPE) -> str:
+    """Write what ``history`` prints: a line for each failover, the newest last.
+
+    A second line has the guests that have not answered.
+    """
+    rows: list[Row] = [("TIME", "ANSWERED", "ROUNDS", "LAST", "REASON")]
     for entry in entries:
-        missing = [f"{n} {state}" for state, n in entry["unanswered_by_state"].items()]
-        missing += [f"{entry['superseded']} superseded"] * bool(entry["superseded"])
-        missing += entry["unanswered"] + [f"({each})" for each in entry["unanswered_without_agent"]]
         rows.append(
             (
-                time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry["time"])),
-                from_guest(entry["reason"]),
-                str(entry["guests"]),
-                str(entry["answered"]),
-                f"{entry['rounds']}{', more to come' if entry['repeating'] else ''}",
-                _milliseconds(entry["fastest_seconds"]),
+                local_time(entry["time"]),
+                f"{entry['answered']} of {entry['guests']}",
+                f"{entry['rounds']}{'+' if entry['repeating'] else ''}",
                 _milliseconds(entry["slowest_seconds"]),
-                " ".join(missing) or "-",
+                from_guest(entry["reason"]),
             )
         )
-    return table(rows)
+        missing = unanswered(entry)
+        rows += [("", "", "", "", f"{UNANSWERED}{missing}")] * bool(missing)
+    return table(
+        rows, screen, (4,), lambda column, text: "bad" if text.startswith(UNANSWERED) else ""
+    )
+
+
+def unanswered(entry: dict[str, Any]) -> str:
+    """Write how many guests did not answer a failover's hints, and their names; "" if all did."""
+    missing = [f"{n} {state}" for state, n in entry["unanswered_by_state"].items()]
+    missing += [f"{entry['superseded']} superseded"] * bool(entry["superseded"])
+    missing += entry["unanswered"] + [f"({each})" for each in entry["unanswered_without_agent"]]
+    return " ".join(missing)
+
+
+def local_time(seconds: float) -> str:
+    """Write a time, given in seconds since 1970."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
 def _milliseconds(seconds: float | None) -> str:

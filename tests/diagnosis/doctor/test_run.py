@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
 
-from garp_agent.diagnosis.doctor import listen
+from garp_agent.diagnosis.doctor import listen, report
 from garp_agent.diagnosis.doctor import run as doctor
 from garp_agent.diagnosis.doctor.facts import AgentAnswer
 from garp_agent.diagnosis.doctor.findings import fail, ok, skip, warn
+from garp_agent.render.table import PIPE, Screen
 from tests.diagnosis.world import address, facts, link
 
 FINDINGS = [
@@ -37,23 +39,30 @@ skip  claimants  not checked: --no-send was given
 
 
 def test_text_has_one_line_for_each_finding_and_the_advice_below() -> None:
-    assert doctor.as_text(FINDINGS, 60) == TEXT
+    assert report.as_text(FINDINGS, Screen(60)) == TEXT
 
 
 @pytest.mark.parametrize("width", [1, 40, 80, 200])
 def test_text_fits_the_terminal(width: int) -> None:
     findings = [*FINDINGS, ok("addresses enx0123456789ab", "announced")]
-    lines = doctor.as_text(findings, width).splitlines()[:-2]
-    assert max(map(len, lines)) <= max(width, doctor.WIDTH_LEAST)
+    lines = report.as_text(findings, Screen(width)).splitlines()[:-2]
+    assert max(map(len, lines)) <= max(width, report.WIDTH_LEAST)
+
+
+def test_text_has_a_colour_for_each_level_and_80_columns_in_a_pipe() -> None:
+    painted = report.as_text(FINDINGS, Screen(60, lambda text, meaning: f"<{meaning}>{text}</>"))
+    assert re.findall("<([a-z]+)>", painted) == ["good", "warn", "bad", "quiet"]
+    assert re.sub("<.*?>", "", painted) == TEXT
+    assert report.as_text(FINDINGS, PIPE) == report.as_text(FINDINGS, Screen(80))
 
 
 def test_json_has_every_finding_and_warnings_are_no_failure() -> None:
-    told = json.loads(doctor.as_json_text(FINDINGS))
+    told = json.loads(report.as_json_text(FINDINGS))
     assert told["good"] is False
     assert [each["level"] for each in told["findings"]] == ["ok", "warn", "fail", "skip"]
     failure = {"check": "wire eth0", "level": "fail", "found": "not seen", "advice": "look at tc"}
     assert told["findings"][2] == failure
-    assert json.loads(doctor.as_json_text(FINDINGS[:2]))["good"] is True
+    assert json.loads(report.as_json_text(FINDINGS[:2]))["good"] is True
 
 
 RUNS, GONE = facts().agent, AgentAnswer("/run/c.sock", error="no garp-agent answers there")

@@ -8,6 +8,7 @@ import pytest
 
 from garp_agent.diagnosis.observe.observer import SeenAnnouncement
 from garp_agent.diagnosis.observe.table import Table, as_json, clock, gap
+from garp_agent.render.table import Screen
 from tests.diagnosis.world import ADVERTISEMENT, MAC, REQUEST
 
 LONG = "2001:db8:1234:5678:5054:ff:fe12:3456"
@@ -25,8 +26,8 @@ def in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_only_the_longest_ipv4_address_fits_80_columns() -> None:
     longest = seen(interface="ens18", sighting=REQUEST._replace(address="192.168.100.100"))
-    assert len(Table(["ens18"], 80).row(longest)) == 80
-    row = Table(["eth0"], 80).row(seen(sighting=ADVERTISEMENT._replace(address=LONG)))
+    assert len(Table(["ens18"], Screen(80)).row(longest)) == 80
+    row = Table(["eth0"], Screen(80)).row(seen(sighting=ADVERTISEMENT._replace(address=LONG)))
     assert row.endswith(f" own\n{LONG.rjust(80)}")
 
 
@@ -35,7 +36,7 @@ def tagged(vlan: str) -> SeenAnnouncement:
 
 
 def test_row_stands_below_its_headings_which_a_stacked_tag_widens_and_repeats() -> None:
-    table = Table(["eth0"], 80)
+    table = Table(["eth0"], Screen(80))
     lines = [table.header(), *(table.row(tagged(vlan)) for vlan in ("", "100", "200.100", "100"))]
     assert "\n".join(lines).splitlines() == [
         "TIME         IF   VLAN KIND    MAC                  GAP WHOSE   ADDRESS",
@@ -49,7 +50,7 @@ def test_row_stands_below_its_headings_which_a_stacked_tag_widens_and_repeats() 
 
 @pytest.mark.parametrize("width", [0, 120])
 def test_wide_terminal_has_room_for_two_stacked_tags_from_the_start(width: int) -> None:
-    table = Table(["eth0"], width)
+    table = Table(["eth0"], Screen(width))
     before = table.header()
     assert table.row(tagged("4094.4094")).count("4094.4094 request") == 1
     assert table.header() == before
@@ -62,7 +63,7 @@ def test_wide_terminal_has_room_for_two_stacked_tags_from_the_start(width: int) 
 def test_no_line_is_wider_than_the_terminal(interface: str, address: str, vlan: str) -> None:
     sighting = REQUEST._replace(address=address, kind="arp-opcode-65535", vlan=vlan)
     marks = ("a very long remark " * 10, "short")
-    row = Table([interface], 80).row(
+    row = Table([interface], Screen(80)).row(
         seen(interface=interface, sighting=sighting, gap=1e9, marks=marks, own=False)
     )
     assert max(map(len, row.splitlines())) <= 80
@@ -70,10 +71,11 @@ def test_no_line_is_wider_than_the_terminal(interface: str, address: str, vlan: 
 
 def test_marks_have_their_own_lines_and_colour_where_wanted_but_not_in_a_pipe() -> None:
     marked = seen(sighting=ADVERTISEMENT._replace(address=LONG), marks=("odd", "storm"))
-    assert Table(["eth0"], 80).row(marked).splitlines()[2:] == ["    ! odd", "    ! storm"]
-    coloured = Table(["eth0"], 80, colour=True).row(marked).splitlines()
-    assert coloured[2:] == ["\x1b[31m    ! odd\x1b[0m", "\x1b[31m    ! storm\x1b[0m"]
-    row = Table(["eth0"], 0).row(marked)
+    assert Table(["eth0"], Screen(80)).row(marked).splitlines()[2:] == ["    ! odd", "    ! storm"]
+    screen = Screen(80, lambda text, meaning: f"<{meaning}>{text}</>")
+    coloured = Table(["eth0"], screen).row(marked).splitlines()
+    assert coloured[2:] == ["<bad>    ! odd</>", "<bad>    ! storm</>"]
+    row = Table(["eth0"], Screen(0)).row(marked)
     assert row.endswith(f"{LONG}  ! odd; storm")
     assert "\n" not in row
 

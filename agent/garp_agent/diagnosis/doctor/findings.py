@@ -8,8 +8,6 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple
 
-SHOWN = 4  # names on one line
-
 
 class Level(Enum):
     """How bad a finding is."""
@@ -55,12 +53,6 @@ def failed(findings: list[Finding]) -> bool:
 
 
 # -- words for findings -----------------------------------------------------------------
-
-
-def some(names: list[str]) -> str:
-    """Return the first names, and how many more there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
 
 
 def counts(numbers: dict[str, int]) -> str:

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from garp_agent.diagnosis.doctor.facts import Facts, Interface, PromisedFrame
-from garp_agent.diagnosis.doctor.findings import Finding, counts, fail, ok, skip, some, warn
+from garp_agent.diagnosis.doctor.findings import Finding, counts, fail, ok, skip, warn
 from garp_agent.diagnosis.sighting import BROADCAST, Sighting
 from garp_agent.guest.core.policy import Skip
+from garp_agent.render.table import some
 
 FRAME_LEAST = 60  # bytes, without the frame check sequence (IEEE 802.3)
 

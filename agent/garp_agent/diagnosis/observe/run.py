@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -20,6 +19,7 @@ from garp_agent.diagnosis.capture import Capture, CaptureError, Frame, configure
 from garp_agent.diagnosis.observe.observer import Observer, SeenAnnouncement
 from garp_agent.diagnosis.observe.table import Table, as_json, summary
 from garp_agent.diagnosis.sighting import dissect
+from garp_agent.render.table import PIPE, Screen
 from garp_agent.runtime.exits import EXIT_FAILED, EXIT_NO_PERMISSION
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class WatchError(Exception):
     """The command cannot watch; the text says why."""
 
 
-def run(wanted: Wanted) -> int:
+def run(wanted: Wanted, screen: Screen = PIPE) -> int:
     """Watch until the count, the time or Ctrl-C ends it; return the exit status."""
     if missing():
         return _print_error(missing())
@@ -52,7 +52,7 @@ def run(wanted: Wanted) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with contextlib.suppress(KeyboardInterrupt):
-            _watch(wanted, observer)
+            _watch(wanted, observer, screen)
     except BrokenPipeError:  # the reader has gone
         _discard_output()
         return 0
@@ -95,7 +95,7 @@ def _print_error(text: str) -> int:
     return EXIT_FAILED
 
 
-def _watch(wanted: Wanted, observer: Observer) -> None:
+def _watch(wanted: Wanted, observer: Observer, screen: Screen) -> None:
     def enough() -> bool:
         return wanted.most is not None and observer.seen >= wanted.most
 
@@ -111,7 +111,7 @@ def _watch(wanted: Wanted, observer: Observer) -> None:
                 raise WatchError("; ".join(f"{one}: {why}" for one, why in capture.unheard.items()))
             frames = capture.frames(wanted.seconds, enough)
         keep = _writer(wanted.write, open_files) if wanted.write else None
-        show = _show(wanted, interfaces)
+        show = _show(wanted, interfaces, screen)
         for frame in frames:
             sighting = dissect(frame.data)
             if sighting is None:
@@ -123,13 +123,12 @@ def _watch(wanted: Wanted, observer: Observer) -> None:
                 return
 
 
-def _show(wanted: Wanted, interfaces: list[str]) -> Callable[[SeenAnnouncement], None]:
+def _show(
+    wanted: Wanted, interfaces: list[str], screen: Screen
+) -> Callable[[SeenAnnouncement], None]:
     if wanted.as_json:
         return lambda seen: _print(as_json(seen))
-    terminal = sys.stdout.isatty()
-    colour = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    width = shutil.get_terminal_size().columns if terminal else 0
-    table = Table(interfaces, width, colour)
+    table = Table(interfaces, screen)
     _print(table.header())
     return lambda seen: _print(table.row(seen))
 

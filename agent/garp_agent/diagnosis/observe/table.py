@@ -6,7 +6,7 @@ import json
 import time
 
 from garp_agent.diagnosis.observe.observer import SeenAnnouncement
-from garp_agent.render.table import printable
+from garp_agent.render.table import Screen, printable
 
 KINDS = {
     "arp-request": "request",
@@ -19,17 +19,16 @@ HEADINGS = ("TIME", "IF", "VLAN", "KIND", "MAC", "GAP", "WHOSE", "ADDRESS")
 INTERFACE_LEAST = 4
 VLAN, VLAN_STACKED = 4, 9  # columns: "4094", "4094.4094"
 ADDRESS_MOST = 15  # of IPv4
-RED, PLAIN = "\x1b[31m", "\x1b[0m"
 
 
 class Table:
-    """Formats rows for a terminal of ``width`` columns; 0: one line of any length for each."""
+    """Formats rows for a terminal; for a pipe, one line of any length for each."""
 
-    def __init__(self, interfaces: list[str], width: int, colour: bool = False) -> None:
+    def __init__(self, interfaces: list[str], screen: Screen) -> None:
         names = [len(printable(name)) for name in interfaces]
         self._widths = [12, max([INTERFACE_LEAST, *names]), VLAN_STACKED, 7, 17, 6, 7]
-        self._width = width
-        self._colour = colour
+        self._screen = screen
+        self._width = width = screen.width
         if width and sum(self._widths) + len(self._widths) + ADDRESS_MOST > width:
             self._widths[2] = VLAN  # until a stacked tag comes
 
@@ -78,7 +77,7 @@ class Table:
 
     def _marked(self, text: str) -> str:
         shown = text if len(text) <= self._width else text[: self._width - 3] + "..."
-        return f"{RED}{shown}{PLAIN}" if self._colour else shown
+        return self._screen.paint(shown, "bad")
 
 
 def clock(when: float) -> str:

@@ -317,4 +317,6 @@ def link_names(link: Link) -> tuple[str, ...]:
 
 def link_kind(link: Link) -> str:
     """Return the kind of a link as the configuration calls it."""
+    if link.flags & IFF_LOOPBACK:
+        return "loopback"
     return link.kind or "physical"
