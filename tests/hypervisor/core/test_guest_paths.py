@@ -24,7 +24,7 @@ from garp_agent.wire.model import (
     DumpStarted,
     LinkGone,
 )
-from tests.hypervisor.core.talk import Talk, asked
+from tests.hypervisor.core.talk import REVOKE, Talk, asked
 from tests.world import mac
 
 UP = IFF_UP | IFF_LOWER_UP
@@ -309,6 +309,22 @@ def test_guest_with_a_card_that_is_behind_no_port_gets_no_lease_and_the_reason_i
     assert found == {"lease": 0, "no_lease": reason, "ports": ["vnet0"], "behind": None}
     assert host.notices() == [(LEVEL_NOTICE, "no-lease", {"guest": "a", "reason": reason})]
     assert host.see(110.0, switched(LINKS[5], 5)) == {"a"}
+
+
+@pytest.mark.parametrize("other", ["b", "c"], ids=["path changed lately", "not followed"])
+def test_lease_that_is_renewed_while_the_agent_names_another_path_is_taken_back_at_once(
+    other: str,
+) -> None:
+    """The same connection renews the lease and asks for the MACs: a card was plugged in."""
+    host = Site(A_PORT, B_PORT, C_PORT, guests={"a": named("a")}, lease_after=60.0)
+    host.run(290)
+    assert host.see(290.0, switched(LINKS[5], 5)) == set()
+    host.info["/run/a"] = named("a", other)
+    turns = host.run(340)
+    renewed = next(at for at, asks in turns if protocol.Info in map(type, asks["a"]))
+    (asks,) = [asks["a"] for at, asks in turns if at == renewed][1:]
+    assert asks == [REVOKE]
+    assert not host.guest("a", renewed)["lease"]
 
 
 def test_lease_ends_when_the_only_uplink_of_the_bridge_has_no_carrier() -> None:

@@ -142,7 +142,12 @@ class Guest:
             self.next_contact = now + delay * (0.5 + random / 2)
             return
         self.next_contact = now + (renewal or CHECK_INTERVAL) * (0.8 + random / 5)
-        if self.is_met and not any(id.startswith("lease-") for id in result.call.exchange.replies):
+        if lease_at > now and self.lease.remaining(now):
+            # The replies, or a message of the kernel since the request, tell of another path.
+            self.next_contact = now
+        elif self.is_met and not any(
+            id.startswith("lease-") for id in result.call.exchange.replies
+        ):
             # The guest answers, and no lease was offered in this contact.
             self.expect_lease(lease_at, random, now)
 
