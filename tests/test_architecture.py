@@ -139,7 +139,7 @@ MAY_LOAD = {
     "subprocess": "diagnosis",
     "time": "guest.loop guest.daemon hypervisor.converse hypervisor.daemon "
     "hypervisor.guest_path_lookup hypervisor.probe_driver hypervisor.drill_run "
-    "runtime render diagnosis",
+    "runtime render diagnosis cli.garp_hint",
     "xml": "hypervisor.channel_definition",
     "yaml": "config",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from garp_agent.wire.protocol import Burst
 from tests.hypervisor.watching import eventually, run, watching
 
 NO_GUEST = f"garp-hint: no guest has a channel: no socket named {PORT} listens in this network "
+IS_FOLDER = os.strerror(errno.EISDIR)
 HERE = ("--port", PORT, "--timeout", "1")
 
 
@@ -144,6 +146,10 @@ def test_status_and_history_show_guests_and_hints(short_path: Path) -> None:
         assert {**shown, **{name: entry[name] for name in changing}} == entry
         past = run("history", *where)[1].splitlines()
         metrics = run("status", *where, "--prometheus")[1].splitlines()
+        file = short_path / "history.html"
+        assert run("history", *where, "--html", str(file)) == (0, "", "")
+        page = run("history", *where, "--html", "-")[1]
+        status, _, refused = run("history", *where, "--html", str(short_path))
     for line in (
         r"guest0 +answered +0\.1\.0 +- +1 of 1 .* \?",
         r"hints are repeated, round \d is over: operator",
@@ -154,6 +160,9 @@ def test_status_and_history_show_guests_and_hints(short_path: Path) -> None:
     ):
         assert re.search(f"^{line}$", text, re.MULTILINE)
     assert re.search(r"  1 of 2 +\d\+ +\d+\.\dms  operator$", past[1])
+    assert file.read_text().startswith("<!DOCTYPE html>")
+    assert "1 no-agent (guest1)" in page
+    assert (status, refused) == (1, f"garp-hint: {short_path}: could not be written: {IS_FOLDER}\n")
     assert past[2].split() == ["unanswered:", "1", "no-agent", "(guest1)"]
     guest = f'guest="guest1",path="{guests.paths[1]}"'
     assert {

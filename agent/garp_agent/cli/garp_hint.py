@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import sys
+import time
 from typing import Any, Callable
 
 import click
@@ -16,7 +18,7 @@ import click
 from garp_agent import __version__
 from garp_agent.cli.attach import attach_command
 from garp_agent.cli.install_commands import DIRECTORY_NAMES, FILE_NAMES, add_install_commands
-from garp_agent.cli.terminal import screen
+from garp_agent.cli.terminal import screen, write_page
 from garp_agent.hypervisor import options as watch_options
 from garp_agent.hypervisor.converse import ask_guests
 from garp_agent.hypervisor.core.bonds import DEBOUNCE
@@ -29,6 +31,7 @@ from garp_agent.hypervisor.guest_path_lookup import add_paths
 from garp_agent.hypervisor.io import channels, fanout
 from garp_agent.hypervisor.io.channels import Finder
 from garp_agent.render import hypervisor as render
+from garp_agent.render.history_page import history_page
 from garp_agent.runtime import client
 from garp_agent.runtime.exits import EXIT_FAILED, EXIT_NO_GUEST, EXIT_NO_WATCHER
 from garp_agent.wire.bounds import Bound
@@ -326,10 +329,20 @@ def watcher_status_command(status_socket: str, as_json: bool, prometheus: bool) 
 @cli.command("history")
 @STATUS_SOCKET
 @AS_JSON
-def history_command(status_socket: str, as_json: bool) -> None:
+@click.option(
+    "--html",
+    metavar="FILE",
+    shell_complete=FILE_NAMES,
+    help="Write one self-contained page; -: standard output.",
+)
+def history_command(status_socket: str, as_json: bool, html: str | None) -> None:
     """Show the last failovers, and which guests answered."""
-    entries = _ask_watcher(status_socket)["history"]
-    if as_json:
+    values = _ask_watcher(status_socket)
+    entries = values["history"]
+    if html:
+        page = history_page(entries, platform.node(), values["version"], time.time())
+        write_page(html, page, "garp-hint")
+    elif as_json:
         click.echo(json.dumps(entries, indent=2))
     else:
         click.echo(render.history(entries, screen()), nl=False)

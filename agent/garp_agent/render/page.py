@@ -34,11 +34,11 @@ footer { margin-top: 2rem; font-size: .85rem; opacity: .7; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); }
-td { vertical-align: top; overflow-wrap: anywhere; }
-th { white-space: nowrap; }
+td { vertical-align: top; overflow-wrap: break-word; }
+th, td:has(.bar) { white-space: nowrap; }
 .good { color: var(--good); }
 .bad { color: var(--bad); font-weight: 600; }
-.bar { display: inline-block; width: 8rem; height: .7rem; background: var(--rest); }
+.bar { display: inline-block; width: 5rem; height: .7rem; background: var(--rest); }
 .bar i { display: block; height: 100%; background: currentColor; }
 </style>
 </head>

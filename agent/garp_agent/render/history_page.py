@@ -1,0 +1,49 @@
+"""The page of ``garp-hint history --html``: a table of the failovers, the newest first.
+
+The values are those of the watcher's status.  Knows no file and no clock.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from garp_agent.render.hypervisor import from_guest, local_time, unanswered
+from garp_agent.render.page import bar, element, html_table, html_text, page
+
+HEADINGS = ("Time", "Failover", "Guests that answered", "Last answer after", "Rounds", "Unanswered")
+
+
+def history_page(entries: list[dict[str, Any]], host: str, version: str, now: float) -> str:
+    """Return the page.  ``now``: seconds since 1970; ``version``: of the watcher."""
+    slowest = max((each["slowest_seconds"] or 0.0 for each in entries), default=0.0)
+    parts = [element("p", _answers_line(entries))]
+    if entries:
+        rows = (_history_cells(each, slowest) for each in reversed(entries))
+        parts.append(html_table(HEADINGS, rows))
+    footer = (
+        f"garp-hint {version} on {host}, {local_time(now)}. The history begins with the watcher."
+    )
+    return page(f"Failovers of {host}", parts, footer)
+
+
+def _answers_line(entries: list[dict[str, Any]]) -> str:
+    if not entries:
+        return "No failover since the watcher started."
+    complete = sum(each["answered"] == each["guests"] for each in entries)
+    count = f"{len(entries)} failovers" if len(entries) > 1 else "1 failover"
+    return f"{count}. All hinted guests answered in {complete} of {len(entries)}."
+
+
+def _history_cells(entry: dict[str, Any], slowest: float) -> tuple[str, ...]:
+    guests, answered, last = entry["guests"], entry["answered"], entry["slowest_seconds"]
+    kind = "good" if answered == guests else "bad"
+    missing = unanswered(entry)
+    after = f"{bar(last / slowest)}&nbsp;{last * 1000:.1f}&nbsp;ms" if last else "-"
+    return (
+        html_text(local_time(entry["time"])),
+        html_text(from_guest(entry["reason"])),
+        f"{bar(answered / guests if guests else 0.0, kind)}&nbsp;{answered}&nbsp;of&nbsp;{guests}",
+        after,
+        f"{entry['rounds']}{', more to come' if entry['repeating'] else ''}",
+        element("span", missing, "bad") if missing else "-",
+    )
