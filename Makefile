@@ -6,7 +6,7 @@ LINT = .venv-lint/bin
 unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH
 
 .PHONY: help demo test lint mutation bench bench-failover bench-late-paths bench-outages bench-scale \
-	clean
+	pictures clean
 
 help:
 	@echo 'make demo    the outage after a failover with nothing, the arping loop, the agent (1 min)'
@@ -20,6 +20,7 @@ help:
 	@echo 'make bench-outages  outages by situation: nothing, the arping loop, the agent (10 min)'
 	@echo 'make bench-failover  outages behind a real bond, in virtual machines (10 min)'
 	@echo 'make bench-late-paths  outages where a path works later than its carrier (20 min)'
+	@echo 'make pictures  the pictures of the README, from docs/measurements.md'
 	@echo 'make pyz     dist/garp-agent.pyz: one file for a bare Python 3.9 or newer'
 	@echo 'make deb     dist/*.deb, with debhelper, dh-python, pandoc, python3-click and python3-yaml'
 	@echo 'make man     build/man: the man pages'
@@ -65,6 +66,10 @@ bench-late-paths:
 bench-outages:
 	@tools/setup.sh test
 	@$(BIN)/python -m bench.outages $(ARGS)
+
+pictures:
+	@tools/setup.sh plot
+	@.venv-plot/bin/python -m bench.pictures
 
 bench-scale:
 	@tools/setup.sh plot

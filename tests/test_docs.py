@@ -33,3 +33,27 @@ def test_design_page_names_files_that_exist() -> None:
     named = re.findall(r"`((?!tests)\w+/[\w/]+\.py)`", (ROOT / "docs/design.md").read_text())
     assert len(named) > 20
     assert [name for name in named if not (ROOT / "agent/garp_agent" / name).exists()] == []
+
+
+def test_readme_and_its_picture_show_the_medians_of_the_measurements() -> None:
+    table = (ROOT / "docs/measurements.md").read_text()
+    picture = (ROOT / "docs/outages.svg").read_text()
+    title = re.findall(r"!\[(.*)\]\(docs/outages.svg\)", (ROOT / "README.md").read_text())[0]
+    rows = {
+        "arping loop": "arping loop, sleep 5 s",
+        "agent": "garp-agent, every 5 s",
+        "hints": "garp-agent with hints (garp-hint watch)",
+    }
+    for name, row in rows.items():
+        line = next(line for line in table.splitlines() if line.startswith(f"| {row} |"))
+        seconds = int(line.split(" | ")[3].split()[0]) / 1000
+        shown = f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
+        assert f"{name} {shown}" in title
+        assert f">{shown}<" in picture
+
+
+def test_index_of_the_documentation_links_to_every_page() -> None:
+    index = (ROOT / "docs/README.md").read_text()
+    pages = [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs/install").glob("*.md")]
+    names = {str(page.relative_to(ROOT / "docs")) for page in pages} - {"README.md"}
+    assert names <= set(re.findall(r"\]\(([^)#]+)\)", index))
