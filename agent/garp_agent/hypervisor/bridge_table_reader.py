@@ -1,4 +1,4 @@
-"""Reads the bridges' forwarding tables when the port of a guest is not known.
+"""Reads the bridges' forwarding tables when the port of a guest is not known, and each minute.
 
 One dump costs 5 ms for 1,000 entries.  It is read in parts, so that it delays no hint.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from garp_agent.runtime.netlink import Events
 
 READ_AGAIN = 15.0  # seconds between two dumps while a guest is looked for
-READ_ALWAYS = 300.0  # seconds between two dumps, even if no guest is looked for
+READ_ALWAYS = 60.0  # seconds between two dumps, even if no guest is looked for
 PART = 8  # datagrams in one turn; each has about 500 entries
 
 

@@ -132,8 +132,31 @@ def test_guest_that_is_learnt_on_a_port_is_known_from_then_on() -> None:
     host = Site(plain, guests={name: named(name) for name in "ab"})
     assert host.see(10.0, switched(LINKS[5], 5)) == {"a", "b"}
     host.paths.ports.learn(LearntAddress(mac(MACS["a"]), 39))
+    host.paths.ports.has_read(15.0)
     assert host.see(20.0, switched(LINKS[5], 4)) == {"b"}
     assert host.see(30.0, LinkGone(39), switched(LINKS[5], 5)) == {"a", "b"}
+
+
+def test_guest_that_starts_again_behind_another_port_gets_no_lease_until_that_is_found() -> None:
+    """The port of a card stays when its guest ends."""
+    cards = [
+        LinkSnapshot(40 + n, f"rep{n}", UP, 20 + n, "", "bridge", port_name=f"pf0vf{n}")
+        for n in range(2)
+    ]
+    host = Site(*cards, guests={"a": named("a")})
+    found = host.paths.ports
+    found.learn(LearntAddress(mac(MACS["a"]), 40))
+    found.has_read(5.0)
+    host.watcher.found([Channel("a", "/run/a", (1, 2))], 10.0)
+    found.look_for(host.watcher.macs(), 10.0)
+    host.meet(10.0)
+    found.look_for(host.watcher.macs(), 15.0)
+    assert host.guest("a", 15.0)["no_lease"] == LOOKING
+    assert found.is_looking
+    for ifindex in (40, 41):  # the first bridge has not forgotten it
+        found.learn(LearntAddress(mac(MACS["a"]), ifindex))
+    found.has_read(16.0)
+    assert host.guest("a", 16.0)["behind"] == ["bond0", "bond1", "br0", "br1"]
 
 
 def test_guest_whose_port_is_found_gets_its_lease_soon_and_nothing_was_logged() -> None:
@@ -143,6 +166,7 @@ def test_guest_whose_port_is_found_gets_its_lease_soon_and_nothing_was_logged() 
     host.watcher.found(host.channels, 6.0)
     assert host.watcher.advance(6.0) == []
     host.paths.ports.learn(LearntAddress(mac(MACS["a"]), 39))
+    host.paths.ports.has_read(7.0)
     host.watcher.found(host.channels, 10.0)
     host.meet(10.0)
     assert host.guest("a", 10.0)["lease"] == 90.0

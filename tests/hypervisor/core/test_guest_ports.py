@@ -95,8 +95,10 @@ def test_guest_is_found_by_its_mac(
     links: tuple[LinkSnapshot, ...], learnt: dict[bytes, int], ports: list[int]
 ) -> None:
     host = Ports(*links)
+    host.found.look_for([GUEST], 0.0)
     for address, port in learnt.items():
         host.learn(address, port)
+    host.found.has_read(0.0)
     assert host.of(GUEST) == ports
     assert host.found.place([GUEST]).is_settled is bool(ports)
 
@@ -125,7 +127,7 @@ def test_addresses_that_one_port_makes_up_are_limited() -> None:
 
 def test_mac_that_stays_unknown_is_missing_and_not_looked_for_any_longer() -> None:
     host = Ports(BR0, TAP)
-    ports, missing = frozenset({20}), frozenset({OTHER})
+    ports, missing = frozenset({20}), "52:54:00:00:00:02 is behind no known port"
     assert not host.found.is_looking
     assert host.found.place([GUEST, OTHER]) == GuestPlace(ports, missing, False)
     host.found.look_for([GUEST, OTHER], 100.0)
@@ -142,10 +144,49 @@ def test_mac_that_is_found_or_of_no_guest_is_not_looked_for() -> None:
     host = Ports(BR0, PLAIN)
     host.found.look_for([GUEST, OTHER], 100.0)
     host.learn(GUEST, 21)
+    host.found.has_read(100.5)
     host.found.look_for([GUEST], 101.0)
     assert not host.found.is_looking
-    host.found.look_for([], 101.0)
+    host.found.look_for([OTHER], 102.0)
+    assert host.found.is_looking
+    host.found.look_for([], 103.0)
     assert not host.found.is_looking
+
+
+def test_mac_that_was_learnt_before_its_guest_named_it_is_looked_for_again() -> None:
+    """The port of a card can serve another guest now, and the guest be behind another port."""
+    host = Ports(BR0, PLAIN, PLAIN._replace(ifindex=23, name="tap1"))
+    host.learn(GUEST, 21)
+    host.found.has_read(10.0)
+    for since in (20.0, 40.0):
+        assert host.found.place([GUEST]) == GuestPlace(frozenset({21}), "", False)
+        host.found.look_for([GUEST], since)
+        assert host.found.is_looking
+        host.found.has_read(since + 1)
+        assert not host.found.is_looking
+        assert host.found.place([GUEST]) == GuestPlace(frozenset({21}), "", True)
+        host.found.look_for([], since + 2)  # the guest was started anew
+
+
+@pytest.mark.parametrize("guest_port", [TAP, PLAIN])
+def test_mac_that_the_bridge_of_its_port_learnt_on_an_uplink_is_outside_until_a_dump_ends_that(
+    guest_port: LinkSnapshot,
+) -> None:
+    """Another bridge on the same segment learns each of its broadcasts on an uplink."""
+    other = [
+        BR0._replace(ifindex=11, name="br1"),
+        BOND0._replace(ifindex=4, name="bond1", master_ifindex=11),
+    ]
+    host = Ports(BR0, BOND0, guest_port, *other)
+    host.found.look_for([GUEST], 0.0)
+    if guest_port is PLAIN:
+        host.learn(GUEST, 21)
+    for n, (learnt, trouble) in enumerate(
+        [(4, ""), (3, "br0 receives frames of 52:54:00:00:00:01 from outside"), (4, "")]
+    ):
+        host.learn(GUEST, learnt)
+        host.found.has_read(float(n))
+        assert host.found.place([GUEST]).trouble == trouble
 
 
 @given(st.integers(0, 1 << 32))

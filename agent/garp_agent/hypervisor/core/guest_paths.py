@@ -52,9 +52,8 @@ class GuestPaths:
             return GuestPath(followed, LOOKING, names, is_known=False)
         if not place.ports:
             return GuestPath(followed, PORT_UNKNOWN, is_known=False)
-        if place.missing:
-            reason = f"{min(place.missing).hex(':')} is behind no known port"
-            return GuestPath(followed, reason, names, is_known=False)
+        if place.trouble:
+            return GuestPath(followed, place.trouble, names, is_known=False)
         links: set[int] = set()
         reasons: set[str] = set()
         for port in place.ports:

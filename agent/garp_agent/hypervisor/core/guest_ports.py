@@ -5,10 +5,14 @@ A MAC is behind a port if one of these holds:
   - the port is a tun device of libvirt: its address is the guest's with fe as the first byte
   - the port is a macvtap: its address is the guest's
   - the bridge has learnt the MAC on the port; that is kept for as long as the port exists,
-    because the bridge forgets a silent guest after 300 s
+    because the bridge forgets a silent guest after 300 s.  When a guest names the MAC anew, the
+    tables are read again: the port of a card (a representor) outlives its guests.
 
 A guest can forge frames with the MAC of another guest.  Therefore a MAC can be behind several
 ports: the forged entry adds a port and removes none.
+
+A MAC that the bridge of its port has learnt on an uplink is outside this host as well: a card that
+is passed through has the same MAC as the tap (a failover pair), or the guest has moved.
 
 A MAC that stays unknown for SETTLE seconds is behind no port: the agent announces each address at
 least once a minute, and then the bridge knows it.  It is the MAC of a card that is passed through,
@@ -40,7 +44,7 @@ class GuestPlace(NamedTuple):
     """Where one guest is."""
 
     ports: frozenset[int]  # ifindexes
-    missing: frozenset[bytes]  # its MACs that are behind no known port
+    trouble: str  # why its frames can take another path, for the operator; "": they cannot
     is_settled: bool  # no further port is looked for
 
 
@@ -51,56 +55,85 @@ class GuestPorts:
         self._table = table
         self._topology = topology
         self._learnt: dict[int, set[bytes]] = {}  # MACs by port
-        self._ports: dict[bytes, set[int]] = {}  # by MAC, or by its last five bytes (of libvirt)
-        self._places = -1  # of the table, for which _ports holds
-        self._unknown: dict[bytes, float] = {}  # MACs of guests, since when
+        self._learnt_on: dict[bytes, set[int]] = {}  # ports by MAC
+        self._told: dict[bytes, set[int]] = {}  # by MAC, or by its last five bytes (of libvirt)
+        self._places = -1  # of the table, for which these hold
+        self._named: frozenset[bytes] = frozenset()  # the MACs of all guests
+        self._awaited: dict[bytes, float] = {}  # those that are looked for, since when
+        self._confirmed: set[bytes] = set()  # those that a dump since then has found
+        self._outside: dict[bytes, set[int]] = {}  # bridges that learnt a MAC on an uplink
+        self._read_outside: dict[bytes, set[int]] = {}  # the same, of the dump under way
         self._read_at = -inf  # when a dump of the tables ended
         self.version = 0  # grows with everything that :meth:`place` depends on, besides the links
 
     def look_for(self, macs: Iterable[bytes], now: float) -> None:
         """Take in the MACs of all guests."""
         self._refresh()
-        unknown = {mac: self._unknown.get(mac, now) for mac in macs if not self._ports_of(mac)}
-        self.version += unknown != self._unknown
-        self._unknown = unknown
+        self._named = frozenset(macs)
+        self._confirmed &= self._named
+        sought = [mac for mac in self._named if not self._is_found(mac)]
+        awaited = {mac: self._awaited.get(mac, now) for mac in sought}
+        self.version += awaited != self._awaited
+        self._awaited = awaited
 
     def learn(self, entry: LearntAddress) -> None:
         """Take in one entry of a bridge's table."""
         self._refresh()
-        port = self._table.links.get(entry.port_ifindex)
-        if port is None or not self._topology.is_guest_port(port):
+        mac, port = entry.hardware_address, self._table.links.get(entry.port_ifindex)
+        if port is None:
+            return
+        if not self._topology.is_guest_port(port):
+            if mac in self._named and self._topology.is_uplink(port):
+                self._read_outside.setdefault(mac, set()).add(port.master_ifindex)
             return
         known = self._learnt.setdefault(port.ifindex, set())
-        if entry.hardware_address not in known and len(known) < LEARNT_MOST:
-            known.add(entry.hardware_address)
+        if mac not in known and len(known) < LEARNT_MOST:
+            known.add(mac)
             self.version += 1
-            self._ports.setdefault(entry.hardware_address, set()).add(port.ifindex)
+            self._learnt_on.setdefault(mac, set()).add(port.ifindex)
 
     def has_read(self, now: float) -> None:
         """Note that a dump of the tables has ended, and that :meth:`learn` has all of it."""
+        self._refresh()
         self._read_at = now
+        self._outside, self._read_outside = self._read_outside, {}
+        self._confirmed |= {mac for mac in self._awaited if mac in self._learnt_on}
+        for mac in [mac for mac in self._awaited if self._is_found(mac)]:
+            del self._awaited[mac]
         self.version += 1
 
     @property
     def is_looking(self) -> bool:
         """Return whether the tables should be read again, to find the MAC of a guest."""
-        return any(self._read_at < since + SETTLE for since in self._unknown.values())
+        return any(self._read_at < since + SETTLE for since in self._awaited.values())
 
     def place(self, macs: Iterable[bytes]) -> GuestPlace:
         """Return where the guest with these MACs is."""
         self._refresh()
-        ports: set[int] = set()
-        missing: set[bytes] = set()
-        for mac in macs:
-            found = self._ports_of(mac)
-            ports |= found
-            if not found:
-                missing.add(mac)
-        is_settled = all(self._read_at >= self._unknown.get(mac, inf) + SETTLE for mac in missing)
-        return GuestPlace(frozenset(ports), frozenset(missing), is_settled)
+        found = {mac: self._told_on(mac) | self._learnt_on.get(mac, set()) for mac in macs}
+        troubles = (self._trouble(mac, found[mac]) for mac in sorted(found))
+        is_settled = all(
+            self._is_found(mac) or self._read_at >= self._awaited.get(mac, inf) + SETTLE
+            for mac in found
+        )
+        ports = frozenset(port for each in found.values() for port in each)
+        return GuestPlace(ports, next(filter(None, troubles), ""), is_settled)
 
-    def _ports_of(self, mac: bytes) -> set[int]:
-        return self._ports.get(mac, set()) | self._ports.get(mac[1:], set())
+    def _is_found(self, mac: bytes) -> bool:
+        return bool(self._told_on(mac)) or (mac in self._confirmed and mac in self._learnt_on)
+
+    def _told_on(self, mac: bytes) -> set[int]:
+        return self._told.get(mac, set()) | self._told.get(mac[1:], set())
+
+    def _trouble(self, mac: bytes, ports: set[int]) -> str:
+        if not ports:
+            return f"{mac.hex(':')} is behind no known port"
+        bridges = {self._table.links[port].master_ifindex for port in ports}
+        for bridge in bridges & self._outside.get(mac, set()):
+            if bridge in self._table.links:
+                name = self._table.links[bridge].name
+                return f"{name} receives frames of {mac.hex(':')} from outside"
+        return ""
 
     def _refresh(self) -> None:
         if self._places == self._table.places:
@@ -108,14 +141,14 @@ class GuestPorts:
         self._places = self._table.places
         links = self._table.links
         self._learnt = {port: macs for port, macs in self._learnt.items() if port in links}
-        self._ports = {}
+        self._learnt_on, self._told = {}, {}
         for port, macs in self._learnt.items():
             for mac in macs:
-                self._ports.setdefault(mac, set()).add(port)
+                self._learnt_on.setdefault(mac, set()).add(port)
         for link in links.values():
             own = _told_by_address(link)
             if own and self._topology.is_guest_port(link):
-                self._ports.setdefault(own, set()).add(link.ifindex)
+                self._told.setdefault(own, set()).add(link.ifindex)
 
 
 def _told_by_address(port: LinkSnapshot) -> bytes:
