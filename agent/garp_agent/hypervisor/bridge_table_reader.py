@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from garp_agent.hypervisor.core.guest_ports import GuestPorts
     from garp_agent.runtime.netlink import Events
 
-READ_AGAIN = 15.0  # seconds between two dumps while a guest is looked for
+READ_AGAIN = 5.0  # seconds between two dumps while a guest is looked for
 READ_ALWAYS = 60.0  # seconds between two dumps, even if no guest is looked for
 PART = 8  # datagrams in one turn; each has about 500 entries
 

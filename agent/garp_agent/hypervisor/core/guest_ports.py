@@ -12,7 +12,7 @@ A guest can forge frames with the MAC of another guest.  Therefore a MAC can be 
 ports: the forged entry adds a port and removes none.
 
 A MAC that the bridge of its port has learnt on an uplink is outside this host as well: a card that
-is passed through has the same MAC as the tap (a failover pair), or the guest has moved.
+is passed through can have the MAC of the port (net_failover), or the guest has moved.
 
 A MAC that stays unknown for SETTLE seconds is behind no port: the agent announces each address at
 least once a minute, and then the bridge knows it.  It is the MAC of a card that is passed through,
