@@ -21,7 +21,7 @@ help:
 	@echo 'make bench-failover  outages behind a real bond, in virtual machines (10 min)'
 	@echo 'make bench-late-paths  outages where a path works later than its carrier (20 min)'
 	@echo 'make pictures  the pictures of the README, from docs/measurements.md'
-	@echo 'make pyz     dist/garp-agent.pyz: one file for a bare Python 3.9 or newer'
+	@echo 'make pyz     dist/garp-agent.pyz: one file for a bare Python 3.6 or newer'
 	@echo 'make deb     dist/*.deb, with debhelper, dh-python, pandoc, python3-click and python3-yaml'
 	@echo 'make man     build/man: the man pages'
 	@echo 'make clean   remove everything that these made'
@@ -82,7 +82,7 @@ clean:
 
 .PHONY: pyz deb man test-packages
 
-# One file for a bare Python 3.9 or newer, compiled for the interpreters of this machine.
+# One file for a bare Python 3.6 or newer, compiled for the interpreters of this machine.
 pyz:
 	python3 tools/build_pyz.py
 

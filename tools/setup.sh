@@ -5,7 +5,7 @@
 #   tools/setup.sh python        only .venv
 #   tools/setup.sh plot|mutation   .venv-plot, .venv-mutation
 #   tools/setup.sh lint          .venv-lint
-#   tools/setup.sh pythons       print "3.X PATH" for each interpreter that the tests can use
+#   tools/setup.sh pythons [6]   print "3.X PATH" for each interpreter from 3.9, or 3.6, on
 #   tools/setup.sh pure 3.X PATH   .venv-3.X with what the tests of every-python.sh need
 #
 # As root on a machine with apt-get, install the packages.  Otherwise say in one line which
@@ -95,13 +95,13 @@ version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/de
 
 # The first CPython of each version.  A name on PATH may be pyenv's stand-in, which may start
 # nothing: print what sys.executable says.
-pythons() {
-    for candidate in python3 /usr/bin/python3 python3.9 python3.10 python3.11 python3.12 \
-        python3.13 python3.14 python3.15 \
+pythons() { # OLDEST
+    for candidate in python3 /usr/bin/python3 python3.6 python3.7 python3.8 python3.9 python3.10 \
+        python3.11 python3.12 python3.13 python3.14 python3.15 \
         "${PYENV_ROOT:-${HOME:-/root}/.pyenv}"/versions/3.*/bin/python3; do
         "$candidate" -c 'import sys
-if sys.implementation.name == "cpython" and sys.version_info >= (3, 9):
-    print("%d.%d" % sys.version_info[:2], sys.executable)' 2>/dev/null || true
+if sys.implementation.name == "cpython" and sys.version_info >= (3, int(sys.argv[1])):
+    print("%d.%d" % sys.version_info[:2], sys.executable)' "$1" 2>/dev/null || true
     done | sort -u -t . -k 2,2n
 }
 
@@ -137,7 +137,7 @@ main_venv() { # FOLDER EXTRAS
     3.9 | 3.[1-9][0-9]) ;;
     *)
         [ -z "${PYTHON:-}" ] || fail "PYTHON=$PYTHON is not a Python of at least 3.9"
-        python=$(pythons | tail -n 1 | cut -d ' ' -f 2)
+        python=$(pythons 9 | tail -n 1 | cut -d ' ' -f 2)
         ;;
     esac
     [ -n "$python" ] || fail "no Python of at least 3.9: apt-get install python3 python3-venv"
@@ -161,7 +161,7 @@ plot | test) packages $TEST_TOOLS ;;
 packaging) packages $PACKAGING_TOOLS ;;
 python | mutation) ;;
 lint) main_venv .venv-lint test,lint ;;
-pythons) pythons ;;
+pythons) pythons "${2:-9}" ;;
 pure)
     make_venv ".venv-$2" "$3"
     pip_install ".venv-$2" $PURE_NEEDS

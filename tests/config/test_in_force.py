@@ -103,5 +103,5 @@ def test_the_problems_of_the_child_are_raised_here(usual: Path) -> None:
 
 
 def test_a_child_without_a_result_is_a_configuration_that_could_not_be_read() -> None:
-    with pytest.raises(ConfigError, match=r"^the configuration could not be read: it failed"):
+    with pytest.raises(ConfigError, match=r"^the configuration could not be read: it was killed"):
         in_force.finish_reading(Child(object))

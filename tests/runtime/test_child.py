@@ -37,10 +37,15 @@ def test_result_can_be_waited_for_and_is_handed_over(value: object) -> None:
     assert running.result() == value
 
 
+def test_work_that_raises_is_an_error_with_its_reason() -> None:
+    with pytest.raises(ChildError, match=r"^ZeroDivisionError: division by zero$"):
+        Child(lambda: 1 / 0).result()
+
+
 @pytest.mark.parametrize(
     "work",
-    [lambda: 1 / 0, object, lambda: os._exit(3), lambda: os.kill(os.getpid(), 9)],
-    ids=["raises", "cannot be marshalled", "exits", "killed"],
+    [object, lambda: os._exit(3), lambda: os.kill(os.getpid(), 9)],
+    ids=["cannot be marshalled", "exits", "killed"],
 )
 def test_failing_work_is_an_error(work: Any, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ChildError):

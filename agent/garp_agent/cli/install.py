@@ -322,7 +322,8 @@ def _remove_group(tree: Tree) -> str:
         return f"absent group {GROUP} in {path}"
     if not ours[0].endswith(":"):
         return f"kept group {GROUP} in {path}, because it has members"
-    if others := [unit for unit in SYSUSERS if os.path.exists(tree.path(unit))]:
+    others = [unit for unit in SYSUSERS if os.path.exists(tree.path(unit))]
+    if others:
         return f"kept group {GROUP} in {path}, because of {tree.path(others[0])}"
     for name in ("etc/group", "etc/gshadow"):
         each = tree.path(name)

@@ -57,8 +57,10 @@ class ProbeDriver:
         self._series = series
         while True:
             now = time.monotonic()
-            while (probe := series.next_probe(now)) is not None:
+            probe = series.next_probe(now)
+            while probe is not None:
                 self._send(series, probe)
+                probe = series.next_probe(now)
             if is_over(now):
                 break
             wake_at = min(series.deadline(), now + 0.05)
@@ -81,7 +83,8 @@ class ProbeDriver:
         source = probe_source(port.hardware_address)
         number = self._first + probe.sequence & 0xFFFFFFFF
         frame = encode_probe(target.address, source, target.tags, self._run, number)
-        if errno := self._sender.send(port.name, frame):
+        errno = self._sender.send(port.name, frame)
+        if errno:
             series.not_sent(probe.sequence, errno)
 
     def _reader(self, port: int, receiver: ProbeReceiver) -> Callable[[float], None]:

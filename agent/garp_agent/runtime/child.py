@@ -61,8 +61,11 @@ class Child:
             pass
         os.close(self._pipe)
         if os.waitpid(self._pid, 0)[1] != 0:
-            raise ChildError(f"it failed, or took more than {TIME_LIMIT} s")
-        return marshal.loads(self._received)
+            raise ChildError(f"it was killed, or took more than {TIME_LIMIT} s")
+        is_done, value = marshal.loads(self._received)
+        if not is_done:
+            raise ChildError(value)
+        return value
 
 
 def _run_in_child(work: Callable[[], Any], write_end: int) -> None:
@@ -75,10 +78,18 @@ def _run_in_child(work: Callable[[], Any], write_end: int) -> None:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(TIME_LIMIT)
-        _write_all(write_end, marshal.dumps(work()))
+        _write_all(write_end, marshal.dumps(_attempt(work)))
         status = 0
     finally:
         os._exit(status)
+
+
+def _attempt(work: Callable[[], Any]) -> tuple[bool, Any]:
+    """Return whether the work was done, and its result or what it raised as text."""
+    try:
+        return True, work()
+    except Exception as error:
+        return False, f"{type(error).__name__}: {error}"
 
 
 def _close_all_but(kept: int) -> None:
