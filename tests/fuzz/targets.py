@@ -14,7 +14,7 @@ from garp_agent.guest.core import frames, kernel
 from garp_agent.guest.core.engine import Engine
 from garp_agent.guest.core.model import Cause, ClaimSeen
 from garp_agent.guest.requests import RequestHandler
-from garp_agent.hypervisor.core import bridge_tables, linkstate
+from garp_agent.hypervisor.core import bridge_tables, bridge_vlans, link_counters, linkstate
 from garp_agent.wire import lines, protocol, rtnetlink, sock_diag
 from garp_agent.wire.model import DumpComplete, DumpStarted
 from tests import golden
@@ -44,6 +44,7 @@ def bonds(data: bytes) -> None:
     try:
         linkstate.decode(data)
         bridge_tables.decode(data)
+        rtnetlink.decode(LEARNING, data)
     except rtnetlink.DecodeError:
         return
 
@@ -107,6 +108,10 @@ def configuration(data: bytes) -> None:
     assert all(str(problem).startswith("fuzzed.yaml") for problem in problems)
 
 
+LEARNING: dict[int, rtnetlink.Reader[object]] = {
+    rtnetlink.RTM_NEWLINK: bridge_vlans.read_vlans,
+    rtnetlink.RTM_NEWSTATS: link_counters.read_counters,
+}
 NETLINK = [
     golden.read(name) for folder in ("rtnetlink", "topology") for name in golden.names(folder)
 ]

@@ -22,7 +22,7 @@ DEFAULT_KERNEL = "bookworm-cloud"
 MODULES = (
     *("virtio_pci", "virtio_net", "virtio_console"),
     *("e1000", "8021q", "bonding", "bridge", "veth", "dummy", "macvlan", "ipvlan", "vrf"),
-    *("team", "team_mode_activebackup", "unix_diag"),
+    *("tun", "macvtap", "vxlan", "team", "team_mode_activebackup", "unix_diag"),
 )
 
 

@@ -34,6 +34,8 @@ RTM_NEWNEIGH = 28
 RTM_GETNEIGH = 30
 RTM_NEWNETCONF = 80
 RTM_GETNETCONF = 82
+RTM_NEWSTATS = 92
+RTM_GETSTATS = 94
 
 RTNLGRP_LINK = 1
 RTNLGRP_IPV4_IFADDR = 5
@@ -48,6 +50,7 @@ IFLA_WIRELESS = 11
 IFLA_PROTINFO = 12
 IFLA_OPERSTATE = 16
 IFLA_LINKINFO = 18
+IFLA_AF_SPEC = 26
 IFLA_EXT_MASK = 29
 IFLA_LINK_NETNSID = 37
 IFLA_PHYS_PORT_NAME = 38
@@ -72,7 +75,9 @@ _NLM_F_MULTI = 0x002
 _NLM_F_ACK = 0x004
 _NLM_F_DUMP_INTR = 0x010
 _NLA_TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
+_RTEXT_FILTER_BRVLAN_COMPRESSED = 1 << 2
 _RTEXT_FILTER_SKIP_STATS = 1 << 3
+_STATS_FILTER_LINK_64 = 1 << 0
 
 AF_UNSPEC = 0
 AF_BRIDGE = 7
@@ -84,8 +89,11 @@ _LINK = Struct("=BxHiII")  # ifinfomsg: family, hardware type, index, flags, cha
 ADDRESS_HEADER = Struct("=BBBBI")  # ifaddrmsg: family, prefix length, flags, scope, index
 NEIGHBOR_HEADER = Struct("=BxxxIHBB")  # ndmsg: family, index, state, flags, type
 NETCONF_HEADER = Struct("=B3x")  # netconfmsg: family, and its padding
+STATS_HEADER = Struct("=B3xII")  # if_stats_msg: family, index, filter mask
 _ERROR = Struct("=i")
+_U16 = Struct("=H")
 _U32 = Struct("=I")
+_ETHERTYPE = Struct("!H")
 
 
 class DecodeError(ValueError):
@@ -129,8 +137,22 @@ class Subject(NamedTuple, Generic[T]):
 
 def dump_links(sequence: int) -> bytes:
     """Return the request for all links, without their IPv6 statistics."""
-    without_statistics = _ATTRIBUTE.pack(8, IFLA_EXT_MASK) + _U32.pack(_RTEXT_FILTER_SKIP_STATS)
-    return request(RTM_GETLINK, sequence, _LINK.pack(AF_UNSPEC, 0, 0, 0, 0) + without_statistics)
+    return _dump_links_of(AF_UNSPEC, _RTEXT_FILTER_SKIP_STATS, sequence)
+
+
+def dump_bridge_vlans(sequence: int) -> bytes:
+    """Return the request for the VLAN tables of all bridges and their ports, as ranges."""
+    return _dump_links_of(AF_BRIDGE, _RTEXT_FILTER_BRVLAN_COMPRESSED, sequence)
+
+
+def dump_link_counters(sequence: int) -> bytes:
+    """Return the request for the packet counters of all links (Linux 4.7)."""
+    return request(RTM_GETSTATS, sequence, STATS_HEADER.pack(AF_UNSPEC, 0, _STATS_FILTER_LINK_64))
+
+
+def _dump_links_of(family: int, extended: int, sequence: int) -> bytes:
+    mask = _ATTRIBUTE.pack(8, IFLA_EXT_MASK) + _U32.pack(extended)
+    return request(RTM_GETLINK, sequence, _LINK.pack(family, 0, 0, 0, 0) + mask)
 
 
 def dump_addresses(sequence: int) -> bytes:
@@ -259,6 +281,18 @@ def u32(found: Mapping[int, bytes], attribute_type: int, default: int = 0) -> in
     if value is None:
         return default
     return int(integer(_U32, attribute_type, value))
+
+
+def u16(found: Mapping[int, bytes], attribute_type: int, default: int = 0) -> int:
+    """Return a 16-bit attribute, or ``default`` if it is absent.  Raises DecodeError."""
+    value = found.get(attribute_type)
+    return default if value is None else integer(_U16, attribute_type, value)
+
+
+def ethertype(found: Mapping[int, bytes], attribute_type: int, default: int = 0) -> int:
+    """Return a 16-bit attribute in network byte order.  Raises DecodeError."""
+    value = found.get(attribute_type)
+    return default if value is None else integer(_ETHERTYPE, attribute_type, value)
 
 
 def u8(found: Mapping[int, bytes], attribute_type: int, default: int = 0) -> int:

@@ -125,6 +125,8 @@ def test_decode_interrupted_dump_reports_it_once_and_first() -> None:
         ("dump-addresses", rtnetlink.dump_addresses, 0xFFFFFFFF),
         ("dump-forwarding", rtnetlink.dump_forwarding, 1),
         ("dump-bridge-tables", rtnetlink.dump_bridge_tables, 7),
+        ("dump-bridge-vlans", rtnetlink.dump_bridge_vlans, 7),
+        ("dump-link-counters", rtnetlink.dump_link_counters, 7),
     ],
 )
 def test_dump_request_equals_golden(

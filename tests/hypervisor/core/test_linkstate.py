@@ -20,6 +20,7 @@ from garp_agent.hypervisor.core.linkstate import (
     LinkReport,
     LinkSnapshot,
     PortStateReport,
+    VlanTag,
 )
 from garp_agent.wire.model import LinkGone
 from garp_agent.wire.rtnetlink import DecodeError, DumpDone, DumpInterrupted
@@ -36,7 +37,9 @@ BOND0 = LinkSnapshot(6, "bond0", 0x11443, 7, "bond", "bridge", ACTIVE, None, 3, 
 USED, LOST = BondPort(True, linkstate.LINK_UP), BondPort(True, linkstate.LINK_DOWN)
 UP1 = LinkSnapshot(5, "up1", 0x11843, 6, "veth", "bond", None, USED, None, 4, MAC)
 UP0 = LinkSnapshot(3, "up0", 0x1803, 6, "veth", "bond", None, LOST, None, 2, MAC)
-VLAN = LinkSnapshot(8, "bond0.5", 0x1002, kind="vlan", lower_ifindex=6, hardware_address=MAC)
+VLAN = LinkSnapshot(
+    8, "bond0.5", 0x1002, 0, "vlan", lower_ifindex=6, hardware_address=MAC, vlan=VlanTag(0x8100, 5)
+)
 
 
 def other(ifindex: int, name: str, flags: int, mac: str, **more: Any) -> LinkSnapshot:

@@ -4,19 +4,27 @@ Reads the kernel's answer to a dump; keeps nothing.  The messages that the kerne
 (RTNLGRP_NEIGH) are not asked for: a guest can cause any number of them, and every entry of every
 ARP table is in them as well.
 
-Numbers: <linux/neighbour.h>.
+Numbers: <linux/neighbour.h>.  What the kernel fills in: net/bridge/br_fdb.c, fdb_fill_info().
 """
 
 from __future__ import annotations
+
+from struct import Struct
 
 from garp_agent.wire import rtnetlink
 from garp_agent.wire.record import NamedTuple
 
 _NDA_LLADDR = 2
+_NDA_CACHEINFO = 3
+_NDA_VLAN = 5
 _NDA_MASTER = 9
+_NDA_FLAGS_EXT = 15
 _NUD_PERMANENT = 0x80  # of the host itself, or added by hand
 _NTF_SELF = 0x02  # the filter of a card or the table of a vxlan, not that of a bridge
 _NTF_EXT_LEARNED = 0x10  # told by a control plane, not learnt from a frame
+_NTF_EXT_LOCKED = 0x02  # seen on a locked port, and not trusted yet
+_UPDATED = Struct("=8xI")  # struct nda_cacheinfo: ndm_updated
+_TICK = 0.01  # seconds; USER_HZ is 100 on all that Linux runs on but alpha and ia64
 
 
 class LearntAddress(NamedTuple):
@@ -26,12 +34,24 @@ class LearntAddress(NamedTuple):
     port_ifindex: int
 
 
+class TableEntry(NamedTuple):
+    """A learnt or static entry of a bridge's table, with all that the kernel says of it."""
+
+    hardware_address: bytes
+    port_ifindex: int
+    bridge_ifindex: int
+    vlan: int = 0  # 0: the bridge does not filter VLANs, or the entry is for no VLAN
+    age: float = 0.0  # seconds since the bridge received a frame from it, rounded to 0.01
+    is_trusted: bool = True  # False: on a locked port, which drops its frames
+
+
 def decode(datagram: bytes) -> list[LearntAddress | rtnetlink.ControlMessage]:
-    """Return the learnt entries in one datagram.  Raises rtnetlink.DecodeError."""
-    return rtnetlink.decode({rtnetlink.RTM_NEWNEIGH: _entry}, datagram)
+    """Return the learnt addresses in one datagram.  Raises rtnetlink.DecodeError."""
+    return rtnetlink.decode({rtnetlink.RTM_NEWNEIGH: _learnt_address}, datagram)
 
 
-def _entry(data: bytes, start: int, end: int, dumped: bool) -> tuple[LearntAddress, ...]:
+def read_entry(data: bytes, start: int, end: int, dumped: bool) -> tuple[TableEntry, ...]:
+    """Read one RTM_NEWNEIGH; nothing, if no frame of another host or guest made the entry."""
     header = rtnetlink.NEIGHBOR_HEADER
     family, ifindex, state, flags, _type = rtnetlink.fixed(header, data, start, end)
     skipped = state & _NUD_PERMANENT or flags & (_NTF_SELF | _NTF_EXT_LEARNED)
@@ -41,7 +61,20 @@ def _entry(data: bytes, start: int, end: int, dumped: bool) -> tuple[LearntAddre
     address = found.get(_NDA_LLADDR, b"")
     if _NDA_MASTER not in found or len(address) != 6:
         return ()
-    return (LearntAddress(address, ifindex),)
+    times = found.get(_NDA_CACHEINFO)
+    entry = TableEntry(
+        address,
+        ifindex,
+        rtnetlink.u32(found, _NDA_MASTER),
+        rtnetlink.u16(found, _NDA_VLAN),
+        0.0 if times is None else rtnetlink.integer(_UPDATED, _NDA_CACHEINFO, times) * _TICK,
+        not rtnetlink.u32(found, _NDA_FLAGS_EXT) & _NTF_EXT_LOCKED,
+    )
+    return (entry,)
+
+
+def _learnt_address(data: bytes, start: int, end: int, dumped: bool) -> tuple[LearntAddress, ...]:
+    return tuple(LearntAddress(*entry[:2]) for entry in read_entry(data, start, end, dumped))
 
 
 BRIDGE_TABLES: rtnetlink.Subject[LearntAddress] = rtnetlink.Subject(

@@ -69,7 +69,7 @@ class LinkTable:
             link = link._replace(bond=before.bond)  # a message without bond data
         told = self._port_states.get(link.ifindex)
         if report.dumped and told is not None and told.bridge_ifindex == link.master_ifindex:
-            link = link._replace(port_state=told.state)
+            link = link._replace(port_state=told.state, port_options=told.options)
         self._put(before, link)
         return [LinkChange(before, link, report.event)]
 
@@ -80,7 +80,8 @@ class LinkTable:
         before = self.links.get(report.ifindex)
         if before is None or before.master_ifindex != report.bridge_ifindex:
             return []
-        link = self.links[report.ifindex] = before._replace(port_state=report.state)
+        link = before._replace(port_state=report.state, port_options=report.options)
+        self.links[report.ifindex] = link
         return [LinkChange(before, link)]
 
     def _put(self, before: LinkSnapshot | None, link: LinkSnapshot) -> None:

@@ -1,4 +1,4 @@
-"""rtnetlink messages to what the watcher knows of a link: kind, carrier, place, bond data.
+"""rtnetlink messages to what the watcher knows of a link: kind, carrier, place, bond, VLAN, bridge.
 
 Does not decide whether a change is a failover (hypervisor.core.bonds), keeps no state between
 datagrams, and opens no socket.  A team driver does not put the state of its ports into rtnetlink:
@@ -49,12 +49,23 @@ STATE_FORWARDING = 3
 STATE_BLOCKING = 4
 
 _IFLA_BRPORT_STATE = 1
+_IFLA_BRPORT_LEARNING = 8
+_IFLA_BRPORT_ISOLATED = 33
+_IFLA_BRPORT_LOCKED = 39
+_IFLA_BR_AGEING_TIME = 4
+_IFLA_BR_VLAN_FILTERING = 7
+_IFLA_BR_VLAN_PROTOCOL = 8
+_IFLA_VLAN_ID = 1
+_IFLA_VLAN_PROTOCOL = 5
 _IFLA_VXLAN_LINK = 3
 _IFLA_BOND_MODE = 1
 _IFLA_BOND_ACTIVE_SLAVE = 2
 _IFLA_BOND_SLAVE_STATE = 1
 _IFLA_BOND_SLAVE_MII_STATUS = 2
 _BOND_STATE_ACTIVE = 0
+_TICK = 0.01  # seconds; USER_HZ is 100 on all that Linux runs on but alpha and ia64
+
+ETH_P_8021Q = 0x8100
 
 
 class Bond(NamedTuple):
@@ -69,6 +80,29 @@ class BondPort(NamedTuple):
 
     active: bool  # BOND_STATE_ACTIVE; what that means depends on the mode
     link: int  # LINK_*
+
+
+class VlanTag(NamedTuple):
+    """One VLAN tag."""
+
+    protocol: int  # the ethertype (TPID), as 0x8100 or 0x88a8
+    vlan: int  # 0 to 4095
+
+
+class BridgeOptions(NamedTuple):
+    """The data of a link of kind "bridge"."""
+
+    filters_vlans: bool = False
+    vlan_protocol: int = ETH_P_8021Q  # of the tags that it reads and writes
+    ageing: float = 300.0  # seconds after which it forgets a silent address
+
+
+class PortOptions(NamedTuple):
+    """The options of a bridge's port."""
+
+    learning: bool = True
+    locked: bool = False  # frames of addresses that it has not been told to trust are dropped
+    isolated: bool = False  # it exchanges no frames with other isolated ports
 
 
 class LinkSnapshot(NamedTuple):
@@ -87,6 +121,9 @@ class LinkSnapshot(NamedTuple):
     hardware_address: bytes = b""
     port_name: str = ""  # the card's name for it: "p0", "pf0vf3" for a representor
     bus: str = ""  # of its device: "pci", "xen-backend", ...; "" for others and before Linux 5.14
+    vlan: VlanTag | None = None  # of a link of kind "vlan"
+    bridge: BridgeOptions | None = None  # of a link of kind "bridge"
+    port_options: PortOptions = PortOptions()  # of a bridge's port
 
     @property
     def has_carrier(self) -> bool:
@@ -108,6 +145,7 @@ class PortStateReport(NamedTuple):
     ifindex: int
     bridge_ifindex: int
     state: int  # STATE_*
+    options: PortOptions = PortOptions()
 
 
 if TYPE_CHECKING:
@@ -129,6 +167,8 @@ def _report(data: bytes, start: int, end: int, dumped: bool) -> tuple[LinkMessag
     info = rtnetlink.nested(found.get(rtnetlink.IFLA_LINKINFO, b""))
     kind = rtnetlink.text(info, rtnetlink.IFLA_INFO_KIND)
     port_kind = rtnetlink.text(info, rtnetlink.IFLA_INFO_SLAVE_KIND)
+    own = rtnetlink.nested(info.get(rtnetlink.IFLA_INFO_DATA, b""))
+    port = rtnetlink.nested(info.get(rtnetlink.IFLA_INFO_SLAVE_DATA, b""))
     link = LinkSnapshot(
         ifindex,
         rtnetlink.text(found, rtnetlink.IFLA_IFNAME),
@@ -136,57 +176,83 @@ def _report(data: bytes, start: int, end: int, dumped: bool) -> tuple[LinkMessag
         rtnetlink.u32(found, rtnetlink.IFLA_MASTER),
         kind,
         port_kind,
-        _bond(info) if kind == "bond" else None,
-        _bond_port(info) if port_kind == "bond" else None,
-        _state_in(info.get(rtnetlink.IFLA_INFO_SLAVE_DATA)) if port_kind == "bridge" else None,
-        _lower(kind, found, info),
+        _bond(own) if kind == "bond" else None,
+        _bond_port(port) if port_kind == "bond" else None,
+        _state_in(port) if port_kind == "bridge" else None,
+        _lower(kind, found, own),
         found.get(rtnetlink.IFLA_ADDRESS, b""),
         rtnetlink.text(found, rtnetlink.IFLA_PHYS_PORT_NAME),
         rtnetlink.text(found, rtnetlink.IFLA_PARENT_DEV_BUS_NAME),
+        _vlan(own) if kind == "vlan" else None,
+        _bridge(own) if kind == "bridge" else None,
+        _port_options(port) if port_kind == "bridge" else PortOptions(),
     )
     return (LinkReport(link, rtnetlink.u32(found, rtnetlink.IFLA_EVENT), dumped),)
 
 
-def _lower(kind: str, found: dict[int, bytes], info: dict[int, bytes]) -> int:
+def _lower(kind: str, found: dict[int, bytes], data: dict[int, bytes]) -> int:
     if rtnetlink.IFLA_LINK_NETNSID in found:  # the index is one of another namespace
         return 0
     if kind == "vxlan":
-        data = rtnetlink.nested(info.get(rtnetlink.IFLA_INFO_DATA, b""))
         return rtnetlink.u32(data, _IFLA_VXLAN_LINK)
     return rtnetlink.u32(found, rtnetlink.IFLA_LINK)
 
 
 def _port_state(ifindex: int, found: dict[int, bytes]) -> tuple[PortStateReport, ...]:
-    state = _state_in(found.get(rtnetlink.IFLA_PROTINFO))
+    port = rtnetlink.nested(found.get(rtnetlink.IFLA_PROTINFO, b""))
+    state = _state_in(port)
     if state is None:  # a message about the bridge itself
         return ()
-    return (PortStateReport(ifindex, rtnetlink.u32(found, rtnetlink.IFLA_MASTER), state),)
+    bridge = rtnetlink.u32(found, rtnetlink.IFLA_MASTER)
+    return (PortStateReport(ifindex, bridge, state, _port_options(port)),)
 
 
-def _state_in(port: bytes | None) -> int | None:
-    found = rtnetlink.nested(port or b"")
-    if _IFLA_BRPORT_STATE not in found:
+def _state_in(port: dict[int, bytes]) -> int | None:
+    if _IFLA_BRPORT_STATE not in port:
         return None
-    return rtnetlink.u8(found, _IFLA_BRPORT_STATE)
+    return rtnetlink.u8(port, _IFLA_BRPORT_STATE)
 
 
-def _bond(info: dict[int, bytes]) -> Bond | None:
-    found = rtnetlink.nested(info.get(rtnetlink.IFLA_INFO_DATA, b""))
-    if _IFLA_BOND_MODE not in found:
-        return None
-    return Bond(
-        rtnetlink.u8(found, _IFLA_BOND_MODE),
-        rtnetlink.u32(found, _IFLA_BOND_ACTIVE_SLAVE),
+def _port_options(port: dict[int, bytes]) -> PortOptions:
+    return PortOptions(
+        bool(rtnetlink.u8(port, _IFLA_BRPORT_LEARNING, 1)),
+        bool(rtnetlink.u8(port, _IFLA_BRPORT_LOCKED)),
+        bool(rtnetlink.u8(port, _IFLA_BRPORT_ISOLATED)),
     )
 
 
-def _bond_port(info: dict[int, bytes]) -> BondPort | None:
-    found = rtnetlink.nested(info.get(rtnetlink.IFLA_INFO_SLAVE_DATA, b""))
-    if _IFLA_BOND_SLAVE_STATE not in found:
+def _bridge(data: dict[int, bytes]) -> BridgeOptions:
+    default = BridgeOptions()
+    ageing = rtnetlink.u32(data, _IFLA_BR_AGEING_TIME, round(default.ageing / _TICK))
+    return BridgeOptions(
+        bool(rtnetlink.u8(data, _IFLA_BR_VLAN_FILTERING)),
+        rtnetlink.ethertype(data, _IFLA_BR_VLAN_PROTOCOL, default.vlan_protocol),
+        ageing * _TICK,
+    )
+
+
+def _vlan(data: dict[int, bytes]) -> VlanTag | None:
+    if _IFLA_VLAN_ID not in data:
+        return None
+    protocol = rtnetlink.ethertype(data, _IFLA_VLAN_PROTOCOL, ETH_P_8021Q)
+    return VlanTag(protocol, rtnetlink.u16(data, _IFLA_VLAN_ID))
+
+
+def _bond(data: dict[int, bytes]) -> Bond | None:
+    if _IFLA_BOND_MODE not in data:
+        return None
+    return Bond(
+        rtnetlink.u8(data, _IFLA_BOND_MODE),
+        rtnetlink.u32(data, _IFLA_BOND_ACTIVE_SLAVE),
+    )
+
+
+def _bond_port(port: dict[int, bytes]) -> BondPort | None:
+    if _IFLA_BOND_SLAVE_STATE not in port:
         return None
     return BondPort(
-        rtnetlink.u8(found, _IFLA_BOND_SLAVE_STATE) == _BOND_STATE_ACTIVE,
-        rtnetlink.u8(found, _IFLA_BOND_SLAVE_MII_STATUS),
+        rtnetlink.u8(port, _IFLA_BOND_SLAVE_STATE) == _BOND_STATE_ACTIVE,
+        rtnetlink.u8(port, _IFLA_BOND_SLAVE_MII_STATUS),
     )
 
 

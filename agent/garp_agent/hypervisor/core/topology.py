@@ -65,7 +65,15 @@ class Topology:
         if port.kind in _TAPS_OF_A_LINK:
             return True
         is_port = port.port_kind in _SWITCHES and port.kind != _OVS
-        return is_port and not self.is_uplink(port) and self._joined(port) is None
+        return is_port and not self.is_uplink(port) and self.joined(port) is None
+
+    def joined(self, port: LinkSnapshot) -> LinkSnapshot | None:
+        """Return the other end of a veth, if both are ports."""
+        if port.kind != "veth" or not port.master_ifindex:
+            return None
+        other = self._table.links.get(port.lower_ifindex)
+        is_port = other is not None and other.kind == "veth" and other.port_kind in _SWITCHES
+        return other if is_port else None
 
     def path(self, ifindex: int) -> Path:
         """Return what is below a guest port, a bridge, a bond or any other link."""
@@ -79,14 +87,6 @@ class Topology:
 
     def _is_in_switch(self, link: LinkSnapshot) -> bool:
         return link.port_kind in _SWITCHES and not self.is_uplink(link)
-
-    def _joined(self, port: LinkSnapshot) -> LinkSnapshot | None:
-        """Return the other end of a veth, if both are ports."""
-        if port.kind != "veth" or not port.master_ifindex:
-            return None
-        other = self._table.links.get(port.lower_ifindex)
-        is_port = other is not None and other.kind == "veth" and other.port_kind in _SWITCHES
-        return other if is_port else None
 
     def _explore(self, start: int) -> Path:
         links: set[int] = set()
@@ -125,7 +125,7 @@ class Topology:
         """Return the bridges that a bridge is joined to."""
         if link.kind not in _SWITCHES:
             return []
-        others = map(self._joined, self._table.ports(link.ifindex))
+        others = map(self.joined, self._table.ports(link.ifindex))
         return [other.master_ifindex for other in others if other is not None]
 
 

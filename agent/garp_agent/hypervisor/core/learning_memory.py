@@ -1,0 +1,181 @@
+"""What the bridges' tables have said so far: which MAC was heard behind which guest port, and when.
+
+A bridge forgets a silent address after its ageing time (300 s by default).  The memory keeps it for
+as long as the port exists and has carrier.  It also keeps which addresses were seen on uplinks
+lately: such an address belongs to another host, or a guest has forged it.
+
+Does not read the tables and decides nothing: hypervisor.core.learning_plan does.
+
+The addresses of a port or bridge are kept as one bytes object, 16 bytes for each: a dict would take
+three times as much, and 1,000 dicts of one address 300 KiB.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from struct import Struct
+
+from garp_agent.wire.record import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from garp_agent.hypervisor.core.bridge_tables import TableEntry
+    from garp_agent.hypervisor.core.link_counters import LinkCounters
+    from garp_agent.hypervisor.core.links import LinkTable
+    from garp_agent.hypervisor.core.linkstate import LinkSnapshot
+    from garp_agent.hypervisor.core.topology import Topology
+
+PORT_MOST = 64  # addresses of one port, besides its own guest's: it can make up any number
+OUTSIDE_MOST = 16384  # addresses of one bridge that were seen on its uplinks
+OUTSIDE_LATELY = 600.0  # seconds for which an address that was seen on an uplink is kept
+SNAPSHOT_MOST = 150.0  # seconds between two snapshots; half the default ageing time
+SNAPSHOT_LEAST = 5.0
+_VLAN_BITS = 12
+
+
+_ADDRESS = Struct("=Qd")  # MAC and VLAN, see _packed(); the time
+
+
+class HeardAddress(NamedTuple):
+    """An address behind a guest port, or on another port of a bridge."""
+
+    hardware_address: bytes
+    vlan: int  # as TableEntry.vlan
+    heard_at: float  # when a bridge received a frame from it
+
+
+class LearningMemory:
+    """The addresses behind all guest ports.  The caller supplies the time."""
+
+    def __init__(self) -> None:
+        self._heard: dict[int, bytes] = {}  # by port whose guest has sent a frame
+        self._outside: dict[int, bytes] = {}  # by bridge: on ports that are no guest's
+        self._untrusted: dict[int, int] = {}  # by port: entries of the latest tables
+        self.dropped: dict[int, int] = {}  # by port: addresses over PORT_MOST
+
+    def take(
+        self,
+        entries: Iterable[TableEntry],
+        counters: Iterable[LinkCounters],
+        table: LinkTable,
+        topology: Topology,
+        now: float,
+    ) -> None:
+        """Take in one dump of all tables, and one of the counters of all links."""
+        self._forget(table)
+        guest_ports = {
+            link.ifindex: link for link in table.links.values() if topology.is_guest_port(link)
+        }
+        for each in counters:
+            port = guest_ports.get(each.ifindex)
+            if port is not None and port.has_carrier and _has_sent(port, each):
+                self._heard.setdefault(port.ifindex, b"")
+        heard: dict[int, dict[int, float]] = {}
+        outside: dict[int, dict[int, float]] = {bridge: {} for bridge in self._outside}
+        self._untrusted = {}
+        for entry in entries:
+            port = guest_ports.get(entry.port_ifindex)
+            if port is None:
+                known = outside.setdefault(entry.bridge_ifindex, {})
+            elif port.ifindex not in self._heard:
+                continue  # made by hand, or its counters could not be read
+            elif not entry.is_trusted:
+                self._untrusted[port.ifindex] = self._untrusted.get(port.ifindex, 0) + 1
+                continue
+            else:
+                known = heard.setdefault(port.ifindex, {})
+            known[_packed(entry.hardware_address, entry.vlan)] = now - entry.age
+        self._keep_heard(heard, guest_ports)
+        self._keep_outside(outside, now)
+
+    def forget_port(self, ifindex: int) -> None:
+        """Forget what was behind a port: it is gone, or lost its carrier with its guest."""
+        self._heard.pop(ifindex, None)
+
+    def ports(self) -> list[int]:
+        """Return the ports whose guest has sent a frame."""
+        return list(self._heard)
+
+    def has_sent(self, ifindex: int) -> bool:
+        """Return whether the guest behind a port has sent a frame."""
+        return ifindex in self._heard
+
+    def heard(self, ifindex: int) -> Iterator[HeardAddress]:
+        """Return the addresses behind a guest port."""
+        return _unpacked(self._heard.get(ifindex, b""))
+
+    def outside(self, bridge: int) -> Iterator[HeardAddress]:
+        """Return the addresses that were seen lately on ports of a bridge that are no guest's."""
+        return _unpacked(self._outside.get(bridge, b""))
+
+    def untrusted(self, ifindex: int) -> int:
+        """Return how many addresses a locked port does not trust."""
+        return self._untrusted.get(ifindex, 0)
+
+    def _forget(self, table: LinkTable) -> None:
+        links = table.links
+        for port in [
+            port for port in self._heard if port not in links or not links[port].has_carrier
+        ]:
+            self.forget_port(port)
+        for bridge in [bridge for bridge in self._outside if bridge not in links]:
+            del self._outside[bridge]
+
+    def _keep_heard(
+        self, heard: dict[int, dict[int, float]], guest_ports: dict[int, LinkSnapshot]
+    ) -> None:
+        self.dropped = {}
+        for ifindex, new in heard.items():
+            known = {**dict(_ADDRESS.iter_unpack(self._heard.get(ifindex, b""))), **new}
+            port = guest_ports[ifindex]
+            own = int.from_bytes(port.hardware_address[1:], "big")
+            kept = _latest(known, PORT_MOST, own)
+            self._heard[port.ifindex] = _joined_addresses(kept)
+            if len(kept) < len(known):
+                self.dropped[ifindex] = len(known) - len(kept)
+
+    def _keep_outside(self, outside: dict[int, dict[int, float]], now: float) -> None:
+        for bridge, new in outside.items():
+            known = {**dict(_ADDRESS.iter_unpack(self._outside.get(bridge, b""))), **new}
+            recent = {key: at for key, at in known.items() if at >= now - OUTSIDE_LATELY}
+            self._outside[bridge] = _joined_addresses(_latest(recent, OUTSIDE_MOST))
+
+
+def snapshot_interval(table: LinkTable) -> float:
+    """Return after how many seconds the tables must be read again, so that no address is missed."""
+    bridges = (link.bridge for link in table.links.values() if link.bridge is not None)
+    least = min((each.ageing for each in bridges if each.ageing > 0), default=inf)
+    return max(SNAPSHOT_LEAST, min(least / 2, SNAPSHOT_MOST))
+
+
+def _has_sent(port: LinkSnapshot, counters: LinkCounters) -> bool:
+    # A macvtap counts as a link of the host: what its guest sends, it sends.
+    is_macvtap = port.kind in ("macvtap", "ipvtap")
+    return (counters.sent if is_macvtap else counters.received) > 0
+
+
+def _latest(known: dict[int, float], most: int, own: int = -1) -> dict[int, float]:
+    """Return the addresses heard last; all that end with the five octets ``own`` come first."""
+    if len(known) <= most:
+        return known
+    octets = (1 << 40) - 1
+    order = sorted(
+        known, key=lambda key: (key >> _VLAN_BITS & octets == own, known[key]), reverse=True
+    )
+    return {key: known[key] for key in order[:most]}
+
+
+def _packed(hardware_address: bytes, vlan: int) -> int:
+    return int.from_bytes(hardware_address, "big") << _VLAN_BITS | vlan
+
+
+def _joined_addresses(known: dict[int, float]) -> bytes:
+    return b"".join([_ADDRESS.pack(key, at) for key, at in known.items()])
+
+
+def _unpacked(kept: bytes) -> Iterator[HeardAddress]:
+    for key, heard_at in _ADDRESS.iter_unpack(kept):
+        mac = (key >> _VLAN_BITS).to_bytes(6, "big")
+        yield HeardAddress(mac, key & (1 << _VLAN_BITS) - 1, heard_at)

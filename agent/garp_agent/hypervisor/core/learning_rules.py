@@ -1,0 +1,79 @@
+"""Which MACs never get a learning frame, and what the operator has left out.
+
+An address that several hosts share moves between them without a failover of this host.  Its owner
+announces it itself, every few seconds.  A frame from here could steal it.
+
+Sources: RFC 9568 section 7.3 (VRRP; CARP uses the same); Cisco, "HSRP Version 2" and "GLBP";
+Microsoft, Network Load Balancing in unicast mode (02:bf), which wants switches to learn nothing.
+"""
+
+from __future__ import annotations
+
+from garp_agent.wire.record import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_BITS = 48
+
+
+class MacPrefix(NamedTuple):
+    """All MACs that begin with the same bits."""
+
+    value: int
+    bits: int  # 0 to 48
+    what: str = "left out by the operator"
+
+    def covers(self, hardware_address: int) -> bool:
+        """Return whether a MAC, as an integer, is one of them."""
+        return (hardware_address ^ self.value) >> (_BITS - self.bits) == 0
+
+
+def _prefix(text: str, bits: int, what: str) -> MacPrefix:
+    octets = bytes.fromhex(text.replace(":", "")).ljust(6, b"\0")
+    return MacPrefix(int.from_bytes(octets, "big"), bits, what)
+
+
+SHARED = (
+    _prefix("00:00:5e:00:01", 40, "VRRP or CARP"),
+    _prefix("00:00:5e:00:02", 40, "VRRP for IPv6"),
+    _prefix("00:00:0c:07:ac", 40, "HSRP"),
+    _prefix("00:00:0c:9f:f0", 36, "HSRP version 2"),
+    _prefix("00:05:73:a0:00", 36, "HSRP for IPv6"),
+    _prefix("00:07:b4:00", 30, "GLBP"),
+    _prefix("02:bf", 16, "Network Load Balancing"),
+)
+
+
+def _every_port(_name: str) -> bool:
+    return True
+
+
+class LearningRules(NamedTuple):
+    """What the operator wants."""
+
+    never: tuple[MacPrefix, ...] = ()
+    is_port_wanted: Callable[[str], bool] = _every_port  # by its name
+    vlans: frozenset[int] = frozenset()  # outer VLANs on the bond; 0: untagged; empty: all
+
+    def refusal(self, hardware_address: bytes) -> str:
+        """Return why a MAC never gets a frame; "" if it may."""
+        number = int.from_bytes(hardware_address, "big")
+        if hardware_address[0] & 1 or not number:
+            return "no address of one host"
+        for prefix in (*SHARED, *self.never):
+            if prefix.covers(number):
+                return prefix.what
+        return ""
+
+
+def parse_mac_prefix(text: str) -> MacPrefix:
+    """Return the prefix "MAC" or "MAC/BITS".  Raises ValueError, which says what is allowed."""
+    address, slash, length = text.partition("/")
+    octets = address.split(":")
+    digits = "0123456789abcdefABCDEF"
+    is_mac = len(octets) == 6 and all(len(o) == 2 and not o.strip(digits) for o in octets)
+    if not is_mac or (slash and not (length.isdigit() and int(length) <= _BITS)):
+        raise ValueError(f"{text!r} is no MAC or MAC/BITS, as 52:54:00:00:00:00/24")
+    return MacPrefix(int("".join(octets), 16), int(length) if slash else _BITS)

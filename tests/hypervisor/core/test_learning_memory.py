@@ -1,0 +1,90 @@
+"""What is remembered of the bridges' tables, for how long, and how much memory that takes."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import pytest
+
+from garp_agent.hypervisor.core import learning_memory
+from garp_agent.hypervisor.core.bridge_tables import TableEntry
+from garp_agent.hypervisor.core.learning_memory import OUTSIDE_LATELY, snapshot_interval
+from garp_agent.hypervisor.core.linkstate import BridgeOptions
+from garp_agent.wire.model import IFF_UP
+from tests.hypervisor.core.learning import Host, bond, bridge, guest, libvirts, port
+
+
+def host_of(ports: int) -> Host:
+    made = [port(20 + n, f"p{n}", 10) for n in range(ports)]
+    return Host(bond(3, "bond0", 10), bridge(10, "br0"), *made)
+
+
+def outside(host: Host) -> list[tuple[bytes, int, float]]:
+    return [tuple(each) for each in host.memory.outside(10)]
+
+
+def test_heard_address_has_the_time_of_its_last_frame() -> None:
+    host = host_of(1)
+    host.hear(100.0, TableEntry(guest(1), 20, 10, 4094, 7.5))
+    assert list(host.memory.heard(20)) == [(guest(1), 4094, 92.5)]
+    host.hear(200.0, TableEntry(guest(1), 20, 10, 4094, 1.0))
+    assert list(host.memory.heard(20)) == [(guest(1), 4094, 199.0)]
+
+
+def test_address_outside_is_forgotten_after_a_while() -> None:
+    host = host_of(1)
+    host.hear(100.0, TableEntry(guest(1), 3, 10, 5))
+    host.hear(100.0 + OUTSIDE_LATELY)
+    assert outside(host) == [(guest(1), 5, 100.0)]
+    host.hear(101.0 + OUTSIDE_LATELY)
+    assert outside(host) == []
+
+
+def test_addresses_outside_are_limited_to_the_latest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learning_memory, "OUTSIDE_MOST", 2)
+    host = host_of(1)
+    host.hear(100.0, *(TableEntry(guest(n), 3, 10, 0, n) for n in range(4)))
+    assert [each[2] for each in outside(host)] == [100.0, 99.0]
+
+
+def test_bridge_or_port_that_is_gone_is_forgotten() -> None:
+    host = host_of(1)
+    host.hear(100.0, TableEntry(guest(1), 20, 10), TableEntry(guest(2), 3, 10))
+    host.remove(20)
+    host.remove(10)
+    host.hear(101.0)
+    assert host.memory.ports() == []
+    assert outside(host) == []
+
+
+def test_guest_behind_a_port_without_carrier_has_not_sent() -> None:
+    """The counters of a persistent tun device stay when its QEMU ends."""
+    host = Host(bridge(10, "br0"), libvirts(21, "vnet0", 10, 9)._replace(flags=IFF_UP))
+    host.hear(100.0, TableEntry(guest(9), 21, 10), sent=[21])
+    assert host.memory.ports() == []
+
+
+@pytest.mark.parametrize(
+    ("ageings", "seconds"),
+    [((), 150), ((300,), 150), ((20, 300), 10), ((1,), 5), ((0, 300), 150), ((86400,), 150)],
+)
+def test_tables_are_read_before_a_bridge_forgets(ageings: tuple[int, ...], seconds: int) -> None:
+    bridges = [bridge(10 + n, f"br{n}", BridgeOptions(ageing=a)) for n, a in enumerate(ageings)]
+    assert snapshot_interval(Host(*bridges).table) == seconds
+
+
+@pytest.mark.parametrize("ports", [1, 20, 1000])
+def test_memory_of_1000_entries_takes_at_most_100_kib(ports: int) -> None:
+    """On one port too many: they are seen outside."""
+    host = host_of(ports)
+    where = [3] if ports == 1 else range(20, 20 + ports)
+    entries = [TableEntry(guest(n), where[n % len(where)], 10, 0, n / 7) for n in range(1000)]
+    host.plan()  # the caches of the topology
+    tracemalloc.start()
+    host.hear(100.0, *entries)
+    entries.clear()
+    taken = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    heard = sum(len(list(host.memory.heard(20 + n))) for n in range(ports))
+    assert heard + len(outside(host)) == 1000
+    assert taken <= 100 * 1024
