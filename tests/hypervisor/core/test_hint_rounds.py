@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from garp_agent.hypervisor.core.exchange import Call, Outcome
-from garp_agent.hypervisor.core.guests import Channel
+from garp_agent.hypervisor.core.guests import Channel, Guest
 from garp_agent.hypervisor.core.hint_rounds import HINT
 from garp_agent.hypervisor.core.lease_paths import GuestPath
 from garp_agent.hypervisor.core.watcher import HintOptions
 from garp_agent.wire.model import LEVEL_NOTICE, LEVEL_WARNING
 from garp_agent.wire.protocol import Burst, Info, Lease
-from tests.hypervisor.core.talk import WALL, A, B, C, Talk, asked, first, requests
+from tests.hypervisor.core.talk import BOND0, WALL, A, B, C, Talk, asked, first, requests
 
 INFO, REVOKE = [Info()], Lease(None, 0.0)
 
@@ -110,14 +110,14 @@ def test_guest_of_another_link_keeps_its_lease_and_gets_no_hint() -> None:
 
 @pytest.mark.parametrize(
     ("guests", "times"),
-    [(5, [11.0, 13.0, 17.0, 25.0]), (200, [30.0, 50.0, 70.0]), (700, [70.0])],
+    [(5, [101.0, 103.0, 107.0, 115.0]), (200, [120.0, 140.0, 160.0]), (700, [160.0])],
 )
 def test_repetition_waits_until_the_pace_is_free(guests: int, times: list[float]) -> None:
     """Bursts of two rounds at once would exceed the pace that the operator has set."""
     channels = [Channel(f"{n:03}", f"/run/{n:03}") for n in range(guests)]
     talk = Talk(*channels, options=HintOptions(lease=0.0, pace=10.0)).meet()
-    talk.answer(talk.failover(10.0), 10.0)
-    found = sorted({now for now, *_ in numbers(talk, 80.0)})
+    talk.answer(talk.failover(100.0), 100.0)
+    found = sorted({now for now, *_ in numbers(talk, 170.0)})
     assert found[: len(times)] == pytest.approx(times, abs=0.1)
 
 
@@ -271,6 +271,40 @@ def test_pace_spreads_the_bursts(pace: float, guests: int, last: float) -> None:
     assert (len(delays), delays[0]) == (guests, 0.0)
     assert delays == sorted(delays)
     assert delays[-1] == pytest.approx(last)
+
+
+def starts(call: Call, now: float) -> list[float]:
+    return [now + each.delay for each in requests(call) if isinstance(each, Burst)]
+
+
+@pytest.mark.parametrize("silent", [0, 30])
+def test_pace_holds_for_all_failovers_of_the_host_together(silent: int) -> None:
+    """Ten bonds fail over in one second; each has ten guests.  Those without an agent wait."""
+
+    def path_of(guest: Guest, followed: frozenset[str]) -> GuestPath:
+        return GuestPath(frozenset({f"bond{int(guest.channel.guest) % 10}"}))
+
+    channels = [Channel(f"{n:03}", f"/run/{n:03}") for n in range(100 + silent)]
+    links = tuple(BOND0._replace(link=f"bond{n}") for n in range(10))
+    options = HintOptions(pace=10.0, lease=0.0)
+    talk = Talk(*channels, options=options, links=links, path_of=path_of)
+    calls = talk.watcher.advance(0.0)
+    talk.answer([call for call in calls if call.path < "/run/100"], 0.0)
+    talk.fail([call for call in calls if call.path >= "/run/100"], 0.0)
+    found = []
+    for n in range(10):
+        now = 100 + n / 10
+        calls = [call for call in talk.failover(now, f"bond{n}") if call.path < "/run/100"]
+        found += [start for call in calls for start in starts(call, now)]
+        talk.answer(calls, now)
+    assert sorted(found) == pytest.approx([100 + n / 10 for n in range(100)])
+    while (now := talk.watcher.deadline()) < 200:
+        calls = talk.watcher.advance(now)
+        found += [start for call in calls for start in starts(call, now)]
+        talk.answer(calls, now)
+    assert len(found) > 300  # with the repetitions
+    times = sorted(found)
+    assert min(late - early for early, late in zip(times, times[10:])) > 0.99
 
 
 def test_history_keeps_the_last_hundred_failovers_with_and_without_guests() -> None:

@@ -114,15 +114,16 @@ class Contacts:
         return self._contacts(due, now)
 
     def _contacts(self, guests: list[Guest], now: float) -> list[Call]:
-        step = self._writer.step(sum(not guest.is_met for guest in guests), FIRST_SPREAD)
-        calls, delay = [], 0.0
+        new = sorted((each for each in guests if not each.is_met), key=lambda each: each.is_silent)
+        delays = dict(zip(new, self._writer.delays(new, now, FIRST_SPREAD)))
+        calls = []
         for guest in guests:
             self._count += 1
             serial = f"{self._writer.boot}-{self._count}"
             wanted = self._lease if now >= self._paths.lease_at(guest) else 0.0
+            delay = delays.get(guest, 0.0)
             exchange = guest.begin_contact(self._writer, wanted, serial, delay, now)
             calls.append(Call(guest.channel.path, exchange, CONTACT))
-            delay += 0.0 if guest.is_met else step
         return calls
 
     def deadline(self) -> float:

@@ -60,13 +60,12 @@ class FailoverRecord:
         if not self.behind:
             self.end()
 
-    def plan_round(self, now: float, span: float) -> None:
-        """Set the time of the next round, after one that began now and lasts ``span`` seconds.
+    def plan_round(self, now: float, free: float) -> None:
+        """Set the time of the next round, after one that began now.
 
-        No round begins while guests still wait for their burst of the last one: together they
+        No round begins before ``free``, while guests still wait for their burst: together they
         would exceed the pace.  Of the times that pass meanwhile, the last one counts.
         """
-        free = now + span
         times = [self.began + offset for offset in self._repeats]
         passed = sum(time <= free for time in times)
         self._repeats = self._repeats[passed:]

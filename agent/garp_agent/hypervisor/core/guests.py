@@ -81,6 +81,11 @@ class Guest:
         return self.outcome in REPLIED
 
     @property
+    def is_silent(self) -> bool:
+        """Return whether no agent has ever answered, although it was asked."""
+        return not self.has_agent and self.outcome not in (None, Outcome.BUSY)
+
+    @property
     def has_agent(self) -> bool:
         """Return whether an agent has answered some call."""
         return self.is_met or bool(self.version)

@@ -70,7 +70,7 @@ class Rounds:
         self.history.append(record)
         self._active[record.number] = record
         # First the guests whose agent answers: the others may have none.
-        guests = sorted(guests, key=lambda guest: not guest.answers)
+        guests = sorted(guests, key=lambda guest: (guest.is_silent, not guest.answers))
         for guest in guests:
             guest.hints += 1
         leases = sum(guest.lease.may_be_held(now) for guest in guests)
@@ -117,8 +117,11 @@ class Rounds:
     def advance(self, now: float) -> list[Call]:
         """Return the repetitions that are due."""
         calls: list[Call] = []
-        for record in list(self._active.values()):
+        for record in sorted(self._active.values(), key=lambda each: each.rounds):
             if now < record.repeat_at:
+                continue
+            if now < self._writer.free_at:
+                record.repeat_at = self._writer.free_at
                 continue
             # A guest that still owes a reply has the hint, or will get it when QEMU is free.
             known = [self._guests.get(path) for path in sorted(record.behind)]
@@ -140,17 +143,16 @@ class Rounds:
 
     def _round(self, record: FailoverRecord, guests: list[Guest], now: float) -> list[Call]:
         number = self._writer.number()
-        step = self._writer.step(len(guests))
         calls = []
-        for index, guest in enumerate(guests):
+        for guest, delay in zip(guests, self._writer.delays(guests, now)):
             record.awaited[guest.channel.path] = guest.channel.guest
             lines = self._writer.requests(
-                guest, number, record.reason, index * step, now, rounds=1 if record.rounds else 0
+                guest, number, record.reason, delay, now, rounds=1 if record.rounds else 0
             )
             calls.append(Call(guest.channel.path, Exchange(lines), HINT, record.number))
         if record.behind:
             record.rounds += 1
-            record.plan_round(now, step * len(guests))
+            record.plan_round(now, max(now, self._writer.free_at))
         return calls
 
     def _retire(self, record: FailoverRecord) -> None:

@@ -11,22 +11,26 @@ Format: docs/protocol.md, commands ``burst`` and ``lease``.
 from __future__ import annotations
 
 from itertools import count
+from math import inf
 
 from garp_agent.wire.protocol import BURST_DELAY, REASON_LIMIT, encode_request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from garp_agent.hypervisor.core.guests import Guest
 
 
 class HintWriter:
     """Writes the hints of one run.  ``boot``: a name for the run, unique.
 
-    ``pace``: guests a second that begin their burst; 0: all at once.
+    ``pace``: guests of this host a second that begin their burst; 0: all at once.
     """
 
     def __init__(self, boot: str, pace: float) -> None:
         self.boot = boot
+        self.free_at = -inf  # when the burst of one more guest can begin, at this pace
         self._pace = pace
         self._numbers = count(1)
 
@@ -34,16 +38,23 @@ class HintWriter:
         """Return the number of the next hint, or of the next hints that mean the same."""
         return next(self._numbers)
 
-    def step(self, guests: int, spread: float = 0.0) -> float:
-        """Return the seconds between the bursts of two of ``guests`` guests.
+    def delays(self, guests: Sequence[Guest], now: float, spread: float = 0.0) -> list[float]:
+        """Return the seconds until the burst of each guest; those that may be silent come last.
 
         ``spread``: seconds for all of them, if the operator set no pace.  The last guest cannot
-        wait longer than the protocol allows.
+        wait longer than the protocol allows: then more bursts begin at once.
         """
-        if guests < 2 or not (self._pace or spread):
-            return 0.0
-        step = 1 / self._pace if self._pace else spread / guests
-        return min(step, BURST_DELAY.most / (guests - 1))
+        if not guests:
+            return []
+        most, gaps = BURST_DELAY.most, len(guests) - 1
+        step = 1 / self._pace if self._pace else spread / len(guests)
+        step = min(step, most / max(1, gaps))
+        start = min(max(0.0, self.free_at - now), most - gaps * step)
+        if self._pace:
+            # Guests without an agent must not hold up the others.
+            expected = sum(not guest.is_silent for guest in guests)
+            self.free_at = max(self.free_at, now + start + expected * step)
+        return [start + index * step for index in range(len(guests))]
 
     def requests(
         self, guest: Guest, number: int, reason: str, delay: float, now: float, rounds: int = 0
