@@ -9,7 +9,7 @@ import pytest
 
 from garp_agent.hypervisor.core.exchange import Call, Outcome
 from garp_agent.hypervisor.core.guests import Channel, Guest
-from garp_agent.hypervisor.core.hint_rounds import HINT
+from garp_agent.hypervisor.core.hint_rounds import HINT, LINKS_COUNTED
 from garp_agent.hypervisor.core.lease_paths import GuestPath
 from garp_agent.hypervisor.core.watcher import HintOptions
 from garp_agent.wire.model import LEVEL_NOTICE, LEVEL_WARNING
@@ -271,6 +271,17 @@ def test_pace_spreads_the_bursts(pace: float, guests: int, last: float) -> None:
     assert (len(delays), delays[0]) == (guests, 0.0)
     assert delays == sorted(delays)
     assert delays[-1] == pytest.approx(last)
+
+
+def test_failovers_of_links_that_are_gone_leave_no_memory() -> None:
+    """Of the links, those that failed over last keep their count."""
+    talk = Talk()
+    for n in range(1000):
+        talk.failover(float(n), f"brq{n}")
+        talk.failover(float(n), "bond0")
+    counts: Any = talk.watcher.status(1000.0)["failovers"]
+    assert len(counts) == LINKS_COUNTED
+    assert (counts["bond0"], counts["brq999"], counts.get("brq0")) == (1000, 1, None)
 
 
 def starts(call: Call, now: float) -> list[float]:

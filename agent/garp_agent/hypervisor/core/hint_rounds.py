@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 HINT = "hint"  # kind of a call
 HISTORY = 100  # failovers kept
+LINKS_COUNTED = 256  # links whose failovers are counted: tenant networks come and go
 LOGGED_AFTER = 3  # rounds, after which a guest that answered none of them is logged
 FRAMES_MOST = 1000000  # frames that one guest can claim for one hint
 
@@ -44,7 +45,7 @@ class Rounds:
     def __init__(self, guests: Mapping[str, Guest], writer: HintWriter, notices: Notices) -> None:
         """``guests``: the known guests by path; the caller keeps the mapping up to date."""
         self.history: deque[FailoverRecord] = deque(maxlen=HISTORY)  # the newest last
-        self.failovers: dict[str, int] = {}  # failovers by link
+        self.failovers: dict[str, int] = {}  # by link, the one that failed over last at the end
         self.outcomes: dict[Outcome, int] = {}  # hints by outcome
         self._active: dict[int, FailoverRecord] = {}  # by number: awaiting a reply, or repeating
         self._guests = guests
@@ -60,7 +61,9 @@ class Rounds:
         ``wall``: seconds since 1970.
         """
         self._number += 1
-        self.failovers[link] = self.failovers.get(link, 0) + 1
+        self.failovers[link] = self.failovers.pop(link, 0) + 1
+        if len(self.failovers) > LINKS_COUNTED:
+            del self.failovers[next(iter(self.failovers))]
         record = FailoverRecord(self._number, link, reason, now, wall)
         record.guests = len(guests)
         record.behind = {guest.channel.path for guest in guests}
