@@ -14,7 +14,7 @@ import pytest
 
 from bench import lab
 from garp_agent.hypervisor.core.links import LinkTable
-from garp_agent.hypervisor.core.linkstate import LINKS, LinkSnapshot
+from garp_agent.hypervisor.core.linkstate import LINKS
 from garp_agent.hypervisor.core.path_probes import (
     ProbePath,
     ProbeSeen,
@@ -58,7 +58,7 @@ class Network(lab.Lab):
         with self.entered("host"):
             for event in dumped(LINKS, 30.0):
                 table.apply(event)
-        self.links: dict[int, LinkSnapshot] = table.links
+        self.table = table
         index = {link.name: link.ifindex for link in table.links.values()}
         self.path = ProbePath(index["br0"], index["eth1"], index["eth0"])
 
@@ -77,7 +77,7 @@ class Network(lab.Lab):
     def probe(self, *targets: tuple[bytes, tuple[tuple[int, int], ...]]) -> list[ProbeResult]:
         """Probe from eth1 to eth0."""
         series = ProbeSeries([ProbeTarget(*each, self.path) for each in targets], PACE, rounds=3)
-        with self.entered("host"), ProbeDriver(self.links, [self.path]) as driver:
+        with self.entered("host"), ProbeDriver(self.table, [self.path]) as driver:
             driver.run_to_end(series)
         return series.results()
 

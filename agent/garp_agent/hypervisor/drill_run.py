@@ -24,7 +24,7 @@ from garp_agent.hypervisor.io.bond_switch import activate_port
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from garp_agent.hypervisor.core.path_probes import ProbePath, ProbeTarget
     from garp_agent.hypervisor.probe_driver import ProbeDriver
@@ -63,7 +63,7 @@ class Drill:
         self._watched_most = max(WATCHED_MOST, 2 * limit)
         self._progress = progress
 
-    def run(self, count: int) -> Iterator[Direction]:
+    def run(self, count: int) -> Generator[Direction, None, None]:
         """Switch there and back ``count`` times; yield each direction when it is over.
 
         Raises DrillError if something else switches the bond too; OSError if the kernel refuses.
@@ -110,6 +110,11 @@ class Drill:
         with suppress(OSError):  # it has no carrier any more: the bond is where it can be
             if active_port(self._path.bond) != self._path.active:
                 activate_port(self._path.bond, self._path.active)
+
+
+def wall_time() -> float:
+    """Return the time in seconds since 1970, for the reader of a report."""
+    return round(time.time(), 3)
 
 
 def active_port(bond: int) -> int:

@@ -16,9 +16,9 @@ from garp_agent.runtime.reactor import Reactor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
-    from garp_agent.hypervisor.core.linkstate import LinkSnapshot
+    from garp_agent.hypervisor.core.links import LinkTable
     from garp_agent.hypervisor.core.path_probes import ProbePath
     from garp_agent.hypervisor.core.probe_series import Probe, ProbeSeries
 
@@ -28,12 +28,12 @@ WAIT = 1.0  # seconds after the last probe, for those under way
 class ProbeDriver:
     """The sockets on the ports of some paths; one series after another uses them."""
 
-    def __init__(self, links: Mapping[int, LinkSnapshot], paths: Iterable[ProbePath]) -> None:
-        """``links``: by ifindex.  Both ends of each path can send and receive.
+    def __init__(self, table: LinkTable, paths: Iterable[ProbePath]) -> None:
+        """Both ends of each path can send and receive.
 
         Raises OSError: PermissionError without CAP_NET_RAW; ENODEV if a port is gone.
         """
-        self._links = links
+        self._table = table
         self._run = os.urandom(RUN_LENGTH)
         self._first = 0  # added to the sequence numbers of the series under way
         self._series: ProbeSeries | None = None
@@ -41,7 +41,7 @@ class ProbeDriver:
             self._reactor = stack.enter_context(closing(Reactor()))
             self._sender = stack.enter_context(closing(ProbeSender()))
             for port in sorted({port for path in paths for port in path[1:]}):
-                receiver = ProbeReceiver(links[port].name, self._run)
+                receiver = ProbeReceiver(table.links[port].name, self._run)
                 stack.callback(receiver.close)
                 self._reactor.watch(receiver, self._reader(port, receiver))
             self._stack = stack.pop_all()
@@ -79,8 +79,8 @@ class ProbeDriver:
 
     def _send(self, series: ProbeSeries, probe: Probe) -> None:
         target = probe.target
-        port = self._links[target.path.standby]
-        source = probe_source(port.hardware_address)
+        port = self._table.links[target.path.standby]
+        source = probe_source(self._table, port)
         number = self._first + probe.sequence & 0xFFFFFFFF
         frame = encode_probe(target.address, source, target.tags, self._run, number)
         errno = self._sender.send(port.name, frame)

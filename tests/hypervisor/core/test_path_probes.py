@@ -9,19 +9,28 @@ from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
 from garp_agent.hypervisor.core import linkstate
+from garp_agent.hypervisor.core.learning_plan import OWN, LearningEntry
 from garp_agent.hypervisor.core.links import LinkTable
-from garp_agent.hypervisor.core.linkstate import Bond, BondPort, LinkReport, LinkSnapshot
+from garp_agent.hypervisor.core.linkstate import (
+    Bond,
+    BondPort,
+    LinkReport,
+    LinkSnapshot,
+    VlanTag,
+)
 from garp_agent.hypervisor.core.path_probes import (
     OTHER_MODE,
     BondLeftOut,
     ProbePath,
     ProbePlan,
     ProbeSeen,
+    ProbeTarget,
     decode_probe,
     encode_probe,
     plan_probe_paths,
     probe_filter,
     probe_source,
+    targets_behind,
 )
 from tests.guest.core.test_bpf import kernel_filter
 from tests.world import NO_CARRIER, RUNNING, mac, property_settings
@@ -121,14 +130,6 @@ def test_filter_agrees_with_the_decoder(
         assert passes(frame) == (decode_probe(frame, run) is not None)
 
 
-@property_settings(200)
-@given(macs)
-def test_source_of_probes_is_local_unicast_and_no_address_of_the_host(address: bytes) -> None:
-    source = probe_source(address)
-    assert source != address
-    assert (source[0] & 3, source[1:]) == (2, address[1:])
-
-
 # -- between which ports ----------------------------------------------------------------
 
 UP, BROKEN = BondPort(False, linkstate.LINK_UP), BondPort(False, linkstate.LINK_FAIL)
@@ -190,3 +191,37 @@ def test_only_the_bonds_that_are_named_are_looked_at() -> None:
     assert missing.left_out == (BondLeftOut("eth2", "there is no such bond", True),)
     other = planned(*links, names=("bond1",))
     assert other.left_out == (BondLeftOut("bond1", OTHER_MODE, True),)
+
+
+@property_settings(200)
+@given(st.lists(macs, min_size=1, max_size=5), st.booleans())
+def test_sources_of_probes_are_local_and_differ_between_ports(
+    addresses: list[bytes], same: bool
+) -> None:
+    """Under fail_over_mac=none, which is the default, the ports of a bond have one MAC."""
+    addresses = addresses[:1] * len(addresses) if same else addresses
+    table = LinkTable()
+    ports = [
+        port(10 + number, 9)._replace(hardware_address=address)
+        for number, address in enumerate(addresses)
+    ]
+    for each in ports:
+        table.apply(LinkReport(each))
+    sources = [probe_source(table, each) for each in ports]
+    assert [each[1:] for each in sources] == [each[1:] for each in addresses]
+    assert all(each[0] & 3 == 2 for each in sources)
+    assert not any(source == address for source, address in zip(sources, addresses))
+    if same:
+        assert len(set(sources)) == len(sources)
+
+
+def test_each_address_behind_a_bond_is_a_target_of_each_path() -> None:
+    paths = [ProbePath(9, 3, 2), ProbePath(9, 4, 2), ProbePath(8, 6, 5)]
+    tags = (VlanTag(C, 100),)
+    web = LearningEntry(9, "bond0", GUEST, tags, 20, "vnet0", OWN, 1.0)
+    other = LearningEntry(7, "bond7", GUEST, (), 21, "vnet1", OWN, 1.0)
+    assert targets_behind(paths, [web, other], {"vnet0": "web"}) == (
+        ProbeTarget(GUEST, ((C, 100),), paths[0], "web", "vnet0"),
+        ProbeTarget(GUEST, ((C, 100),), paths[1], "web", "vnet0"),
+    )
+    assert targets_behind(paths[:1], [web], {})[0].guest == ""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # Seconds in which all probes are delivered, after which a direction is over.  So long that the
 # bursts of the guests are over too, and do not heal the next switch by chance.
 SETTLED_FOR = 3.0
+NOT_KNOWN = "not known"  # the way of a guest
 UNDER_WAY = 0.1  # seconds for which a probe may be under way
 
 
@@ -123,8 +124,51 @@ def _outage_values(
     target = target_values(outage.target, names)
     return {
         **{key: target[key] for key in ("guest", "port", "mac", "vlans")},
-        "way": ways.get(outage.target.port, "not known"),
-        "seconds": None if outage.seconds is None else round(outage.seconds, 6),
+        "way": ways.get(outage.target.port, NOT_KNOWN),
+        "seconds": _rounded(outage.seconds),
         "lost": outage.lost,
         "lost_later": outage.lost_later,
     }
+
+
+def drill_values(
+    bond: str,
+    directions: Sequence[Direction],
+    names: Mapping[int, str],
+    ways: Mapping[str, str],
+    limit: float,
+) -> dict[str, object]:
+    """Return a whole drill as plain values.
+
+    ``limit``: seconds; a guest that took longer, or was not reached at all, has not passed.
+    """
+    worst: dict[str, tuple[set[ProbeTarget], float | None]] = {}
+    for direction in directions:
+        for outage in direction.outages:
+            way = ways.get(outage.target.port, NOT_KNOWN)
+            guests, seconds = worst.get(way, (set(), 0.0))
+            guests.add(outage.target._replace(path=ProbePath(0, 0, 0)))
+            worst[way] = guests, _longer(seconds, outage.seconds)
+    longest: float | None = 0.0
+    for _guests, seconds in worst.values():
+        longest = _longer(longest, seconds)
+    return {
+        "bond": bond,
+        "directions": [each.values(names, ways) for each in directions],
+        "limit": limit,
+        "passed": bool(directions) and longest is not None and longest <= limit,
+        "ways": [
+            {"way": way, "guests": len(guests), "worst": _rounded(seconds)}
+            for way, (guests, seconds) in sorted(worst.items())
+        ],
+        "worst": _rounded(longest),
+    }
+
+
+def _longer(one: float | None, other: float | None) -> float | None:
+    """Return the longer outage; None is one without an end."""
+    return None if one is None or other is None else max(one, other)
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 6)

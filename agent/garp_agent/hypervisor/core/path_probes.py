@@ -31,6 +31,9 @@ from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from garp_agent.hypervisor.core.learning_plan import LearningEntry
     from garp_agent.hypervisor.core.links import LinkTable
     from garp_agent.hypervisor.core.linkstate import LinkSnapshot
 
@@ -43,6 +46,7 @@ RUN_LENGTH = 8  # bytes
 LENGTH_LEAST = 60  # bytes of an untagged frame, without the check sequence
 OTHER_MODE = "only a bond in mode active-backup has a standby port"
 _PACKET_OUTGOING = 4  # <linux/if_packet.h>
+_PORTS_MOST = 63  # of one bond, with a source of its own
 _TAG = Struct("!HH")
 _TYPE = Struct("!H")
 _PAYLOAD = Struct(f"!{RUN_LENGTH}sI")  # run, sequence
@@ -62,8 +66,8 @@ class ProbeTarget(NamedTuple):
     address: bytes
     tags: Tags
     path: ProbePath
-    guest: str = ""  # name; "": the host's own address, or not known
-    port: str = ""  # name of the guest port; "": the host's own address
+    guest: str = ""  # name; "": not known
+    port: str = ""  # name of the guest port, or of the host's own link that has the address
 
 
 class ProbeSeen(NamedTuple):
@@ -73,12 +77,18 @@ class ProbeSeen(NamedTuple):
     tags: Tags
 
 
-def probe_source(address: bytes) -> bytes:
-    """Return the source of probes: the host's own MAC, changed to a locally administered one.
+def probe_source(table: LinkTable, port: LinkSnapshot) -> bytes:
+    """Return the source of probes from a port of a bond: its MAC, made a local one of its own.
 
-    The same for each run, so that a switch port with port security counts one address more.
+    The ports of a bond share a MAC as a rule, so the number of the port is in it.  It is the same
+    for each run and each role of the port: a switch never sees it move, and port security counts
+    one address more.
     """
-    return bytes(((address[0] ^ 0x0C) & 0xFE | 0x02,)) + address[1:]
+    others = {each.ifindex for each in table.ports(port.master_ifindex)}
+    ports = sorted(others | {port.ifindex})
+    number = ports.index(port.ifindex) % _PORTS_MOST + 1
+    address = port.hardware_address
+    return bytes(((address[0] ^ number << 2) & 0xFE | 0x02,)) + address[1:]
 
 
 def encode_probe(destination: bytes, source: bytes, tags: Tags, run: bytes, sequence: int) -> bytes:
@@ -141,6 +151,23 @@ def probe_filter(run: bytes) -> bytes:
             DROP,
         )
     return assembled(program)
+
+
+def targets_behind(
+    paths: Iterable[ProbePath], entries: Iterable[LearningEntry], guests: Mapping[str, str]
+) -> tuple[ProbeTarget, ...]:
+    """Return all addresses behind the bonds of these paths, once for each path.
+
+    ``guests``: names of guests by guest port.
+    """
+    return tuple(
+        ProbeTarget(
+            entry.hardware_address, entry.tags, path, guests.get(entry.port, ""), entry.port
+        )
+        for path in paths
+        for entry in entries
+        if entry.bond_ifindex == path.bond
+    )
 
 
 class BondLeftOut(NamedTuple):

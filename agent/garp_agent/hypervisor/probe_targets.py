@@ -1,0 +1,97 @@
+"""What the commands ``probe`` and ``drill`` need to know: links, paths, and the guests behind them.
+
+Reads links, VLAN tables, forwarding tables and counters once, without a daemon.  Decides nothing
+(hypervisor.core.learning_plan, path_probes).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from garp_agent.hypervisor.core.bridge_tables import TableEntry, read_entry
+from garp_agent.hypervisor.core.bridge_vlans import PortVlans, read_vlans
+from garp_agent.hypervisor.core.learning_memory import LearningMemory
+from garp_agent.hypervisor.core.learning_plan import LearningPlan, Moment, plan_learning
+from garp_agent.hypervisor.core.learning_rules import LearningRules
+from garp_agent.hypervisor.core.link_counters import LinkCounters, read_counters
+from garp_agent.hypervisor.core.links import LinkTable
+from garp_agent.hypervisor.core.linkstate import LINKS
+from garp_agent.hypervisor.core.path_probes import (
+    ProbePlan,
+    ProbeTarget,
+    plan_probe_paths,
+    targets_behind,
+)
+from garp_agent.hypervisor.core.topology import Topology
+from garp_agent.hypervisor.guest_path_lookup import dumped
+from garp_agent.wire import rtnetlink
+
+TIMEOUT = 10.0  # seconds for each dump
+HOST = "(host)"
+_READERS: dict[int, rtnetlink.Reader[Any]] = {
+    rtnetlink.RTM_NEWNEIGH: read_entry,
+    rtnetlink.RTM_NEWLINK: read_vlans,
+    rtnetlink.RTM_NEWSTATS: read_counters,
+}
+_TABLES: rtnetlink.Subject[Any] = rtnetlink.Subject(
+    (),
+    (rtnetlink.dump_bridge_tables, rtnetlink.dump_bridge_vlans, rtnetlink.dump_link_counters),
+    lambda datagram: rtnetlink.decode(_READERS, datagram),
+)
+
+
+class Surroundings(NamedTuple):
+    """The links of this host, and what can be probed."""
+
+    table: LinkTable
+    plan: ProbePlan
+    targets: tuple[ProbeTarget, ...]
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Return the names of all links, by ifindex."""
+        return {link.ifindex: link.name for link in self.table.links.values()}
+
+
+def look_around(bonds: tuple[str, ...], status: dict[str, Any]) -> Surroundings:
+    """Return what can be probed behind these bonds; behind all, if none is named.
+
+    ``status``: of the watcher, for the names of guests; empty if it does not answer.
+    """
+    table = LinkTable()
+    for event in dumped(LINKS, TIMEOUT):
+        table.apply(event)
+    topology = Topology(table)
+    told = dumped(_TABLES, TIMEOUT)
+    vlans = {each.ifindex: each for each in told if isinstance(each, PortVlans)}
+    entries = [each for each in told if isinstance(each, TableEntry)]
+    counters = [each for each in told if isinstance(each, LinkCounters)]
+    memory = LearningMemory()
+    memory.take(entries, counters, table, topology, 0.0)
+    found = plan_learning(table, topology, vlans, memory, LearningRules(), Moment(0.0))
+    paths = plan_probe_paths(table, bonds)
+    guests = {**_hosts(found), **names_of_guests(status)}
+    return Surroundings(table, paths, targets_behind(paths.paths, found.entries, guests))
+
+
+def names_of_guests(status: dict[str, Any]) -> dict[str, str]:
+    """Return the name of the guest behind each guest port, as the watcher knows it."""
+    return {port: guest["guest"] for guest in _guests(status) for port in guest["ports"]}
+
+
+def ways_of_guests(status: dict[str, Any]) -> dict[str, str]:
+    """Return for each guest port in which way its guest is announced, as the watcher knows it."""
+    return {port: _way(guest) for guest in _guests(status) for port in guest["ports"]}
+
+
+def _guests(status: dict[str, Any]) -> list[dict[str, Any]]:
+    guests = status.get("guests", [])
+    return [guest for guest in guests if guest.get("ports")]
+
+
+def _way(guest: dict[str, Any]) -> str:
+    return str(guest.get("way") or ("agent" if guest["state"] == "answered" else "nothing"))
+
+
+def _hosts(found: LearningPlan) -> dict[str, str]:
+    return {entry.port: HOST for entry in found.entries if entry.kind == "host"}

@@ -1,0 +1,122 @@
+"""What `garp-hint probe` and `garp-hint drill` print, and the page of a drill."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from garp_agent.hypervisor.core.drill import Direction, Outage, drill_values
+from garp_agent.hypervisor.core.path_probes import BondLeftOut, ProbePath, ProbeTarget
+from garp_agent.hypervisor.core.probe_series import (
+    DELIVERED,
+    LOST,
+    NOT_SENT,
+    OTHER_VLAN,
+    ProbeResult,
+    target_values,
+)
+from garp_agent.render.probe import drill_page, drill_text, left_out_text, probe_table
+from tests.render.test_page import Reader
+from tests.world import mac
+
+NAMES = {9: "bond0", 3: "eth1", 2: "eth0"}
+PATH = ProbePath(9, 3, 2)
+WEB = ProbeTarget(mac("52:54:00:00:00:01"), ((0x8100, 100),), PATH, "web1", "vnet0")
+STACKED = ProbeTarget(mac("52:54:00:00:00:02"), ((0x88A8, 50), (0x8100, 7)), PATH, "", "vnet1")
+HOST = ProbeTarget(mac("52:54:00:00:00:03"), (), PATH, "(host)", "br0")
+HOSTILE = "<i>\x1b[2J"
+
+
+def test_probe_table_has_a_line_for_each_target_and_a_count() -> None:
+    results = [
+        ProbeResult(WEB, DELIVERED, 3, 3, 0.00031, ()),
+        ProbeResult(STACKED, DELIVERED, 3, 2, 0.0027, ()),
+        ProbeResult(HOST, OTHER_VLAN, 3, 0, None, ((0x8100, 12),)),
+        ProbeResult(WEB, LOST, 3, 0, None, ()),
+        ProbeResult(HOST, NOT_SENT, 0, 0, None, (), 100),
+    ]
+    text = probe_table({"targets": [each.values(NAMES) for each in results]})
+    ports = "bond0: eth1 -> eth0"
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert lines == [
+        "GUEST PORT MAC VLAN STANDBY -> ACTIVE RESULT",
+        f"web1 vnet0 52:54:00:00:00:01 100 {ports} delivered in 0.3 ms",
+        f"- vnet1 52:54:00:00:00:02 50,7 {ports} delivered in 2.7 ms, 2 of 3 probes",
+        f"(host) br0 52:54:00:00:00:03 - {ports} arrives in VLAN 12",
+        f"web1 vnet0 52:54:00:00:00:01 100 {ports} lost",
+        f"(host) br0 52:54:00:00:00:03 - {ports} not sent: Network is down",
+        "",
+        "2 of 5 delivered",
+    ]
+
+
+def test_probe_table_without_results_says_what_would_be_probed() -> None:
+    text = probe_table({"targets": [target_values(WEB, NAMES)]})
+    assert text.splitlines()[1:] == [
+        "web1   vnet0  52:54:00:00:00:01  100   bond0: eth1 -> eth0  -",
+        "",
+        "1 to probe",
+    ]
+
+
+def test_bond_that_is_left_out_has_a_line_with_the_reason() -> None:
+    left_out = BondLeftOut("bond1\x1b", "eth2 is its only port", True)
+    values = {"left_out": [left_out._asdict()]}
+    assert left_out_text(values) == ["garp-hint: bond1\\x1b: eth2 is its only port"]
+
+
+def drilled(**changes: Any) -> dict[str, Any]:
+    there = Direction(
+        ProbePath(9, 2, 3),
+        3.2,
+        (Outage(WEB, 0.084, 8, 0), Outage(HOST._replace(guest=HOSTILE), None, 990, 0)),
+    )
+    back = Direction(PATH, 3.1, (Outage(WEB, 0.021, 2, 0), Outage(HOST, 0.0, 0, 0)))
+    values = drill_values("bond0", [there, back], NAMES, {"vnet0": "agent"}, 1.0)
+    values.update(probed=2, guests_in_all=2, ended_early="", **changes)
+    return values
+
+
+def test_drill_text_has_each_guest_both_ways_and_the_worst() -> None:
+    lines = [" ".join(line.split()) for line in drill_text(drilled()).splitlines()]
+    assert lines == [
+        "GUEST PORT MAC VLAN WAY eth0 -> eth1 eth1 -> eth0",
+        "web1 vnet0 52:54:00:00:00:01 100 agent 84 ms 21 ms",
+        "<i>\\x1b[2J br0 52:54:00:00:00:03 - not known not healed 0 ms",
+        "",
+        "2 MACs probed",
+        "agent: 1 MAC, worst 84 ms",
+        "not known: 2 MACs, worst not healed",
+        "worst of all not healed, limit 1000 ms",
+    ]
+
+
+def test_drill_of_a_sample_that_ended_early_says_so() -> None:
+    values = {**drilled(), "guests_in_all": 57, "ended_early": "interrupted"}
+    text = drill_text(values)
+    assert "2 MACs probed, a sample of 57" in text
+    assert "ended early: interrupted" in text
+    nothing = drill_values("bond0", [], NAMES, {}, 1.0)
+    nothing.update(probed=2, guests_in_all=2, ended_early="interrupted")
+    assert not nothing["passed"]
+    assert "ended early: interrupted" in drill_text(nothing)
+
+
+@pytest.mark.parametrize(("limit", "passed"), [(0.084, True), (0.083, False)])
+def test_drill_is_passed_if_no_guest_took_longer_than_the_limit(limit: float, passed: bool) -> None:
+    there = Direction(PATH, 3.2, (Outage(WEB, 0.084, 8, 0),))
+    assert drill_values("bond0", [there], NAMES, {}, limit)["passed"] is passed
+    lost = there._replace(outages=(*there.outages, Outage(HOST, None, 9, 0)))
+    assert drill_values("bond0", [lost], NAMES, {}, limit)["passed"] is False
+
+
+def test_drill_page_has_each_guest_and_is_safe() -> None:
+    reader = Reader(drill_page(drilled(time=0.0)))
+    assert reader.cells[:6] == ["agent", "1", "84 ms", "not known", "2", "not healed"]
+    rows = [reader.cells[6:13], reader.cells[13:]]
+    assert [cell.strip() for cell in rows[0]] == [
+        *("web1", "vnet0", "52:54:00:00:00:01", "100", "agent", "84 ms", "21 ms"),
+    ]
+    assert rows[1][0] == "<i>\\x1b[2J"
+    assert [cell.strip() for cell in rows[1][5:]] == ["not healed", "0 ms"]
