@@ -138,7 +138,8 @@ MAY_LOAD = {
     "socket": "cli runtime guest.io hypervisor.io diagnosis",
     "subprocess": "diagnosis",
     "time": "guest.loop guest.daemon hypervisor.converse hypervisor.daemon "
-    "hypervisor.guest_path_lookup hypervisor.probe_driver hypervisor.drill_run "
+    "hypervisor.guest_path_lookup hypervisor.learning_lookup hypervisor.probe_driver "
+    "hypervisor.drill_run "
     "runtime render diagnosis cli.garp_hint",
     "xml": "hypervisor.channel_definition",
     "yaml": "config",

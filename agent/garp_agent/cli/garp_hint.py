@@ -19,6 +19,7 @@ from garp_agent import __version__
 from garp_agent.cli.attach import attach_command
 from garp_agent.cli.drill import drill_command
 from garp_agent.cli.install_commands import DIRECTORY_NAMES, FILE_NAMES, add_install_commands
+from garp_agent.cli.learn import learn_command
 from garp_agent.cli.probe import probe_command
 from garp_agent.cli.terminal import screen, write_page
 from garp_agent.hypervisor import options as watch_options
@@ -357,6 +358,7 @@ With --root, into the directory tree of an image. May be repeated.
 cli.add_command(attach_command)
 cli.add_command(drill_command)
 cli.add_command(probe_command)
+cli.add_command(learn_command)
 add_install_commands(cli, "WATCHER", (INSTALL_HELP, "Remove what `install` has installed."))
 
 

@@ -18,8 +18,10 @@ from garp_agent.hypervisor.core.learning_rules import (
     LearningRules,
     MacPrefix,
     parse_mac_prefix,
+    parse_vlans,
 )
-from garp_agent.hypervisor.core.linkstate import LinkSnapshot, PortOptions, VlanTag
+from garp_agent.hypervisor.core.learning_warnings import learning_warnings
+from garp_agent.hypervisor.core.linkstate import Bond, LinkSnapshot, PortOptions, VlanTag
 from garp_agent.wire.model import IFF_UP
 from tests.hypervisor.core.learning import (
     FILTERS,
@@ -36,6 +38,7 @@ from tests.hypervisor.core.learning import (
 from tests.world import mac, property_settings
 
 G1, G2, G9 = (guest(n).hex(":") for n in (1, 2, 9))
+NAMED = {"vnet0": guest(9)}
 GATEWAY = mac("02:00:00:00:00:fe")
 
 
@@ -88,13 +91,12 @@ def test_port_that_is_replaced_by_one_of_the_same_name_is_another_one() -> None:
     assert host.guests() == []
 
 
-def test_own_guest_of_libvirt_is_derived_from_its_name_there() -> None:
+def test_own_guest_that_no_table_names_is_the_one_that_libvirt_names() -> None:
     host = simple()
     host.hear(100.0, sent=[21])
     assert (("", "vnet0", "unknown-address")) in host.reasons()
-    assert host.guests(named=frozenset({guest(9), guest(8)})) == [(G9, "", "bond0")]
-    twins = frozenset({guest(9), b"\x02" + guest(9)[1:]})
-    assert host.guests(named=twins) == []
+    assert host.guests(named=NAMED) == [(G9, "", "bond0")]
+    assert host.guests(named={"vnet1": guest(9)}) == []
 
 
 def test_own_guest_is_the_address_that_libvirt_names() -> None:
@@ -104,7 +106,7 @@ def test_own_guest_is_the_address_that_libvirt_names() -> None:
     host.hear(100.0, TableEntry(other, 21, 10), at(9, 21))
     kinds = {each.hardware_address: each.kind for each in host.plan().entries}
     assert kinds[other] == kinds[guest(9)] == OWN
-    named = host.plan(named=frozenset({guest(9)}))
+    named = host.plan(named=NAMED)
     kinds = {each.hardware_address: each.kind for each in named.entries}
     assert (kinds[other], kinds[guest(9)]) == (FURTHER, OWN)
 
@@ -130,7 +132,7 @@ def test_address_in_several_vlans_of_a_filtering_bridge_gets_a_frame_for_each() 
     assert (G1, "p0", "no-path") in host.reasons()
     host.hear(101.0, sent=[21])
     host.allow(21, VlanRange(250, 250, untagged=True), pvid=250)
-    assert (G9, "250", "bond0") in host.guests(named=frozenset({guest(9)}))
+    assert (G9, "250", "bond0") in host.guests(named=NAMED)
 
 
 def test_macvtap_is_sent_for_when_its_guest_has_sent() -> None:
@@ -245,11 +247,10 @@ def test_guest_that_left_is_seen_outside_since() -> None:
 def test_guest_that_is_about_to_arrive_has_not_sent() -> None:
     """The address of its tun device would steal the traffic of the guest where it runs."""
     host = simple()
-    named = frozenset({guest(9)})
     host.hear(100.0)
-    assert host.reasons(named=named) == [(G9, "vnet0", "never-sent")]
+    assert host.reasons(named=NAMED) == [(G9, "vnet0", "never-sent")]
     host.hear(100.0, at(9, 3, 2.0), sent=[21])
-    assert host.reasons(named=named) == [(G9, "vnet0", "seen-outside")]
+    assert host.reasons(named=NAMED) == [(G9, "vnet0", "seen-outside")]
 
 
 def test_address_of_the_gateway_forged_by_a_guest_is_not_sent() -> None:
@@ -307,9 +308,8 @@ def test_nothing_is_derived_where_the_port_does_not_learn() -> None:
     host = simple()
     host.change(libvirts(21, "vnet0", 10, 9, port_options=PortOptions(learning=False)))
     host.hear(100.0, at(1, 21), sent=[21])  # an entry made by hand
-    named = frozenset({guest(9)})
-    assert host.guests(named=named) == [(G1, "", "bond0")]
-    assert (G9, "vnet0", "not-learning") in host.reasons(named=named)
+    assert host.guests(named=NAMED) == [(G1, "", "bond0")]
+    assert (G9, "vnet0", "not-learning") in host.reasons(named=NAMED)
 
 
 def test_address_is_sent_for_the_port_that_heard_it_last() -> None:
@@ -363,6 +363,35 @@ def test_prefix_of_addresses_is_read(text: str, prefix: MacPrefix) -> None:
 def test_prefix_that_is_none_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(ValueError, match="MAC/BITS, as"):
         parse_mac_prefix(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "vlans"), [("0", {0}), ("0,100,200-202", {0, 100, 200, 201, 202}), ("4094", {4094})]
+)
+def test_list_of_vlans_is_read(text: str, vlans: set[int]) -> None:
+    assert parse_vlans(text) == vlans
+
+
+@pytest.mark.parametrize("text", ["", "4095", "1,", "5-4", "a", "1-", "-1", "1-2-3"])
+def test_list_of_vlans_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="allowed: 0 to 4094"):
+        parse_vlans(text)
+
+
+# -- warnings ---------------------------------------------------------------------------
+
+
+def test_links_that_hinder_learning_frames_are_warned_of() -> None:
+    host = simple()
+    assert learning_warnings(host.table, host.topology) == []
+    hears = bond(3, "bond0", 10)._replace(bond=Bond(1, 90, hears_all_ports=True), port_state=2)
+    in_ovs = bond(4, "bond1", 11)._replace(port_kind="openvswitch")
+    host.change(hears, in_ovs, port(20, "p0", 10, port_state=2))
+    found = [each.split(": ")[:2] for each in learning_warnings(host.table, host.topology)]
+    assert [name for name, _ in found] == ["bond0", "bond0", "bond1"]
+    assert found[0][1] == "all_slaves_active is on"
+    assert found[1][1].startswith("STP of its bridge")
+    assert found[2][1].startswith("is in Open vSwitch")
 
 
 # -- under arbitrary tables -------------------------------------------------------------
@@ -439,7 +468,7 @@ def test_nevers_hold_under_arbitrary_tables(
         now += 150.0
         host.hear(now, *entries, sent=sent)
     lost = {3: now - 10.0, 2: now - 10.0} if was_lost else {}
-    macs = frozenset(ADDRESSES) if named else frozenset()
+    macs = {"vnet0": guest(9), "vnet1": guest(2)} if named else {}
     plan = host.plan(now, lost=lost, named=macs)
     links = host.table.links
     sent_once = {

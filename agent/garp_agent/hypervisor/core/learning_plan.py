@@ -9,8 +9,8 @@ Three kinds of addresses, in the order of the plan; within one, the longest sile
 one that talks heals itself:
 
   HOST     of the bridges and of the VLANs on them: the bond announces only its own addresses
-  OWN      of the guest that a port was made for: a macvtap; a tun device of libvirt, whose address
-           is the guest's with fe as the first byte
+  OWN      of the guest that a port was made for: as libvirt says; a macvtap's; that of a tun device
+           of libvirt, whose address is the guest's with fe as the first byte
   FURTHER  all others: of containers, of guests inside guests, of guests that only the tables know
 
 Path probes, which are sent through the standby port and expected on the active one, take their
@@ -114,7 +114,7 @@ class Moment(NamedTuple):
     spoke_after: float = inf  # leave out addresses heard later than this: they healed themselves
     lost: Mapping[int, float] = {}  # by bond that had no carrier for LOST_FOR: since when
     aggregators: frozenset[int] = frozenset()  # bonds of mode 802.3ad that changed the aggregator
-    named: frozenset[bytes] = frozenset()  # MACs that libvirt has given to guests
+    named: Mapping[str, bytes] = {}  # by port: the MAC that libvirt has given to its guest
 
 
 def plan_learning(
@@ -162,9 +162,6 @@ class _Planner:
         self._rules = rules
         self._moment = moment
         self._paths = TaggedPaths(table, topology, vlans)
-        self._named: dict[bytes, list[bytes]] = {}
-        for mac in sorted(moment.named):
-            self._named.setdefault(mac[1:], []).append(mac)
         self._latest = self._latest_ports()
         self._outside: dict[int, dict[tuple[bytes, int], float]] = {}  # by bridge
         self._entries: dict[tuple[int, bytes, tuple[VlanTag, ...]], LearningEntry] = {}
@@ -224,21 +221,17 @@ class _Planner:
             yield _Candidate(port.hardware_address, 0, -inf, OWN)
             return
         filters = self._paths.filters_vlans(port.master_ifindex)
-        own = _own_octets(port)
+        own = self._moment.named.get(port.name, b"") or _own_octets(port)
         is_heard = False
         for mac, vlan, heard_at in self._memory.heard(port.ifindex):
             if filters != bool(vlan):
                 continue  # an entry made by hand, which such a bridge does not use
-            kind = OWN if self._is_own(mac, own) else FURTHER
+            kind = OWN if own and mac.endswith(own) else FURTHER
             is_heard = is_heard or kind == OWN
             yield _Candidate(mac, vlan, heard_at, kind)
         if own and not is_heard:
             vlan = self._paths.pvid(port.ifindex) if filters else 0
-            named = self._named.get(own, ())
-            yield _Candidate(named[0] if len(named) == 1 else b"", vlan, -inf, OWN)
-
-    def _is_own(self, mac: bytes, own: bytes) -> bool:
-        return mac in self._named[own] if own in self._named else mac[1:] == own
+            yield _Candidate(own if len(own) == 6 else b"", vlan, -inf, OWN)
 
     def _port_refusal(self, port: LinkSnapshot) -> tuple[str, str]:
         if not self._rules.is_port_wanted(port.name):

@@ -15,6 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+PACE = 16  # learning frames in a millisecond, for the storm control of switches
+VLAN_MOST = 4094  # IEEE 802.1Q
 _BITS = 48
 
 
@@ -77,3 +79,18 @@ def parse_mac_prefix(text: str) -> MacPrefix:
     if not is_mac or (slash and not (length.isdigit() and int(length) <= _BITS)):
         raise ValueError(f"{text!r} is no MAC or MAC/BITS, as 52:54:00:00:00:00/24")
     return MacPrefix(int("".join(octets), 16), int(length) if slash else _BITS)
+
+
+def parse_vlans(text: str) -> frozenset[int]:
+    """Return the VLANs of a list as "0,100,200-299".
+
+    Raises ValueError, which says what is allowed.
+    """
+    found: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        ends = [int(each) if each.isdigit() else -1 for each in (first, last if dash else first)]
+        if not 0 <= ends[0] <= ends[1] <= VLAN_MOST:
+            raise ValueError(f"{part!r} is no VLAN or range; allowed: 0 to {VLAN_MOST}, as 200-299")
+        found.update(range(ends[0], ends[1] + 1))
+    return frozenset(found)

@@ -60,6 +60,7 @@ _IFLA_VLAN_PROTOCOL = 5
 _IFLA_VXLAN_LINK = 3
 _IFLA_BOND_MODE = 1
 _IFLA_BOND_ACTIVE_SLAVE = 2
+_IFLA_BOND_ALL_SLAVES_ACTIVE = 17
 _IFLA_BOND_SLAVE_STATE = 1
 _IFLA_BOND_SLAVE_MII_STATUS = 2
 _BOND_STATE_ACTIVE = 0
@@ -73,6 +74,7 @@ class Bond(NamedTuple):
 
     mode: int
     active_ifindex: int = 0  # 0: no active port now, or the mode has none
+    hears_all_ports: bool = False  # option all_slaves_active: it takes what its other ports receive
 
 
 class BondPort(NamedTuple):
@@ -244,6 +246,7 @@ def _bond(data: dict[int, bytes]) -> Bond | None:
     return Bond(
         rtnetlink.u8(data, _IFLA_BOND_MODE),
         rtnetlink.u32(data, _IFLA_BOND_ACTIVE_SLAVE),
+        bool(rtnetlink.u8(data, _IFLA_BOND_ALL_SLAVES_ACTIVE)),
     )
 
 

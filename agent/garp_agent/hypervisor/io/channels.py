@@ -273,12 +273,12 @@ def _name_in_status(directory: str, path: str) -> str:
     except OSError:
         return ""
     for name in names:
-        if name.endswith(".xml") and wanted in _beginning(f"{directory}/{name}"):
+        if name.endswith(".xml") and wanted in beginning(f"{directory}/{name}"):
             return name[: -len(".xml")]
     return ""
 
 
-def _beginning(path: str) -> bytes:
+def beginning(path: str) -> bytes:
     """Return a file's first bytes; b"" if it cannot be read, or is no file but a pipe."""
     try:
         with open(path, "rb", opener=_open_at_once) as file:

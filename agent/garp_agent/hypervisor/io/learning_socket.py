@@ -1,0 +1,70 @@
+"""Sends learning frames on bonds (packet(7)).  Decides nothing about them; never blocks.
+
+A socket is bound to each bond: one that is bound to a name again and again would be slower, and a
+frame goes to the link that the plan was made for, whatever its name is now.  Needs CAP_NET_RAW.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+_GONE = (errno.ENXIO, errno.ENODEV)
+_FULL = (errno.EAGAIN, errno.ENOBUFS)
+
+
+class LearningSocket:
+    """Puts frames on bonds.  Raises PermissionError without CAP_NET_RAW, OSError as socket(2)."""
+
+    def __init__(self) -> None:
+        self._sockets: dict[int, socket.socket] = {}  # by ifindex of the bond
+        self._spare: socket.socket | None = _sending_socket()  # a missing capability shows here
+
+    def send(self, ifindex: int, name: str, frame: bytes) -> int:
+        """Send one whole frame; return the errno (0: sent).
+
+        ``name``: of the link with this ifindex.
+        """
+        try:
+            bound = self._sockets.get(ifindex)
+            if bound is None:
+                bound = self._bind(ifindex, name)
+            bound.send(frame)
+        except OSError as error:
+            number = error.errno or errno.EIO
+            if number in _GONE and ifindex in self._sockets:
+                self._sockets.pop(ifindex).close()
+            return number
+        except UnicodeError:  # Python binds to UTF-8 names only; the kernel allows any bytes
+            return errno.EILSEQ
+        return 0
+
+    def close(self) -> None:
+        """Close the sockets."""
+        for each in (*self._sockets.values(), self._spare):
+            if each is not None:
+                each.close()
+        self._sockets, self._spare = {}, None
+
+    def _bind(self, ifindex: int, name: str) -> socket.socket:
+        bound, self._spare = self._spare or _sending_socket(), None
+        try:
+            bound.bind((name, 0))
+            if socket.if_nametoindex(name) != ifindex:
+                raise OSError(errno.ENODEV, "the name belongs to another link now")
+        except BaseException:
+            bound.close()
+            raise
+        self._sockets[ifindex] = bound
+        return bound
+
+
+def is_full(number: int) -> bool:
+    """Return whether this errno says that a queue is full: the frame can be sent again later."""
+    return number in _FULL
+
+
+def _sending_socket() -> socket.socket:
+    # Protocol 0: the kernel queues no frame for reading.
+    kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+    return socket.socket(socket.AF_PACKET, kind, 0)

@@ -1,0 +1,163 @@
+"""Learning frames of the running kernel: its tables, its socket, and the command.
+
+Not every kernel that runs the tests has bonds; tests/vm has the frames on a real one.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import lab
+from garp_agent.hypervisor.core.learning_frames import learning_frame
+from garp_agent.hypervisor.core.linkstate import VlanTag
+from garp_agent.hypervisor.io.learning_socket import LearningSocket
+from garp_agent.runtime.exits import EXIT_NO_GUEST, EXIT_NO_PERMISSION
+from tests.hypervisor.watching import COMMAND, ENVIRONMENT
+from tests.world import mac
+
+GUEST, OTHER = "52:54:00:00:00:01", "52:54:00:00:00:02"
+HOST = f"""link add br0 address 02:00:00:00:02:00 up type bridge
+link add uplink type ifb
+link set uplink master br0
+link add p0 up master br0 type veth peer name g0
+link add p1 up master br0 type veth peer name g1
+link set g0 up address {GUEST}
+link set g1 up address {OTHER}
+link add link g1 name mt0 up address 52:54:00:00:00:03 type macvtap mode bridge""".splitlines()
+CARD = """<domstatus><domain><devices><interface type='bridge'>
+  <mac address='52:54:00:00:00:01'/><source bridge='br0'/><target dev='p0'/>
+</interface></devices></domain></domstatus>"""
+
+
+@pytest.fixture
+def host(tiny_lab: lab.TinyLab) -> lab.TinyLab:
+    """A bridge with an uplink that is no bond, and two guests, of which one has sent."""
+    tiny_lab.ip("guest", *HOST)
+    tiny_lab.wait_until_up("guest")
+    tiny_lab.ip("guest", "link set uplink up")  # the kernel never tells of its carrier
+    with closing(tiny_lab.packet_socket("guest", "g0", 0)) as sender:
+        sender.send(learning_frame(mac(GUEST), ()))
+    return tiny_lab
+
+
+def learn(
+    where: lab.Lab, *options: str, prefix: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    with where.entered("guest"):
+        command = [*prefix, *COMMAND, "learn", *options]
+        return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
+
+
+def test_learn_explains_what_it_leaves_out(host: lab.TinyLab, tmp_path: Path) -> None:
+    (tmp_path / "web.xml").write_text(CARD)
+    done = learn(host, "--dry-run", "--json", "--libvirt-status", str(tmp_path))
+    assert (done.returncode, done.stderr) == (EXIT_NO_GUEST, "")
+    values: dict[str, Any] = json.loads(done.stdout)
+    assert values["frames"] == []
+    found = {(each["port"], each["mac"]): each for each in values["left_out"]}
+    assert found["p0", GUEST]["reason"] == "no-path"
+    assert found["p0", GUEST]["detail"] == "uplink is no bond"
+    assert found["p0", GUEST]["guest"] == "web"
+    assert found["mt0", "52:54:00:00:00:03"]["reason"] == "never-sent"
+    assert found["br0", "02:00:00:00:02:00"]["reason"] == "no-path"
+    assert ("p1", OTHER) not in found  # the bridge has not heard it
+
+
+def test_learn_prints_a_table_and_a_summary(host: lab.TinyLab) -> None:
+    done = learn(host, "--dry-run", "--learn-port", "p*")
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["LEFT", "OUT", "PORT", "GUEST", "REASON", "WHY"]
+    assert [GUEST, "p0", "-", "no-path", "uplink", "is", "no", "bond"] in map(str.split, lines)
+    assert lines[-1] == (
+        "0 learning frames would be sent, 1 left out (left-out), 2 left out (no-path)"
+    )
+
+
+def test_learn_without_the_capability_says_so_and_dry_run_needs_none(host: lab.TinyLab) -> None:
+    without = ("setpriv", "--bounding-set", "-net_raw", "--inh-caps", "-net_raw")
+    done = learn(host, prefix=without)
+    assert (done.returncode, done.stdout) == (EXIT_NO_PERMISSION, "")
+    assert "CAP_NET_RAW" in done.stderr
+    assert learn(host, "--dry-run", prefix=without).returncode == EXIT_NO_GUEST
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--learn-never", "52:54", "is no MAC or MAC/BITS"),
+        ("--learn-vlans", "0,4095", "is no VLAN or range; allowed: 0 to 4094"),
+        ("--learn-vlans", "9-3", "is no VLAN or range"),
+    ],
+)
+def test_learn_refuses_wrong_values_with_what_is_allowed(
+    tiny_lab: lab.TinyLab, option: str, value: str, message: str
+) -> None:
+    done = learn(tiny_lab, "--dry-run", option, value)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+# -- the socket -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sender(tiny_lab: lab.TinyLab) -> Iterator[LearningSocket]:
+    with tiny_lab.entered("guest"), closing(LearningSocket()) as made:
+        yield made
+
+
+def index(name: str) -> int:
+    return socket.if_nametoindex(name)
+
+
+@pytest.mark.parametrize("tags", [(), (VlanTag(0x88A8, 50), VlanTag(0x8100, 7))])
+def test_frame_leaves_as_it_is_with_all_tags(
+    tiny_lab: lab.TinyLab, sender: LearningSocket, tags: tuple[VlanTag, ...]
+) -> None:
+    frame = learning_frame(mac(GUEST), tags)
+    with tiny_lab.entered("guest"), closing(tiny_lab.packet_socket("guest", "eth0")) as seen:
+        assert sender.send(index("eth0"), "eth0", frame) == 0
+        seen.settimeout(30.0)
+        while (received := seen.recv(2048))[6:12] != mac(GUEST):
+            pass
+    assert received == frame
+
+
+def test_errors_are_those_of_the_kernel_and_a_new_link_is_found(
+    tiny_lab: lab.TinyLab, sender: LearningSocket
+) -> None:
+    frame = learning_frame(mac(GUEST), ())
+    with tiny_lab.entered("guest"):
+        tiny_lab.ip("guest", "link add d0 type veth peer name d1")
+        first = index("d0")
+        assert sender.send(first, "d0", frame) == errno.ENETDOWN
+        tiny_lab.ip("guest", "link set d0 up", "link set d1 up")
+        assert sender.send(first, "d0", frame) == 0
+        tiny_lab.ip("guest", "link delete d0", "link add d0 up type veth peer name d1")
+        tiny_lab.ip("guest", "link set d1 up")
+        assert sender.send(first, "d0", frame) in (errno.ENXIO, errno.ENODEV)
+        assert sender.send(first, "d0", frame) == errno.ENODEV  # the name is another link's
+        assert sender.send(index("d0"), "d0", frame) == 0
+        assert sender.send(9999, "w\udcffx", frame) == errno.EILSEQ
+
+
+def test_socket_without_the_capability_is_refused_when_it_is_made(tiny_lab: lab.TinyLab) -> None:
+    code = "from garp_agent.hypervisor.io.learning_socket import LearningSocket; LearningSocket()"
+    without = ["setpriv", "--bounding-set", "-net_raw", "--inh-caps", "-net_raw"]
+    done = subprocess.run(
+        [*without, COMMAND[0], "-c", code],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        check=False,
+    )
+    assert "PermissionError" in done.stderr
