@@ -410,7 +410,8 @@ def test_an_agent_without_standard_streams_announces(site: Site) -> None:
 
 
 def test_the_agent_wakes_for_its_refreshes_only(site: Site) -> None:
-    with site.start(config="interval: 100ms\njitter: 20%\nburst: [0s]\n") as agent:
+    config = "interval: 100ms\njitter: 20%\nburst: [0s]\nconflict: {policy: warn}\n"  # no probes
+    with site.start(config=config) as agent:
         until(agent.is_asleep, "it sleeps")
         site.wire.clear()
         before = agent.voluntary_switches()

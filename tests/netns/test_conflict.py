@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scapy.layers.l2 import Ether
+from scapy.layers.l2 import ARP, Ether
 
 from bench import lab
 from bench.lab import GUEST_ADDRESS, GUEST_ADDRESS6, GUEST_MAC, PEER_ADDRESS6, PEER_MAC
@@ -19,9 +19,11 @@ from garp_agent.guest.io.conflict_socket import ConflictSocket
 from tests.netns.agent import (
     LIMIT,
     Agent,
+    Capture,
     Site,
     advertisement,
     believed,
+    forget_link_local,
     gratuitous,
     set_entry,
     until,
@@ -184,6 +186,42 @@ def test_address_stays_with_its_new_owner_after_hold_offs_until_that_is_gone(
             trio.ip("rival", f"address del {network}")
             agent.wait_for_log("address-conflict-over", address=address)
             wait_until_believed(trio, address)
+
+
+@pytest.mark.parametrize("address", [GUEST_ADDRESS, GUEST_ADDRESS6])
+def test_port_that_forwards_later_than_its_carrier_lets_one_claim_through_at_most(
+    labs: None, tmp_path: Path, address: str
+) -> None:
+    """The guest was away, and its first probe is lost: the switch's port listens and learns."""
+    ipv6 = ":" in address
+    network = f"{address}/64 dev eth0 nodad" if ipv6 else f"{address}/24 dev eth0"
+    config = "interval: 500ms\nmac_only: false\n"
+    with Trio(tmp_path, ipv6=ipv6) as trio:
+        forget_link_local(trio)
+        if ipv6:
+            trio.ip("guest", f"address add {network}")
+        trio.ip("switch", "link set br0 type bridge stp_state 1 forward_delay 200")
+
+        def is_forwarding() -> bool:
+            shown = trio.run("switch", ["bridge", "link", "show", "dev", "guest"]).stdout
+            return "state forwarding" in shown
+
+        until(is_forwarding, "the port forwards")
+        with trio.start_daemon(config) as agent:
+            until(lambda: agent.claims(address), "it announces")
+            trio.ip("switch", "link set guest down")
+            until(lambda: not agent.announced(), "the carrier is lost")
+            trio.ip("rival", f"address add {network}")
+            with Capture(trio) as wire:
+                trio.ip("switch", "link set guest up")
+                until(lambda: address in agent.announced(), "the carrier is back")
+                until(lambda: agent.claims(address), "its first probe was lost")
+                until(is_forwarding, "the port forwards")
+                until(lambda: not agent.claims(address), "the agent yields")
+                agent.send_more(10)
+                assert not agent.claims(address)
+                found = wire.announcements(address)
+                assert len([each for each in found if ARP not in each or each.psrc == address]) <= 1
 
 
 KEEPALIVED = """\

@@ -29,6 +29,7 @@ RIVAL, RIVAL2 = b"\2\0\0\0\0\x66", b"\2\0\0\0\0\x67"
 YIELD, WARN, DEFEND = ConflictPolicy.YIELD, ConflictPolicy.WARN, ConflictPolicy.DEFEND
 PROBES = [Kind.ARP_PROBE] * 3
 REQUESTS = [Kind.ARP_REQUEST] * 3
+CLAIMS = (Kind.ARP_REQUEST, Kind.UNSOLICITED_NA)
 
 
 def guest(policy: ConflictPolicy = YIELD, **more: Any) -> Agent:
@@ -76,6 +77,11 @@ def moments(frames: list[Frame], of: bytes = MINE.address) -> list[float]:
 
 def is_withheld(agent: Agent, item: Any = MINE) -> bool:
     return agent.engine.conflicts.is_withheld(item.ifindex, item.address)
+
+
+def rivals(agent: Agent) -> set[bytes]:
+    known = agent.engine.conflicts.rivals.values()
+    return {rival.hardware_address for each in known for rival in each.values()} - {b""}
 
 
 def logged_rivals(agent: Agent) -> list[object]:
@@ -261,7 +267,7 @@ def test_unused_addresses_are_in_the_prefix_and_not_ours() -> None:
 def test_claim_that_is_no_conflict_is_ignored(event: ClaimSeen) -> None:
     agent = guest(ignore=((mac("02:aa:00:00:00:00"), mac("ff:ff:00:00:00:00")),))
     assert agent.tell(event) == []
-    assert (agent.engine.conflicts.claims, agent.engine.conflicts.rivals) == (0, {})
+    assert (agent.engine.conflicts.claims, rivals(agent)) == (0, set())
     assert agent.notices() == []
 
 
@@ -293,7 +299,7 @@ def test_address_added_again_within_a_minute_is_checked_for_its_rival() -> None:
     claim(agent, 10.0)
     agent.until(12.0)
     agent.tell(AddressGone(MINE))
-    assert agent.engine.conflicts.rivals.get(2, {}) == {}
+    assert rivals(agent) == set()
     frames = agent.until(60.0) + agent.tell(AddressSeen(MINE)) + agent.until(200.0)
     assert set(kinds(frames)) == {Kind.ARP_PROBE}
     assert is_withheld(agent)
@@ -327,13 +333,67 @@ def test_guest_that_was_away_probes_first_and_yields_to_a_station_that_answers(
 ) -> None:
     agent = guest()
     frames = agent.tell(*events) + agent.until(10.0)
-    assert kinds(frames) == [Kind.ARP_PROBE, *REQUESTS]
+    assert kinds(frames) == [Kind.ARP_PROBE, Kind.ARP_REQUEST] * 2
     assert kinds(frames, MINE6.address)[:3] == [Kind.RARP, Kind.DAD_PROBE, Kind.UNSOLICITED_NA]
     assert {frame.announcement.cause for frame in frames} == {cause}
-    assert moments(frames) == [0.0, 0.5, 0.6, 0.9]
+    assert moments(frames) == [0.0, 0.5, 0.6, 1.1]
     answered_by(agent, RIVAL)
     frames = agent.tell(*events) + agent.until(60.0)
     assert set(kinds(frames)) == {Kind.ARP_PROBE}
+
+
+@pytest.mark.parametrize("opens", [0.1, 0.6, 0.95, 3.0, 12.0, 31.0, 58.0])
+@pytest.mark.parametrize("item", [MINE, MINE6])
+@pytest.mark.parametrize("interval", [1.0, 5.0])
+def test_path_that_forwards_after_the_check_lets_one_claim_through_at_most(
+    item: Any, opens: float, interval: float
+) -> None:
+    """The port of the switch has its carrier, and forwards later."""
+    agent = guest()
+    agent.engine.reconfigure(agent.engine.settings._replace(interval=interval), 0.0)
+    agent.tell(*seen(ETH0._replace(flags=NO_CARRIER), ETH0))
+    agent.until(opens)
+    answered_by(agent, RIVAL)
+    frames = agent.until(opens + 200.0)
+    claims = [each for each in kinds(frames, item.address) if each in CLAIMS]
+    assert len(claims) <= 1
+    assert is_withheld(agent, item)
+
+
+def test_path_that_is_broken_while_a_rival_has_the_address_lets_one_claim_through_at_most() -> None:
+    agent = guest()
+    agent.engine.reconfigure(agent.engine.settings._replace(interval=5.0), 0.0)
+    answered_by(agent, RIVAL)
+    claim(agent, 10.0)
+    agent.until(15.0)
+    answered_by(agent)
+    agent.until(27.0)
+    assert not is_withheld(agent)
+    answered_by(agent, RIVAL)
+    frames = agent.until(200.0)
+    assert len([each for each in kinds(frames) if each in CLAIMS]) <= 1
+    assert is_withheld(agent)
+
+
+def test_refreshes_begin_with_a_probe_for_a_minute_after_the_guest_was_away() -> None:
+    agent = guest()
+    agent.engine.reconfigure(agent.engine.settings._replace(interval=10.0), 0.0)
+    agent.tell(Resumed(60.0))
+    agent.until(5.0)
+    frames = agent.until(200.0)
+    at = {kind: [f.at for f in frames if kinds([f]) == [kind]] for kind in set(kinds(frames))}
+    probes, requests = at[Kind.ARP_PROBE], at[Kind.ARP_REQUEST]
+    assert [each + 0.5 for each in probes] == requests[: len(probes)]
+    assert 60.0 <= probes[-1] <= 70.0
+    assert len(requests) in (19, 20)
+
+
+def test_hint_within_a_minute_after_the_guest_was_away_is_announced_at_once() -> None:
+    agent = guest()
+    agent.tell(Resumed(60.0))
+    frames = agent.until(10.0) + agent.tell(BurstRequested(Cause.HINT, (0.0,)))
+    assert kinds(frames)[-1] == Kind.ARP_REQUEST
+    assert not agent.engine.conflicts.is_checking(2)
 
 
 def test_start_with_many_addresses_announces_each_soon_after_its_probe() -> None:
@@ -362,7 +422,7 @@ def test_link_that_goes_down_during_a_check_forgets_it() -> None:
     agent = guest()
     claim(agent, 10.0)
     agent.tell(LinkSeen(ETH0._replace(flags=NO_CARRIER)))
-    assert agent.engine.conflicts.rivals == {}
+    assert rivals(agent) == set()
     assert agent.until(5000.0 - 3.0) == []
 
 
@@ -438,7 +498,7 @@ def test_answer_for_an_address_that_was_removed_in_the_same_turn_has_no_effect()
     agent = guest()
     claim(agent, 10.0)
     agent.tell(AddressGone(MINE), ClaimSeen("eth0", MINE.address, RIVAL, True))
-    assert agent.engine.conflicts.rivals == {}
+    assert rivals(agent) == set()
 
 
 # -- many addresses, and many claims --------------------------------------------------

@@ -11,7 +11,10 @@ a withheld address, frames that claim nothing are sent (ARP probe, RARP), so tha
 cannot make the switches forget this guest.
 
 After START, LINK_UP and RESUME an address is checked with one probe before it is announced: this
-guest may have been away, and another station may have taken the address over.
+guest may have been away, and another station may have taken the address over.  The path may carry
+frames later than its carrier comes: the probe is lost, and the missing answer says nothing.  So
+for UNSURE seconds each announcement waits for an unanswered probe, also after a rival that
+answered seems to have left.
 
 A station that answers for everything (proxy ARP, ND proxies, client isolation) is no rival.  A
 rival that answers is therefore tested with probes for unused addresses.  Silent stations are, for
@@ -50,6 +53,9 @@ ECHO = 1.0  # seconds within which a repeater returns our frame
 PROXY_TEST_WAIT = 1.0  # seconds for the answers to the test addresses
 PROXY_TEST_REST = 60.0  # seconds between two tests of a station
 KNOWN_FOR = 3600.0  # seconds for which a station is known to answer for everything, or nothing
+# Seconds after a check in which the path may not carry frames yet.  A port with spanning tree
+# listens and learns for 30 s by default (IEEE 802.1D-2004 section 17.14).
+UNSURE = 60.0
 QUIET = 60.0  # seconds without a claim after which a conflict is over, and news when it comes back
 REMEMBERED = 60.0  # seconds for which the rival of an address that went is remembered
 MOST_STATIONS = 64  # known ones of each sort: a forger must not fill the memory
@@ -65,7 +71,9 @@ class Rival:
     __slots__ = (
         "claims",
         "hardware_address",
+        "is_awaited",
         "is_checked",
+        "is_fresh",
         "is_logged",
         "last_announced",
         "last_answer",
@@ -76,6 +84,7 @@ class Rival:
         "release_cause",
         "rest_until",
         "step_at",
+        "unsure_until",
         "wanted",
         "withheld",
     )
@@ -86,6 +95,8 @@ class Rival:
         self.last_claim = self.last_answer = self.last_defence = self.last_news = -inf
         self.last_announced = -inf
         self.is_checked = False  # probes are sent, and answers are awaited
+        self.is_awaited = False  # an announcement waits for the end of the check
+        self.is_fresh = False  # a check was not answered, and no announcement followed yet
         self.is_logged = False  # the conflict is in the log, its end not yet
         self.withheld = False
         self.probes = 0  # sent since the latest answer
@@ -93,6 +104,7 @@ class Rival:
         self.release_cause = Cause.ADDRESS_ADDED  # of the burst when the address is released
         self.rest_until = -inf  # no claim starts a check before
         self.step_at = inf  # when to look at it again; inf: not before the next claim
+        self.unsure_until = -inf  # a check that ends before may not have reached the network
 
     def check(self, wanted: int, cause: Cause, withheld: bool = True) -> None:
         """Check the address until ``wanted`` probes remain without an answer."""
@@ -108,8 +120,9 @@ class Step(NamedTuple):
 
     ifindex: int
     address: bytes
-    released: Cause | None  # None: send a probe; else announce the address again, for this cause
-    is_news: bool  # the conflict that is over was logged
+    released: Cause | None  # None: send a probe; else announce the address, for this cause
+    was_withheld: bool = False
+    is_news: bool = False  # the conflict that is over was logged
 
 
 class _ProxyTest:
@@ -196,7 +209,7 @@ class Conflicts:
             rival.check(PROBES, Cause.ADDRESS_ADDED)
             self._step(ifindex, address, rival, now)
 
-    def check_first(self, ifindex: int, address: bytes, cause: Cause) -> bool:
+    def check_first(self, ifindex: int, address: bytes, cause: Cause, now: float) -> bool:
         """Withhold an address until one probe was not answered; return whether it is withheld.
 
         The caller sends the probe.  ``cause``: of the burst that follows.
@@ -204,10 +217,31 @@ class Conflicts:
         if not self._yields():
             return False
         rival = self._rival(ifindex, address)
+        rival.unsure_until = now + UNSURE
         if not rival.withheld:
             rival.check(1, cause)
             rival.step_at = inf  # until the probe is sent
         return True
+
+    def is_unsure(self, ifindex: int, address: bytes) -> bool:
+        """Return whether an announcement has to wait for an unanswered probe."""
+        rival = self.rivals.get(ifindex, {}).get(address)
+        if rival is None or rival.withheld or rival.is_fresh or not self._yields():
+            return False
+        return rival.unsure_until > -inf
+
+    def check_again(self, ifindex: int, address: bytes, cause: Cause) -> bool:
+        """Let an announcement of an unsure address wait; return whether to send a probe.
+
+        ``cause``: of the announcement that follows.
+        """
+        rival = self.rivals[ifindex][address]
+        is_new = not rival.is_checked
+        if is_new:
+            rival.check(1, cause, withheld=False)
+            rival.step_at = inf  # until the probe is sent
+        rival.is_awaited, rival.release_cause = True, cause
+        return is_new
 
     def is_withheld(self, ifindex: int, address: bytes) -> bool:
         """Return whether the address must not be announced now."""
@@ -215,15 +249,22 @@ class Conflicts:
         return rival is not None and rival.withheld
 
     def is_checking(self, ifindex: int) -> bool:
-        """Return whether a check is under way on a link that no station has answered yet."""
-        rivals = self.rivals.get(ifindex, {}).values()
-        return any(rival.is_checked and rival.last_answer == -inf for rival in rivals)
+        """Return whether a check is under way on a link that no station has answered yet.
+
+        The probe before a refresh does not count.
+        """
+        return any(
+            rival.is_checked
+            and rival.last_answer == -inf
+            and (rival.withheld or rival.release_cause is not Cause.REFRESH)
+            for rival in self.rivals.get(ifindex, {}).values()
+        )
 
     def announced(self, ifindex: int, address: bytes, now: float) -> None:
         """Note that an address was announced: a repeater returns that frame."""
         rival = self.rivals.get(ifindex, {}).get(address)
         if rival is not None:
-            rival.last_announced = now
+            rival.last_announced, rival.is_fresh = now, False
 
     # -- what is heard ------------------------------------------------------------------
 
@@ -390,26 +431,37 @@ class Conflicts:
     def _take_step(self, ifindex: int, address: bytes, rival: Rival, now: float) -> list[Step]:
         rival.step_at = inf  # until the probe is sent
         is_over = rival.is_checked and rival.probes >= rival.wanted
-        has_turn = rival.release_cause in CHECKED or address in self._checks.get(ifindex, ())
+        is_first = rival.is_awaited or rival.release_cause in CHECKED
+        has_turn = is_first or address in self._checks.get(ifindex, ())
         if not (is_over or has_turn or self._start_check(ifindex, address, rival)):
             self._step(ifindex, address, rival, now + PROBE_WAIT)
             return []
         if is_over:
             return self._end_check(ifindex, address, rival, now)
-        return [Step(ifindex, address, None, False)]
+        return [Step(ifindex, address, None)]
 
     def _end_check(self, ifindex: int, address: bytes, rival: Rival, now: float) -> list[Step]:
-        if rival.hardware_address and rival.wanted and rival.last_answer == -inf:
-            _remember(self.silent, (ifindex, rival.hardware_address), now, MOST_STATIONS)
-        self._checks.get(ifindex, set()).discard(address)
+        checks = self._checks.get(ifindex, set())
+        if address in checks:  # because of a claim
+            checks.discard(address)
+            rival.rest_until = now + REST
+            if rival.wanted and rival.last_answer == -inf:
+                _remember(self.silent, (ifindex, rival.hardware_address), now, MOST_STATIONS)
         released = []
-        if rival.withheld:
-            released = [Step(ifindex, address, rival.release_cause, rival.is_logged)]
-        rival.is_checked = rival.withheld = rival.is_logged = False
+        if rival.withheld or rival.is_awaited:
+            cause, was_withheld = rival.release_cause, rival.withheld
+            is_news = was_withheld and rival.is_logged
+            released = [Step(ifindex, address, cause, was_withheld, is_news)]
+        if rival.last_answer > -inf:
+            rival.unsure_until = max(rival.unsure_until, now + UNSURE)
+        elif now >= rival.unsure_until:
+            rival.unsure_until = -inf
+        rival.is_fresh = True
+        rival.is_logged = rival.is_logged and not rival.withheld
+        rival.is_checked = rival.withheld = rival.is_awaited = False
         rival.probes = 0
         rival.last_answer = -inf
-        rival.rest_until = now + REST
-        if not rival.hardware_address:
+        if not rival.hardware_address and rival.unsure_until == -inf:
             del self.rivals[ifindex][address]
             if not self.rivals[ifindex]:
                 del self.rivals[ifindex]

@@ -9,7 +9,8 @@ now with what policy said before.  A carrier that comes back and NOTIFY_PEERS al
 links that are stacked on the link they happened to, because the addresses are there.
 
 A burst of START, LINK_UP or RESUME begins with frames that claim nothing.  They teach the switches
-at once.  Announcements follow where no station answers (guest.core.conflicts).
+at once.  Announcements follow where no station answers (guest.core.conflicts).  For a minute, the
+refreshes begin so, too: the path may carry frames later than its carrier comes.
 """
 
 from __future__ import annotations
@@ -57,6 +58,9 @@ if TYPE_CHECKING:
 
 LATE = 1.0  # seconds; a turn that is less late does not count as a resume
 PROBE_KINDS = (Kind.ARP_PROBE, Kind.DAD_PROBE)  # a station that has the address answers them
+# Causes of announcements that wait for an unanswered probe while the path may be broken.  Others
+# say that the network or the address has changed: they must not be late.
+WAITS = (*CHECKED, Cause.REFRESH)
 DRAWN = 64  # candidates for test addresses: some may be ours
 TEST_ADDRESSES = 3  # unused ones; a station that answers for all answers for everything
 
@@ -182,8 +186,13 @@ class Engine:
         due = self.schedule.next_due(now)
         if due is None:
             return False
-        self._frames = [(due, kind) for kind in self._kinds(due)]
+        if not self._waits(due) or self.conflicts.check_again(*due):
+            self._frames = [(due, kind) for kind in self._kinds(due)]
         return True
+
+    def _waits(self, due: Due) -> bool:
+        """Return whether an announcement waits until a probe was not answered."""
+        return due.cause in WAITS and self.conflicts.is_unsure(due.ifindex, due.address)
 
     def _kinds(self, due: Due) -> tuple[Kind, ...]:
         """Return the frames for what is due; () if it is no longer to be announced."""
@@ -194,7 +203,7 @@ class Engine:
         if target is None:
             return probe_kinds(due.address)[-1:] if due.cause is Cause.PROXY_TEST else ()
         kinds = self.kinds(due.ifindex, target)
-        if due.cause is Cause.CONFLICT and kinds is target.kinds:
+        if kinds is target.kinds and (due.cause is Cause.CONFLICT or self._waits(due)):
             return probe_kinds(due.address)[-1:]
         return kinds
 
@@ -210,13 +219,14 @@ class Engine:
 
     def _take_steps(self, now: float) -> None:
         """Send the probes of conflicts, and announce what is no longer withheld."""
-        for ifindex, address, released, is_news in self.conflicts.steps(now):
+        for ifindex, address, released, was_withheld, is_news in self.conflicts.steps(now):
             if released is None:
                 self.schedule.send_once(ifindex, address, Cause.CONFLICT, now)
                 continue
             self._set_frames(ifindex, address)
-            self.schedule.burst(ifindex, released, now, addresses=(address,))
-            if released in CHECKED:  # do not wait for the probes of all other addresses
+            if was_withheld:
+                self.schedule.burst(ifindex, released, now, addresses=(address,))
+            if released in WAITS:  # do not wait for the probes of all other addresses
                 self.schedule.send_next(ifindex, address, released, now)
             if is_news:
                 name = self._name(ifindex)
@@ -432,7 +442,7 @@ class Engine:
         if cause in CHECKED:
             for address, target in targets.items():
                 claims = target.override and not set(target.kinds) <= {Kind.RARP, Kind.ARP_PROBE}
-                if claims and self.conflicts.check_first(ifindex, address, cause):
+                if claims and self.conflicts.check_first(ifindex, address, cause, now):
                     self._set_frames(ifindex, address)
                     checked.append(address)
         if not checked:
