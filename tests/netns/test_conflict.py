@@ -99,8 +99,10 @@ def test_clone_with_an_agent_leaves_the_address_to_the_guest_that_answers(
 ) -> None:
     """The clone has the same address and the default policy, and starts later."""
     (tmp_path / "clone").mkdir()
-    with trio.start_daemon(f"{FREQUENT}conflict: {{policy: {policy}}}\n") as agent:
-        until(lambda: agent.claims(GUEST_ADDRESS), "nobody answered its first probe")
+    with trio.start_daemon(f"{FREQUENT}conflict: {{policy: warn}}\n") as agent:
+        # As if it had run for more than a minute: no refresh begins with a probe.
+        agent.reload(f"{FREQUENT}conflict: {{policy: {policy}}}\n")
+        agent.wait_for_log("configuration-loaded")
         trio.ip("rival", f"address add {GUEST_ADDRESS}/24 dev eth0")
         with Agent(trio, tmp_path / "clone", config=FREQUENT, role="rival") as clone:
             clone.wait_for_log("address-conflict", claimed_by=GUEST_MAC, policy="yield")

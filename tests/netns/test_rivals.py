@@ -178,6 +178,25 @@ def test_station_that_answers_for_everything_is_named_and_ignored(
         assert (found["interface"], found["hardware_address"]) == ("eth0", RIVAL_MAC)
 
 
+@pytest.mark.parametrize("length", [24, 25])
+def test_station_that_has_the_whole_network_is_a_proxy_and_one_that_has_half_of_it_is_not(
+    site: Site, length: int
+) -> None:
+    """The peer's kernel answers for all addresses of a local route."""
+    with started(site, GUEST_ADDRESS) as agent:
+        site.lab.ip("peer", f"route add local 192.0.2.0/{length} dev eth0")
+        claim(site, claim_of(GUEST_ADDRESS, PEER_MAC))
+        until_it_yields(agent, GUEST_ADDRESS)
+        if length == 24:
+            agent.wait_for_log("answers-for-everything", hardware_address=PEER_MAC)
+            until(lambda: agent.claims(GUEST_ADDRESS), "it is announced again")
+        else:
+            until(lambda: agent.sent_by("proxy-test") >= 4, "the test is over")
+            agent.send_more(4)
+            assert agent.status()["answer_for_everything"] == []
+            assert not agent.claims(GUEST_ADDRESS)
+
+
 def test_repeater_of_our_frames_under_its_hardware_address_is_no_rival(site: Site) -> None:
     """An access point, or NAT for hardware addresses."""
 

@@ -281,7 +281,8 @@ class AgentDaemon:
             self._conflict_revision = self._engine.revision
             plans = self._engine.plans.values()
             # First those of tests: the filter may not have room for all.
-            addresses = dict.fromkeys(self._engine.conflicts.test_addresses(time.monotonic()))
+            tests = self._engine.conflicts.proxy_tests
+            addresses = dict.fromkeys(tests.addresses(time.monotonic()))
             addresses.update(dict.fromkeys(each for plan in plans for each in plan.targets))
             self._note_unheard(self._conflict_socket.listen_for(addresses))
 

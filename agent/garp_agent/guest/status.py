@@ -75,7 +75,7 @@ def status(engine: Engine, now: float, started: float) -> dict[str, object]:
                 "hardware_address": address_text(hardware_address),
                 "seconds_ago": round(now - since, 3),
             }
-            for (ifindex, hardware_address), since in engine.conflicts.proxies.items()
+            for (ifindex, hardware_address), since in engine.conflicts.proxy_tests.proxies.items()
             if ifindex in engine.inventory.links
         ],
         "resumes": engine.resumes,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
 
 from garp_agent.config.settings import ArpForm, Conflict, ConflictPolicy, Settings
-from garp_agent.guest.core.conflicts import unused_addresses
 from garp_agent.guest.core.model import (
     AddressGone,
     AddressSeen,
@@ -19,7 +19,7 @@ from garp_agent.guest.core.model import (
     Resumed,
 )
 from garp_agent.wire.model import LinkGone
-from tests.world import NO_CARRIER, Agent, Frame, address, dump, ip, link, mac, seen
+from tests.world import NO_CARRIER, Agent, Frame, address, dump, link, mac, seen
 
 MINE = address("192.0.2.10/24")
 SECOND = address("192.0.2.11/24")
@@ -199,12 +199,60 @@ def test_station_that_answers_for_everything_is_no_rival(item: Any) -> None:
     claim(agent, 10.0, item.address)
     agent.until(13.0)
     assert not is_withheld(agent, item)
-    assert list(agent.engine.conflicts.proxies) == [(2, RIVAL)]
+    assert list(agent.engine.conflicts.proxy_tests.proxies) == [(2, RIVAL)]
     assert agent.notices().count("answers-for-everything") == 1
     agent.until(20.0)
     assert claim(agent, 20.0, item.address) == []
     assert not is_withheld(agent, item)
-    assert agent.engine.conflicts._tests == {}
+    assert agent.engine.conflicts.proxy_tests._tests == {}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("held", [2, 127, 200])
+def test_rival_that_holds_most_of_the_network_is_no_proxy(held: int, seed: int) -> None:
+    settings = Settings(interval=60.0, mac_only=False, conflict=Conflict(hold_off=20.0))
+    agent = Agent(settings, now=0.0, seed=seed)
+    agent.tell(*dump(ETH0, MINE))
+    agent.until(100.0)
+    has = {MINE.address[:3] + bytes([n]) for n in random.Random(seed).sample(range(1, 255), held)}
+    has.add(MINE.address)
+    agent.after_frame = lambda frame: [
+        ClaimSeen("eth0", frame.announcement.address, RIVAL, True)
+        for _ in range(frame.announcement.kind is Kind.ARP_PROBE)
+        if frame.announcement.address in has
+    ]
+    claim(agent, 100.0)
+    asked = [f.announcement for f in agent.until(100.0 + 4800.0)]
+    asked = [each.address for each in asked if each.cause is Cause.PROXY_TEST]
+    assert not agent.engine.conflicts.proxy_tests.proxies
+    assert is_withheld(agent)
+    assert len(asked) >= 12
+    assert len(set(asked)) >= 0.75 * len(asked)  # other ones in each test
+
+
+@pytest.mark.parametrize("prefix", ["192.0.2.10/24", "192.0.2.10/30", "192.0.2.10/32"])
+def test_station_that_answers_for_one_network_only_is_a_proxy_after_many_answers(
+    prefix: str,
+) -> None:
+    """A firewall that answers for the network that it translates."""
+    agent = Agent(Settings(mac_only=False), now=0.0)
+    agent.tell(*dump(ETH0, address(prefix)))
+    agent.until(100.0)
+    asked = []
+
+    def answers(frame: Frame) -> list[ClaimSeen]:
+        sent = frame.announcement
+        if sent.kind is not Kind.ARP_PROBE or sent.address[:3] != MINE.address[:3]:
+            return []
+        asked.append(sent.cause)
+        return [ClaimSeen("eth0", sent.address, RIVAL, True)]
+
+    agent.after_frame = answers
+    claim(agent, 100.0)
+    agent.until(105.0)  # the loop, too, announces again within six seconds
+    assert list(agent.engine.conflicts.proxy_tests.proxies) == [(2, RIVAL)]
+    assert not is_withheld(agent)
+    assert asked.count(Cause.PROXY_TEST) >= 24
 
 
 def test_rival_beside_a_station_that_answers_for_everything_keeps_the_address() -> None:
@@ -218,7 +266,7 @@ def test_rival_beside_a_station_that_answers_for_everything_keeps_the_address() 
         if each == RIVAL or frame.announcement.cause is not Cause.PROXY_TEST
     ]
     agent.until(200.0)
-    assert list(agent.engine.conflicts.proxies) == [(2, RIVAL)]
+    assert list(agent.engine.conflicts.proxy_tests.proxies) == [(2, RIVAL)]
     assert is_withheld(agent)
 
 
@@ -232,22 +280,6 @@ def test_station_known_as_answering_for_everything_is_forgotten_after_an_hour() 
     assert not is_withheld(agent)
     claim(agent, 3700.0)
     assert is_withheld(agent)
-
-
-def test_unused_addresses_are_in_the_prefix_and_not_ours() -> None:
-    for draw in (0.0, 0.035, 0.5, 0.999999):
-        for text, length, network in (
-            ("10.0.0.9", 16, "10.0."),
-            ("10.0.0.9", 24, "10.0.0."),
-            ("10.0.0.9", 32, "10.0.0."),
-        ):
-            for found in unused_addresses(ip(text), length, 2, lambda at=draw: at):
-                assert found != ip(text)
-                assert ".".join(map(str, found)).startswith(network)
-                assert length == 16 or found[3] not in (0, 255)
-    (six,) = set(unused_addresses(MINE6.address, 64, 2, lambda: 0.3))
-    assert six[:8] == MINE6.address[:8]
-    assert six != MINE6.address
 
 
 @pytest.mark.parametrize(
@@ -516,7 +548,7 @@ def test_station_that_answers_for_everything_is_recognised_beside_many_addresses
     answered_by(agent, RIVAL, everything=True)
     agent.engine.handle(ClaimSeen("eth0", MINE.address, RIVAL), 0.0)
     frames = agent.tell(*dump(ETH0, *crowd(count))) + agent.until(120.0)
-    assert list(agent.engine.conflicts.proxies) == [(2, RIVAL)]
+    assert list(agent.engine.conflicts.proxy_tests.proxies) == [(2, RIVAL)]
     announced = {
         f.announcement.address
         for f in frames
@@ -533,7 +565,7 @@ def test_proxy_test_uses_no_address_of_ours() -> None:
     answered_by(agent, RIVAL, everything=True)
     agent.tell(ClaimSeen("eth0", items[0].address, RIVAL))
     agent.until(330.0)
-    assert list(agent.engine.conflicts.proxies) == [(2, RIVAL)]
+    assert list(agent.engine.conflicts.proxy_tests.proxies) == [(2, RIVAL)]
 
 
 def test_flood_of_claims_withholds_few_addresses_and_starves_none() -> None:

@@ -379,7 +379,7 @@ class Guest(RuleBasedStateMachine):
     def _is_believed(self, event: ClaimSeen, now: float) -> bool:
         """Whether the claim comes from a rival, in time after a probe."""
         ifindex = int(event.interface[3:])
-        proxies = self.agent.engine.conflicts.proxies
+        proxies = self.agent.engine.conflicts.proxy_tests.proxies
         is_rival = event.hardware_address in RIVALS
         in_time = now - self.probed.get((ifindex, event.address), -10.0) < 0.5
         return is_rival and in_time and (ifindex, event.hardware_address) not in proxies

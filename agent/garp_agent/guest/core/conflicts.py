@@ -16,9 +16,8 @@ frames later than its carrier comes: the probe is lost, and the missing answer s
 for UNSURE seconds each announcement waits for an unanswered probe, also after a rival that
 answered seems to have left.
 
-A station that answers for everything (proxy ARP, ND proxies, client isolation) is no rival.  A
-rival that answers is therefore tested with probes for unused addresses.  Silent stations are, for
-example, those that repeat our own frames under their hardware address (Wi-Fi repeaters, NAT for
+A station that answers for everything is no rival (guest.core.proxy_tests).  Silent stations are,
+for example, those that repeat our own frames under their hardware address (Wi-Fi repeaters, NAT for
 hardware addresses).  Group and zero hardware addresses belong to no station.
 
 Sources: RFC 5227 sections 2.1.1 (probes) and 2.4 (defence), RFC 4861 section 4.4 (neighbour
@@ -32,16 +31,15 @@ from math import inf
 
 from garp_agent.config.settings import ConflictPolicy
 from garp_agent.guest.core.model import Cause
+from garp_agent.guest.core.proxy_tests import ProxyTests, remember
 from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container
-    from typing import Any
+    from collections.abc import Container
 
     from garp_agent.config.settings import Conflict
-
-    Station = tuple[int, bytes]  # ifindex and hardware address
+    from garp_agent.guest.core.proxy_tests import Station
 
 CHECKED = (Cause.START, Cause.LINK_UP, Cause.RESUME)  # the guest may have been away before these
 DEFEND_INTERVAL = 10.0  # seconds, RFC 5227 section 1.1
@@ -50,15 +48,13 @@ PROBES = 3  # unanswered ones after which no other station has the address, RFC 
 PROBE_WAIT = 0.5  # seconds for an answer; then comes the next probe
 REST = 4.0  # seconds after a check without an answer, in which a claim starts no other check
 ECHO = 1.0  # seconds within which a repeater returns our frame
-PROXY_TEST_WAIT = 1.0  # seconds for the answers to the test addresses
-PROXY_TEST_REST = 60.0  # seconds between two tests of a station
-KNOWN_FOR = 3600.0  # seconds for which a station is known to answer for everything, or nothing
+SILENT_FOR = 3600.0  # seconds for which a station is known to answer no probe
 # Seconds after a check in which the path may not carry frames yet.  A port with spanning tree
 # listens and learns for 30 s by default (IEEE 802.1D-2004 section 17.14).
 UNSURE = 60.0
 QUIET = 60.0  # seconds without a claim after which a conflict is over, and news when it comes back
 REMEMBERED = 60.0  # seconds for which the rival of an address that went is remembered
-MOST_STATIONS = 64  # known ones of each sort: a forger must not fill the memory
+MOST_SILENT = 64  # known ones: a forger must not fill the memory
 MOST_REMEMBERED = 1024  # addresses
 # Checks of a link that are under way at once.  More claims wait for their turn, and withhold
 # nothing meanwhile: a flood of them must neither silence the addresses nor take all the tokens.
@@ -125,16 +121,6 @@ class Step(NamedTuple):
     is_news: bool = False  # the conflict that is over was logged
 
 
-class _ProxyTest:
-    """A station, and the test addresses that it has not answered for."""
-
-    __slots__ = ("missing", "until")
-
-    def __init__(self, addresses: tuple[bytes, ...], until: float) -> None:
-        self.missing = set(addresses)
-        self.until = until
-
-
 class Conflicts:
     """The rivals for the addresses that are announced."""
 
@@ -143,10 +129,8 @@ class Conflicts:
         "_gone",
         "_heap",
         "_settings",
-        "_tested",
-        "_tests",
         "claims",
-        "proxies",
+        "proxy_tests",
         "rivals",
         "silent",
     )
@@ -155,10 +139,8 @@ class Conflicts:
         self._settings = settings
         self.claims = 0  # since the start; those of no rivals are not counted
         self.rivals: dict[int, dict[bytes, Rival]] = {}  # by ifindex and address
-        self.proxies: dict[Station, float] = {}  # answer for everything; since when
+        self.proxy_tests = ProxyTests()
         self.silent: dict[Station, float] = {}  # claim, but answer no probe; since when
-        self._tests: dict[Station, _ProxyTest] = {}  # under way
-        self._tested: dict[Station, float] = {}  # when the latest test was started
         self._gone: dict[bytes, tuple[bytes, float]] = {}  # address -> rival, when it went
         self._heap: list[tuple[float, int, bytes]] = []  # step_at, ifindex, address
         self._checks: dict[int, set[bytes]] = {}  # because of claims, and under way; by ifindex
@@ -195,7 +177,7 @@ class Conflicts:
             rival = known.pop(address)
             self._checks.get(ifindex, set()).discard(address)
             if rival.withheld and rival.hardware_address:
-                _remember(self._gone, address, (rival.hardware_address, now), MOST_REMEMBERED)
+                remember(self._gone, address, (rival.hardware_address, now), MOST_REMEMBERED)
         if not known:
             self.rivals.pop(ifindex, None)
             self._checks.pop(ifindex, None)
@@ -274,7 +256,7 @@ class Conflicts:
             return True  # group (broadcast, multicast) and zero addresses belong to no station
         if any(_fits(hardware_address, pattern) for pattern in self._settings.ignore):
             return True
-        return _is_known(self.proxies, (ifindex, hardware_address), now)
+        return self.proxy_tests.is_proxy((ifindex, hardware_address), now)
 
     def claim(
         self,
@@ -293,7 +275,7 @@ class Conflicts:
         rival = self._rival(ifindex, address)
         is_another = rival.hardware_address != hardware_address
         # A station that repeats our frames claims the address without end.
-        is_silent = _is_known(self.silent, (ifindex, hardware_address), now)
+        is_silent = self._is_silent((ifindex, hardware_address), now)
         is_new = not rival.is_logged or now - rival.last_claim > QUIET
         self.claims += 1
         rival.claims += 1
@@ -310,7 +292,7 @@ class Conflicts:
     def _check(self, ifindex: int, address: bytes, rival: Rival, now: float, answer: bool) -> None:
         """Start a check because of a claim, or note the answer to a probe."""
         station = (ifindex, rival.hardware_address)
-        is_silent = _is_known(self.silent, station, now)
+        is_silent = self._is_silent(station, now)
         is_echo = is_silent and now - rival.last_announced <= ECHO
         if answer and rival.probes and not is_echo:
             self._checks.get(ifindex, set()).discard(address)
@@ -335,7 +317,7 @@ class Conflicts:
         checks.add(address)
         if rival.withheld:
             return True
-        if _is_known(self.silent, (ifindex, rival.hardware_address), rival.last_claim):
+        if self._is_silent((ifindex, rival.hardware_address), rival.last_claim):
             rival.check(1, Cause.ADDRESS_ADDED, withheld=False)
         else:
             rival.check(PROBES, Cause.ADDRESS_ADDED)
@@ -361,41 +343,15 @@ class Conflicts:
         rival = self.rivals.get(ifindex, {}).get(address)
         if rival is None or rival.last_answer != now:
             return False
-        tested = self._tested.get((ifindex, rival.hardware_address), -inf)
-        return now - tested >= PROXY_TEST_REST
+        return self.proxy_tests.may_start((ifindex, rival.hardware_address), now)
 
-    def start_test(
-        self, ifindex: int, address: bytes, unused: tuple[bytes, ...], now: float
-    ) -> None:
-        """Expect answers for ``unused`` addresses, for which probes are sent now."""
-        station = (ifindex, self.rivals[ifindex][address].hardware_address)
-        _remember(self._tested, station, now, MOST_STATIONS)
-        _remember(self._tests, station, _ProxyTest(unused, now + PROXY_TEST_WAIT), MOST_STATIONS)
-
-    def test_addresses(self, now: float) -> list[bytes]:
-        """Return the unused addresses for which answers are expected."""
-        tests = [test for test in self._tests.values() if test.until >= now]
-        return [address for test in tests for address in test.missing]
-
-    def test_answered(
-        self, ifindex: int, address: bytes, hardware_address: bytes, now: float
-    ) -> bool:
-        """Note the answer for an unused address; return whether the station answers for all."""
-        station = (ifindex, hardware_address)
-        test = self._tests.get(station)
-        if test is None or address not in test.missing or now > test.until:
-            return False
-        test.missing.discard(address)
-        if test.missing:
-            return False
-        del self._tests[station]
-        _remember(self.proxies, station, now, MOST_STATIONS)
-        for mine, rival in self.rivals.get(ifindex, {}).items():
+    def proxy_found(self, ifindex: int, hardware_address: bytes, now: float) -> None:
+        """Check again what was withheld because of a station that answers for everything."""
+        for address, rival in self.rivals.get(ifindex, {}).items():
             if rival.withheld and rival.hardware_address == hardware_address:
                 # Another station may have answered as well, so the check is repeated without it.
                 rival.check(PROBES, rival.release_cause)
-                self._step(ifindex, mine, rival, now)
-        return True
+                self._step(ifindex, address, rival, now)
 
     # -- time ---------------------------------------------------------------------------
 
@@ -446,7 +402,7 @@ class Conflicts:
             checks.discard(address)
             rival.rest_until = now + REST
             if rival.wanted and rival.last_answer == -inf:
-                _remember(self.silent, (ifindex, rival.hardware_address), now, MOST_STATIONS)
+                remember(self.silent, (ifindex, rival.hardware_address), now, MOST_SILENT)
         released = []
         if rival.withheld or rival.is_awaited:
             cause, was_withheld = rival.release_cause, rival.withheld
@@ -484,6 +440,9 @@ class Conflicts:
     def _yields(self) -> bool:
         return self._settings.policy is ConflictPolicy.YIELD
 
+    def _is_silent(self, station: Station, now: float) -> bool:
+        return now - self.silent.get(station, -inf) <= SILENT_FOR
+
     def _rival(self, ifindex: int, address: bytes) -> Rival:
         known = self.rivals.setdefault(ifindex, {})
         if address not in known:
@@ -491,38 +450,7 @@ class Conflicts:
         return known[address]
 
 
-def _remember(known: dict[Any, Any], key: object, value: object, most: int) -> None:
-    """Set a value; forget the oldest one if there are too many."""
-    known.pop(key, None)
-    known[key] = value
-    if len(known) > most:
-        del known[next(iter(known))]
-
-
-def _is_known(known: dict[Station, float], station: Station, now: float) -> bool:
-    return now - known.get(station, -inf) <= KNOWN_FOR
-
-
 def _fits(hardware_address: bytes, pattern: tuple[bytes, bytes]) -> bool:
     """Return whether an address fits a pattern: bits, and a mask of those that count."""
     bits, mask = pattern
     return all(a & m == b for a, b, m in zip(hardware_address, bits, mask))
-
-
-def unused_addresses(
-    address: bytes, prefix_length: int, count: int, uniform: Callable[[], float]
-) -> tuple[bytes, ...]:
-    """Return random addresses near ``address`` that are most likely unused.
-
-    They have its prefix.  Where the prefix leaves less than 8 bits, /24 stands in for it: hosts
-    with a /32 and a gateway that answers for everything are usual.
-    """
-    bits = 8 * len(address)
-    host = 1 << max(8, bits - prefix_length)
-    number = int.from_bytes(address, "big")
-    found: list[bytes] = []
-    for _ in range(count):
-        offset = 1 + int(uniform() * (host - 3))  # neither the first nor the last of the network
-        other = number - number % host + offset
-        found.append((other + (other == number)).to_bytes(len(address), "big"))
-    return tuple(dict.fromkeys(found))

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from math import inf
 
-from garp_agent.guest.core.conflicts import CHECKED, Conflicts, unused_addresses
+from garp_agent.guest.core.conflicts import CHECKED, Conflicts
 from garp_agent.guest.core.counters import Counters
 from garp_agent.guest.core.lease import GuestLease
 from garp_agent.guest.core.model import (
@@ -35,6 +35,7 @@ from garp_agent.guest.core.model import (
 )
 from garp_agent.guest.core.planner import Planner
 from garp_agent.guest.core.policy import Skip, probe_kinds
+from garp_agent.guest.core.proxy_tests import Verdict
 from garp_agent.guest.core.schedule import Schedule
 from garp_agent.wire.model import (
     LEVEL_DEBUG,
@@ -61,8 +62,6 @@ PROBE_KINDS = (Kind.ARP_PROBE, Kind.DAD_PROBE)  # a station that has the address
 # Causes of announcements that wait for an unanswered probe while the path may be broken.  Others
 # say that the network or the address has changed: they must not be late.
 WAITS = (*CHECKED, Cause.REFRESH)
-DRAWN = 64  # candidates for test addresses: some may be ours
-TEST_ADDRESSES = 3  # unused ones; a station that answers for all answers for everything
 
 
 class Engine:
@@ -299,7 +298,14 @@ class Engine:
             return
         if event.address in plan.targets:
             self._conflict(ifindex, event, now)
-        elif self.conflicts.test_answered(ifindex, event.address, event.hardware_address, now):
+            return
+        verdict = self.conflicts.proxy_tests.answered(
+            (ifindex, event.hardware_address), event.address, now
+        )
+        if verdict is Verdict.MORE:
+            self._go_on_testing(ifindex, event.hardware_address, now)
+        elif verdict is Verdict.PROXY:
+            self.conflicts.proxy_found(ifindex, event.hardware_address, now)
             self.notices.say(
                 LEVEL_NOTICE,
                 "answers-for-everything",
@@ -314,7 +320,7 @@ class Engine:
         if conflicts.is_withheld(ifindex, address):
             self._set_frames(ifindex, address)
             if conflicts.wants_test(ifindex, address, now):
-                self._test_for_proxy(ifindex, address, now)
+                self._test_for_proxy(ifindex, address, event.hardware_address, now)
         elif conflicts.may_defend(ifindex, address, now):
             self.schedule.burst(ifindex, Cause.DEFENCE, now, (0.0,), (address,))
         if is_news:
@@ -327,17 +333,23 @@ class Engine:
                 policy=self.settings.conflict.policy.value,
             )
 
-    def _test_for_proxy(self, ifindex: int, address: bytes, now: float) -> None:
-        """Send probes for unused addresses, to see whether the rival answers for those."""
+    def _test_for_proxy(
+        self, ifindex: int, address: bytes, hardware_address: bytes, now: float
+    ) -> None:
+        """Find out whether a station that answers for our address answers for everything."""
         items = self.inventory.addresses(ifindex)
         lengths = [item.prefix_length for item in items if item.address == address]
         prefix_length = max(lengths, default=8 * len(address))  # it may just have gone
-        drawn = unused_addresses(address, prefix_length, DRAWN, self._uniform)
-        ours = self.plans[ifindex].targets
-        unused = tuple(each for each in drawn if each not in ours)[:TEST_ADDRESSES]
-        self.conflicts.start_test(ifindex, address, unused, now)
+        station = ifindex, hardware_address
+        self.conflicts.proxy_tests.start(station, address, prefix_length, now)
+        self._go_on_testing(ifindex, hardware_address, now)
+
+    def _go_on_testing(self, ifindex: int, hardware_address: bytes, now: float) -> None:
+        """Send probes for addresses that no station is likely to have."""
+        station, ours = (ifindex, hardware_address), self.plans[ifindex].targets
+        unused = self.conflicts.proxy_tests.draw(station, ours, self._uniform)
         self.revision += 1  # to be listened for
-        for each in unused:
+        for each in reversed(unused):
             self.schedule.send_next(ifindex, each, Cause.PROXY_TEST, now)
 
     def _sent(self, event: Sent, now: float) -> None:
@@ -345,6 +357,7 @@ class Engine:
         self.schedule.sent(event.announcement.ifindex, now)
         if event.announcement.kind in PROBE_KINDS:
             ifindex, address = event.announcement.ifindex, event.announcement.address
+            self.conflicts.proxy_tests.probed(ifindex, address, now)
             self.conflicts.probed(ifindex, address, now, event.outcome is SendOutcome.SENT)
         else:
             self.conflicts.announced(event.announcement.ifindex, event.announcement.address, now)

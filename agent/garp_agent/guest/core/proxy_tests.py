@@ -1,0 +1,164 @@
+"""Which stations answer for everything: proxy ARP, ND proxies, client isolation.
+
+Such a station answers the probes for our addresses, too, and is no rival.  A rival that answers is
+therefore tested with probes for random addresses, other ones in each test.  It is a proxy if it
+answers all of them.  Does not send the probes, and does not decide what a rival's answer changes.
+
+A rival can have many addresses of its own, even most of a small network.  So an answer for an
+address far from ours counts more than one for a near address: a proxy has a route there.  A station
+that answers for near addresses only (a firewall that answers for the network it translates) has to
+do so CERTAIN times without a miss.  After a failure a station is tested more rarely, and needs more
+answers: chance must not make a rival a proxy in the end.
+
+Sources: RFC 1027 (proxy ARP), RFC 4389 (ND proxies), RFC 4291 section 2.5.1 (interface
+identifiers of 64 bits).
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from math import inf
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container
+    from typing import Any
+
+    Station = tuple[int, bytes]  # ifindex and hardware address
+
+AT_ONCE = 3  # near addresses that are asked for at once
+CERTAIN = 24  # answers for near addresses, without a miss, that make a proxy
+NEAR_BITS = {4: 8, 16: 8}  # by bytes of an address: at least so many bits of a near one are drawn
+FAR_BITS = {4: 16, 16: 64}  # the same for a far one; no rival has most of so large a network
+DRAWN = 16  # candidates for each address: some may be ours
+WAIT = 1.0  # seconds for answers, from the moment when the latest probe was sent
+RESTS = (60.0, 600.0, 3600.0)  # seconds from one test of a station to the next, by failures
+KNOWN_FOR = 3600.0  # seconds for which a station counts as a proxy
+MOST_STATIONS = 64  # a forger must not fill the memory
+
+
+class Verdict(Enum):
+    """What an answer for a test address shows."""
+
+    NOTHING = "nothing"  # no test address, too late, or other answers are still missing
+    MORE = "more"  # the station may be a proxy: ask for other addresses
+    PROXY = "proxy"
+
+
+class _Test:
+    """A station under test."""
+
+    __slots__ = ("address", "answers", "bits", "far", "missing", "needed", "unsent", "until")
+
+    def __init__(self, address: bytes, bits: int, needed: int) -> None:
+        self.address = address  # of ours, that the station answered for
+        self.bits = bits  # of the address behind the prefix
+        self.needed = needed  # answers for near addresses
+        self.answers = 0  # of these
+        self.missing: set[bytes] = set()  # near addresses without an answer so far
+        self.far = b""  # without an answer so far; b"": none
+        self.unsent: set[bytes] = set()  # probes that wait for the token bucket
+        self.until = inf  # when answers are late
+
+
+class ProxyTests:
+    """The stations that are tested, and the proxies among them."""
+
+    __slots__ = ("_failures", "_tests", "proxies")
+
+    def __init__(self) -> None:
+        self.proxies: dict[Station, float] = {}  # since when
+        self._tests: dict[Station, _Test] = {}  # under way
+        # When the latest test began, and how many failed before it.
+        self._failures: dict[Station, tuple[float, int]] = {}
+
+    def is_proxy(self, station: Station, now: float) -> bool:
+        """Return whether a station is known to answer for everything."""
+        return now - self.proxies.get(station, -inf) <= KNOWN_FOR
+
+    def may_start(self, station: Station, now: float) -> bool:
+        """Return whether a station may be tested: the latest test is long enough ago."""
+        began, failures = self._failures.get(station, (-inf, 0))
+        return now - began >= RESTS[min(failures, len(RESTS) - 1)]
+
+    def start(self, station: Station, address: bytes, prefix_length: int, now: float) -> None:
+        """Start a test of a station that answered for ``address``."""
+        failures = self._failures[station][1] + 1 if station in self._failures else 0
+        remember(self._failures, station, (now, failures), MOST_STATIONS)
+        needed = CERTAIN << min(failures, len(RESTS) - 1)
+        test = _Test(address, 8 * len(address) - prefix_length, needed)
+        remember(self._tests, station, test, MOST_STATIONS)
+
+    def draw(
+        self, station: Station, ours: Container[bytes], uniform: Callable[[], float]
+    ) -> list[bytes]:
+        """Return the addresses to send probes for, in this order.  None is in ``ours``."""
+        test = self._tests[station]
+        size = len(test.address)
+        near = drawn(test.address, max(test.bits, NEAR_BITS[size]), AT_ONCE, ours, uniform)
+        far: list[bytes] = []
+        if not test.answers and test.bits < FAR_BITS[size]:
+            far = drawn(test.address, FAR_BITS[size], 1, ours, uniform)
+            test.far = far[0] if far else b""
+        elif test.bits >= FAR_BITS[size]:
+            test.needed = 0  # near ones are as good
+        test.missing.update(each for each in near if each != test.far)
+        test.unsent, test.until = {*far, *near}, inf
+        return far + near
+
+    def probed(self, ifindex: int, address: bytes, now: float) -> None:
+        """Note that a probe was sent on a link."""
+        for (link, _), test in self._tests.items():
+            if link == ifindex and address in test.unsent:
+                test.unsent.discard(address)
+                test.until = inf if test.unsent else now + WAIT
+
+    def addresses(self, now: float) -> list[bytes]:
+        """Return the addresses for which answers are expected."""
+        tests = [test for test in self._tests.values() if test.until >= now]
+        return [each for test in tests for each in (test.far, *test.missing) if each]
+
+    def answered(self, station: Station, address: bytes, now: float) -> Verdict:
+        """Note an answer for an address; return what it shows."""
+        test = self._tests.get(station)
+        if test is None or now > test.until or address not in (test.far, *test.missing):
+            return Verdict.NOTHING
+        if address == test.far:
+            test.needed, test.far = 0, b""
+        else:
+            test.missing.discard(address)
+            test.answers += 1
+        if test.missing:
+            return Verdict.NOTHING
+        if test.answers < test.needed:
+            return Verdict.MORE
+        del self._tests[station]
+        self._failures.pop(station, None)
+        remember(self.proxies, station, now, MOST_STATIONS)
+        return Verdict.PROXY
+
+
+def drawn(
+    address: bytes, bits: int, count: int, ours: Container[bytes], uniform: Callable[[], float]
+) -> list[bytes]:
+    """Return up to ``count`` random addresses that differ from ``address`` in their last bits."""
+    host = 1 << bits
+    number = int.from_bytes(address, "big")
+    found: dict[bytes, None] = {}
+    for _ in range(count * DRAWN):
+        offset = 1 + int(uniform() * (host - 3))  # neither the first nor the last of the network
+        other = number - number % host + offset
+        each = (other + (other == number)).to_bytes(len(address), "big")
+        if each not in ours:
+            found[each] = None
+        if len(found) == count:
+            break
+    return list(found)
+
+
+def remember(known: dict[Any, Any], key: object, value: object, most: int) -> None:
+    """Set a value; forget the oldest one if there are too many."""
+    known.pop(key, None)
+    known[key] = value
+    if len(known) > most:
+        del known[next(iter(known))]
