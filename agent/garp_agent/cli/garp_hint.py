@@ -11,27 +11,27 @@ import os
 import platform
 import sys
 import time
-from typing import Any, Callable
+from typing import Any
 
 import click
 
 from garp_agent import __version__
 from garp_agent.cli.attach import attach_command
 from garp_agent.cli.drill import drill_command
-from garp_agent.cli.install_commands import DIRECTORY_NAMES, FILE_NAMES, add_install_commands
+from garp_agent.cli.hint_options import AS_JSON, STATUS_SOCKET, finding_options
+from garp_agent.cli.host_doctor import host_doctor_command
+from garp_agent.cli.install_commands import FILE_NAMES, add_install_commands
 from garp_agent.cli.learn import learn_command
 from garp_agent.cli.probe import probe_command
 from garp_agent.cli.terminal import screen, write_page
 from garp_agent.hypervisor import options as watch_options
 from garp_agent.hypervisor.converse import ask_guests
 from garp_agent.hypervisor.core.bonds import DEBOUNCE
-from garp_agent.hypervisor.core.channel_names import CUT_AT
 from garp_agent.hypervisor.core.exchange import Outcome
 from garp_agent.hypervisor.core.guests import Channel
 from garp_agent.hypervisor.core.lease import LEASE
 from garp_agent.hypervisor.core.lease_paths import LEASE_AFTER
 from garp_agent.hypervisor.guest_path_lookup import add_paths
-from garp_agent.hypervisor.io import channels, fanout
 from garp_agent.hypervisor.io.channels import Finder
 from garp_agent.render import hypervisor as render
 from garp_agent.render.history_page import history_page
@@ -58,59 +58,6 @@ def _long_enough(context: click.Context, option: click.Parameter, value: float) 
         text = f"{value:g} is too short; allowed: 0 (no leases), or at least {LEASE_LEAST:g}"
         raise click.BadParameter(text)
     return value
-
-
-FINDING = (
-    click.option(
-        "--port",
-        metavar="NAME",
-        default=channels.PORT_NAME,
-        show_default=True,
-        help="Name of the guests' port: each listening socket with this name is a channel.",
-    ),
-    click.option(
-        "--channel",
-        "channels",
-        metavar="GLOB",
-        multiple=True,
-        shell_complete=FILE_NAMES,
-        help="Sockets that are channels too; the first * matches the guest's name. Quote it. "
-        "May be given more than once.",
-    ),
-    click.option(
-        "--libvirt-status",
-        metavar="DIRECTORY",
-        shell_complete=DIRECTORY_NAMES,
-        default=channels.STATUS_DIRECTORY,
-        show_default=True,
-        help="Directory of libvirt's status files, for guests' names longer than "
-        f"{CUT_AT} characters.",
-    ),
-    click.option(
-        "--timeout",
-        metavar="SECONDS",
-        type=click.FloatRange(0.01, 60),
-        default=fanout.TIMEOUT,
-        show_default=True,
-        help="Time that a guest has to answer.",
-    ),
-)
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-STATUS_SOCKET = click.option(
-    "--status-socket",
-    metavar="PATH",
-    shell_complete=FILE_NAMES,
-    default=watch_options.STATUS_SOCKET,
-    show_default=True,
-    help="Socket of the watcher.",
-)
-
-
-def finding_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options with which channels are found and asked."""
-    for option in reversed(FINDING):
-        command = option(command)
-    return command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -359,6 +306,7 @@ cli.add_command(attach_command)
 cli.add_command(drill_command)
 cli.add_command(probe_command)
 cli.add_command(learn_command)
+cli.add_command(host_doctor_command)
 add_install_commands(cli, "WATCHER", (INSTALL_HELP, "Remove what `install` has installed."))
 
 

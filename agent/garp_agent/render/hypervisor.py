@@ -15,6 +15,10 @@ from typing import Any
 from garp_agent.render.prometheus import Family, Sample, metric
 from garp_agent.render.table import PIPE, Row, Screen, printable, some, table, wrapped
 
+GIVE_CHANNEL = (
+    "Give a guest of libvirt one: garp-hint attach GUEST. For sockets of other names: --channel "
+    "GLOB"
+)
 UNANSWERED = "unanswered: "
 SHOWN = 200  # characters of a text that a guest sent
 
@@ -58,16 +62,21 @@ def refused_socket(path: str, reason: str) -> str:
 def no_channel(port: str, patterns: tuple[str, ...], trouble: str) -> str:
     """Write that no guest has a channel, where it was looked for, and what to do.
 
+    As :func:`where_looked`.
+    """
+    return f"garp-hint: {where_looked(port, patterns, trouble)}. {GIVE_CHANNEL}"
+
+
+def where_looked(port: str, patterns: tuple[str, ...], trouble: str) -> str:
+    """Write that no guest has a channel, and where it was looked for.
+
     ``port``: the name of the port.  ``patterns``: of more sockets.
     ``trouble``: why the sockets that listen are not known; "" if they are.
     """
     looked = [] if trouble else [f"no socket named {port} listens in this network namespace"]
     looked += [f"no socket matches {pattern}" for pattern in patterns]
     where = printable(", ".join(looked))
-    return (
-        f"garp-hint: no guest has a channel{': ' * bool(where)}{where}. Give a guest of libvirt "
-        "one: garp-hint attach GUEST. For sockets of other names: --channel GLOB"
-    )
+    return f"no guest has a channel{': ' * bool(where)}{where}"
 
 
 def _with_reason(state: str, reason: str) -> str:
@@ -94,7 +103,7 @@ def watcher_status_text(values: dict[str, Any], screen: Screen = PIPE) -> str:
         *(f"following {_link_text(link)}" for link in values["following"]),
     ]
     if not values["following"]:
-        lines += _following_nothing(values)
+        lines += following_nothing(values)
     lines += [
         f"hints are repeated, round {each['rounds']} is over: {from_guest(each['reason'])}"
         for each in values["history"]
@@ -128,7 +137,7 @@ def _without_lease_lines(guests: list[dict[str, Any]]) -> list[str]:
     return [printable(f"no lease: {some(each)}: {why}") for why, each in names.items()]
 
 
-def _following_nothing(values: dict[str, Any]) -> list[str]:
+def following_nothing(values: dict[str, Any]) -> tuple[str, str]:
     """Write where the watcher looked for links, and what to do; an older one does not say."""
     wanted, links = (printable(", ".join(values.get(key, ()))) for key in ("wanted", "looked_at"))
     if wanted:
@@ -137,10 +146,10 @@ def _following_nothing(values: dict[str, Any]) -> list[str]:
     else:
         reason = "no bond, team or bridge with an uplink"
         advice = "run the watcher in the network namespace of the host's bond, if it has one"
-    return [
+    return (
         f"following nothing: {reason}; the links here: {links or '?'}",
         f"no guest gets a hint or a lease: {advice}",
-    ]
+    )
 
 
 def _behind(guest: dict[str, Any]) -> str:

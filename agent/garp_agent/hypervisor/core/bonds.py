@@ -177,7 +177,7 @@ class Follower:
         found = []
         for ifindex, active in self._active.items():
             link = self.table.links[ifindex]
-            mode = _mode_name(link.bond.mode) if link.bond else ""
+            mode = mode_name(link.bond.mode) if link.bond else ""
             ports = self._names(active.ports)
             # The guests' ports keep the carrier of a bridge whose uplink has none.
             carrier = active.carrying or (link.has_carrier and not self._has_uplink(link))
@@ -339,7 +339,8 @@ def _is_switch(link: LinkSnapshot, event: int) -> bool:
     return link.kind == "team" and event == EVENT_NOTIFY_PEERS
 
 
-def _mode_name(mode: int) -> str:
+def mode_name(mode: int) -> str:
+    """Return the name of a bond's mode, as bonding.rst has it."""
     return _MODE_NAMES[mode] if mode < len(_MODE_NAMES) else str(mode)
 
 

@@ -1,0 +1,48 @@
+"""``garp-hint doctor``: gathers facts, runs the checks, prints the findings.
+
+Exit status: 0 when nothing failed (warnings included), 1 when something did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from garp_agent.diagnosis.doctor.findings import Finding, failed
+from garp_agent.diagnosis.doctor.report import as_json_text, as_text
+from garp_agent.diagnosis.host.bonds import bonds
+from garp_agent.diagnosis.host.bridges import bridges
+from garp_agent.diagnosis.host.facts import HostFacts, PathFacts
+from garp_agent.diagnosis.host.gather import HostPlaces, gather_host_facts
+from garp_agent.diagnosis.host.guests import guests
+from garp_agent.diagnosis.host.paths import paths
+from garp_agent.diagnosis.host.watcher import watcher
+from garp_agent.render.table import Screen
+
+NO_SEND = "--no-send was given"
+
+# In the order in which a hint takes its way.
+HOST_CHECKS: tuple[Callable[[HostFacts], Iterator[Finding]], ...] = (
+    bonds,
+    bridges,
+    watcher,
+    guests,
+    paths,
+)
+
+
+def run(places: HostPlaces, send: bool, as_json: bool, screen: Screen) -> int:
+    """Examine this host and print the findings; return the exit status.
+
+    ``send``: whether probes may go out.
+    """
+    facts = gather_host_facts(places)
+    if not send:
+        facts = facts._replace(paths=PathFacts(skipped=NO_SEND))
+    findings = examine_host(facts)
+    print(as_json_text(findings) if as_json else as_text(findings, screen))
+    return 1 if failed(findings) else 0
+
+
+def examine_host(facts: HostFacts) -> list[Finding]:
+    """Run all checks, in order."""
+    return [finding for check in HOST_CHECKS for finding in check(facts)]
