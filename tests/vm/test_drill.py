@@ -91,6 +91,33 @@ def test_probe_sees_a_standby_port_that_does_not_forward(testbed: Testbed) -> No
     assert "no drill: 2 of 2 paths do not work" in err
 
 
+def test_doctor_sees_the_bond_and_the_paths(testbed: Testbed) -> None:
+    def doctor(*options: str) -> dict[str, list[tuple[str, str]]]:
+        """Return level and text of the findings, by check."""
+        told = json.loads(hint(testbed, "doctor", "--json", *options)[1])
+        found: dict[str, list[tuple[str, str]]] = {}
+        for each in told["findings"]:
+            found.setdefault(each["check"], []).append((each["level"], each["found"]))
+        return found
+
+    active = INTERFACES[testbed.active]
+    described = f"active-backup, miimon 10, ports eth0, eth1, {active} is active"
+    with Agent(testbed.guest), HintWatcher(testbed.hypervisor):
+        found = doctor()
+        assert found["bond bond0"] == [("ok", described)]
+        assert found["paths"] == [("ok", "delivered from the standby port: 2 of 2")]
+        assert ("ok", "1 guest answers: guest") in found["guests"]
+        assert found["watcher"][0][0] == found["capabilities"][0][0] == "ok"
+    testbed.hypervisor.ip("link set bond0 type bond miimon 100 all_slaves_active 1")
+    testbed.fabric.forward(OTHER[testbed.active], False)
+    found = doctor()
+    testbed.hypervisor.ip("link set bond0 type bond miimon 10 all_slaves_active 0")
+    assert [level for level, _ in found["bond bond0"]] == ["warn", "fail"]
+    assert found["bond bond0"][0][1].startswith("miimon is 100: ")
+    assert [level for level, _ in found["paths"]] == ["fail", "fail"]
+    assert found["watcher"][0][0] == "fail"
+
+
 def test_drill_shows_the_guest_that_is_announced_and_puts_the_bond_back(testbed: Testbed) -> None:
     with Agent(testbed.guest), HintWatcher(testbed.hypervisor):
         status, values = drill(testbed, "--limit", "30")

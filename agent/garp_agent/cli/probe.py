@@ -15,12 +15,11 @@ from garp_agent.cli.terminal import screen
 from garp_agent.hypervisor import options as watch_options
 from garp_agent.hypervisor.core.probe_series import (
     DELIVERED,
-    Pace,
     ProbeResult,
     ProbeSeries,
     target_values,
 )
-from garp_agent.hypervisor.probe_driver import ProbeDriver
+from garp_agent.hypervisor.probe_driver import PROBE_PACE, PROBE_ROUNDS, ProbeDriver
 from garp_agent.hypervisor.probe_targets import Surroundings, look_around
 from garp_agent.render import probe as render
 from garp_agent.runtime import client
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
 
     from garp_agent.hypervisor.core.path_probes import ProbeTarget
 
-ROUNDS = 3  # probes to each target
-PACE = Pace(gap=1 / 199, interval=0.05)  # at most 200 in any second
 NO_CAPABILITY = "garp-hint: sending probes needs CAP_NET_RAW: run this command as root"
 NOTHING = "garp-hint: there is nothing to probe: no guest is behind a bond with a standby port"
 
@@ -83,7 +80,7 @@ def probe_command(bonds: tuple[str, ...], dry_run: bool, as_json: bool, status_s
 
 def probed(around: Surroundings, targets: Sequence[ProbeTarget]) -> list[ProbeResult]:
     """Probe the targets; exit if that is not permitted, or a port is gone."""
-    series = ProbeSeries(targets, PACE, ROUNDS)
+    series = ProbeSeries(targets, PROBE_PACE, PROBE_ROUNDS)
     with open_driver(around) as driver:
         driver.run_to_end(series)
     return series.results()

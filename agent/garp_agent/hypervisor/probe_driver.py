@@ -11,6 +11,7 @@ import time
 from contextlib import ExitStack, closing
 
 from garp_agent.hypervisor.core.path_probes import RUN_LENGTH, encode_probe, probe_source
+from garp_agent.hypervisor.core.probe_series import Pace
 from garp_agent.hypervisor.io.probe_socket import ProbeReceiver, ProbeSender
 from garp_agent.runtime.reactor import Reactor
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from garp_agent.hypervisor.core.path_probes import ProbePath
     from garp_agent.hypervisor.core.probe_series import Probe, ProbeSeries
 
+PROBE_ROUNDS = 3  # probes to each target, if nothing else is wanted
+PROBE_PACE = Pace(gap=1 / 199, interval=0.05)  # at most 200 in any second
 WAIT = 1.0  # seconds after the last probe, for those under way
 
 

@@ -1,10 +1,11 @@
 """Gathers facts for ``garp-hint doctor`` from the kernel, the guests, the watcher and proc(5).
 
-Does not judge (the checks do).  Sends nothing but ``info`` to the guests; ``paths`` sends probes.
+Does not judge (the checks do).  Sends ``info`` to the guests, and probes where it is told to.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from garp_agent import __version__
@@ -16,6 +17,7 @@ from garp_agent.diagnosis.host.facts import (
     BridgePortFacts,
     ChannelFacts,
     HostFacts,
+    PathFacts,
     WatcherAnswer,
 )
 from garp_agent.diagnosis.host.link_settings import (
@@ -29,11 +31,15 @@ from garp_agent.hypervisor.converse import ask_guests
 from garp_agent.hypervisor.core.bonds import Follower
 from garp_agent.hypervisor.core.bridge_vlans import PortVlans
 from garp_agent.hypervisor.core.linkstate import LINKS, LinkSnapshot
+from garp_agent.hypervisor.core.probe_series import DELIVERED, ProbeSeries
 from garp_agent.hypervisor.guest_path_lookup import add_paths, dumped
 from garp_agent.hypervisor.io.channels import Finder
+from garp_agent.hypervisor.probe_driver import PROBE_PACE, PROBE_ROUNDS, ProbeDriver
+from garp_agent.hypervisor.probe_targets import look_around
 from garp_agent.render.hypervisor import where_looked
 from garp_agent.runtime import client
 
+NO_PATH = "no guest is behind a bond with a standby port"
 DUMP = 10.0  # seconds at most for each dump of the kernel's links
 
 
@@ -85,6 +91,41 @@ def ask_watcher(path: str) -> WatcherAnswer:
     if seen is None:
         return WatcherAnswer(status)
     return WatcherAnswer(status, uid=seen.uid, capabilities=seen.capabilities)
+
+
+def probe_paths(status: dict[str, Any] | None, tell: Callable[[str], object]) -> PathFacts:
+    """Probe the paths to all guests, as ``garp-hint probe`` does.
+
+    ``status``: of the watcher, for names of guests.  ``tell``: takes what is about to be sent.
+    """
+    around = look_around((), status or {})
+    faults = [each for each in around.plan.left_out if each.is_fault]
+    lost = tuple(f"{each.bond}: {each.reason}" for each in faults)
+    if not around.targets:
+        return PathFacts("" if lost else NO_PATH, lost=lost)
+    try:
+        with ProbeDriver(around.table, around.plan.paths) as driver:
+            tell(f"{PROBE_ROUNDS} probes to each of {len(around.targets)} MACs behind bonds")
+            series = ProbeSeries(around.targets, PROBE_PACE, PROBE_ROUNDS)
+            driver.run_to_end(series)
+    except PermissionError:
+        return PathFacts("needs root, or CAP_NET_RAW")
+    except OSError as error:
+        return PathFacts(f"a port cannot be used: {error.strerror}")
+    values = [each.values(around.names) for each in series.results()]
+    failed = [each for each in values if each["verdict"] != DELIVERED]
+    return PathFacts(
+        probed=len(values),
+        delivered=len(values) - len(failed),
+        lost=(*lost, *map(_lost_text, failed)),
+    )
+
+
+def _lost_text(result: dict[str, Any]) -> str:
+    who = result["guest"] or result["port"] or "a guest"
+    vlans = ",".join(map(str, result["vlans"]))
+    where = f"{result['mac']}{f' in VLAN {vlans}' if vlans else ''}"
+    return f"{who} ({where}): {result['verdict']}, {result['standby']} to {result['active']}"
 
 
 # -- links --------------------------------------------------------------------------------

@@ -10,14 +10,20 @@ from collections.abc import Iterator
 from garp_agent.diagnosis.doctor.findings import Finding, fail, ok, skip
 from garp_agent.diagnosis.host.facts import HostFacts
 
+ADVICE = (
+    "garp-hint probe shows each path. All lost: the switches are not joined, or the standby port "
+    "does not forward; one VLAN: its port or a link between the switches lacks it; one guest: the "
+    "network has its MAC elsewhere"
+)
 
-def paths(facts: HostFacts) -> Iterator[Finding]:
+
+def delivered_paths(facts: HostFacts) -> Iterator[Finding]:
     """Check that the network delivers frames from a standby port to each guest."""
     seen = facts.paths
     if seen.skipped:
         yield skip("paths", seen.skipped)
         return
     for lost in seen.lost:
-        yield fail("paths", lost, "garp-hint probe shows each path; docs/garp-hint.md has causes")
+        yield fail("paths", lost, ADVICE)
     if seen.delivered:
         yield ok("paths", f"delivered from the standby port: {seen.delivered} of {seen.probed}")

@@ -5,6 +5,7 @@ Exit status: 0 when nothing failed (warnings included), 1 when something did.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 
 from garp_agent.diagnosis.doctor.findings import Finding, failed
@@ -12,9 +13,9 @@ from garp_agent.diagnosis.doctor.report import as_json_text, as_text
 from garp_agent.diagnosis.host.bonds import bonds
 from garp_agent.diagnosis.host.bridges import bridges
 from garp_agent.diagnosis.host.facts import HostFacts, PathFacts
-from garp_agent.diagnosis.host.gather import HostPlaces, gather_host_facts
+from garp_agent.diagnosis.host.gather import HostPlaces, gather_host_facts, probe_paths
 from garp_agent.diagnosis.host.guests import guests
-from garp_agent.diagnosis.host.paths import paths
+from garp_agent.diagnosis.host.paths import delivered_paths
 from garp_agent.diagnosis.host.watcher import watcher
 from garp_agent.render.table import Screen
 
@@ -26,7 +27,7 @@ HOST_CHECKS: tuple[Callable[[HostFacts], Iterator[Finding]], ...] = (
     bridges,
     watcher,
     guests,
-    paths,
+    delivered_paths,
 )
 
 
@@ -36,11 +37,14 @@ def run(places: HostPlaces, send: bool, as_json: bool, screen: Screen) -> int:
     ``send``: whether probes may go out.
     """
     facts = gather_host_facts(places)
-    if not send:
-        facts = facts._replace(paths=PathFacts(skipped=NO_SEND))
-    findings = examine_host(facts)
+    paths = probe_paths(facts.watcher.status, _tell) if send else PathFacts(NO_SEND)
+    findings = examine_host(facts._replace(paths=paths))
     print(as_json_text(findings) if as_json else as_text(findings, screen))
     return 1 if failed(findings) else 0
+
+
+def _tell(what: str) -> None:
+    print(f"garp-hint doctor sends: {what}; --no-send sends nothing\n", file=sys.stderr)
 
 
 def examine_host(facts: HostFacts) -> list[Finding]:
