@@ -23,6 +23,7 @@ help:
 	@echo 'make pictures  the pictures of the README, from docs/measurements.md'
 	@echo 'make pyz     dist/garp-agent.pyz: one file for a bare Python 3.6 or newer'
 	@echo 'make deb     dist/*.deb, with debhelper, dh-python, pandoc, python3-click and python3-yaml'
+	@echo 'make release dist/release: all of these, with checksums and an SBOM'
 	@echo 'make man     build/man: the man pages'
 	@echo 'make clean   remove everything that these made'
 	@echo
@@ -80,7 +81,7 @@ clean:
 
 # -- installation (docs/install) -----------------------------------------------------------
 
-.PHONY: pyz deb man test-packages
+.PHONY: pyz deb man release test-packages
 
 # One file for a bare Python 3.6 or newer, compiled for the interpreters of this machine.
 pyz:
@@ -88,6 +89,11 @@ pyz:
 
 deb:
 	python3 tools/build_deb.py
+
+# Wheel, sdist, single file, packages, checksums and SBOM, in dist/release.
+release:
+	@tools/setup.sh release
+	@.venv-release/bin/python tools/release.py $(ARGS)
 
 man:
 	@tools/setup.sh man

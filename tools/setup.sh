@@ -4,6 +4,7 @@
 #   tools/setup.sh demo|bench|man|test|packaging   Debian packages, and .venv with this project
 #   tools/setup.sh python        only .venv
 #   tools/setup.sh plot|mutation   .venv-plot, .venv-mutation
+#   tools/setup.sh release       Debian packages, and .venv-release
 #   tools/setup.sh lint          .venv-lint
 #   tools/setup.sh pythons [6]   print "3.X PATH" for each interpreter from 3.9, or 3.6, on
 #   tools/setup.sh pure 3.X PATH   .venv-3.X with what the tests of every-python.sh need
@@ -31,6 +32,8 @@ PACKAGING_TOOLS="$TEST_TOOLS dh:debhelper dh_python3:dh-python $MODULES/click:py
 $MODULES/yaml:python3-yaml fakeroot:fakeroot lintian:lintian mmdebstrap:mmdebstrap \
 cloud-init:cloud-init rpmbuild:rpm cpio:cpio make:make mke2fs:e2fsprogs \
 $MODULES/pip:python3-pip /usr/share/doc/python3-venv:python3-venv pipx:pipx"
+RELEASE_TOOLS="dh:debhelper dh_python3:dh-python $MODULES/click:python3-click \
+$MODULES/yaml:python3-yaml fakeroot:fakeroot pandoc:pandoc rpmbuild:rpm git:git"
 PURE_NEEDS='pytest>=7 pytest-timeout>=2 hypothesis>=6 click>=8.0 pyyaml>=5.3 scapy>=2.5 netifaces2>=0.0.22'
 
 say() { echo "setup: $*" >&2; }
@@ -159,6 +162,7 @@ bench) packages $BENCH_TOOLS ;;
 man) packages pandoc:pandoc ;;
 plot | test) packages $TEST_TOOLS ;;
 packaging) packages $PACKAGING_TOOLS ;;
+release) packages $RELEASE_TOOLS ;;
 python | mutation) ;;
 lint) main_venv .venv-lint test,lint ;;
 pythons) pythons "${2:-9}" ;;
@@ -166,9 +170,10 @@ pure)
     make_venv ".venv-$2" "$3"
     pip_install ".venv-$2" $PURE_NEEDS
     ;;
-*) fail "usage: $0 demo|bench|plot|mutation|man|test|packaging|python|lint|pythons|pure" ;;
+*) fail "usage: $0 demo|bench|plot|mutation|man|release|test|packaging|python|lint|pythons|pure" ;;
 esac
 case $1 in
 demo | bench | man | test | packaging | python) main_venv .venv test ;;
 plot | mutation) main_venv ".venv-$1" "test,$1" ;;
+release) main_venv .venv-release release ;;
 esac
