@@ -51,13 +51,24 @@ def build_python(to: Path) -> None:
 
 def build_source_rpm(to: Path) -> None:
     """Build the source package from the tree as it is committed."""
-    with tempfile.TemporaryDirectory() as scratch:
+    # rpm puts the path into the package, so it is always the same one.
+    scratch = "/tmp/garp-agent-source-rpm"
+    os.mkdir(scratch, 0o700)  # fails where somebody else has put one
+    try:
         name = f"garp-agent-{VERSION}"
         archive = Path(scratch) / f"{name}.tar.gz"
         run("git", "archive", f"--prefix={name}/", "-o", archive, "HEAD")
-        macros = (f"_sourcedir {scratch}", f"_topdir {scratch}", f"_srcrpmdir {to}")
+        shutil.copy(SPEC, scratch)
+        for path in Path(scratch).iterdir():
+            os.utime(path, (source_date(), source_date()))
+        macros = (
+            *(f"_sourcedir {scratch}", f"_topdir {scratch}", f"_srcrpmdir {to}"),
+            *("use_source_date_epoch_as_buildtime 1", "_buildhost localhost"),
+        )
         defined = [word for macro in macros for word in ("--define", macro)]
-        run("rpmbuild", "-bs", "--nodeps", *defined, SPEC)
+        run("rpmbuild", "-bs", "--nodeps", *defined, f"{scratch}/{SPEC.name}")
+    finally:
+        shutil.rmtree(scratch)
 
 
 def write_bill_of_materials(to: Path) -> None:
