@@ -4,8 +4,8 @@
     garp_agent-VERSION.tar.gz, .whl   for PyPI
     garp-agent.pyz                    one file for a bare Python
     garp-agent_*.deb, garp-hint_*.deb Debian and Ubuntu
-    garp-agent-*.src.rpm              Fedora and RHEL: `rpmbuild --rebuild` on the distribution, since
-                                      the packages contain the paths of its Python
+    garp-agent-*.src.rpm              Fedora and RHEL: `rpmbuild --rebuild` there, because the
+                                      packages contain the paths of the distribution's Python
     garp-agent.cdx.json               software bill of materials (CycloneDX): what each may contain
     SHA256SUMS                        of all others
 
