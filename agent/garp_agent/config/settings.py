@@ -96,7 +96,7 @@ class Conflict(NamedTuple):
     """Passive conflict detection, RFC 5227."""
 
     policy: ConflictPolicy = ConflictPolicy.YIELD
-    hold_off: float = 2.0  # seconds from the rival's latest answer to the next probe
+    hold_off: float = 2.0  # seconds from the rival's answer to the next probe; a quarter at first
     # Stations that are no rivals: bits of a hardware address, and a mask of those that count.
     ignore: tuple[tuple[bytes, bytes], ...] = ()
 

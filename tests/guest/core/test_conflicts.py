@@ -89,6 +89,10 @@ def logged_rivals(agent: Agent) -> list[object]:
     return [dict(each.fields)["claimed_by"] for each in notices]
 
 
+def crowd(count: int) -> list[Any]:
+    return [address(f"10.0.{n >> 8}.{n & 255}/16") for n in range(1, count + 1)]
+
+
 # -- a claim and its check ----------------------------------------------------------
 
 
@@ -129,13 +133,48 @@ def test_rival_that_answers_is_probed_at_each_hold_off_and_left_after_three_prob
     answered_by(agent, RIVAL)
     frames = claim(agent, 10.0) + agent.until(1000.0)
     assert set(kinds(frames)) == {Kind.ARP_PROBE}
-    assert moments(frames)[:4] == [10.0, 14.0, 18.0, 22.0]
+    assert moments(frames)[:4] == [10.0, 11.0, 12.0, 13.0]  # a quarter in the first minute
+    assert moments(frames)[60:63] == [70.0, 71.0, 75.0]
     assert is_withheld(agent)
     answered_by(agent)
     last = moments(frames)[-1]
     frames = agent.until(1020.0)
     assert kinds(frames) == PROBES + REQUESTS
-    assert moments(frames)[3] == last + 4.0 + 1.5  # the loop, too, is back within five seconds
+    assert moments(frames)[3] == last + 4.0 + 0.75
+
+
+def test_rival_that_leaves_within_a_minute_is_missed_within_little_more_than_a_second() -> None:
+    agent = guest()
+    answered_by(agent, RIVAL)
+    claim(agent, 10.0)
+    agent.until(20.6)
+    answered_by(agent)
+    frames = agent.until(30.0)
+    claims = [f.at for f in frames if f.announcement.kind is Kind.ARP_REQUEST]
+    assert 0.75 <= claims[0] - 20.6 <= 1.25
+
+
+def test_rivals_for_many_addresses_are_probed_four_times_a_second_and_starve_no_other() -> None:
+    settings = Settings(jitter=0.0, addresses_per_tick=256, mac_only=False)
+    agent = Agent(settings, now=0.0)
+    items = crowd(50)
+    agent.tell(*dump(ETH0, *items))
+    agent.until(100.0)
+    spared = items[-1].address
+    agent.after_frame = lambda frame: [
+        ClaimSeen("eth0", frame.announcement.address, RIVAL, True)
+        for _ in range(frame.announcement.kind is Kind.ARP_PROBE)
+        if frame.announcement.address != spared
+        if frame.announcement.cause is not Cause.PROXY_TEST
+    ]
+    for item in items[:-1]:
+        claim(agent, agent.now + 1.0, item.address)
+    agent.engine.reconfigure(settings._replace(interval=60.0), agent.now)
+    agent.until(300.0)
+    frames = agent.until(420.0)
+    probes = [f for f in frames if f.announcement.cause is Cause.CONFLICT]
+    assert 3.0 <= len(probes) / 120.0 <= 4.1
+    assert len(moments(frames, spared)) >= 2
 
 
 def test_answer_that_comes_before_any_probe_is_a_claim_like_others() -> None:
@@ -504,10 +543,10 @@ def test_hold_off_changed_is_in_force_at_once() -> None:
     agent = guest(hold_off=3600.0)
     answered_by(agent, RIVAL)
     claim(agent, 10.0)
-    assert agent.engine.conflicts.deadline() == 3610.0
+    assert agent.engine.conflicts.deadline() == 910.0
     agent.engine.reconfigure(agent.engine.settings._replace(conflict=Conflict(YIELD, 5.0)), 12.0)
     agent.tell()
-    assert agent.engine.conflicts.deadline() == 15.0
+    assert agent.engine.conflicts.deadline() == 12.0  # 1.25 s after the answer is over
 
 
 def test_claim_under_warn_is_logged_and_nothing_else() -> None:
@@ -534,10 +573,6 @@ def test_answer_for_an_address_that_was_removed_in_the_same_turn_has_no_effect()
 
 
 # -- many addresses, and many claims --------------------------------------------------
-
-
-def crowd(count: int) -> list[Any]:
-    return [address(f"10.0.{n >> 8}.{n & 255}/16") for n in range(1, count + 1)]
 
 
 @pytest.mark.parametrize("count", [1, 40, 100])

@@ -374,7 +374,7 @@ class Guest(RuleBasedStateMachine):
                 if isinstance(event, ClaimSeen) and event.answer:
                     which = (int(event.interface[3:]), event.address)
                     if which in before and which in after and self._is_believed(event, now):
-                        self.yielded[which] = now + self.settings.conflict.hold_off
+                        self.yielded[which] = now + self.settings.conflict.hold_off / 4
 
     def _is_believed(self, event: ClaimSeen, now: float) -> bool:
         """Whether the claim comes from a rival, in time after a probe."""

@@ -6,7 +6,8 @@ of others: a probe only asks, and the kernel answers it.
 Any station can make a claim, so a claim only starts a check.  The address is withheld while PROBES
 probes are sent, PROBE_WAIT apart.  If none is answered, it is announced again, and the station
 that claimed it is known to be silent: its next claims start checks that withhold nothing.  A rival
-that answers is present: the address is withheld for the hold-off, then the check is repeated.  For
+that answers is present: the address is withheld for the hold-off, then the check is repeated, and
+more often while the conflict is young.  For
 a withheld address, frames that claim nothing are sent (ARP probe, RARP), so that a false claim
 cannot make the switches forget this guest.
 
@@ -46,6 +47,11 @@ DEFEND_INTERVAL = 10.0  # seconds, RFC 5227 section 1.1
 NEWS_INTERVAL = 10.0  # seconds; at most one new rival per address is logged in this time
 PROBES = 3  # unanswered ones after which no other station has the address, RFC 5227 section 1.1
 PROBE_WAIT = 0.5  # seconds for an answer; then comes the next probe
+GONE_WAIT = 0.25  # the same for a rival that answered before: it is known to be fast
+# Seconds in which a conflict is young: its rival may leave soon (a split brain that heals), so it
+# is looked for at a quarter of the hold-off.
+YOUNG = 60.0
+ANSWERED_A_SECOND = 4.0  # probes of a link for rivals that answer: more of them wait longer
 REST = 4.0  # seconds after a check without an answer, in which a claim starts no other check
 ECHO = 1.0  # seconds within which a repeater returns our frame
 SILENT_FOR = 3600.0  # seconds for which a station is known to answer no probe
@@ -76,6 +82,7 @@ class Rival:
         "last_claim",
         "last_defence",
         "last_news",
+        "present_since",
         "probes",
         "release_cause",
         "rest_until",
@@ -90,6 +97,7 @@ class Rival:
         self.claims = 0
         self.last_claim = self.last_answer = self.last_defence = self.last_news = -inf
         self.last_announced = -inf
+        self.present_since = inf  # the first answer
         self.is_checked = False  # probes are sent, and answers are awaited
         self.is_awaited = False  # an announcement waits for the end of the check
         self.is_fresh = False  # a check was not answered, and no announcement followed yet
@@ -163,7 +171,7 @@ class Conflicts:
                     rival.wanted = 0
                     self._step(ifindex, address, rival, now)
                 elif rival.last_answer > -inf and rival.step_at < inf:
-                    soon = max(now, rival.last_answer + settings.hold_off)
+                    soon = max(now, self._next_look(ifindex, rival))
                     self._step(ifindex, address, rival, min(rival.step_at, soon))
 
     def keep(self, ifindex: int, addresses: Container[bytes], now: float) -> None:
@@ -297,9 +305,9 @@ class Conflicts:
         if answer and rival.probes and not is_echo:
             self._checks.get(ifindex, set()).discard(address)
             self.silent.pop(station, None)
-            rival.last_answer = now
+            rival.last_answer, rival.present_since = now, min(rival.present_since, now)
             rival.check(PROBES, Cause.ADDRESS_ADDED)
-            self._step(ifindex, address, rival, now + self._settings.hold_off)
+            self._step(ifindex, address, rival, self._next_look(ifindex, rival))
         elif rival.is_checked:
             if not is_silent:
                 rival.withheld, rival.wanted = True, PROBES
@@ -308,6 +316,13 @@ class Conflicts:
             if at == now and not self._start_check(ifindex, address, rival):
                 at = now + PROBE_WAIT
             self._step(ifindex, address, rival, at)
+
+    def _next_look(self, ifindex: int, rival: Rival) -> float:
+        """Return when to probe again for the address of a rival that answered."""
+        is_young = rival.last_answer - rival.present_since <= YOUNG
+        hold_off = self._settings.hold_off / (4 if is_young else 1)
+        present = sum(each.last_answer > -inf for each in self.rivals[ifindex].values())
+        return rival.last_answer + max(hold_off, present / ANSWERED_A_SECOND)
 
     def _start_check(self, ifindex: int, address: bytes, rival: Rival) -> bool:
         """Start a check because of a claim, or because the hold-off is over; False: not now."""
@@ -371,10 +386,11 @@ class Conflicts:
         if rival is None or not rival.is_checked:
             return
         rival.probes += sent
+        wait = PROBE_WAIT if rival.last_answer == -inf else GONE_WAIT
         if rival.step_at == inf:
-            self._step(ifindex, address, rival, now + PROBE_WAIT)
+            self._step(ifindex, address, rival, now + wait)
         elif rival.probes <= rival.wanted:
-            self._step(ifindex, address, rival, max(rival.step_at, now + PROBE_WAIT))
+            self._step(ifindex, address, rival, max(rival.step_at, now + wait))
 
     def steps(self, now: float) -> list[Step]:
         """Return what is to be done now."""
@@ -416,7 +432,7 @@ class Conflicts:
         rival.is_logged = rival.is_logged and not rival.withheld
         rival.is_checked = rival.withheld = rival.is_awaited = False
         rival.probes = 0
-        rival.last_answer = -inf
+        rival.last_answer, rival.present_since = -inf, inf
         if not rival.hardware_address and rival.unsure_until == -inf:
             del self.rivals[ifindex][address]
             if not self.rivals[ifindex]:
