@@ -121,6 +121,27 @@ def test_guest_found_after_a_change_of_its_path_gets_a_lease_a_minute_later(chan
     assert talk.guest("b", 70.0)["no_lease"] is None
 
 
+def test_guest_without_lease_although_it_may_have_one_is_told_with_the_true_reason() -> None:
+    talk = Talk(A, options=HintOptions(lease=3.0))
+    talk.turn(0.0)
+    assert talk.guest("a", 0.0)["no_lease"] == "not given yet"
+    talk.meet()
+    assert talk.guest("a", 2.9)["no_lease"] is None
+    assert talk.guest("a", 3.0)["no_lease"] == "it ended before its renewal"
+    (renewal,) = talk.watcher.advance(4.0)
+    talk.refuse(renewal, 4.0)
+    assert talk.guest("a", 4.0)["no_lease"] == "the agent has refused it"
+    talk.meet(talk.watcher.deadline())
+    now = talk.watcher.deadline()
+    assert talk.guest("a", now)["no_lease"] is None
+    talk.seconds = 0
+    talk.turn(now)
+    assert talk.guest("a", now)["no_lease"] == "the agent has refused it"
+    talk.answer(talk.failover(now), now)
+    assert talk.guest("a", now)["no_lease"] == "bond0 changed 0 s ago"
+    assert talk.guest("a", now + 60.0)["no_lease"] == "not given yet"
+
+
 def test_leases_after_a_quiet_minute_are_spread_over_time() -> None:
     talk = Talk(A, options=HintOptions(lease=90.0)).meet()
     talk.answer(talk.failover(20.0), 20.0)

@@ -95,7 +95,8 @@ class Contacts:
             return "leases are off"
         if not guest.answers:
             return "it does not answer"
-        return self._paths.refusal(guest, now) or "not given yet"
+        refusal = self._paths.refusal(guest, now)
+        return refusal or guest.lease.why_ended(now) or "not given yet"
 
     def advance(self, now: float, is_awaited: Callable[[str], bool]) -> list[Call]:
         """Return the contacts that are due.

@@ -21,15 +21,22 @@ RENEWAL_LEAST = 1.0  # seconds between two renewals at least
 class PromisedLease:
     """What one guest was promised, as far as this host knows."""
 
-    __slots__ = ("_unconfirmed", "_until")
+    __slots__ = ("_refused", "_unconfirmed", "_until")
 
     def __init__(self) -> None:
         self._until = -inf
         self._unconfirmed = False  # the guest may have a lease that no reply told of
+        self._refused = False  # the last lease
 
     def remaining(self, now: float) -> float:
         """Return the seconds for which the guest has confirmed a lease; 0 without one."""
         return max(0.0, self._until - now)
+
+    def why_ended(self, now: float) -> str:
+        """Return why the guest has no lease, if this is no decision of this host."""
+        if self._refused:
+            return "the agent has refused it"
+        return "it ended before its renewal" if -inf < self._until <= now else ""
 
     def may_be_held(self, now: float) -> bool:
         """Return whether the guest has a lease or can still get one from the channel."""
@@ -39,6 +46,7 @@ class PromisedLease:
         """Count the promise as ended; return whether the guest must be told."""
         self._unconfirmed = self.may_be_held(now)
         self._until = -inf
+        self._refused = False
         return self._unconfirmed
 
     def to_send(self, wanted: float, answers: bool, now: float) -> float | None:
@@ -64,9 +72,11 @@ class PromisedLease:
         ``most``: a guest cannot make this host promise more than that, in seconds.
         """
         self._unconfirmed = False
-        if reply.error_class:
+        self._refused = bool(reply.error_class)
+        if self._refused:
             return 0.0
         given = reply.value.get("seconds")
         seconds = min(max(0.0, float(given)), most) if isinstance(given, (int, float)) else 0.0
+        self._refused = most > 0 and not seconds
         self._until = now + seconds if seconds else -inf
         return max(RENEWAL_LEAST, seconds / 3) if seconds else 0.0
