@@ -79,7 +79,8 @@ def attach_command(
     """Give each GUEST of libvirt the channel for hints.
 
     Without --live and --config: both, as far as possible. A guest that has the channel is left as
-    it is. Exit status 0 if each guest has the channel as asked for.
+    it is. If libvirt does not know one of the names, nothing is done. Exit status 0 if each guest
+    has the channel as asked for.
     """
     if to_all and guests:
         raise click.UsageError("--all and names of guests exclude each other")
@@ -97,19 +98,12 @@ def attach_command(
             f"garp-hint: {_error_text(error)}; --connect URI names another libvirt", err=True
         )
         sys.exit(EXIT_FAILED)
-    domains = connection.listAllDomains() if to_all else []
-    missing = False
-    for name in guests:
-        try:
-            domains.append(connection.lookupByName(name))
-        except libvirt.libvirtError as error:
-            missing = True
-            click.echo(f"garp-hint: {printable(name)}: {_error_text(error)}", err=True)
-    if to_all and not domains:
-        missing = True
+    domains = connection.listAllDomains() if to_all else _named(libvirt, connection, guests)
+    if not domains:
         click.echo(f"garp-hint: libvirt at {connection.getURI()} has no guest", err=True)
+        sys.exit(EXIT_NO_GUEST)
     failed = _attach_all(libvirt, domains, AttachOptions(port, live, config, dry_run))
-    sys.exit(EXIT_FAILED if failed else EXIT_NO_GUEST if missing else 0)
+    sys.exit(EXIT_FAILED if failed else 0)
 
 
 def _print_lines_of(printed: str, guests: tuple[str, ...], port: str) -> None:
@@ -129,6 +123,19 @@ def _library() -> Any:
     # By default the library prints each error itself, beside the exception.
     libvirt.registerErrorHandler(lambda _context, _error: None, None)
     return libvirt
+
+
+def _named(libvirt: Any, connection: Any, names: tuple[str, ...]) -> list[Any]:
+    """Return the guests with these names; end the command if there is no such guest."""
+    domains = []
+    for name in names:
+        try:
+            domains.append(connection.lookupByName(name))
+        except libvirt.libvirtError as error:
+            click.echo(f"garp-hint: {printable(name)}: {_error_text(error)}", err=True)
+    if len(domains) < len(names):
+        sys.exit(EXIT_NO_GUEST)
+    return domains
 
 
 def _attach_all(libvirt: Any, domains: list[Any], wanted: AttachOptions) -> bool:
