@@ -134,7 +134,7 @@ def test_attach_dry_run_prints_the_channel_and_changes_nothing(results: dict[str
     assert step["status"] == 0
     assert "off: would be added to the configuration:" in step["out"]
     assert '  <target type="virtio" name="org.garp_agent.0" />' in step["out"]
-    assert step["channels"] == dict.fromkeys(("off", "on", "other", "bare"), [False, False])
+    assert step["channels"] == {key: [False, False] for key in ("off", "on", "other", "bare")}
 
 
 def test_attach_config_changes_the_next_start_only(results: dict[str, Any]) -> None:

@@ -96,10 +96,8 @@ def list_guests_command(
         click.echo(_no_channel(finder), err=True)
     guests = ask_guests(found, "info", {}, timeout)
     add_paths(guests, timeout)
-    if as_json:
-        click.echo(json.dumps(guests, indent=2))
-    elif found:
-        click.echo(render.guest_list(guests, screen()), nl=False)
+    if found or as_json:
+        _print(guests, as_json, lambda: render.guest_list(guests, screen()))
     sys.exit(0 if found else EXIT_FAILED if finder.trouble else EXIT_NO_GUEST)
 
 
@@ -166,11 +164,7 @@ def send_command(
     # A new boot for each command, so that no agent takes it for a repetition.
     numbered = {"boot": os.urandom(6).hex(), "sequence": 0, **arguments}
     guests = ask_guests(chosen, "burst", numbered, timeout)
-    if as_json:
-        click.echo(json.dumps(guests, indent=2))
-    else:
-        for guest in guests:
-            click.echo(render.sent(guest))
+    _print(guests, as_json, lambda: "".join(f"{render.sent(guest)}\n" for guest in guests))
     answered = all(guest["state"] == Outcome.ANSWERED.value for guest in guests)
     sys.exit(0 if answered else EXIT_FAILED)
 
@@ -268,12 +262,10 @@ def run_watcher_command(**given: Any) -> dict[str, Any]:
 def watcher_status_command(status_socket: str, as_json: bool, prometheus: bool) -> None:
     """Show the followed links and the guests."""
     values = _ask_watcher(status_socket)
-    if as_json:
-        click.echo(json.dumps(values, indent=2))
-    elif prometheus:
+    if prometheus and not as_json:
         click.echo(render.metrics(values), nl=False)
     else:
-        click.echo(render.watcher_status_text(values, screen()), nl=False)
+        _print(values, as_json, lambda: render.watcher_status_text(values, screen()))
 
 
 @cli.command("history")
@@ -292,10 +284,8 @@ def history_command(status_socket: str, as_json: bool, html: str | None) -> None
     if html:
         page = history_page(entries, platform.node(), values["version"], time.time())
         write_page(html, page, "garp-hint")
-    elif as_json:
-        click.echo(json.dumps(entries, indent=2))
     else:
-        click.echo(render.history(entries, screen()), nl=False)
+        _print(entries, as_json, lambda: render.history(entries, screen()))
 
 
 INSTALL_HELP = """Install the systemd unit of the watcher, and enable it.
@@ -324,6 +314,10 @@ def read_watch_options(arguments: list[str]) -> dict[str, Any] | int:
     finally:
         sys.stdout.flush()
     return given if isinstance(given, dict) else 0
+
+
+def _print(values: object, as_json: bool, text: Callable[[], str]) -> None:
+    click.echo(json.dumps(values, indent=2) + "\n" if as_json else text(), nl=False)
 
 
 def _chosen(
