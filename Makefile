@@ -6,7 +6,7 @@ LINT = .venv-lint/bin
 unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH
 
 .PHONY: help demo test lint mutation bench bench-failover bench-late-paths bench-outages bench-scale \
-	pictures clean
+	pictures recording clean
 
 help:
 	@echo 'make demo    the outage after a failover with nothing, the arping loop, the agent (1 min)'
@@ -21,6 +21,7 @@ help:
 	@echo 'make bench-failover  outages behind a real bond, in virtual machines (10 min)'
 	@echo 'make bench-late-paths  outages where a path works later than its carrier (20 min)'
 	@echo 'make pictures  the pictures of the README, from docs/measurements.md'
+	@echo 'make recording  docs/demo.svg: the demo as an animated picture'
 	@echo 'make pyz     dist/garp-agent.pyz: one file for a bare Python 3.6 or newer'
 	@echo 'make deb     dist/*.deb, with debhelper, dh-python, pandoc, python3-click and python3-yaml'
 	@echo 'make release dist/release: all of these, with checksums and an SBOM'
@@ -71,6 +72,12 @@ bench-outages:
 pictures:
 	@tools/setup.sh plot
 	@.venv-plot/bin/python -m bench.pictures
+
+# The demo in a terminal of its own (script(1)), faster than it was.
+recording:
+	@tools/setup.sh recording
+	@script -qec ".venv-recording/bin/termtosvg docs/demo.svg -g 80x19 -M 120 -D 8000 \
+		-c '$(MAKE) --no-print-directory demo'" /dev/null
 
 bench-scale:
 	@tools/setup.sh plot

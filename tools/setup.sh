@@ -4,7 +4,7 @@
 #   tools/setup.sh demo|bench|man|test|packaging   Debian packages, and .venv with this project
 #   tools/setup.sh python        only .venv
 #   tools/setup.sh plot|mutation   .venv-plot, .venv-mutation
-#   tools/setup.sh release       Debian packages, and .venv-release
+#   tools/setup.sh release|recording   Debian packages, and .venv-release, .venv-recording
 #   tools/setup.sh lint          .venv-lint
 #   tools/setup.sh pythons [6]   print "3.X PATH" for each interpreter from 3.9, or 3.6, on
 #   tools/setup.sh pure 3.X PATH   .venv-3.X with what the tests of every-python.sh need
@@ -164,6 +164,7 @@ man) packages pandoc:pandoc ;;
 plot | test) packages $TEST_TOOLS ;;
 packaging) packages $PACKAGING_TOOLS ;;
 release) packages $RELEASE_TOOLS ;;
+recording) packages $DEMO_TOOLS script:bsdutils ;;
 python | mutation) ;;
 lint) main_venv .venv-lint test,lint ;;
 pythons) pythons "${2:-9}" ;;
@@ -171,10 +172,10 @@ pure)
     make_venv ".venv-$2" "$3"
     pip_install ".venv-$2" $PURE_NEEDS
     ;;
-*) fail "usage: $0 demo|bench|plot|mutation|man|release|test|packaging|python|lint|pythons|pure" ;;
+*) fail "usage: $0 demo|bench|plot|mutation|man|release|recording|test|packaging|python|lint|pythons|pure" ;;
 esac
 case $1 in
 demo | bench | man | test | packaging | python) main_venv .venv test ;;
 plot | mutation) main_venv ".venv-$1" "test,$1" ;;
-release) main_venv .venv-release release ;;
+release | recording) main_venv ".venv-$1" "$1" ;;
 esac
