@@ -21,6 +21,7 @@ DEMO_TOOLS='ip:iproute2 arping:iputils-arping'
 BENCH_TOOLS="$DEMO_TOOLS cc:gcc /usr/include/stdio.h:libc6-dev"
 TEST_TOOLS="$DEMO_TOOLS ping:iputils-ping tcpdump:tcpdump tshark:tshark busybox:busybox \
 shellcheck:shellcheck udevadm:udev keepalived:keepalived socat:socat \
+ksh93:ksh93u+m mksh:mksh posh:posh yash:yash \
 prometheus:prometheus prometheus-node-exporter:prometheus-node-exporter \
 systemd-analyze:systemd man:man-db groff:groff-base mandoc:mandoc pandoc:pandoc \
 /usr/lib/python3/dist-packages/libvirt.py:python3-libvirt \

@@ -96,7 +96,7 @@ def test_page_of_the_single_file_can_be_followed(built: Path, page: str) -> None
 def test_page_rc_local_can_be_followed(built: Path) -> None:
     files = (built / "garp-agent.pyz", CONTRIB / "rc.local" / "garp-start", CONTRIB)
     printed, _ = follow("rc-local", "sysv", *files)
-    for words in ("started, process", "running, process", "stopped"):
+    for words in ("started, process", "running the agent, process", "stopped"):
         assert f"garp-start: {words}" in printed
     assert re.search(r"^/etc/rc2\.d/S\d\dgarp-agent$", printed, re.MULTILINE)
 
