@@ -97,7 +97,7 @@ def test_status_counts_frames_events_and_resumes() -> None:
         "lease": None,
         "frames": {
             "sent": 7,
-            "dropped": {"ENOBUFS": 2},
+            "dropped": {"ENOBUFS": 3},
             "by_cause": {"start": 4, "refresh": 2, "resume": 1},
         },
         "overruns": 1,

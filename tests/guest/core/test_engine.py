@@ -91,11 +91,12 @@ def is_burst_of(frames: list[Frame], agent: Agent, since: float, cause: Cause) -
     later = list(agent.engine.settings.burst)
     probes = []
     if cause in CHECKED:
-        probes, later = [0.0], [0.5]
+        wait = 0.25 if cause is Cause.RESUME else 0.5
+        probes, later = [0.0], [wait]
         for offset in agent.engine.settings.burst:
-            if 0.5 + offset > later[-1]:  # otherwise a check is under way
-                probes.append(0.5 + offset)
-                later.append(1.0 + offset)
+            if wait + offset > later[-1]:  # otherwise a check is under way
+                probes.append(wait + offset)
+                later.append(wait + offset + wait)
     first = [f for f in frames if f.announcement.kind in CLAIM_NOTHING]
     assert (times(first, since), times(claims(frames), since)) == (probes, later)
     return causes(frames) == [cause.value]
@@ -265,7 +266,7 @@ def test_event_bursts_the_addresses_that_it_concerns(
     frames = agent.tell(*events) + agent.wait(5.0)
     assert is_burst_of(frames, agent, start, cause)
     probes = sum(f.announcement.kind in CLAIM_NOTHING for f in frames)
-    rounds = 2 if cause in CHECKED else 3  # of claims
+    rounds = 3 if cause not in CHECKED or cause is Cause.RESUME else 2  # of claims
     assert len(frames) == rounds * len(items) + probes
     assert set(addresses(frames)) == {item.address for item in items}
     links = agent.engine.inventory.links
@@ -398,8 +399,8 @@ def test_stopped_for_long_gives_one_burst_and_no_flood(seconds: float) -> None:
     # A new phase, because guests that are resumed together must not announce together.
     assert (agent.engine.schedule.next_refresh(2) or inf) < start + 4.999
     frames += agent.wait(1.2)
-    assert {0.0, 0.5, 0.6, 1.1} <= set(times(frames, start))
-    assert (causes(frames)[0], len(frames) <= 10, agent.engine.resumes) == ("resume", True, 1)
+    assert {0.0, 0.25, 0.35, 0.6, 0.65, 0.9} <= set(times(frames, start))
+    assert (causes(frames)[0], len(frames) <= 14, agent.engine.resumes) == ("resume", True, 1)
     assert "resumed" in agent.notices()
 
 
@@ -467,8 +468,8 @@ def test_lease_that_runs_out_bursts_and_restores_the_interval(seconds: float) ->
     assert agent.engine.lease.is_in_force
     start = agent.now + 0.001
     frames = agent.wait(20.0)
-    assert times(frames, start)[:4] == [0.0, 0.5, 0.6, 1.1]
-    assert len(claims(frames)) in (2 + 3, 2 + 4)
+    assert times(frames, start)[:6] == [0.0, 0.25, 0.35, 0.6, 0.65, 0.9]
+    assert len(claims(frames)) in (3 + 3, 3 + 4)
     assert not agent.engine.lease.is_in_force
     assert agent.engine.lease.remaining(agent.now) is None
     ended = [fields for _, fields in notices(agent, "lease-ended")]

@@ -47,7 +47,9 @@ DEFEND_INTERVAL = 10.0  # seconds, RFC 5227 section 1.1
 NEWS_INTERVAL = 10.0  # seconds; at most one new rival per address is logged in this time
 PROBES = 3  # unanswered ones after which no other station has the address, RFC 5227 section 1.1
 PROBE_WAIT = 0.5  # seconds for an answer; then comes the next probe
-GONE_WAIT = 0.25  # the same for a rival that answered before: it is known to be fast
+# The same for a rival that answered before, and after RESUME: it is known to be fast, or the path
+# has not changed.  Peers may have a wrong entry since the guest was stopped.
+SHORT_WAIT = 0.25
 # Seconds in which a conflict is young: its rival may leave soon (a split brain that heals), so it
 # is looked for at a quarter of the hold-off.
 YOUNG = 60.0
@@ -386,7 +388,8 @@ class Conflicts:
         if rival is None or not rival.is_checked:
             return
         rival.probes += sent
-        wait = PROBE_WAIT if rival.last_answer == -inf else GONE_WAIT
+        is_fast = rival.last_answer > -inf or rival.release_cause is Cause.RESUME
+        wait = SHORT_WAIT if is_fast else PROBE_WAIT
         if rival.step_at == inf:
             self._step(ifindex, address, rival, now + wait)
         elif rival.probes <= rival.wanted:
