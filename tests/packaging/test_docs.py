@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,16 @@ def built() -> Path:
     return ROOT / "dist"
 
 
+def replace_programs(system: Chroot) -> None:
+    """Let systemctl and udevadm record their calls, where the system has them."""
+    for program in ("systemctl", "udevadm"):
+        found = next((system.top / "usr/bin").glob(program), system.top / "bin" / program)
+        if found.exists():
+            found.rename(f"{found}.real")
+            found.write_text(REPLACEMENT)
+            found.chmod(0o755)
+
+
 def follow(page: str, suite: str, *files: Path) -> tuple[str, str]:
     """Do what a page says; return what it printed, and the calls of systemctl and udevadm."""
     with Chroot(suite) as system:
@@ -63,12 +74,7 @@ def follow(page: str, suite: str, *files: Path) -> tuple[str, str]:
         for each in files:
             copy = shutil.copytree if each.is_dir() else shutil.copy
             copy(each, home / each.name)
-        for program in ("systemctl", "udevadm"):
-            found = next((system.top / "usr/bin").glob(program), system.top / "bin" / program)
-            if found.exists():
-                found.rename(f"{found}.real")
-                found.write_text(REPLACEMENT)
-                found.chmod(0o755)
+        replace_programs(system)
         (system.top / "mnt/image/etc").mkdir(parents=True)
         (home / "called").touch()
         commands = "".join(blocks(page, "sh", "sh image", f"sh {suite}"))
@@ -154,6 +160,24 @@ def test_page_pip_can_be_followed(built: Path, kind: str, tmp_path: Path) -> Non
     unit = "/mnt/image/etc/systemd/system/garp-agent.service"
     assert (f"wrote {unit}\n" in printed) == (kind == "venv")
     assert not list(Path("/opt").glob("*garp*"))
+
+
+@pytest.mark.parametrize("is_intact", [True, False], ids=["intact", "altered"])
+def test_cloud_init_snippet_with_a_url_installs_only_a_file_with_its_checksum(
+    pyz: Path, is_intact: bool
+) -> None:
+    snippet = yaml.safe_load((CONTRIB / "cloud-init" / "from-url.yaml").read_text())
+    ((_, _, script),) = snippet["runcmd"]
+    checksum = sha256(pyz.read_bytes() if is_intact else b"another file").hexdigest()
+    script = re.sub("https://.*", "file:///root/garp-agent.pyz", script).replace("0" * 64, checksum)
+    with Chroot("bookworm") as system:
+        shutil.copy(pyz, system.top / "root/garp-agent.pyz")
+        replace_programs(system)
+        system.shell(script, status=0 if is_intact else 1)
+        installed = system.top / "etc/systemd/system/garp-agent.service"
+        program = system.top / "usr/local/sbin/garp-agent"
+        assert installed.exists() == program.exists() == is_intact
+        assert [*program.parent.glob("*.new")] == []
 
 
 def test_cloud_init_snippet_for_packages_has_a_good_configuration(tmp_path: Path) -> None:
