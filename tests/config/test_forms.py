@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from garp_agent.config.errors import ConfigError
 from garp_agent.config.keys import FORMS
+from garp_agent.config.read import read_text
 from tests.config.refusals import refusals, settings_of
 from tests.world import property_settings
 
@@ -18,6 +20,7 @@ REFUSED = r"""
 interval  allowed a duration from 100ms to 270s
     no unit, write 5s  5  '5'
     no unit, write 0.5s  0.5
+    no unit  5000  0.05
     not a duration  5 s  5S  05s  5sm  1m30s  1:30  1.0001s  5%  s  ~  "5\x1b[1m"
     too short  -5s  99ms
     too long  1h
@@ -27,13 +30,14 @@ jitter  allowed a percentage from 0% to 50%
     not a percentage, write 12.5%  0.125
     not a percentage, write 1%  1
     not a percentage, write 0%  0
-    not a percentage  -1  20 %  20s
+    not a percentage  -1  20 %  20s  60
     too small  -1%
     too large  51%
 addresses_per_tick  allowed a whole number from 1 to 256
     too small  0  -4
     too large  257
     text because of its quotes, write 4  '4'
+    text because of its quotes  '4000'
     not a whole number  four  'four'  4.0  yes
     not in plain decimal digits  010  1:30  0x10  1_0
 rate_limit.frames_per_second  allowed a number from 0.1 to 1000
@@ -41,6 +45,8 @@ rate_limit.frames_per_second  allowed a number from 0.1 to 1000
     not a number  fast  10s
 burst  allowed a list of 1 to 10 durations from 0ms to 10s, each longer than the one before
     not a list, write [0ms]  0ms
+    not a list, write [3s]  3
+    not a list  3m  fast  300
     too few  []
     too many, 11  [0s,1s,2s,3s,4s,5s,6s,7s,8s,9s,10s]
     400ms is not longer than 400ms  [0ms, 400ms, 400ms]
@@ -58,7 +64,7 @@ mac_only  allowed true or false
 interfaces.include  allowed a list, each item an interface name or glob, such as eth0 or en*
     not a list, write [eth0]  eth0
     not a list, write ["eth[01]"]  'eth[01]'
-    YAML aliases are not supported, write "*lan" if a glob is meant  *lan
+    YAML aliases are not supported, write ["*lan"] if a glob is meant  *lan
 interfaces.include[0]  allowed an interface name or glob, such as eth0 or en*
     empty  ''
     no value (null in YAML)  ~
@@ -106,6 +112,32 @@ def cases() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("text", "line"), cases(), ids=lambda value: value[:40])
 def test_a_bad_value_is_refused_with_its_place_and_what_is_allowed(text: str, line: str) -> None:
     assert refusals(text) == [line]
+
+
+NUMBERS = st.decimals(0, 10**6, places=2).map(lambda number: f"{number.normalize():f}")
+
+
+RULES = ("longer than", "shorter than", "nothing is left")  # they join two keys
+
+
+def wrong_with(key: str, written: str) -> list[str]:
+    """Return what is wrong with a value as the file has it."""
+    section, _, name = key.rpartition(".")
+    text = f"{section}: {{{name}: {written}}}" if section else f"{key}: {written}"
+    try:
+        read_text(text.encode(), "f.yaml")
+    except ConfigError as error:
+        return [each.wrong for each in error.problems if not each.wrong.startswith(RULES)]
+    return []
+
+
+@property_settings(200)
+@given(st.sampled_from(sorted(FORMS)), NUMBERS | st.text("05.1sm%no*-:/é", min_size=1, max_size=8))
+def test_advice_to_write_a_value_is_accepted(key: str, value: str) -> None:
+    for written in (value, f"'{value}'"):
+        for wrong in wrong_with(key, written):
+            advice = re.search(", write (.*?)(?: if an? [a-z ]+ is meant)?$", wrong)
+            assert advice is None or wrong_with(key, advice[1]) == []
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_dry_run_and_list_need_no_capability_and_send_nothing(site: Site) -> Non
         assert (line["address"], line["kind"]) == (GUEST_ADDRESS, "arp-request")
         assert line["dry_run"] == "nothing is sent"
     status, said, _ = result(site, "list", prefix=UNPRIVILEGED)
-    row = f"eth0 veth {GUEST_MAC} {GUEST_ADDRESS} arp-request"
+    row = f"eth0 {GUEST_ADDRESS} arp-request"
     assert (status, said.splitlines()[-1].split()) == (0, row.split())
     assert site.wire.announcements() == []
 

@@ -83,7 +83,7 @@ def drill_command(
     as_json: bool,
     status_socket: str,
 ) -> None:
-    """Switch a bond to its standby port and back, and measure each guest's outage.
+    """Switch a bond over and back, and measure each guest's outage.
 
     First all guests are probed, as `garp-hint probe` does it; the drill begins only if all probes
     are delivered. After each switch the guests are probed 100 times a second, at most 20 of them.

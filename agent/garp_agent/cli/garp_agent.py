@@ -15,6 +15,7 @@ from typing import Any, Callable, NoReturn
 import click
 
 from garp_agent import __version__
+from garp_agent.cli.commands import Commands
 from garp_agent.cli.install_commands import FILE_NAMES, add_install_commands
 from garp_agent.cli.terminal import screen
 from garp_agent.config import in_force
@@ -63,7 +64,7 @@ def _with_options(*wanted: options.Option) -> Callable[[Callable[..., Any]], Cal
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="garp-agent")
 @_option(options.CONFIG)
 @click.pass_context
@@ -94,7 +95,9 @@ def run_command(**given: Any) -> None:
 def announce_command(
     interfaces: tuple[str, ...], config: str | None, dry_run: bool, verbose: bool, log_format: str
 ) -> None:
-    """Announce every address once, now: on these INTERFACES, or on all that are suitable.
+    """Announce every address once, now.
+
+    On these INTERFACES, or on all that are suitable.
 
     Exit status 0 if every frame was sent. Exit status 1 if a frame was dropped, or if there was
     nothing to announce on one of the INTERFACES or at all.
@@ -128,7 +131,7 @@ def announce_command(
 @_with_options(options.CONFIG)
 @AS_JSON
 def list_command(config: str | None, as_json: bool) -> None:
-    """Show every interface and address: how it is announced, or why it is skipped.
+    """Show each address: how it is announced, or why it is skipped.
 
     Sends nothing and needs no privilege.
     """
@@ -154,7 +157,10 @@ def _say_unmatched(selectors: list[tuple[str, str]]) -> None:
 @click.argument("file", required=False, shell_complete=FILE_NAMES)
 @_with_options(options.CONFIG)
 def check_command(file: str | None, config: str | None) -> None:
-    """Check the configuration, or FILE, and show all errors; exit status 78 if there are any."""
+    """Check the configuration, or FILE, and show all errors.
+
+    Exit status 78 if there are any.
+    """
     if file and config and file != config:
         raise click.UsageError("give one file: FILE or --config FILE")
     from garp_agent.guest import once
@@ -173,7 +179,7 @@ def check_command(file: str | None, config: str | None) -> None:
 @cli.command("config")
 @_with_options(options.CONFIG)
 def config_command(config: str | None) -> None:
-    """Print the configuration in force as a file, with every key and its value."""
+    """Print the configuration in force as a file, with every key."""
     from garp_agent.config.read import as_yaml
 
     click.echo(as_yaml(_settings(config)), nl=False)
@@ -186,7 +192,7 @@ def config_command(config: str | None) -> None:
 def status_command(
     config: str | None, control_socket: str | None, as_json: bool, as_metrics: bool
 ) -> None:
-    """Show what the running daemon announces, and how many frames it has sent and dropped."""
+    """Show what the running daemon announces and has sent."""
     from garp_agent.render import agent, prometheus
 
     values = _ask(control_socket or _control_socket(config), "status")
@@ -202,7 +208,7 @@ def status_command(
 @_with_options(options.CONFIG, options.CONTROL_SOCKET)
 @click.option("--reason", metavar="TEXT", default="", help="Text for the log of the daemon.")
 def burst_command(config: str | None, control_socket: str | None, reason: str) -> None:
-    """Ask the running daemon to announce every address now, in a burst."""
+    """Ask the running daemon to announce every address now."""
     path = control_socket or _control_socket(config)
     value = _ask(path, "burst", {"reason": reason} if reason else None)
     if value["frames"]:
@@ -221,7 +227,7 @@ def burst_command(config: str | None, control_socket: str | None, reason: str) -
 def doctor_command(
     config: str | None, control_socket: str | None, as_json: bool, no_send: bool
 ) -> None:
-    """Check the whole chain, from the kernel's addresses to the frames on the wire.
+    """Check the whole chain, from addresses to frames on the wire.
 
     Asks the running agent for a burst and captures what is sent. Then asks the network whether
     other stations use our addresses. Shows what is wrong and what to do. Exit status 0 if no
@@ -232,12 +238,12 @@ def doctor_command(
     sys.exit(doctor.run(config, control_socket, not no_send, as_json, screen()))
 
 
-INSTALL_HELP = """Install the systemd unit, the udev rule, the group and an example configuration.
+INSTALL_HELP = """Install unit, udev rule, group and an example configuration.
 
 With --root, into the directory tree of an image. May be repeated: an existing configuration
 is kept.
 """
-UNINSTALL_HELP = "Remove what `install` has installed; an edited configuration is kept."
+UNINSTALL_HELP = "Remove what `install` has installed.\n\nAn edited configuration is kept."
 add_install_commands(cli, "AGENT", (INSTALL_HELP, UNINSTALL_HELP))
 
 
@@ -270,7 +276,9 @@ def watch_command(
     count: int | None,
     seconds: float | None,
 ) -> None:
-    """Show announcements on the wire as they arrive: our own and those of other stations.
+    """Show announcements on the wire as they arrive.
+
+    Shows our own and those of other stations.
 
     Listens on these INTERFACES, or on all that the agent would announce on, until Ctrl-C. Marks
     malformed frames, conflicts and storms. Exit status 1 if --count was not reached.

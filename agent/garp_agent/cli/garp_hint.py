@@ -17,6 +17,7 @@ import click
 
 from garp_agent import __version__
 from garp_agent.cli.attach import attach_command
+from garp_agent.cli.commands import Commands
 from garp_agent.cli.drill import drill_command
 from garp_agent.cli.hint_options import AS_JSON, STATUS_SOCKET, finding_options
 from garp_agent.cli.host_doctor import host_doctor_command
@@ -60,7 +61,7 @@ def _long_enough(context: click.Context, option: click.Parameter, value: float) 
     return value
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="garp-hint")
 def cli() -> None:
     """Hint this hypervisor's guests to announce their addresses when a bond fails over.
@@ -244,7 +245,9 @@ def send_command(
     help="Format of the log lines on standard error.",
 )
 def run_watcher_command(**given: Any) -> dict[str, Any]:
-    """Run the daemon: when a bond or bridge fails over, hint the guests behind it.
+    """Run the daemon: hint guests when their bond fails over.
+
+    The same for bridges and teams, with the guests behind them.
 
     SIGUSR1 hints all guests now. SIGHUP searches for guests now.
     """

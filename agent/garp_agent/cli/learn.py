@@ -129,7 +129,7 @@ def learn_command(
     libvirt_status: str,
     as_json: bool,
 ) -> None:
-    """Teach the switches where this host and its guests are: send learning frames now.
+    """Send learning frames: switches learn where the guests are.
 
     Prints each frame, and each address that is left out with the reason. A learning frame is a
     RARP broadcast with the guest's MAC as its source, sent on the bond: guests see nothing of it.

@@ -52,7 +52,7 @@ NOTHING = "garp-hint: there is nothing to probe: no guest is behind a bond with 
     help="Socket of the watcher, which knows the names of the guests.",
 )
 def probe_command(bonds: tuple[str, ...], dry_run: bool, as_json: bool, status_socket: str) -> None:
-    """Probe the network: is a frame from the standby port delivered at the active one?
+    """Test whether frames from the standby port reach each guest.
 
     Sends 3 frames to each guest on the standby port of its bond, at most 200 a second. The switches
     must carry them to the active port, where they are received. Guests ignore them.

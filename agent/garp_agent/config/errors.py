@@ -14,13 +14,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+COMMAND_LINE = "command line"  # Problem.source of an option
 SHOWN_CHARACTERS = 60  # of a value; the line and the key say where the rest is
 
 
 class Problem(NamedTuple):
     """One thing that is wrong with a configuration."""
 
-    source: str  # the file's name, or "command line"
+    source: str  # the file's name, or COMMAND_LINE
     wrong: str
     allowed: str = ""
     key: str = ""  # dotted, list items by index: "interfaces.include[2]"; "" for the document
@@ -39,6 +40,7 @@ class ConfigError(Exception):
     """The configuration is refused.  The text has one line for each of ``problems``.
 
     ``usable``: settings with everything that is good; None if nothing was read.
+    ``is_usage``: all problems are of options on the command line.
     """
 
     def __init__(self, problems: Iterable[Problem], usable: Any = None) -> None:
@@ -48,6 +50,7 @@ class ConfigError(Exception):
             sorted(problems, key=lambda each: (files.index(each.source), each.line, each.column))
         )
         self.usable = usable
+        self.is_usage = all(each.source == COMMAND_LINE for each in problems)
         super().__init__("\n".join(map(str, self.problems)))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import stat
 from collections.abc import Iterable
 from operator import attrgetter
@@ -17,10 +18,20 @@ from typing import Any
 import yaml
 
 from garp_agent.config.document import MOST_BYTES, compose
-from garp_agent.config.errors import ConfigError, InvalidError, Problem, require, series, shown
+from garp_agent.config.errors import (
+    COMMAND_LINE,
+    ConfigError,
+    InvalidError,
+    Problem,
+    require,
+    series,
+    shown,
+)
 from garp_agent.config.forms import quoted, tag_of, write_duration, write_text
 from garp_agent.config.keys import FORMS, TREE
 from garp_agent.config.settings import Settings
+
+ADVICE = ", write "  # before a text that is accepted
 
 
 def read_file(path: str | os.PathLike[str]) -> Settings:
@@ -105,14 +116,14 @@ class _Reading:
                 require(node.id == "scalar", "not a single value")
                 return form.parse(node)
             is_text = node.id == "scalar" and node.value
-            hint = f", write [{shown(write_text(node.value))}]" if is_text else ""
-            require(node.id == "sequence", "not a list" + hint)
+            require(node.id == "sequence", "not a list" + (_as_list(node, form) if is_text else ""))
             items = ((item, f"{name}[{index}]") for index, item in enumerate(node.value))
             values = tuple(self.read(item, item, each, form.item, None) for item, each in items)
             return default if None in values else form.parse(values)
         except InvalidError as invalid:
             allowed = f"a mapping with {series(form, 'and')}" if is_section else form.allowed
-            self._report(at.place, node.given, name, str(invalid), allowed)
+            wrong = str(invalid) if is_section else _without_bad_advice(str(invalid), form)
+            self._report(at.place, node.given, name, wrong, allowed)
             self._refused.add(name)
             return default
 
@@ -151,6 +162,40 @@ class _Reading:
             self._report(place, given, last, "nothing is left to announce", allowed, file=file)
 
 
+def _as_list(node: Any, form: Any) -> str:
+    """Return the advice to write a single value as a list; "" if that would be refused too."""
+    items = [write_text(node.value)]
+    try:
+        form.item.parse(node)
+    except InvalidError as invalid:
+        items.append(str(invalid).partition(ADVICE)[2])
+    for item in filter(None, items):
+        if _is_accepted(f"[{shown(item)}]", form):
+            return f"{ADVICE}[{shown(item)}]"
+    return ""
+
+
+def _without_bad_advice(wrong: str, form: Any) -> str:
+    """Return what is wrong; without the advice to write what would be refused too."""
+    said, _, advice = wrong.partition(ADVICE)
+    text = re.sub(" if a[a-z ]* is meant$", "", advice)
+    if not advice or _is_accepted(text, form):
+        return wrong
+    item = f"[{text}]"  # a list can need more than what is wrong with its text
+    is_item = form.item and _is_accepted(item, form)
+    return f"{said}{ADVICE}{item}{advice[len(text) :]}" if is_item else said
+
+
+def _is_accepted(text: str, form: Any) -> bool:
+    reading = _Reading()
+    try:
+        node = compose(text.encode(), "")
+    except ConfigError:
+        return False
+    reading.read(node, node, "", form, None)
+    return not reading.problems
+
+
 def _unknown(key: Any, prefix: str, tree: dict[str, Any]) -> tuple[str, str]:
     """Return what is wrong with a key that is not in the tree, and what is allowed."""
     if tag_of(key) == "merge":
@@ -177,7 +222,7 @@ def override(settings: Settings, options: dict[str, str]) -> Settings:
     An ``interval`` raises ``interval_with_lease`` to at least itself, since no option sets that.
     Raises ConfigError.
     """
-    reading = _Reading("command line")
+    reading = _Reading(COMMAND_LINE)
     for name, text in options.items():
         node: Any = yaml.ScalarNode(":str", text)
         node.wrong, node.given, node.place = "", quoted(text), (0, 0)

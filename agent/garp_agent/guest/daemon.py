@@ -26,7 +26,7 @@ from garp_agent.guest.loop import Loop
 from garp_agent.guest.reload import Reload
 from garp_agent.guest.serving import Service
 from garp_agent.runtime.control_socket import AlreadyRunningError, ControlSocket
-from garp_agent.runtime.exits import EXIT_CONFIG, EXIT_FAILED, EXIT_NO_PERMISSION
+from garp_agent.runtime.exits import EXIT_CONFIG, EXIT_FAILED, EXIT_NO_PERMISSION, EXIT_USAGE
 from garp_agent.runtime.log import Log
 from garp_agent.runtime.netlink import Netlink
 from garp_agent.runtime.notify import Notify
@@ -56,7 +56,7 @@ def run(options: RunOptions) -> int:
         frames = sender(options.dry_run)
     except ConfigError as error:
         print(error, file=sys.stderr)
-        return EXIT_CONFIG
+        return EXIT_USAGE if error.is_usage else EXIT_CONFIG
     except PermissionError:
         print(NO_PERMISSION, file=sys.stderr)
         return EXIT_NO_PERMISSION

@@ -80,7 +80,7 @@ def _discard_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _print(text: str) -> None:
+def _print_line(text: str) -> None:
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -127,10 +127,10 @@ def _show(
     wanted: Wanted, interfaces: list[str], screen: Screen
 ) -> Callable[[SeenAnnouncement], None]:
     if wanted.as_json:
-        return lambda seen: _print(as_json(seen))
+        return lambda seen: _print_line(as_json(seen))
     table = Table(interfaces, screen)
-    _print(table.header())
-    return lambda seen: _print(table.row(seen))
+    _print_line(table.header())
+    return lambda seen: _print_line(table.row(seen))
 
 
 # -- sources and files ------------------------------------------------------------------
