@@ -241,7 +241,7 @@ def serve(folder: Path) -> None:
             poller.register(listener.fileno(), select.EPOLLIN)
     print("ready", flush=True)
     held: list[socket.socket] = []
-    arrivals: list[tuple[str, float]] = []
+    arrivals: dict[str, dict[int, float]] = {}  # by reason and guest; the first of each
     while True:
         for descriptor, _ in poller.poll():
             if descriptor == 0:
@@ -251,7 +251,8 @@ def serve(folder: Path) -> None:
             sock = listener.accept()[0]
             if number < GUESTS - STUCK:
                 with sock:
-                    arrivals += _answered(sock)
+                    for reason, now in _answered(sock):
+                        arrivals.setdefault(reason, {}).setdefault(number, now)
             else:
                 held.append(sock)
 
@@ -263,7 +264,7 @@ def _answered(sock: socket.socket) -> Iterator[tuple[str, float]]:
     for line in data.splitlines():
         id = line.rpartition(b'"id": "')[2].partition(b'"')[0]
         if b'"execute": "burst"' in line:
-            yield id.decode(), now
+            yield line.rpartition(b'"reason": "')[2].partition(b'"')[0].decode(), now
         value = b'{"seconds": 90, "version": "bench"}'
         with contextlib.suppress(OSError):
             sock.sendall(b'{"id": "%s", "return": %s}\n' % (id, value))
@@ -288,7 +289,9 @@ def one_after_another(folder: str) -> float:
         with socket.socket(socket.AF_UNIX) as sock, contextlib.suppress(OSError):
             sock.settimeout(1.0)
             sock.connect(str(path))
-            sock.sendall(b'{"execute": "burst", "id": "script"}\n')
+            sock.sendall(
+                b'{"execute": "burst", "arguments": {"reason": "script"}, "id": "script"}\n'
+            )
             sock.recv(4096)
     return began
 
@@ -300,8 +303,17 @@ def hinted(status_socket: str, failovers: int) -> Iterator[float]:
     for number in range(failovers):
         time.sleep(0.2)
         yield time.monotonic()
-        client.ask(status_socket, "burst")
-        _wait(status_socket, lambda it, n=number: it["history"][n]["answered"] >= most)
+        reason = _reason(number)
+        client.ask(status_socket, "burst", {"reason": reason})
+        _wait(status_socket, lambda it, reason=reason: _answers(it, reason) >= most)
+
+
+def _reason(number: int) -> str:
+    return f"failover-{number}"
+
+
+def _answers(status: dict[str, Any], reason: str) -> int:
+    return sum(each["answered"] for each in status["history"] if each["reason"] == reason)
 
 
 def _wait(status_socket: str, condition: Callable[[Any], bool]) -> None:
@@ -329,9 +341,10 @@ def fanout(failovers: int) -> Iterator[Figure]:
             began = list(hinted(f"{folder}/status.sock", failovers))
             resident, python = (status_field(it.pid, "VmRSS") / 1024 for it in (watcher, bare))
         start = one_after_another(folder)
-        # The id of a hint ends with the number of its failover.
-        last = {id.rpartition("-")[2]: at for id, at in json.loads(guests.communicate("")[0])}
-    ours = median(last[str(number + 1)] - at for number, at in enumerate(began)) * 1e3
+        # The first contact with a guest is a hint, too, and each hint is repeated.
+        arrivals = json.loads(guests.communicate("")[0])
+        last = {reason: max(times.values()) for reason, times in arrivals.items()}
+    ours = median(last[_reason(number)] - at for number, at in enumerate(began)) * 1e3
     peer = (last["script"] - start) * 1e3
     name = f"last of {GUESTS:,} guests hinted"
     yield Figure(name, "ms", ours, peer, "one after another", "under 100 ms")
