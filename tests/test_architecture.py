@@ -130,7 +130,8 @@ MAY_LOAD = {
     "asyncio": "",
     "click": "cli",
     "dataclasses": "config diagnosis",
-    "libvirt": "cli.attach",
+    "libvirt": "cli.attach hypervisor.io.libvirt_monitors",
+    "libvirt_qemu": "hypervisor.io.libvirt_monitors",
     "logging": "diagnosis",  # to silence scapy
     "netifaces": "diagnosis",
     "scapy": "diagnosis",

@@ -1,4 +1,4 @@
-"""Attaches channels to guests of libvirt's QEMU driver; prints JSON.
+"""Attaches channels to guests of libvirt's QEMU driver, and asks their monitors; prints JSON.
 
 Run by test_attach.py in namespaces of its own, behind an import of ``cli``.  The last argument is
 an empty folder.  The guests are never unpaused, so they need no disk.
@@ -11,10 +11,16 @@ import contextlib
 import io
 import json
 import os
+import socket
 import sys
 import threading
+import time
 
 import libvirt
+
+from garp_agent.hypervisor.core.announce_self import announce_self
+from garp_agent.hypervisor.core.exchange import Exchange
+from garp_agent.hypervisor.io.libvirt_monitors import serve
 
 FOLDER = sys.argv[-1]
 URI = f"qemu:///embed?root={FOLDER}"
@@ -72,6 +78,26 @@ def refused_by_libvirt():
     return {"err": ["it was attached"]}
 
 
+def exchanged(name, *exchanges):
+    """Return the outcome and the replies of exchanges with the monitor of a guest."""
+    folder = f"{FOLDER}/monitors"
+    if not os.path.exists(folder):
+        os.mkdir(folder)
+        threading.Thread(target=serve, args=(URI, folder), daemon=True).start()
+    while not os.path.exists(f"{folder}/{name}.qmp"):
+        time.sleep(0.01)  # the test limits the time
+    found = []
+    for exchange in exchanges:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(f"{folder}/{name}.qmp")
+            client.sendall(exchange.outgoing)
+            while (outcome := exchange.received(client.recv(4096))) is None:
+                pass
+        replies = exchange.replies.items()
+        found.append([outcome.value, {id: reply.description for id, reply in replies}])
+    return found
+
+
 def serve_events():
     while True:
         libvirt.virEventRunDefaultImpl()
@@ -95,6 +121,7 @@ results = {
     "config": step("--config on", "on"),
     "live": step("--live other", "other"),
     "all": step("--all", "on", "other", "off", "bare"),
+    "monitor": exchanged("on", announce_self(), Exchange({"1": b'{"execute":"stop","id":"1"}\n'})),
 }
 for domain in CONNECTION.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
     domain.destroy()

@@ -1,4 +1,4 @@
-"""`garp-hint attach` with libvirt itself: its test driver, and its QEMU driver with real guests."""
+"""libvirt itself: its test driver, and its QEMU driver with real guests; `garp-hint attach`."""
 
 from __future__ import annotations
 
@@ -120,7 +120,9 @@ def results(python: str) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="gh-") as folder:
         isolated = ["unshare", "-m", "--pid", "--fork", "--mount-proc", "--kill-child"]
         command = [*isolated, "sh", "-ec", ACCOUNTS, folder, python, "-c", COMMAND + SCENARIO]
-        done = subprocess.run([*command, folder], check=False, capture_output=True, text=True)
+        done = subprocess.run(
+            [*command, folder], check=False, capture_output=True, text=True, timeout=300
+        )
         assert done.returncode == 0, done.stderr
         yield json.loads(done.stdout)
 
@@ -186,3 +188,12 @@ def test_attach_live_of_a_guest_that_is_off_is_refused(results: dict[str, Any]) 
 def test_libvirt_itself_refuses_the_channel_without_controller(results: dict[str, Any]) -> None:
     """If a version of libvirt can do it, `attach` need not refuse it any more."""
     assert "controller" in results["libvirt without controller"]["err"][0]
+
+
+def test_announce_self_goes_through_libvirts_monitor_and_nothing_else(
+    results: dict[str, Any],
+) -> None:
+    assert results["monitor"] == [
+        ["answered", {"qmp_capabilities": "", "announce-self": ""}],
+        ["refused", {"1": "only announce-self is passed on"}],
+    ]

@@ -98,7 +98,7 @@ def list_guests_command(
     guests = ask_guests(found, "info", {}, timeout)
     add_paths(guests, timeout)
     if found or as_json:
-        _print(guests, as_json, lambda: render.guest_list(guests, screen()))
+        _print_values(guests, as_json, lambda: render.guest_list(guests, screen()))
     sys.exit(0 if found else EXIT_FAILED if finder.trouble else EXIT_NO_GUEST)
 
 
@@ -165,7 +165,7 @@ def send_command(
     # A new boot for each command, so that no agent takes it for a repetition.
     numbered = {"boot": os.urandom(6).hex(), "sequence": 0, **arguments}
     guests = ask_guests(chosen, "burst", numbered, timeout)
-    _print(guests, as_json, lambda: "".join(f"{render.sent(guest)}\n" for guest in guests))
+    _print_values(guests, as_json, lambda: "".join(f"{render.sent(guest)}\n" for guest in guests))
     answered = all(guest["state"] == Outcome.ANSWERED.value for guest in guests)
     sys.exit(0 if answered else EXIT_FAILED)
 
@@ -224,7 +224,7 @@ def send_command(
 @click.option(
     "--announce-self",
     is_flag=True,
-    help="Ask QEMU to announce the guests that do not answer; needs --monitor.",
+    help="Ask QEMU to announce the guests that do not answer; needs --monitor or --connect.",
 )
 @click.option(
     "--monitor",
@@ -234,6 +234,12 @@ def send_command(
     shell_complete=FILE_NAMES,
     help="QMP sockets for --announce-self; the first * matches the guest's name. May be given "
     "more than once.",
+)
+@click.option(
+    "--connect",
+    metavar="URI",
+    default="",
+    help="Reach the monitors of libvirt's guests through libvirt, for example qemu:///system.",
 )
 @finding_options
 @STATUS_SOCKET
@@ -251,10 +257,12 @@ def run_watcher_command(**given: Any) -> dict[str, Any]:
 
     SIGUSR1 hints all guests now. SIGHUP searches for guests now.
     """
-    if given["announce_self"] and not given["monitors"]:
-        raise click.UsageError("--announce-self needs monitors: --monitor GLOB")
+    if given["announce_self"] and not (given["monitors"] or given["connect"]):
+        raise click.UsageError("--announce-self needs monitors: --monitor GLOB or --connect URI")
     if given["status_socket"] == "none":
         given["status_socket"] = ""
+    if given["connect"] and not given["status_socket"]:
+        raise click.UsageError("--connect needs a --status-socket: it makes a folder beside it")
     return given
 
 
@@ -268,7 +276,7 @@ def watcher_status_command(status_socket: str, as_json: bool, prometheus: bool) 
     if prometheus and not as_json:
         click.echo(render.metrics(values), nl=False)
     else:
-        _print(values, as_json, lambda: render.watcher_status_text(values, screen()))
+        _print_values(values, as_json, lambda: render.watcher_status_text(values, screen()))
 
 
 @cli.command("history")
@@ -288,7 +296,7 @@ def history_command(status_socket: str, as_json: bool, html: str | None) -> None
         page = history_page(entries, platform.node(), values["version"], time.time())
         write_page(html, page, "garp-hint")
     else:
-        _print(entries, as_json, lambda: render.history(entries, screen()))
+        _print_values(entries, as_json, lambda: render.history(entries, screen()))
 
 
 INSTALL_HELP = """Install the systemd unit of the watcher, and enable it.
@@ -319,7 +327,7 @@ def read_watch_options(arguments: list[str]) -> dict[str, Any] | int:
     return given if isinstance(given, dict) else 0
 
 
-def _print(values: object, as_json: bool, text: Callable[[], str]) -> None:
+def _print_values(values: object, as_json: bool, text: Callable[[], str]) -> None:
     click.echo(json.dumps(values, indent=2) + "\n" if as_json else text(), nl=False)
 
 

@@ -19,6 +19,7 @@ from garp_agent.hypervisor.core.watcher import HintOptions, Watcher
 from garp_agent.hypervisor.io.channels import Finder
 from garp_agent.hypervisor.io.fanout import Fanout
 from garp_agent.hypervisor.link_failovers import LinkFailovers
+from garp_agent.hypervisor.monitor_child import MonitorChild
 from garp_agent.hypervisor.requests import OperatorRequests
 from garp_agent.runtime.control_socket import ControlSocket
 from garp_agent.runtime.notify import Notify
@@ -51,7 +52,6 @@ class WatcherDaemon:
         self._fanout = Fanout(options.timeout)
         self._notify = Notify()
         self._finder = Finder(options.port, options.channels, options.libvirt_status)
-        self._monitor_finder = Finder("", options.monitors)
         self._searched = SearchNotices(log)
         wanted = HintOptions(
             options.lease, options.lease_after, options.pace, options.announce_self
@@ -62,6 +62,12 @@ class WatcherDaemon:
         self._is_ready = False  # the links are known, and guests were searched for once
         self._stop_at = inf
         self._reactor = Reactor()  # calls handlers in this order
+        self._libvirt: MonitorChild | None = None
+        monitors = options.monitors
+        if options.connect:
+            self._libvirt = MonitorChild(options.connect, options.status_socket, self._reactor, log)
+            monitors += (self._libvirt.pattern,)
+        self._monitor_finder = Finder("", monitors)
         self._reactor.watch(self._links, self._read_links)
         self._reactor.watch(self._fanout, self._read_guests)
         self._reactor.watch(self._signals, self._read_signals)
@@ -111,6 +117,8 @@ class WatcherDaemon:
         self._tables.close()
         self._finder.close()
         self._monitor_finder.close()
+        if self._libvirt is not None:
+            self._libvirt.close()
         self._signals.close()
         if self._control is not None:
             self._control.close()
@@ -149,7 +157,9 @@ class WatcherDaemon:
         self._next_find = now + self._options.discover
         self._watcher.found(self._finder.find(), now)
         self._guest_paths.ports.look_for(self._watcher.macs(), now)
-        if self._options.monitors:
+        if self._libvirt is not None:
+            self._libvirt.keep(now)
+        if self._monitor_finder.patterns:
             self._watcher.found_monitors(self._monitor_finder.find())
         refused = {**self._finder.refused, **self._monitor_finder.refused}
         self._searched.note(self._finder.trouble, refused)

@@ -29,5 +29,6 @@ class WatchOptions(NamedTuple):
     status_socket: str = STATUS_SOCKET  # "": none
     announce_self: bool = False
     monitors: tuple[str, ...] = ()  # patterns
+    connect: str = ""  # URI of libvirt, through which other monitors are reached; "": none
     verbose: bool = False
     log_format: str = "text"  # or "json"

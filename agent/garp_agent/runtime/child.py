@@ -25,11 +25,12 @@ class ChildError(Exception):
 class Child:
     """A child process that runs ``work``, started at once.
 
-    The result must be one that :mod:`marshal` can write.
+    The result must be one that :mod:`marshal` can write.  ``time_limit``: seconds; 0 for none.
     Raises OSError if there can be no process, or no pipe to it.
     """
 
-    def __init__(self, work: Callable[[], Any]) -> None:
+    def __init__(self, work: Callable[[], Any], time_limit: int | None = None) -> None:
+        self._limit = TIME_LIMIT if time_limit is None else time_limit
         self._pipe, write_end = os.pipe2(os.O_CLOEXEC)
         self._received = b""
         try:
@@ -39,7 +40,7 @@ class Child:
             os.close(write_end)
             raise
         if self._pid == 0:
-            _run_in_child(work, write_end)
+            _run_in_child(work, write_end, self._limit)
         os.close(write_end)
 
     def fileno(self) -> int:
@@ -52,6 +53,12 @@ class Child:
         self._received += data
         return not data
 
+    def end(self) -> None:
+        """Kill the child, and wait for its end."""
+        os.kill(self._pid, signal.SIGKILL)
+        os.close(self._pipe)
+        os.waitpid(self._pid, 0)
+
     def result(self) -> Any:
         """Wait for the child to exit, and return what ``work`` returned.
 
@@ -61,14 +68,15 @@ class Child:
             pass
         os.close(self._pipe)
         if os.waitpid(self._pid, 0)[1] != 0:
-            raise ChildError(f"it was killed, or took more than {TIME_LIMIT} s")
+            late = f", or took more than {self._limit} s" if self._limit else ""
+            raise ChildError(f"it was killed{late}")
         is_done, value = marshal.loads(self._received)
         if not is_done:
             raise ChildError(value)
         return value
 
 
-def _run_in_child(work: Callable[[], Any], write_end: int) -> None:
+def _run_in_child(work: Callable[[], Any], write_end: int, limit: int) -> None:
     status = 1
     try:
         _close_all_but(write_end)
@@ -77,7 +85,7 @@ def _run_in_child(work: Callable[[], Any], write_end: int) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(TIME_LIMIT)
+        signal.alarm(limit)
         _write_all(write_end, marshal.dumps(_attempt(work)))
         status = 0
     finally:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from garp_agent.hypervisor.core.exchange import Call, Outcome
+from garp_agent.hypervisor.core.exchange import Call, Outcome, Result
 from garp_agent.hypervisor.core.guests import Channel, Guest
 from garp_agent.hypervisor.core.hint_rounds import HINT, LINKS_COUNTED
 from garp_agent.hypervisor.core.lease_paths import GuestPath
@@ -348,7 +348,14 @@ def test_guest_without_an_agent_that_answers_is_announced_by_qemu_at_once() -> N
     assert talk.answer(calls[:1], 10.0) == []
     talk.notices()
     assert talk.fail(calls[1:2], 11.0, Outcome.BUSY) == []
-    fields = {"path": "/mon/b", "outcome": "busy"}
+    fields = {"path": "/mon/b", "outcome": "busy", "reason": None}
+    assert talk.notices() == [(LEVEL_WARNING, "monitor-failed", fields)]
+    exchange = calls[2].exchange
+    assert exchange.received(b'{"return": {}, "id": "qmp_capabilities"}\r\n') is None
+    error = b'{"error": {"class": "GenericError", "desc": "no"}, "id": "announce-self"}\n'
+    assert exchange.received(error) is Outcome.REFUSED
+    assert talk.watcher.finished(Result(calls[2], Outcome.REFUSED, 0.1), 11.0) == []
+    fields = {"path": "/mon/x", "outcome": "refused", "reason": "no"}
     assert talk.notices() == [(LEVEL_WARNING, "monitor-failed", fields)]
 
 

@@ -67,6 +67,11 @@ class SelfAnnouncements:
     def ended(self, result: Result) -> None:
         """Log a call that failed."""
         if result.outcome is not Outcome.ANSWERED:
-            outcome = result.outcome.value
-            path = result.call.path
-            self._notices.say(LEVEL_WARNING, "monitor-failed", path=path, outcome=outcome)
+            replies = result.call.exchange.replies.values()
+            self._notices.say(
+                LEVEL_WARNING,
+                "monitor-failed",
+                path=result.call.path,
+                outcome=result.outcome.value,
+                reason=next((each.description for each in replies if each.description), None),
+            )
