@@ -54,7 +54,7 @@ def test_send_hints_the_chosen_guests_and_reports_each(short_path: Path) -> None
         sockets = run("send", "--socket", guests.paths[0], "--socket", gone, "--json")
         hints = [each for each in guests.requests(0) if isinstance(each, Burst)]
         assert guests.requests(2)[1:] == []  # the first one was to all
-    answered = r"guest0: answered in \d+\.\d ms, 1 frames\n"
+    answered = r"guest0: answered in \d+\.\d ms, 1 frame\n"
     assert (named[0], named[2]) == (0, "")
     assert re.fullmatch(answered, named[1])
     silent = r"guest1: no-agent after \d+\.\d ms\n"

@@ -56,7 +56,7 @@ def test_run_without_configuration_and_options_announces(site: Site) -> None:
     inside = ("nsenter", "--mount", f"--target={process.pid}")
     status = json.loads(result(site, "status", "--json", prefix=inside)[1])
     assert (status["pid"], status["configuration"], status["interval"]) == (process.pid, None, 5.0)
-    assert result(site, "burst", prefix=inside) == (0, "1 frames sent\n", "")
+    assert result(site, "burst", prefix=inside) == (0, "1 frame sent\n", "")
     os.kill(process.pid, signal.SIGHUP)
     os.kill(process.pid, signal.SIGTERM)
     _, log = process.communicate(timeout=LIMIT)
@@ -103,7 +103,7 @@ def test_a_command_that_sends_needs_the_capability(site: Site, asked: str) -> No
 
 def test_dry_run_and_list_need_no_capability_and_send_nothing(site: Site) -> None:
     status, said, _ = result(site, "announce", "--dry-run", prefix=UNPRIVILEGED)
-    assert (status, said) == (0, "1 frames would be sent, 0 dropped\n")
+    assert (status, said) == (0, "1 frame would be sent, 0 dropped\n")
     with site.start("--dry-run", prefix=UNPRIVILEGED) as agent:
         assert agent.burst() == 1
         assert agent.status()["dry_run"]
@@ -138,7 +138,7 @@ def test_unprivileged_user_with_the_capability_runs_it_and_others_may_not_ask(si
 
 
 def test_announce_reports_what_was_sent_and_what_was_not(site: Site) -> None:
-    sent = "1 frames sent, 0 dropped\n"
+    sent = "1 frame sent, 0 dropped\n"
     skipped = "garp-agent: lo: not announced: loopback\n"
     unknown = "garp-agent: eth7: no such interface; there are: lo, eth0\n"
     assert result(site, "announce") == (0, sent, "")
@@ -183,7 +183,7 @@ def test_check_and_config_accept_a_good_file(site: Site) -> None:
 def test_status_and_burst_ask_the_daemon(site: Site) -> None:
     with site.start() as agent:
         control = ("--control-socket", str(agent.control))
-        assert result(site, "burst", "--reason", "a\ntest", *control)[:2] == (0, "1 frames sent\n")
+        assert result(site, "burst", "--reason", "a\ntest", *control)[:2] == (0, "1 frame sent\n")
         assert agent.wait_for_log("burst")["reason"] == "a?test"
         row = result(site, "status", *control)[1].splitlines()[-1].split()
         assert row[:5] == ["eth0", GUEST_ADDRESS, "3", "0", "operator"]
@@ -200,7 +200,7 @@ def test_status_and_burst_ask_the_daemon(site: Site) -> None:
 def test_burst_says_why_no_frame_was_sent(site: Site) -> None:
     with site.start(config="rate_limit:\n  frames_per_second: 0.1\n") as agent:
         burst = ("burst", "--control-socket", str(agent.control))
-        until(lambda: result(site, *burst) != (0, "1 frames sent\n", ""), "the bucket is empty")
+        until(lambda: result(site, *burst) != (0, "1 frame sent\n", ""), "the bucket is empty")
         delayed = "no frame sent yet: the rate limit delays them\n"
         assert result(site, *burst) == (0, delayed, "")
         site.guest("link set eth0 down")
@@ -294,7 +294,7 @@ def test_status_and_burst_work_with_a_broken_configuration(site: Site) -> None:
         agent.write_config("interval: soon\nnonsense: 1\n")
         hint = "garp-agent: the configuration has errors; `garp-agent check` shows them\n"
         file = ("-c", str(agent.config))
-        assert result(site, "burst", *file) == (0, "1 frames sent\n", hint)
+        assert result(site, "burst", *file) == (0, "1 frame sent\n", hint)
         status, text, errors = result(site, *file, "status")
         assert (status, errors) == (0, hint)
         assert GUEST_ADDRESS in text
@@ -309,7 +309,7 @@ def test_announce_finds_an_interface_whatever_the_locale_is(site: Site, name: by
     site.wire.clear()
     for prefix in ((), ascii_only):
         done = result(site, "announce", os.fsdecode(name), prefix=prefix)
-        assert done == (0, "1 frames sent, 0 dropped\n", "")
+        assert done == (0, "1 frame sent, 0 dropped\n", "")
     assert len(site.wire.announcements(GUEST_ADDRESS)) == 2
 
 

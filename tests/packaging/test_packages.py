@@ -84,7 +84,7 @@ def programs_work(system: Chroot) -> None:
     # As the unit starts it: not as root, with one capability.  eth0 may have no carrier yet.
     user = "setpriv --reuid 4242 --regid 4242 --clear-groups"
     able = f"{user} --inh-caps -all,+net_raw --ambient-caps +net_raw garp-agent announce eth0"
-    assert "1 frames sent, 0 dropped" in system.shell(f"until {able}; do sleep 0.1; done")
+    assert "1 frame sent, 0 dropped" in system.shell(f"until {able}; do sleep 0.1; done")
     assert "CAP_NET_RAW is missing" in system.shell(f"{user} garp-agent announce eth0", status=77)
     assert system.run("getent", "group", "garp").startswith("garp:")
     assert system.run("systemctl", "is-enabled", "garp-hint").strip() == "enabled"

@@ -120,7 +120,7 @@ CONFLICT = "CONFLICT: 10.0.0.1 on eth0 is also claimed by 02:00:00:00:00:66 (3 t
         (
             {"hint_port": PORT | HINTED | {"errors": 1, "seconds_since_last": 3.25}},
             "hint port org.garp_agent.0: open, host connected (Permission denied), "
-            "4 requests, 1 errors, last 3.2 s ago",
+            "4 requests, 1 error, last 3.2 s ago",
         ),
         (
             {"hint_port": PORT | {"name": None, "state": "off"}},

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from garp_agent.render.table import Row, Screen, printable, shortened, some, table, wrapped
+from garp_agent.render.table import Row, Screen, counted, printable, shortened, some, table, wrapped
 from tests.world import property_settings
 
 
@@ -82,6 +82,12 @@ def test_shortened_ends_in_dots_within_the_width() -> None:
 def test_wrapped_further_lines_are_indented() -> None:
     assert wrapped("one two three", Screen(8)) == "one two\n  three"
     assert wrapped("one two three", Screen()) == "one two three"
+
+
+def test_counted_has_one_thing_and_more_things() -> None:
+    numbers = (0, 1, "1", 2, "?")
+    texts = ["0 frames", "1 frame", "1 frame", "2 frames", "? frames"]
+    assert [counted(number, "frame") for number in numbers] == texts
 
 
 def test_some_names_four() -> None:

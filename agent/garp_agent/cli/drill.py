@@ -25,7 +25,7 @@ from garp_agent.hypervisor.core.probe_series import DELIVERED
 from garp_agent.hypervisor.drill_run import TARGETS_MOST, Drill, DrillError, wall_time
 from garp_agent.hypervisor.probe_targets import Surroundings, look_around, ways_of_guests
 from garp_agent.render import probe as render
-from garp_agent.render.table import printable
+from garp_agent.render.table import counted, printable
 from garp_agent.runtime.exits import EXIT_FAILED, EXIT_NO_GUEST, EXIT_NO_PERMISSION
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def drill_command(
     name = around.names[path.bond]
     if not yes:
         ports = f"{around.names[path.active]} to {around.names[path.standby]} and back"
-        click.echo(f"{printable(name)} would go from {ports}, {count} times.", err=True)
+        click.echo(f"{printable(name)} would go from {ports}, {counted(count, 'time')}.", err=True)
         click.echo(NOT_CONFIRMED.format(watched=max(10.0, 2 * limit)), err=True)
         sys.exit(2)
     began = wall_time()

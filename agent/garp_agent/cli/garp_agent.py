@@ -23,7 +23,7 @@ from garp_agent.config.errors import ConfigError
 from garp_agent.config.settings import Settings
 from garp_agent.guest import daemon, options
 from garp_agent.render.output_errors import guarded
-from garp_agent.render.table import printable
+from garp_agent.render.table import counted, printable
 from garp_agent.runtime.exits import EXIT_CONFIG, EXIT_FAILED, EXIT_NO_PERMISSION
 from garp_agent.runtime.log import Log
 from garp_agent.wire.model import LEVEL_DEBUG, LEVEL_WARNING
@@ -123,7 +123,7 @@ def announce_command(
     if not done.sent and not done.dropped:
         _fail(NOTHING)
     verb = "would be sent" if dry_run else "sent"
-    click.echo(f"{done.sent} frames {verb}, {done.dropped} dropped")
+    click.echo(f"{counted(done.sent, 'frame')} {verb}, {done.dropped} dropped")
     sys.exit(EXIT_FAILED if done.dropped or silent else 0)
 
 
@@ -212,7 +212,7 @@ def burst_command(config: str | None, control_socket: str | None, reason: str) -
     path = control_socket or _control_socket(config)
     value = _ask(path, "burst", {"reason": reason} if reason else None)
     if value["frames"]:
-        click.echo(f"{value['frames']} frames sent")
+        click.echo(f"{counted(value['frames'], 'frame')} sent")
         return
     links = _ask(path, "status")["links"]
     if all(each["skipped"] for link in links for each in link["addresses"]):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from garp_agent.render.table import PIPE, Row, Screen, printable, table, wrapped
+from garp_agent.render.table import PIPE, Row, Screen, counted, printable, table, wrapped
 
 
 def link_list(links: list[dict[str, Any]], screen: Screen = PIPE) -> str:
@@ -76,7 +76,7 @@ def _hint_port_line(values: dict[str, Any]) -> str:
     # A port that the host does not offer is the usual case: its error would read like a failure.
     error = f" ({port['error']})" if port["error"] and port["state"] != "absent" else ""
     last = f", last {port['seconds_since_last']:.1f} s ago" if port["requests"] else ""
-    requests = f"{port['requests']} requests, {port['errors']} errors"
+    requests = f"{counted(port['requests'], 'request')}, {counted(port['errors'], 'error')}"
     return f"hint port {port['name'] or '-'}: {port['state']}{error}, {requests}{last}"
 
 
@@ -89,7 +89,7 @@ def _conflict_line(link: dict[str, Any], address: dict[str, Any]) -> str:
     rival = address.get("conflict")
     if not rival:
         return ""
-    claims = f"{rival['claims']} times, last {_age_text(rival['seconds_ago'])} ago"
+    claims = f"{counted(rival['claims'], 'time')}, last {_age_text(rival['seconds_ago'])} ago"
     withheld = "; not announced now" if rival["withheld"] else ""
     where = f"{address['address']} on {printable(link['interface'])}"
     return f"CONFLICT: {where} is also claimed by {rival['claimed_by']} ({claims}){withheld}"

@@ -9,6 +9,7 @@ from typing import Any
 
 from garp_agent.render.hypervisor import from_guest, local_time, unanswered
 from garp_agent.render.page import bar, element, html_table, html_text, page
+from garp_agent.render.table import counted
 
 HEADINGS = ("Time", "Failover", "Guests that answered", "Last answer after", "Rounds", "Unanswered")
 
@@ -30,7 +31,7 @@ def _answers_line(entries: list[dict[str, Any]]) -> str:
     if not entries:
         return "No failover since the watcher started."
     complete = sum(each["answered"] == each["guests"] for each in entries)
-    count = f"{len(entries)} failovers" if len(entries) > 1 else "1 failover"
+    count = counted(len(entries), "failover")
     return f"{count}. All hinted guests answered in {complete} of {len(entries)}."
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from garp_agent.render.prometheus import Family, Sample, metric
-from garp_agent.render.table import PIPE, Row, Screen, printable, some, table, wrapped
+from garp_agent.render.table import PIPE, Row, Screen, counted, printable, some, table, wrapped
 
 GIVE_CHANNEL = (
     "Give a guest of libvirt one: garp-hint attach GUEST. For sockets of other names: --channel "
@@ -48,7 +48,7 @@ def sent(guest: dict[str, Any]) -> str:
     took = f"{guest['seconds'] * 1000:.1f} ms"
     if guest["state"] == "answered":
         frames = from_guest(guest["reply"].get("frames", "?"))
-        return f"{name}: answered in {took}, {frames} frames"
+        return f"{name}: answered in {took}, {counted(frames, 'frame')}"
     return f"{name}: " + _with_reason(
         f"{guest['state']} after {took}", from_guest(guest.get("error", ""))
     )

@@ -86,3 +86,8 @@ def some(names: list[str]) -> str:
     """Return the first names, and how many more there are."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
+
+
+def counted(number: object, noun: str) -> str:
+    """Return ``1 frame``, ``2 frames``.  ``number``: of any type, because a guest can send it."""
+    return f"{number} {noun}{'' if str(number) == '1' else 's'}"

@@ -160,7 +160,7 @@ def test_healthy_host_has_one_good_finding_for_each_check() -> None:
         ),
         (
             {"status": {"netlink_undecoded": 1}},
-            *("warn", "watcher", "1 messages of the kernel were not understood", "uname -r"),
+            *("warn", "watcher", "not understood: 1 message of the kernel", "uname -r"),
         ),
         (
             {"status": {"guests": [watched(state="forbidden")]}},

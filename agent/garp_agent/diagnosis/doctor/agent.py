@@ -11,6 +11,7 @@ from typing import Any
 from garp_agent.config.settings import JITTER
 from garp_agent.diagnosis.doctor.facts import CAP_NET_RAW, Facts
 from garp_agent.diagnosis.doctor.findings import Finding, counts, duration, fail, ok, skip, warn
+from garp_agent.render.table import counted
 
 SLOW_ANSWER = 0.5  # seconds
 OVERDUE = 1.0  # seconds beyond the longest interval that jitter allows
@@ -142,7 +143,7 @@ def _timing(status: dict[str, Any]) -> str:
     text = f"refresh every {status['interval']:g} s"
     if next_ones:
         text += f", the next in {max(0.0, min(next_ones)):.1f} s"
-    return text + (f", resumed {status['resumes']} times" if status["resumes"] else "")
+    return text + (f", resumed {counted(status['resumes'], 'time')}" if status["resumes"] else "")
 
 
 def losses(facts: Facts) -> Iterator[Finding]:
@@ -155,18 +156,20 @@ def losses(facts: Facts) -> Iterator[Finding]:
     if sum(dropped.values()) > DROPPED_SHARE * (sent + sum(dropped.values())):
         yield warn(
             "losses",
-            f"the kernel refused {words}, and took {sent} frames",
+            f"the kernel refused {words}, and took {counted(sent, 'frame')}",
             "ENETDOWN: the link was down; ENOBUFS: a full or dropping queue (tc -s qdisc); "
             "ENXIO, ENODEV: the link is gone",
         )
     elif status["overruns"]:
         yield warn(
             "losses",
-            f"kernel events were lost {status['overruns']} times; the agent read everything again",
+            f"kernel events were lost {counted(status['overruns'], 'time')}; "
+            "the agent read everything again",
             "nothing is broken; if the number grows, something changes addresses very often",
         )
     else:
-        yield ok("losses", f"{sent} frames sent, {words or 'none'} dropped, no kernel event lost")
+        none_lost = f"{words or 'none'} dropped, no kernel event lost"
+        yield ok("losses", f"{counted(sent, 'frame')} sent, {none_lost}")
 
 
 def conflicts(facts: Facts) -> Iterator[Finding]:
@@ -183,7 +186,7 @@ def conflicts(facts: Facts) -> Iterator[Finding]:
     for interface, address, rival in heard:
         yield _conflict(
             f"{address} on {interface} was claimed by {rival['claimed_by']} "
-            f"{rival['claims']} times, last {duration(rival['seconds_ago'])} ago",
+            f"{counted(rival['claims'], 'time')}, last {duration(rival['seconds_ago'])} ago",
             rival,
         )
     proxies = status.get("answer_for_everything", ())

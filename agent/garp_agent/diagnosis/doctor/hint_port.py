@@ -10,6 +10,7 @@ from typing import Any
 
 from garp_agent.diagnosis.doctor.facts import Facts, ProcessFacts
 from garp_agent.diagnosis.doctor.findings import Finding, duration, fail, ok, skip, warn
+from garp_agent.render.table import counted
 
 FIRST_HINT = 120.0  # seconds; garp-hint contacts every guest once a minute
 CHECK = "hint port"
@@ -35,11 +36,11 @@ def _open_port(seen: dict[str, Any], facts: Facts) -> Finding:
     if seen["requests"]:
         lease = f", lease for {status['lease']:.0f} s more" if status.get("lease") else ""
         ago = duration(seen["seconds_since_last"])
-        found = f"{place}; {seen['requests']} requests, last {ago} ago{lease}"
+        found = f"{place}; {counted(seen['requests'], 'request')}, last {ago} ago{lease}"
         if seen["errors"] > seen["requests"]:
             return warn(
                 CHECK,
-                f"{found}; {seen['errors']} lines refused",
+                f"{found}; {counted(seen['errors'], 'line')} refused",
                 "something other than garp-hint writes to the port: look on the hypervisor",
             )
         return ok(CHECK, found)

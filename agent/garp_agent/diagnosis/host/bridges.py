@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from garp_agent.diagnosis.doctor.findings import Finding, duration, fail, ok, skip, warn
 from garp_agent.diagnosis.host.facts import BridgeFacts, BridgePortFacts, HostFacts
 from garp_agent.hypervisor.core.linkstate import STATE_FORWARDING
-from garp_agent.render.table import some
+from garp_agent.render.table import counted, some
 
 
 def bridges(facts: HostFacts) -> Iterator[Finding]:
@@ -29,7 +29,7 @@ def bridges(facts: HostFacts) -> Iterator[Finding]:
 
 def _bridge_text(bridge: BridgeFacts) -> str:
     number = len(bridge.guest_ports)
-    guests = "1 guest port" if number == 1 else f"{number or 'no'} guest ports"
+    guests = counted(number or "no", "guest port")
     uplinks = some([port.name for port in bridge.uplinks])
     stp = "on" if bridge.options.stp else "off"
     return f"uplink {uplinks}, {guests}, STP {stp}" if uplinks else f"no uplink, {guests}"

@@ -37,6 +37,7 @@ from garp_agent.hypervisor.io.channels import Finder
 from garp_agent.hypervisor.probe_driver import PROBE_PACE, PROBE_ROUNDS, ProbeDriver
 from garp_agent.hypervisor.probe_targets import look_around
 from garp_agent.render.hypervisor import where_looked
+from garp_agent.render.table import counted
 from garp_agent.runtime import client
 
 NO_PATH = "no guest is behind a bond with a standby port"
@@ -105,7 +106,8 @@ def probe_paths(status: dict[str, Any] | None, tell: Callable[[str], object]) ->
         return PathFacts("" if lost else NO_PATH, lost=lost)
     try:
         with ProbeDriver(around.table, around.plan.paths) as driver:
-            tell(f"{PROBE_ROUNDS} probes to each of {len(around.targets)} MACs behind bonds")
+            addresses = counted(len(around.targets), "MAC")
+            tell(f"{PROBE_ROUNDS} probes to each of {addresses} behind bonds")
             series = ProbeSeries(around.targets, PROBE_PACE, PROBE_ROUNDS)
             driver.run_to_end(series)
     except PermissionError:

@@ -13,7 +13,7 @@ from garp_agent.diagnosis.doctor.findings import Finding, duration, fail, ok, sk
 from garp_agent.diagnosis.host.facts import HostFacts
 from garp_agent.hypervisor.core.exchange import Outcome
 from garp_agent.render.hypervisor import following_nothing
-from garp_agent.render.table import some
+from garp_agent.render.table import counted, some
 
 CHECK = "watcher"
 CAP_DAC_OVERRIDE = 1  # <linux/capability.h>
@@ -113,13 +113,13 @@ def _losses(status: dict[str, Any]) -> Iterator[Finding]:
     if status["netlink_undecoded"]:
         yield warn(
             CHECK,
-            f"{status['netlink_undecoded']} messages of the kernel were not understood",
+            f"not understood: {counted(status['netlink_undecoded'], 'message')} of the kernel",
             "report it, with uname -r",
         )
     if status["netlink_overruns"]:
         yield warn(
             CHECK,
-            f"messages of the kernel were lost {status['netlink_overruns']} times; the watcher "
-            "read all links again",
+            f"messages of the kernel were lost {counted(status['netlink_overruns'], 'time')}; the "
+            "watcher read all links again",
             "nothing is broken; if the number grows, links change very often",
         )

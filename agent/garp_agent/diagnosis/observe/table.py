@@ -6,7 +6,7 @@ import json
 import time
 
 from garp_agent.diagnosis.observe.observer import SeenAnnouncement
-from garp_agent.render.table import Screen, printable
+from garp_agent.render.table import Screen, counted, printable
 
 KINDS = {
     "arp-request": "request",
@@ -117,4 +117,6 @@ def as_json(seen: SeenAnnouncement) -> str:
 
 def summary(seen: int, own: int, irregular: int) -> str:
     """Return the last line."""
-    return f"{seen} announcements, {own} own, {seen - own} foreign, {irregular} irregular"
+    return (
+        f"{counted(seen, 'announcement')}, {own} own, {seen - own} foreign, {irregular} irregular"
+    )
