@@ -90,7 +90,7 @@ class Monitors:
 
 def _serve_client(client: socket.socket, domain: Any) -> None:
     with suppress(OSError), client, client.makefile("rb") as lines:
-        while line := lines.readline(LINE_MOST):
+        for line in iter(lambda: lines.readline(LINE_MOST), b""):
             client.sendall(_reply(line, domain) + b"\n")
 
 
