@@ -21,7 +21,7 @@ from garp_agent.hypervisor.core.learning_frames import learning_frame
 from garp_agent.hypervisor.core.linkstate import VlanTag
 from garp_agent.hypervisor.io.learning_socket import LearningSocket
 from garp_agent.runtime.exits import EXIT_NO_GUEST, EXIT_NO_PERMISSION
-from tests.hypervisor.watching import COMMAND, ENVIRONMENT
+from tests.hypervisor.watching import COMMAND, ENVIRONMENT, eventually, run, watching
 from tests.world import mac
 
 GUEST, OTHER = "52:54:00:00:00:01", "52:54:00:00:00:02"
@@ -160,4 +160,42 @@ def test_socket_without_the_capability_is_refused_when_it_is_made(tiny_lab: lab.
         env=ENVIRONMENT,
         check=False,
     )
-    assert "PermissionError" in done.stderr
+    assert "NoRawFramesError: learning frames need the capability CAP_NET_RAW" in done.stderr
+
+
+# -- the watcher ------------------------------------------------------------------------
+
+
+def test_watcher_with_learn_remembers_what_bridges_have_heard(
+    host: lab.TinyLab, short_path: Path
+) -> None:
+    prefix = ("nsenter", f"--net=/run/netns/{host.namespace('guest')}")
+    with watching(short_path, "--learn", prefix=prefix) as watcher:
+        eventually(lambda: watcher.ask()["learning"]["remembered"] == 1, "the guest's MAC")
+        values = watcher.ask()
+        status, _log = watcher.stop()
+    assert status == 0
+    assert values["learning"]["sent"] == 0
+
+
+def test_watcher_with_learn_but_without_the_capability_ends_at_its_start(
+    tiny_lab: lab.TinyLab, tmp_path: Path
+) -> None:
+    without = ["setpriv", "--bounding-set", "-net_raw", "--inh-caps", "-net_raw"]
+    status_socket = str(tmp_path / "s")
+    done = subprocess.run(
+        [*without, *COMMAND, "watch", "--learn", "--status-socket", status_socket],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        check=False,
+    )
+    assert done.returncode == EXIT_NO_PERMISSION
+    assert "CAP_NET_RAW" in done.stderr
+    assert not Path(status_socket).exists()
+
+
+def test_watcher_refuses_choices_without_learn() -> None:
+    status, _, err = run("watch", "--learn-port", "vnet*")
+    assert status == 2
+    assert "--learn-port needs --learn" in err

@@ -88,6 +88,27 @@ def test_install_of_the_watcher_adds_its_unit_once_and_uninstall_removes_it(tree
     assert "there is no such program in the tree" in refused
 
 
+def test_install_with_learn_adds_the_drop_in_and_beside_a_package_nothing_else(tree: Path) -> None:
+    (tree / "usr/local/bin").mkdir(parents=True)
+    (tree / "usr/local/bin/garp-hint").write_text("#!/bin/sh\n")
+    before = listing(tree, folders=False)
+    drop_ins = (install.LEARN,)
+    install.install(str(tree), "/usr/local/bin/garp-hint", install.WATCHER, drop_ins)
+    text = (tree / install.LEARN).read_text()
+    assert "\nExecStart=\nExecStart=/usr/local/bin/garp-hint watch --learn\n" in text
+    install.uninstall(str(tree), install.WATCHER)
+    assert listing(tree, folders=False) == before
+    package = tree / "usr/lib/systemd/system/garp-hint.service"
+    package.parent.mkdir(parents=True)
+    package.write_text("")
+    [said] = install.install(str(tree), None, install.WATCHER, drop_ins)
+    assert said == f"wrote {tree / install.LEARN}"
+    assert "ExecStart=/usr/sbin/garp-hint watch --learn" in (tree / install.LEARN).read_text()
+    assert install.uninstall(str(tree), install.WATCHER) == [f"removed {tree / install.LEARN}"]
+    with pytest.raises(install.InstallError, match="a package of the distribution"):
+        install.uninstall(str(tree), install.WATCHER)
+
+
 def test_single_file_named_garp_hint_installs_the_watcher(pyz: Path, tree: Path) -> None:
     before = listing(tree, folders=False)
     program = tree.parent / "garp-hint.pyz"

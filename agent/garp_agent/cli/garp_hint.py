@@ -22,7 +22,7 @@ from garp_agent.cli.drill import drill_command
 from garp_agent.cli.hint_options import AS_JSON, STATUS_SOCKET, finding_options
 from garp_agent.cli.host_doctor import host_doctor_command
 from garp_agent.cli.install_commands import FILE_NAMES, add_install_commands
-from garp_agent.cli.learn import learn_command
+from garp_agent.cli.learn import learn_command, learning_options
 from garp_agent.cli.probe import probe_command
 from garp_agent.cli.terminal import screen, write_page
 from garp_agent.hypervisor import options as watch_options
@@ -47,6 +47,7 @@ from garp_agent.wire.protocol import (
     LEASE_SECONDS,
 )
 
+LEARN_ONLY = ("learn_never", "learn_ports", "learn_vlans")
 LEASE_LEAST = 3.0  # seconds; a lease is renewed after a third, and at most once a second
 
 
@@ -227,6 +228,13 @@ def send_command(
     help="Ask QEMU to announce the guests that do not answer; needs --monitor or --connect.",
 )
 @click.option(
+    "--learn",
+    is_flag=True,
+    help="After a failover, send learning frames for this host and its guests, agent or not; "
+    "needs CAP_NET_RAW.",
+)
+@learning_options
+@click.option(
     "--monitor",
     "monitors",
     metavar="GLOB",
@@ -259,6 +267,9 @@ def run_watcher_command(**given: Any) -> dict[str, Any]:
     """
     if given["announce_self"] and not (given["monitors"] or given["connect"]):
         raise click.UsageError("--announce-self needs monitors: --monitor GLOB or --connect URI")
+    chosen = next((name for name in LEARN_ONLY if given[name]), "")
+    if chosen and not given["learn"]:
+        raise click.UsageError(f"--{chosen.rstrip('s').replace('_', '-')} needs --learn")
     if given["status_socket"] == "none":
         given["status_socket"] = ""
     if given["connect"] and not given["status_socket"]:

@@ -40,6 +40,7 @@ class Kit(NamedTuple):
     name: str  # of the program and of its unit
     files: dict[str, str]  # where each goes in the tree, and its path below contrib/
     next_step: str  # the command behind `systemctl daemon-reload`
+    drop_ins: dict[str, str]  # as ``files``; only what the operator chooses is installed
 
     @property
     def unit(self) -> str:
@@ -63,7 +64,9 @@ AGENT = Kit(
     },
     "udevadm control --reload && udevadm trigger --subsystem-match=virtio-ports && "
     "systemctl restart garp-agent",
+    {},
 )
+LEARN = f"{UNITS}/garp-hint.service.d/learn.conf"
 WATCHER = Kit(
     "garp-hint",
     {
@@ -71,6 +74,7 @@ WATCHER = Kit(
         "etc/sysusers.d/garp-hint.conf": "systemd/garp-hint.sysusers",
     },
     "systemctl restart garp-hint",
+    {LEARN: "systemd/garp-hint-learn.conf"},
 )
 
 
@@ -94,18 +98,28 @@ class Tree(NamedTuple):
         return outside
 
 
-def install(root: str = "/", program: str | None = None, kit: Kit = AGENT) -> list[str]:
+def install(
+    root: str = "/",
+    program: str | None = None,
+    kit: Kit = AGENT,
+    drop_ins: tuple[str, ...] = (),
+) -> list[str]:
     """Install everything; return a line for each file that says what was done.
 
-    ``program``: the path that the unit starts; None for this program.  Raises InstallError, or
-    OSError if a file cannot be written.
+    ``program``: the path that the unit starts; None for this program.  ``drop_ins``: those of the
+    kit to install; where a package has installed the program, nothing else is.
+
+    Raises InstallError, or OSError if a file cannot be written.
     """
     tree = _tree(root)
+    if drop_ins and _package(tree, kit):
+        unit_program = f"/usr/sbin/{kit.name}"
+        return [_write(tree, each, _content(kit, each, unit_program), 0o644) for each in drop_ins]
     _require_no_package(tree, kit)
     archive = _own_archive()
     copies_itself = program is None and archive != ""
     chosen = program or (kit.own_copy if copies_itself else os.path.abspath(sys.argv[0]))
-    contents = {inside: _content(kit, inside, chosen) for inside in kit.files}
+    contents = {inside: _content(kit, inside, chosen) for inside in (*kit.files, *drop_ins)}
     _require_usable(tree, chosen, is_installed_now=copies_itself)
     done = []
     if copies_itself:
@@ -122,9 +136,13 @@ def install(root: str = "/", program: str | None = None, kit: Kit = AGENT) -> li
 def uninstall(root: str = "/", kit: Kit = AGENT) -> list[str]:
     """Remove everything again; return a line for each file.  Raises as :func:`install` does."""
     tree = _tree(root)
+    added = [each for each in kit.drop_ins if os.path.lexists(tree.path(each))]
+    done = [_remove(tree, each) for each in added]
+    if added and _package(tree, kit):
+        return done
     _require_no_package(tree, kit)
     shipped = {inside: _shipped(name) for inside, name in kit.files.items()}
-    done = [_remove(tree, f"{WANTS}/{kit.name}.service")]
+    done.append(_remove(tree, f"{WANTS}/{kit.name}.service"))
     for inside, content in shipped.items():
         path = tree.path(inside)
         edited = inside == CONFIG and os.path.exists(path) and _read(path) != content
@@ -134,7 +152,8 @@ def uninstall(root: str = "/", kit: Kit = AGENT) -> list[str]:
     if _is_own_copy(tree.path(kit.own_copy)):
         done.append(_remove(tree, kit.own_copy))
     done.append(_remove_group(tree))
-    for inside in (WANTS, os.path.dirname(CONFIG)):
+    folders = {os.path.dirname(each) for each in kit.drop_ins}
+    for inside in (WANTS, os.path.dirname(CONFIG), *folders):
         try:
             os.rmdir(tree.path(inside))
         except OSError:
@@ -153,8 +172,8 @@ def next_steps(root: str, kit: Kit = AGENT) -> str:
 
 
 def _content(kit: Kit, inside: str, program: str) -> bytes:
-    shipped = _shipped(kit.files[inside])
-    if inside == kit.unit:
+    shipped = _shipped({**kit.files, **kit.drop_ins}[inside])
+    if inside == kit.unit or inside in kit.drop_ins:
         return shipped.replace(f"/usr/sbin/{kit.name}".encode(), program.encode())
     return shipped
 
@@ -198,14 +217,22 @@ def _tree(root: str) -> Tree:
     return Tree(root)
 
 
-def _require_no_package(tree: Tree, kit: Kit) -> None:
+def _package(tree: Tree, kit: Kit) -> str:
+    """Return the unit that a package of the distribution has installed; "" if there is none."""
     for folder in ("usr/lib/systemd/system", "lib/systemd/system"):
-        if os.path.exists(tree.path(f"{folder}/{kit.name}.service")):
-            raise InstallError(
-                f"{tree.path(folder)}/{kit.name}.service: a package of the distribution installed "
-                f"{kit.name} here; nothing was changed. Remove the package first, for example "
-                f"with: apt-get purge {kit.name}"
-            )
+        path = tree.path(f"{folder}/{kit.name}.service")
+        if os.path.exists(path):
+            return path
+    return ""
+
+
+def _require_no_package(tree: Tree, kit: Kit) -> None:
+    unit = _package(tree, kit)
+    if unit:
+        raise InstallError(
+            f"{unit}: a package of the distribution installed {kit.name} here; nothing was "
+            f"changed. Remove the package first, for example with: apt-get purge {kit.name}"
+        )
 
 
 def _require_usable(tree: Tree, program: str, *, is_installed_now: bool) -> None:

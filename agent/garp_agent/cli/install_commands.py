@@ -23,11 +23,12 @@ def add_install_commands(group: click.Group, kit: str, helps: tuple[str, str]) -
     ``kit``: the name of its Kit in cli.install.  ``helps``: the help texts of both.
     """
 
-    def install_command(root: str, program: str | None) -> None:
+    def install_command(root: str, program: str | None, learn: bool = False) -> None:
         from garp_agent.cli import install
 
         chosen: install.Kit = getattr(install, kit)
-        _print_lines(lambda: install.install(root, program, chosen), chosen.name)
+        drop_ins = (install.LEARN,) if learn else ()
+        _print_lines(lambda: install.install(root, program, chosen, drop_ins), chosen.name)
         steps = install.next_steps(root, chosen)
         click.echo(steps, nl=bool(steps))
 
@@ -37,8 +38,10 @@ def add_install_commands(group: click.Group, kit: str, helps: tuple[str, str]) -
         chosen: install.Kit = getattr(install, kit)
         _print_lines(lambda: install.uninstall(root, chosen), chosen.name)
 
+    installing = [_root_option("install into"), _program_option()]
+    installing += [_learn_option()] if kit == "WATCHER" else []
     for name, work, text, options in (
-        ("install", install_command, helps[0], [_root_option("install into"), _program_option()]),
+        ("install", install_command, helps[0], installing),
         ("uninstall", uninstall_command, helps[1], [_root_option("remove from")]),
     ):
         group.add_command(click.Command(name, callback=work, params=[*options], help=text))
@@ -51,6 +54,15 @@ def _root_option(what: str) -> click.Option:
         default="/",
         shell_complete=DIRECTORY_NAMES,
         help=f"Root of the system to {what}.",
+    )
+
+
+def _learn_option() -> click.Option:
+    return click.Option(
+        ["--learn"],
+        is_flag=True,
+        help="Let the watcher send learning frames too: a drop-in for the unit, with CAP_NET_RAW. "
+        "Beside a package nothing else is installed.",
     )
 
 

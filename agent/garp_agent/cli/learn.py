@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-from fnmatch import fnmatchcase
 from math import isinf
 from typing import Any, Callable
 
@@ -17,18 +16,13 @@ import click
 from garp_agent.cli.install_commands import DIRECTORY_NAMES
 from garp_agent.cli.terminal import screen
 from garp_agent.hypervisor import learning_lookup
-from garp_agent.hypervisor.core.learning_rules import (
-    PACE,
-    LearningRules,
-    parse_mac_prefix,
-    parse_vlans,
-)
+from garp_agent.hypervisor.core.learning_rules import PACE, parse_mac_prefix, parse_vlans
 from garp_agent.hypervisor.io.channels import STATUS_DIRECTORY
+from garp_agent.hypervisor.io.learning_socket import NoRawFramesError
+from garp_agent.hypervisor.learning_options import learning_rules
 from garp_agent.render import learning as render
 from garp_agent.runtime.exits import EXIT_FAILED, EXIT_NO_GUEST, EXIT_NO_PERMISSION
 from garp_agent.runtime.log import address_text
-
-NO_PERMISSION = "garp-hint: learn needs the capability CAP_NET_RAW; --dry-run needs none"
 
 
 def _checked(parse: Callable[[str], object]) -> Callable[..., tuple[str, ...]]:
@@ -89,17 +83,6 @@ def learning_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def learning_rules(
-    never: tuple[str, ...], ports: tuple[str, ...], vlans: tuple[str, ...]
-) -> LearningRules:
-    """Return what the values of these options mean."""
-    return LearningRules(
-        tuple(map(parse_mac_prefix, never)),
-        lambda name: not ports or any(fnmatchcase(name, each) for each in ports),
-        frozenset().union(*map(parse_vlans, vlans)),
-    )
-
-
 @click.command("learn")
 @click.option("--dry-run", is_flag=True, help="Send nothing. Needs no privilege.")
 @click.option(
@@ -141,8 +124,8 @@ def learn_command(
         values = _values(found)
         if not dry_run:
             values["sent"] = learning_lookup.send_learning(found.plan.entries, learn_pace)
-    except PermissionError:
-        click.echo(NO_PERMISSION, err=True)
+    except NoRawFramesError as error:
+        click.echo(f"garp-hint: {error}; --dry-run needs none", err=True)
         sys.exit(EXIT_NO_PERMISSION)
     except OSError as error:
         click.echo(f"garp-hint: learn: {error.strerror}", err=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from garp_agent.runtime.exits import EXIT_FAILED
+from garp_agent.runtime.exits import EXIT_FAILED, EXIT_NO_PERMISSION
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def _options_from_child(arguments: list[str]) -> dict[str, Any] | int:
 
 def _run_daemon(given: dict[str, Any]) -> int:
     from garp_agent.hypervisor.daemon import WatcherDaemon
+    from garp_agent.hypervisor.io.learning_socket import NoRawFramesError
     from garp_agent.hypervisor.options import WatchOptions
     from garp_agent.runtime.control_socket import AlreadyRunningError
     from garp_agent.runtime.log import Log
@@ -57,6 +58,9 @@ def _run_daemon(given: dict[str, Any]) -> int:
     except AlreadyRunningError:
         print(f"garp-hint: {options.status_socket}: another watcher runs", file=sys.stderr)
         return EXIT_FAILED
+    except NoRawFramesError as error:
+        print(f"garp-hint: {error}; see docs/learning.md, or leave out --learn", file=sys.stderr)
+        return EXIT_NO_PERMISSION
     except OSError as error:
         where = f"{options.status_socket}: {error.strerror}"
         print(f"garp-hint: {where}; choose another --status-socket, or none", file=sys.stderr)

@@ -31,6 +31,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from garp_agent.hypervisor.core.bonds import BondFailover
     from garp_agent.hypervisor.core.exchange import Call, Result
+    from garp_agent.hypervisor.learning import Learning
     from garp_agent.hypervisor.options import WatchOptions
     from garp_agent.runtime.log import Log
 
@@ -39,14 +40,15 @@ class WatcherDaemon:
     """The watcher while it runs."""
 
     def __init__(self, options: WatchOptions, log: Log) -> None:
-        """Raises OSError if the status socket cannot be made."""
+        """Raises OSError if the status socket cannot be made; NoRawFramesError."""
         self._options = options
         self._log = log
         self._started = time.monotonic()
         # Before the status socket exists: a process that sees it can send a signal at once.
         self._signals = Signals()
-        self._control = ControlSocket(options.status_socket) if options.status_socket else None
         self._links = LinkFailovers(options.bonds, options.debounce, log)
+        self._learning = self._make_learning() if options.learn else None
+        self._control = ControlSocket(options.status_socket) if options.status_socket else None
         self._guest_paths = GuestPaths(self._links.follower)
         self._tables = BridgeTableReader(self._guest_paths.ports)
         self._fanout = Fanout(options.timeout)
@@ -74,6 +76,8 @@ class WatcherDaemon:
         if self._control is not None:
             self._reactor.watch(self._control, self._read_control)
         self._reactor.watch(self._tables, self._tables.read)
+        if self._learning is not None:
+            self._reactor.watch(self._learning, self._learning.read)
 
     def run(self) -> None:
         """Run until SIGTERM or SIGINT, then revoke the leases and close everything."""
@@ -99,16 +103,27 @@ class WatcherDaemon:
                 if now >= self._next_find:
                     self._find(now)
             self._call(self._watcher.advance(now), now)
+        if self._learning is not None and self._links.is_complete:
+            self._learning.advance(now)
         self._notify.alive(now)
-        for notice in self._watcher.take_notices():
-            self._log.write(notice)
+        self._write_notices()
 
     def _deadline(self) -> float:
         always = (self._links.deadline(), self._fanout.deadline(), self._notify.deadline())
         if self._stop_at < inf:
             return min(*always, self._stop_at)
-        guests = (self._watcher.deadline(), self._tables.deadline(), self._next_find)
-        return min(*always, *(guests if self._links.is_complete else guests[:1]))
+        if not self._links.is_complete:
+            return min(*always, self._watcher.deadline())
+        learning = inf if self._learning is None else self._learning.deadline()
+        guests = (self._watcher.deadline(), self._tables.deadline(), self._next_find, learning)
+        return min(*always, *guests)
+
+    def _write_notices(self) -> None:
+        notices = self._watcher.take_notices()
+        if self._learning is not None:
+            notices += self._learning.take_notices()
+        for notice in notices:
+            self._log.write(notice)
 
     def _close(self) -> None:
         self._reactor.close()
@@ -120,8 +135,21 @@ class WatcherDaemon:
         if self._libvirt is not None:
             self._libvirt.close()
         self._signals.close()
+        if self._learning is not None:
+            self._learning.close()
         if self._control is not None:
             self._control.close()
+
+    def _make_learning(self) -> Learning:
+        # Only with --learn: the others would pay for its modules with memory.
+        from garp_agent.hypervisor.learning import Learning
+        from garp_agent.hypervisor.learning_options import learning_rules
+
+        options = self._options
+        rules = learning_rules(options.learn_never, options.learn_ports, options.learn_vlans)
+        made = Learning(self._links.follower, rules, options.learn_pace, options.libvirt_status)
+        self._links.note = made.note
+        return made
 
     # -- links --------------------------------------------------------------------------
 
@@ -130,10 +158,14 @@ class WatcherDaemon:
 
     def _hint(self, failovers: list[BondFailover], now: float) -> None:
         self._watcher.follow(self._links.followed, now)
+        if self._learning is not None:
+            self._learning.follow(self._links.followed, now)
         for failover in failovers:
             names = failover.links | failover.guest_ports
-            link, reason = failover.link, failover.reason
-            self._call(self._watcher.failover(link, reason, names, now, time.time()), now)
+            link, reason, wall = failover.link, failover.reason, time.time()
+            self._call(self._watcher.failover(link, reason, names, now, wall), now)
+            if self._learning is not None:
+                self._learning.failover(failover, now, wall)
 
     # -- guests -------------------------------------------------------------------------
 
@@ -159,6 +191,8 @@ class WatcherDaemon:
         self._guest_paths.ports.look_for(self._watcher.macs(), now)
         if self._libvirt is not None:
             self._libvirt.keep(now)
+        if self._learning is not None:
+            self._learning.find()
         if self._monitor_finder.patterns:
             self._watcher.found_monitors(self._monitor_finder.find())
         refused = {**self._finder.refused, **self._monitor_finder.refused}
@@ -190,13 +224,19 @@ class WatcherDaemon:
             self._control.reply(client, self._requests.answer(line, now))
 
     def _hint_for_operator(self, reason: str, now: float) -> int:
-        calls = self._watcher.hint_all(reason, now, time.time())
+        wall = time.time()
+        calls = self._watcher.hint_all(reason, now, wall)
         self._call(calls, now)
+        if self._learning is not None:
+            self._learning.learn_all(now, wall)
         return sum(call.kind == HINT for call in calls)
 
     def _status(self, now: float) -> dict[str, object]:
+        values = {**self._watcher.status(now), "learning": None}
+        if self._learning is not None:
+            self._learning.add_to(values)
         return {
-            **self._watcher.status(now),
+            **values,
             **self._links.values(),
             "leases": self._options.lease > 0,
             "pid": os.getpid(),

@@ -63,7 +63,7 @@ def look_up_learning(
 def send_learning(entries: tuple[LearningEntry, ...], pace: int) -> dict[int, int]:
     """Send the frames, at most ``pace`` in a millisecond (0: all at once).
 
-    Return how many had which errno (0: sent).  Raises PermissionError without CAP_NET_RAW.
+    Return how many had which errno (0: sent).  Raises NoRawFramesError.
     """
     results: dict[int, int] = {}
     sender = LearningSocket()

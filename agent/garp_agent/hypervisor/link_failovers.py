@@ -12,6 +12,8 @@ from garp_agent.wire.model import LEVEL_INFO, LEVEL_WARNING, DumpComplete, DumpS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from garp_agent.hypervisor.core.bonds import BondFailover, FollowedLink
     from garp_agent.hypervisor.core.linkstate import LinkEvent
     from garp_agent.runtime.log import Log
@@ -26,6 +28,7 @@ class LinkFailovers:
 
     def __init__(self, names: tuple[str, ...], debounce: float, log: Log) -> None:
         """``names``, ``debounce``: as :class:`Follower` takes them."""
+        self.note: Callable[[LinkEvent], None] | None = None  # takes each event too
         self._netlink = Netlink(RECONCILE, LINKS)
         self.follower = Follower(names, debounce)
         self._log = log
@@ -67,6 +70,8 @@ class LinkFailovers:
     def _handle(self, events: list[LinkEvent], now: float) -> list[BondFailover]:
         for event in events:
             self.follower.handle(event, now)
+            if self.note is not None:
+                self.note(event)
             if isinstance(event, DumpStarted) and event.overrun:
                 self._overruns += 1
                 self._log.say(LEVEL_WARNING, "netlink-overrun")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from garp_agent.hypervisor.core.bonds import DEBOUNCE
+from garp_agent.hypervisor.core.learning_rules import PACE
 from garp_agent.hypervisor.core.lease import LEASE
 from garp_agent.hypervisor.core.lease_paths import LEASE_AFTER
 from garp_agent.hypervisor.io.channels import PORT_NAME, STATUS_DIRECTORY
@@ -28,6 +29,11 @@ class WatchOptions(NamedTuple):
     discover: float = DISCOVER  # between two searches for guests
     status_socket: str = STATUS_SOCKET  # "": none
     announce_self: bool = False
+    learn: bool = False  # send learning frames
+    learn_never: tuple[str, ...] = ()  # MACs or prefixes
+    learn_ports: tuple[str, ...] = ()  # patterns; (): all guest ports
+    learn_vlans: tuple[str, ...] = ()  # lists of the bond's VLANs; (): all
+    learn_pace: int = PACE  # learning frames in a millisecond; 0: all at once
     monitors: tuple[str, ...] = ()  # patterns
     connect: str = ""  # URI of libvirt, through which other monitors are reached; "": none
     verbose: bool = False

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from garp_agent.render.learning import learning_families, learning_line
 from garp_agent.render.prometheus import Family, Sample, metric
 from garp_agent.render.table import PIPE, Row, Screen, counted, printable, some, table, wrapped
 
@@ -109,6 +110,8 @@ def watcher_status_text(values: dict[str, Any], screen: Screen = PIPE) -> str:
         for each in values["history"]
         if each["repeating"]
     ]
+    if values.get("learning"):
+        lines.append(learning_line(values["learning"]))
     lines += _without_lease_lines(values["guests"])
     rows: list[Row] = [("GUEST", "STATE", "VERSION", "LEASE", "ANSWERED", "LAST", "MOST", "BEHIND")]
     for guest in values["guests"]:
@@ -183,6 +186,8 @@ def history(entries: list[dict[str, Any]], screen: Screen = PIPE) -> str:
         )
         missing = unanswered(entry)
         rows += [("", "", "", "", f"{UNANSWERED}{missing}")] * bool(missing)
+        if entry.get("learning"):
+            rows.append(("", "", "", "", learning_line(entry["learning"])))
     return table(
         rows, screen, (4,), lambda column, text: "bad" if text.startswith(UNANSWERED) else ""
     )
@@ -248,6 +253,7 @@ def _families(values: dict[str, Any]) -> Iterable[Family]:
         yield name, text, [(labels, each[key]) for labels, each in guests if each[key] is not None]
     overruns = "Times that the kernel dropped link messages and all links were read again."
     yield "netlink_overruns_total", overruns, [({}, values["netlink_overruns"])]
+    yield from learning_families(values)
 
 
 def _without_lease(values: dict[str, Any]) -> int:

@@ -13,12 +13,20 @@ _GONE = (errno.ENXIO, errno.ENODEV)
 _FULL = (errno.EAGAIN, errno.ENOBUFS)
 
 
+class NoRawFramesError(Exception):
+    """The capability CAP_NET_RAW is missing."""
+
+
 class LearningSocket:
-    """Puts frames on bonds.  Raises PermissionError without CAP_NET_RAW, OSError as socket(2)."""
+    """Puts frames on bonds.  Raises NoRawFramesError, OSError as socket(2)."""
 
     def __init__(self) -> None:
         self._sockets: dict[int, socket.socket] = {}  # by ifindex of the bond
-        self._spare: socket.socket | None = _sending_socket()  # a missing capability shows here
+        self._spare: socket.socket | None = None
+        try:
+            self._spare = _sending_socket()
+        except PermissionError:
+            raise NoRawFramesError("learning frames need the capability CAP_NET_RAW") from None
 
     def send(self, ifindex: int, name: str, frame: bytes) -> int:
         """Send one whole frame; return the errno (0: sent).

@@ -1,0 +1,159 @@
+"""Learning frames of the watcher: the tables' reader, the socket, and the rounds, wired together.
+
+Decides nothing (hypervisor.core.learning_rounds, learning_plan).  Loaded only with ``--learn``.
+"""
+
+from __future__ import annotations
+
+from garp_agent.hypervisor.core.learning_frames import learning_frame
+from garp_agent.hypervisor.core.learning_memory import snapshot_interval
+from garp_agent.hypervisor.core.learning_rounds import LearningRounds
+from garp_agent.hypervisor.core.learning_state import LEARNING_TABLES, LearningState
+from garp_agent.hypervisor.core.learning_warnings import learning_warnings
+from garp_agent.hypervisor.core.linkstate import MODE_8023AD, LinkReport
+from garp_agent.hypervisor.io.learning_socket import LearningSocket, is_full
+from garp_agent.hypervisor.io.libvirt_cards import LibvirtCards
+from garp_agent.runtime.netlink import Netlink
+from garp_agent.wire.model import LEVEL_WARNING, DumpComplete, DumpPartial, DumpStarted
+from garp_agent.wire.notices import Notices
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from garp_agent.hypervisor.core.bonds import BondFailover, FollowedLink, Follower
+    from garp_agent.hypervisor.core.learning_rules import LearningRules
+    from garp_agent.hypervisor.core.learning_state import TableMessage
+    from garp_agent.hypervisor.core.linkstate import LinkEvent
+    from garp_agent.runtime.netlink import Events
+
+PART = 8  # datagrams read in one turn; each has about 500 entries
+
+
+class Learning:
+    """The learning frames while the watcher runs.  The caller supplies the time."""
+
+    def __init__(
+        self,
+        follower: Follower,
+        rules: LearningRules,
+        pace: int,
+        libvirt_status: str,
+    ) -> None:
+        """Raises NoRawFramesError, OSError if there can be no socket."""
+        self._follower = follower
+        self._notices = Notices()
+        self.take_notices = self._notices.take
+        self._socket = LearningSocket()
+        self._cards = LibvirtCards(libvirt_status)
+        self._state = LearningState(follower.table, follower.topology)
+        self._rounds = LearningRounds(self._state, follower.table, rules, pace, self._notices)
+        self._netlink: Netlink[TableMessage] = Netlink(
+            snapshot_interval(follower.table), LEARNING_TABLES
+        )
+        self._told: list[TableMessage] = []  # by the dump under way
+        self._is_reading = False
+        self._warned: set[str] = set()
+
+    def fileno(self) -> int:
+        """Return the descriptor to wait on, for reading."""
+        return self._netlink.fileno()
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self._netlink.close()
+        self._socket.close()
+
+    def note(self, event: LinkEvent) -> None:
+        """Take in one event of the kernel: what was behind a port without carrier is forgotten."""
+        if isinstance(event, LinkReport) and not event.link.has_carrier:
+            self._state.memory.forget_port(event.link.ifindex)
+
+    def follow(self, links: Iterable[FollowedLink], now: float) -> None:
+        """Take in the state of all followed links, before their failovers."""
+        self._rounds.follow(links, now)
+
+    def failover(self, failover: BondFailover, now: float, wall: float) -> None:
+        """Begin the rounds for the bonds of a failover.  ``wall``: seconds since 1970."""
+        links = self._follower.table.links
+        named = [link for link in links.values() if link.name in failover.links]
+        bonds = self._bonds_of(link.ifindex for link in named)
+        changed = bool(failover.before) and not set(failover.before) & set(failover.after)
+        aggregators = frozenset(each for each in bonds if changed and self._mode(each))
+        self._rounds.begin(bonds, aggregators, now, wall)
+
+    def learn_all(self, now: float, wall: float) -> None:
+        """Begin the rounds for all bonds, because the operator says so."""
+        links = self._follower.table.links.values()
+        self._rounds.begin((link.ifindex for link in links if link.bond), frozenset(), now, wall)
+
+    def read(self, now: float) -> None:
+        """Read a part of the tables."""
+        self._take(self._netlink.read(now, PART), now)
+
+    def advance(self, now: float) -> None:
+        """Ask for tables if it is time to; send what is due."""
+        self._rounds.advance(now)
+        if self._rounds.wants_tables and not self._is_reading:
+            self._netlink.ask_again(now)
+        self._take(self._netlink.reconcile(now), now)
+        self._send(now)
+
+    def deadline(self) -> float:
+        """Return when :meth:`advance` must be called at the latest."""
+        return min(self._netlink.deadline(), self._rounds.deadline())
+
+    def add_to(self, status: dict[str, object]) -> None:
+        """Add ``learning`` to the status, and to each entry of its history."""
+        memory = self._state.memory
+        remembered = sum(1 for port in memory.ports() for _ in memory.heard(port))
+        status["learning"] = {**self._rounds.values(), "remembered": remembered}
+        records = {record.wall: record.values() for record in self._rounds.history}
+        history = status["history"]
+        assert isinstance(history, list)
+        for entry in history:
+            entry["learning"] = records.get(entry["time"])
+
+    def _take(self, events: Events[TableMessage], now: float) -> None:
+        for event in events:
+            if isinstance(event, DumpStarted):
+                self._told, self._is_reading = [], True
+            elif isinstance(event, (DumpComplete, DumpPartial)):
+                self._has_read(now)
+            else:
+                self._told.append(event)
+
+    def _has_read(self, now: float) -> None:
+        self._state.take(self._told, now)
+        self._told, self._is_reading = [], False
+        self._rounds.tables_read(now)
+        table = self._follower.table
+        self._netlink.reconcile_interval = snapshot_interval(table)
+        warnings = learning_warnings(table, self._follower.topology)
+        for warning in warnings:
+            if warning not in self._warned:
+                self._notices.say(LEVEL_WARNING, "learning-hindered", reason=warning)
+        self._warned = set(warnings)
+
+    def find(self) -> None:
+        """Read again which MACs libvirt has given to which ports."""
+        self._rounds.named = {card.port: card.hardware_address for card in self._cards.read()}
+
+    def _bonds_of(self, ifindexes: Iterable[int]) -> set[int]:
+        """Return the bonds among links and below them."""
+        links = self._follower.table.links
+        below = {each for link in ifindexes for each in self._follower.topology.path(link).links}
+        return {each for each in below if each in links and links[each].kind == "bond"}
+
+    def _mode(self, ifindex: int) -> bool:
+        bond = self._follower.table.links[ifindex].bond
+        return bond is not None and bond.mode == MODE_8023AD
+
+    def _send(self, now: float) -> None:
+        while True:
+            entry = self._rounds.next_entry(now)
+            if entry is None:
+                return
+            frame = learning_frame(entry.hardware_address, entry.tags)
+            number = self._socket.send(entry.bond_ifindex, entry.bond, frame)
+            self._rounds.sent(number, is_full(number), now)
