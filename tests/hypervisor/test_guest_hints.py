@@ -24,6 +24,11 @@ for n in 0 1; do
 done
 ip tuntap add vnet0 mode tap && exec "$@"
 """
+STATUS = """
+<domstatus><domain><devices><interface type='bridge'>
+<mac address='52:54:00:12:34:56'/><target dev='vnet0' managed='no'/>
+</interface></devices></domain></domstatus>
+"""
 LIST = ("env", f"PYTHONPATH={ENVIRONMENT['PYTHONPATH']}", *COMMAND, "list", "--port", "none")
 PREFIX = ("unshare", "-mn", "sh", "-c", TWO_BRIDGES, "-")
 
@@ -38,20 +43,31 @@ def hinted(watcher: Watcher) -> list[tuple[str, int]]:
     return [(each["link"], each["guests"]) for each in watcher.ask()["history"]]
 
 
+LEARNT = "bridge fdb add 52:54:00:12:34:56 dev vnet0 master static"
+
+
 @pytest.mark.parametrize(
-    "way",
+    ("way", "text"),
     [
-        "ip link set vnet0 address fe:54:00:12:34:56 master br0",
-        "ip link set vnet0 master br0 && bridge fdb add 52:54:00:12:34:56 dev vnet0 master static",
+        ("ip link set vnet0 address fe:54:00:12:34:56 master br0", ""),
+        (f"ip link set vnet0 master br0 && {LEARNT}", ""),
+        ("ip link set vnet0 master br0", STATUS),
     ],
-    ids=["libvirt's address", "table"],
+    ids=["libvirt's address", "table", "libvirt's status file"],
 )
-def test_failover_hints_the_guests_of_its_bridge_only(short_path: Path, way: str) -> None:
+def test_failover_hints_the_guests_of_its_bridge_only(
+    short_path: Path, way: str, text: str
+) -> None:
+    status = short_path / "status"
+    status.mkdir()
+    if text:
+        (status / "guest0.xml").write_text(text)
     prefix = (*PREFIX[:4], TWO_BRIDGES.replace("exec", f"{way} && exec"), "-")
     guests = Guests(short_path, [Manner.ANSWERS])
-    with guests, watching(short_path, *only(short_path), prefix=prefix) as watcher:
+    libvirt = ("--libvirt-status", str(status))
+    with guests, watching(short_path, *only(short_path), *libvirt, prefix=prefix) as watcher:
         eventually(lambda: watcher.guests()["0-guest0"]["behind"] == ["br0"], "its path is known")
-        listed = run_in(watcher, *LIST, "--channel", f"{short_path}/*/{PORT}")
+        listed = run_in(watcher, *LIST, *libvirt, "--channel", f"{short_path}/*/{PORT}")
         assert re.search(r"^0-guest0 +answered .* vnet0 br0 +/", listed, re.MULTILINE)
         fail_over(watcher, "uplink1")
         eventually(lambda: hinted(watcher) == [("br1", 0)], "the failover of another bridge")

@@ -97,7 +97,7 @@ def list_guests_command(
     if not found:
         click.echo(_no_channel(finder), err=True)
     guests = ask_guests(found, "info", {}, timeout)
-    add_paths(guests, timeout)
+    add_paths(guests, timeout, libvirt_status)
     if found or as_json:
         _print_values(guests, as_json, lambda: render.guest_list(guests, screen()))
     sys.exit(0 if found else EXIT_FAILED if finder.trouble else EXIT_NO_GUEST)

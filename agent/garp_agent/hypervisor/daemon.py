@@ -18,6 +18,7 @@ from garp_agent.hypervisor.core.hint_rounds import HINT
 from garp_agent.hypervisor.core.watcher import HintOptions, Watcher
 from garp_agent.hypervisor.io.channels import Finder
 from garp_agent.hypervisor.io.fanout import Fanout
+from garp_agent.hypervisor.io.libvirt_cards import LibvirtCards
 from garp_agent.hypervisor.link_failovers import LinkFailovers
 from garp_agent.hypervisor.monitor_child import MonitorChild
 from garp_agent.hypervisor.requests import OperatorRequests
@@ -54,6 +55,7 @@ class WatcherDaemon:
         self._fanout = Fanout(options.timeout)
         self._notify = Notify()
         self._finder = Finder(options.port, options.channels, options.libvirt_status)
+        self._cards = LibvirtCards(options.libvirt_status)
         self._searched = SearchNotices(log)
         wanted = HintOptions(
             options.lease, options.lease_after, options.pace, options.announce_self
@@ -188,6 +190,7 @@ class WatcherDaemon:
     def _find(self, now: float) -> None:
         self._next_find = now + self._options.discover
         self._watcher.found(self._finder.find(), now)
+        self._guest_paths.ports.state((mac, port) for _, port, mac in self._cards.read())
         self._guest_paths.ports.look_for(self._watcher.macs(), now)
         if self._libvirt is not None:
             self._libvirt.keep(now)

@@ -12,6 +12,7 @@ from garp_agent.hypervisor.core.bridge_tables import BRIDGE_TABLES
 from garp_agent.hypervisor.core.guest_paths import GuestPaths
 from garp_agent.hypervisor.core.guests import macs_in
 from garp_agent.hypervisor.core.linkstate import LINKS
+from garp_agent.hypervisor.io.libvirt_cards import LibvirtCards
 from garp_agent.runtime.netlink import Netlink
 from garp_agent.runtime.reactor import Reactor
 from garp_agent.wire.model import DumpComplete, DumpStarted
@@ -21,14 +22,15 @@ if TYPE_CHECKING:
     from garp_agent.wire.rtnetlink import Subject
 
 
-def add_paths(guests: list[dict[str, Any]], timeout: float) -> None:
+def add_paths(guests: list[dict[str, Any]], timeout: float, status_directory: str) -> None:
     """Add to guests what the watcher's status says of their paths: ``ports`` and ``behind``.
 
     ``guests``: with their replies to ``info``.  ``timeout``: seconds for each of two dumps.
-    Without netlink, no path is known.
+    ``status_directory``: of libvirt.  Without netlink, no path is known.
     """
     follower = Follower()
     paths = GuestPaths(follower)
+    paths.ports.state((mac, port) for _, port, mac in LibvirtCards(status_directory).read())
     with suppress(OSError):  # a sandbox can forbid it
         for event in dumped(LINKS, timeout):
             follower.handle(event, 0.0)

@@ -103,6 +103,23 @@ def test_guest_is_found_by_its_mac(
     assert host.found.place([GUEST]).is_settled is bool(ports)
 
 
+def test_port_that_libvirt_states_is_known_while_it_does() -> None:
+    """Also if somebody else has made the tap, with an address of its own."""
+    host = Ports(BR0, PLAIN, MACVTAP._replace(hardware_address=OTHER))
+    host.found.look_for([GUEST], 0.0)
+    host.found.state([(GUEST, "tap0"), (OTHER, "vnet9"), (GUEST, "br0")])
+    assert host.found.place([GUEST]) == GuestPlace(frozenset({21}), "", True)
+    host.table.apply(LinkReport(PLAIN._replace(name="tap1")))
+    assert host.of(GUEST) == []
+    host.found.state([(GUEST, "tap1"), (GUEST, "macvtap0")])
+    assert host.of(GUEST) == [21, 22]
+    version = host.found.version
+    host.found.state([(GUEST, "macvtap0"), (GUEST, "tap1")])
+    assert host.found.version == version
+    host.found.state([])
+    assert host.of(GUEST) == []
+
+
 def test_learnt_port_is_known_until_it_is_gone() -> None:
     """Also while it is in no bridge: a network restart."""
     host = Ports(BR0, PLAIN)

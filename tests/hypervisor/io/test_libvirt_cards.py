@@ -65,6 +65,14 @@ def test_card_of_a_guest_that_changes_or_ends_is_read_again(tmp_path: Path) -> N
     assert cards.read() == []
 
 
+def test_file_that_is_gone_when_it_is_looked_at_hides_no_other(tmp_path: Path) -> None:
+    for n in range(9):
+        (tmp_path / f"web{n}.xml").write_text(STATUS.format(port=f"vnet{n}"))
+        (tmp_path / f"gone{n}.xml").symlink_to("none")
+    found = {card.guest for card in LibvirtCards(str(tmp_path)).read()}
+    assert found == {f"web{n}" for n in range(9)}
+
+
 def test_directory_that_is_not_there_has_no_cards(tmp_path: Path) -> None:
     assert LibvirtCards(str(tmp_path / "none")).read() == []
     assert LibvirtCards("").read() == []

@@ -73,7 +73,7 @@ def look_for_guests(places: HostPlaces) -> ChannelFacts:
     found = finder.find()
     finder.close()
     guests = ask_guests(found, "info", {}, places.timeout)
-    add_paths(guests, places.timeout)
+    add_paths(guests, places.timeout, places.libvirt_status)
     return ChannelFacts(
         tuple(guests),
         tuple(sorted(finder.refused.items())),

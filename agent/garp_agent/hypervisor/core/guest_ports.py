@@ -4,6 +4,7 @@ A MAC is behind a port if one of these holds:
 
   - the port is a tun device of libvirt: its address is the guest's with fe as the first byte
   - the port is a macvtap: its address is the guest's
+  - libvirt says so in its status files (hypervisor.io.libvirt_cards)
   - the bridge has learnt the MAC on the port; that is kept for as long as the port exists,
     because the bridge forgets a silent guest after 300 s.  When a guest names the MAC anew, the
     tables are read again: the port of a card (a representor) outlives its guests.
@@ -57,6 +58,7 @@ class GuestPorts:
         self._learnt: dict[int, set[bytes]] = {}  # MACs by port
         self._learnt_on: dict[bytes, set[int]] = {}  # ports by MAC
         self._told: dict[bytes, set[int]] = {}  # by MAC, or by its last five bytes (of libvirt)
+        self._stated: frozenset[tuple[bytes, str]] = frozenset()  # MACs and ports of libvirt
         self._places = -1  # of the table, for which these hold
         self._named: frozenset[bytes] = frozenset()  # the MACs of all guests
         self._awaited: dict[bytes, float] = {}  # those that are looked for, since when
@@ -65,6 +67,14 @@ class GuestPorts:
         self._read_outside: dict[bytes, set[int]] = {}  # the same, of the dump under way
         self._read_at = -inf  # when a dump of the tables ended
         self.version = 0  # grows with everything that :meth:`place` depends on, besides the links
+
+    def state(self, cards: Iterable[tuple[bytes, str]]) -> None:
+        """Take in the MACs of guests' cards, and the names of their ports, as libvirt says."""
+        stated = frozenset(cards)
+        if stated != self._stated:
+            self._stated = stated
+            self._places = -1
+            self.version += 1
 
     def look_for(self, macs: Iterable[bytes], now: float) -> None:
         """Take in the MACs of all guests."""
@@ -145,10 +155,14 @@ class GuestPorts:
         for port, macs in self._learnt.items():
             for mac in macs:
                 self._learnt_on.setdefault(mac, set()).add(port)
+        stated: dict[str, list[bytes]] = {}
+        for mac, name in self._stated:
+            stated.setdefault(name, []).append(mac)
         for link in links.values():
-            own = _told_by_address(link)
-            if own and self._topology.is_guest_port(link):
-                self._told.setdefault(own, set()).add(link.ifindex)
+            told = [*filter(None, [_told_by_address(link)]), *stated.get(link.name, ())]
+            if told and self._topology.is_guest_port(link):
+                for mac in told:
+                    self._told.setdefault(mac, set()).add(link.ifindex)
 
 
 def _told_by_address(port: LinkSnapshot) -> bytes:

@@ -10,6 +10,7 @@ Sources: libvirt, src/conf/domain_conf.c, virDomainNetDefFormat() and virDomainO
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 from garp_agent.hypervisor.io.channels import beginning
 from garp_agent.wire.record import NamedTuple
@@ -52,7 +53,9 @@ class LibvirtCards:
         try:
             with os.scandir(self._directory or os.devnull) as entries:
                 for entry in entries:
-                    if entry.name.endswith(".xml"):
+                    if not entry.name.endswith(".xml"):
+                        continue
+                    with suppress(FileNotFoundError):  # the guest has just ended
                         found = entry.stat()
                         yield entry.name, (found.st_mtime_ns, found.st_ino)
         except OSError:
