@@ -228,7 +228,7 @@ def owner(site: Site, address: str) -> Iterator[None]:
 
 def until_it_yields(agent: Agent, address: str) -> None:
     def withheld() -> Any:
-        conflict = agent.addresses()[address]["conflict"]
+        conflict = agent.addresses().get(address, {}).get("conflict")
         return conflict and conflict["withheld"] and conflict["claimed_by"] == PEER_MAC
 
     until(withheld, "the agent yields")

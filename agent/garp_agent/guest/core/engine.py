@@ -59,6 +59,8 @@ if TYPE_CHECKING:
 
 LATE = 1.0  # seconds; a turn that is less late does not count as a resume
 PROBE_KINDS = (Kind.ARP_PROBE, Kind.DAD_PROBE)  # a station that has the address answers them
+BROADCASTS = (Kind.ARP_REQUEST, Kind.ARP_REPLY, Kind.ARP_PROBE, Kind.RARP)
+TAUGHT_FOR = 1.0  # seconds after a broadcast in which a RARP frame would tell switches nothing new
 # Causes of announcements that wait for an unanswered probe while the path may be broken.  Others
 # say that the network or the address has changed: they must not be late.
 WAITS = (*CHECKED, Cause.REFRESH)
@@ -95,6 +97,8 @@ class Engine:
         self.overruns = 0
         self.resumes = 0
         self._bursts: dict[int, Cause] = {}  # links that will burst once their plans are made
+        # The hardware address that a broadcast of a link last taught the switches, and when.
+        self._taught: dict[int, tuple[bytes, float]] = {}
         self._frames: list[tuple[Due, Kind]] = []  # the address that was begun; an ARP reply, say
         self._awake_since = -inf  # the latest resume; lateness before it does not count again
         # Why links are announced that were not before; None: because of a kernel event.
@@ -186,8 +190,21 @@ class Engine:
         if due is None:
             return False
         if not self._waits(due) or self.conflicts.check_again(*due):
-            self._frames = [(due, kind) for kind in self._kinds(due)]
+            self._frames = [
+                (due, kind)
+                for kind in self._kinds(due)
+                if kind is not Kind.RARP or not due.address or self._teaches(due.ifindex, now)
+            ]
         return True
+
+    def _teaches(self, ifindex: int, now: float) -> bool:
+        """Return whether a broadcast from a link would tell the switches something new.
+
+        Each IPv6 address that is checked asks for one, and all of them would be the same.
+        """
+        hardware_address, taught = self._taught.get(ifindex, (b"", -inf))
+        is_same = hardware_address == self.plans[ifindex].link.hardware_address
+        return not is_same or now - taught >= TAUGHT_FOR
 
     def _waits(self, due: Due) -> bool:
         """Return whether an announcement waits until a probe was not answered."""
@@ -355,6 +372,8 @@ class Engine:
     def _sent(self, event: Sent, now: float) -> None:
         is_news = self.counters.record(event, now)
         self.schedule.sent(event.announcement.ifindex, now)
+        if event.announcement.kind in BROADCASTS and event.outcome is SendOutcome.SENT:
+            self._taught[event.announcement.ifindex] = event.announcement.hardware_address, now
         if event.announcement.kind in PROBE_KINDS:
             ifindex, address = event.announcement.ifindex, event.announcement.address
             self.conflicts.proxy_tests.probed(ifindex, address, now)
@@ -481,6 +500,7 @@ class Engine:
                 self._say_withdrawn(before, after)
             name = before.link.name
             self.notices.say(LEVEL_INFO, "link-withdrawn", interface=name, reason=why)
+            self._taught.pop(ifindex, None)  # the switches may forget it while the link is down
         if after is None:
             self.schedule.remove(ifindex, now)
 
