@@ -66,11 +66,13 @@ def _of_the_agent(values: dict[str, Any]) -> Iterable[Family]:
             "Times that the guest was suspended or the agent stopped, and ran again.",
             values["resumes"],
         ),
-        ("hint_port_connected", "Whether the host is connected to the hint port.", connected),
         ("hint_requests_total", "Requests received through the hint port.", port["requests"]),
         ("hint_errors_total", "Lines on the hint port that were refused.", port["errors"]),
     ):
         yield name, text, [({}, value or 0)]
+    if port["state"] != "open":  # a terminal does not tell
+        text = "Whether the host is connected to the hint port."
+        yield "hint_port_connected", text, [({}, connected)]
 
 
 def _of_its_links(links: list[dict[str, Any]]) -> Iterable[Family]:

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from garp_agent.guest.io import hint_port as module
 from garp_agent.guest.io.hint_port import (
     BATCH,
     CHUNK,
     CHUNKS,
     REOPEN,
     RETRY,
+    SETTLING,
     TERMINAL_REPLIES,
     HintPort,
     PortState,
@@ -64,7 +64,10 @@ class Terminal:
         self.master, self.slave = os.openpty()
         self.port = HintPort(os.ttyname(self.slave))
         self.port.attempt(0.0)
+        assert self.port.deadline() == SETTLING
         assert lines(self.port) == []
+        self.port.attempt(SETTLING)
+        assert self.port.deadline() == inf
 
     def line(self) -> bytes | Overlong:
         while not (found := lines(self.port)):
@@ -216,17 +219,43 @@ def test_a_terminal_is_raw(terminal: Terminal) -> None:
     data = b""
     while not data.endswith(b"\n"):
         data += terminal.output()
-    assert data == everything + b"\n"  # no echo before it
+    assert data == b"\n" + everything + b"\n"  # no echo before it
 
 
 def test_a_terminal_gets_few_replies_for_each_chunk(terminal: Terminal) -> None:
+    os.write(terminal.master, b"q\n")
+    terminal.line()
+    reply(terminal.port, b"first\n")
+    assert terminal.output() == b"\nfirst\n"
     for number in range(3):
         os.write(terminal.master, b"q\n")
         terminal.line()
-        for _ in range(3):
+        assert terminal.port.reply_limit == TERMINAL_REPLIES
+        for left in (399, 98, 98):
             reply(terminal.port, b"%d" % number * 300 + b"\n")
+            assert terminal.port.reply_limit == left
         assert terminal.output() == (b"%d" % number * 300 + b"\n") * 2
-    assert terminal.port.reply_limit == TERMINAL_REPLIES
+
+
+def test_what_waited_in_a_terminal_before_the_agent_opened_it_is_discarded() -> None:
+    """A hint there is old; the first reply must not continue what the terminal has echoed."""
+    terminal = Terminal()
+    terminal.port.close()
+    os.write(terminal.master, b"old\nhalf")
+    with closing(HintPort(os.ttyname(terminal.slave))) as port:
+        port.attempt(0.0)
+        assert port.state is PortState.OPEN
+        assert lines(port) == []
+        os.write(terminal.master, b" a line\nolder\nhalf")
+        assert select.select([port], [], [], LIMIT)[0]
+        port.attempt(SETTLING)
+        assert lines(port) == []
+        os.write(terminal.master, b"new\n")
+        assert select.select([port], [], [], LIMIT)[0]
+        assert lines(port) == [b"new"]
+        reply(port, b"answer\n")
+        assert terminal.output() == b"\nanswer\n"
+    terminal.hang_up()
 
 
 def test_a_reply_that_fits_in_part_does_not_spoil_the_next(terminal: Terminal) -> None:
@@ -235,6 +264,8 @@ def test_a_reply_that_fits_in_part_does_not_spoil_the_next(terminal: Terminal) -
         terminal.line()
         reply(terminal.port, answer)
 
+    ask(b"first\n")
+    assert terminal.output() == b"\nfirst\n"
     while not terminal.port._torn:
         ask(b"x" * 600 + b"\n")
     data, number = b"", 0
@@ -311,21 +342,3 @@ def test_a_port_is_opened_once_there_are_descriptors_again(listener: socket.sock
         assert (port.state, port.error) == (PortState.FAILED, errno.EMFILE)
         port.attempt(RETRY)
         assert port.state is PortState.HOST_CONNECTED
-
-
-def test_a_virtio_port_is_found_by_udevs_link_or_in_sysfs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    by_name, sysfs = tmp_path / "virtio-ports", tmp_path / "class"
-    monkeypatch.setattr(module, "BY_NAME", f"{by_name}/")
-    monkeypatch.setattr(module, "SYSFS", str(sysfs))
-    assert module.find("org.garp_agent.0") == ""
-    for node, name in (("vport1p1", "org.other"), ("vport1p2", "org.garp_agent.0")):
-        (sysfs / node).mkdir(parents=True)
-        (sysfs / node / "name").write_text(f"{name}\n")
-    (sysfs / "vport2p1").mkdir()  # a console port has no name
-    assert module.find("org.garp_agent.0") == "/dev/vport1p2"
-    by_name.mkdir()
-    (by_name / "org.garp_agent.0").touch()
-    assert module.find("org.garp_agent.0") == f"{by_name}/org.garp_agent.0"
-    assert module.find("org.garp_agent") == ""

@@ -1,8 +1,8 @@
 """The hint port: request lines from the host, over the channel that the hypervisor offers.
 
-A channel is a virtio-serial port (found by name), another character device (a Xen channel is a
-terminal) or a Unix socket (by path).  Opens it, reads lines, writes replies, and derives from the
-kernel's results whether a host is connected.  Does not know what a line means.
+A channel is a virtio-serial port or a Xen channel, which is a terminal (found by name), another
+character device or a Unix socket (by path).  Opens it, reads lines, writes replies, and derives
+from the kernel's results whether a host is connected.  Does not know what a line means.
 
 A virtio-serial port without a host polls as readable all the time, and reads as b""
 (drivers/char/virtio_console.c).  So the port is watched edge-triggered: one wake-up for each
@@ -12,6 +12,9 @@ terminal it means "closed".
 A Xen console that is not read makes a write spin in the kernel, once 2048 bytes wait in its ring
 (domU_write_console() in drivers/tty/hvc/hvc_xen.c), whether or not the write may block.  At most
 two chunks of requests can come from a host that has stopped, so each chunk allows few replies.
+Up to 1024 bytes wait in its ring while no process has the terminal open, also when their host has
+left.  The kernel hands them over soon after it is opened.  They are discarded: a hint or a lease
+among them is old.
 
 A reply is one non-blocking write, so a host that does not read loses it.  There is one exception.
 Data and the notice of a connect come through different virtio queues.  In a busy guest the first
@@ -31,6 +34,7 @@ import tty
 from enum import Enum
 from math import inf
 
+from garp_agent.guest.io.port_names import find
 from garp_agent.wire.lines import REPLY_LIMIT, LineDecoder
 
 TYPE_CHECKING = False
@@ -46,8 +50,7 @@ BATCH = 256  # lines, if a chunk ends there
 REOPEN = 0.1  # seconds from the first hang-up to the attempt to open; then twice as long each time
 RETRY = 5.0  # seconds between attempts to open at most, and for which an open port counts as sound
 TERMINAL_REPLIES = 700  # bytes of replies that a terminal gets for one chunk
-BY_NAME = "/dev/virtio-ports/"  # udev's links
-SYSFS = "/sys/class/virtio-ports"
+SETTLING = 0.1  # seconds from opening a terminal until what waited in it is discarded
 EARLY = 0.2  # seconds for which a reply is kept until its host is known to be connected
 EARLY_LIMIT = 8192  # bytes of such replies
 _EDGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLET
@@ -61,6 +64,7 @@ class PortState(Enum):
     BUSY = "busy"  # another process has it open
     FORBIDDEN = "forbidden"
     FAILED = "failed"
+    OPEN = "open"  # a terminal does not tell whether a host is connected
     HOST_AWAY = "open, host not connected"
     HOST_CONNECTED = "open, host connected"
 
@@ -82,6 +86,7 @@ class HintPort:
         self._descriptor = -1
         self._is_stream = False  # a socket or a terminal: b"" means "closed"
         self._is_terminal = False
+        self._is_settling = False  # a terminal whose lines are discarded yet
         self._allowance = 0  # bytes of replies that a terminal may still get for this chunk
         self._decoder = LineDecoder()
         self._next_attempt = 0.0
@@ -103,15 +108,19 @@ class HintPort:
 
     @property
     def reply_limit(self) -> int:
-        """Return the bytes that a reply may have."""
-        return TERMINAL_REPLIES if self._is_terminal else REPLY_LIMIT
+        """Return the bytes that the next reply may have."""
+        return self._allowance - len(self._torn) if self._is_terminal else REPLY_LIMIT
 
     def deadline(self) -> float:
         """Return when to call :meth:`attempt` at the latest; ``math.inf``: whenever it suits."""
+        if self._is_settling:
+            return self._opened_at + SETTLING
         return self._next_attempt if self._must_wake and self._descriptor < 0 else inf
 
     def attempt(self, now: float) -> None:
-        """Open the port if it is closed and it is time to."""
+        """Open the port if it is closed and it is time to; listen once a terminal has settled."""
+        if self._is_settling and now >= self._opened_at + SETTLING:
+            self._listen()
         if self._descriptor >= 0 or not self.name or now < self._next_attempt:
             return
         self.path = self.name if self.name.startswith("/") else find(self.name)
@@ -136,7 +145,8 @@ class HintPort:
         self._now = now
         for _, mask in self._epoll.poll(0, 1):
             for line in self._drain():
-                yield self._descriptor, line
+                if not self._is_settling:
+                    yield self._descriptor, line
             if self._descriptor >= 0 and not self._is_stream:
                 self._note_host(mask)
                 self._send_kept()
@@ -182,16 +192,30 @@ class HintPort:
             raise
         self._descriptor = descriptor
         self._decoder = LineDecoder()
-        self._torn = b""
         self.error = 0
         self._is_terminal = os.isatty(descriptor)
+        # What waited in a terminal was echoed before it was raw, perhaps half a line.
+        self._torn = b"\n" if self._is_terminal else b""
         self._is_stream = stat.S_ISSOCK(mode) or self._is_terminal
         self.state = PortState.HOST_CONNECTED if self._is_stream else PortState.HOST_AWAY
+        if self._is_terminal:
+            self.state = PortState.OPEN
+            self._is_settling = True
+
+    def _listen(self) -> None:
+        """Discard what waited in a terminal; the lines from now on count."""
+        self._is_settling = False
+        self._decoder.clear()
+        try:
+            termios.tcflush(self._descriptor, termios.TCIFLUSH)
+        except termios.error:  # it hung up meanwhile, which the next read notices
+            pass
 
     def _hang_up(self, state: PortState, error: int) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)  # this removes it from the epoll set too
             self._descriptor = -1
+            self._is_settling = False
             if self._now >= self._opened_at + RETRY:
                 self._pause = REOPEN
             self._must_wake = True
@@ -252,27 +276,6 @@ class HintPort:
             early, self._early = self._early, b""
             if self._now < self._early_until:
                 self.reply(self._descriptor, early)
-
-
-def find(name: str) -> str:
-    """Return the path of the virtio-serial port called ``name``; "" if there is none.
-
-    Looks for udev's link first, then in sysfs, because a minimal guest has no udev.
-    """
-    if os.path.exists(BY_NAME + name):
-        return BY_NAME + name
-    try:
-        nodes = os.listdir(SYSFS)
-    except OSError:
-        return ""
-    for node in nodes:
-        try:
-            with open(f"{SYSFS}/{node}/name", "rb") as file:
-                if file.read(256).strip() == name.encode():
-                    return "/dev/" + node
-        except OSError:
-            continue
-    return ""
 
 
 def _connect(path: str) -> int:
