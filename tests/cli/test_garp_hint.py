@@ -33,11 +33,15 @@ def test_list_shows_each_guest_with_its_state(short_path: Path) -> None:
         status, out, err = run("list", *HERE)
         assert (status, err) == (0, "")
         assert [line.split() for line in out.splitlines()] == [
-            ["GUEST", "STATE", "VERSION", "ADDRESSES", "BEHIND", "SOCKET"],
-            ["guest0", "answered", "0.1.0", "192.0.2.10", "?", f"{short_path}/0-guest0/{PORT}"],
-            ["guest1", "no-agent", "-", "-", "?", f"{short_path}/1-guest1/{PORT}"],
-            ["guest2", "busy", "-", "-", "?", f"{short_path}/2-guest2/{PORT}"],
-            ["guest3", "refused", "(Failed:", "not", "today)", "-", "-", "?", guests.paths[3]],
+            ["GUEST", "STATE", "WAY", "VERSION", "ADDRESSES", "BEHIND", "SOCKET"],
+            ["guest0", "answered", "agent", "0.1.0", "192.0.2.10", "?", guests.paths[0]],
+            ["guest1", "no-agent", "nothing", "-", "-", "?", guests.paths[1]],
+            ["guest2", "busy", "nothing", "-", "-", "?", guests.paths[2]],
+            [
+                "guest3",
+                *["refused", "(Failed:", "not", "today)", "nothing", "-", "-", "?"],
+                guests.paths[3],
+            ],
         ]
         values = json.loads(run("list", *HERE, "--json")[1])
         assert [value["state"] for value in values] == ["answered", "no-agent", "busy", "refused"]
@@ -156,11 +160,12 @@ def test_status_and_history_show_guests_and_hints(short_path: Path) -> None:
         page = run("history", *where, "--html", "-")[1]
         status, _, refused = run("history", *where, "--html", str(short_path))
     for line in (
-        r"guest0 +answered +0\.1\.0 +- +1 of 1 .* \?",
+        r"guest0 +answered +agent +0\.1\.0 +- +1 of 1 .* \?",
         r"hints are repeated, round \d is over: operator",
         r"no lease: guest0: no link .*",
         r"no lease: guest1: it does not answer",
-        r"guest1 +no-agent +- +- +0 of 1 .*",
+        r"guest1 +no-agent +nothing +- +- +0 of 1 .*",
+        r"not announced: guest1: no agent answers, and watch has no --learn",
         r"GUEST .* BEHIND",
     ):
         assert re.search(f"^{line}$", text, re.MULTILINE)

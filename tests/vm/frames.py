@@ -123,6 +123,10 @@ class Cable:
             sent = self.announcements(padded=True)
             raise HangError(f"{error}; wanted {wanted}, sent {sent}") from None
 
+    def send(self, frame: bytes) -> None:
+        """Send a frame to the machine."""
+        self._socket.sendto(frame, str(self.machine_end))
+
     def close(self) -> None:
         """Close the socket and remove both names, so that the card can be plugged in again."""
         receiver.remove(self._socket.fileno())

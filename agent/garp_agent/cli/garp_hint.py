@@ -11,6 +11,7 @@ import os
 import platform
 import sys
 import time
+from contextlib import suppress
 from typing import Any, Callable
 
 import click
@@ -74,21 +75,24 @@ def cli() -> None:
 
 @cli.command("list")
 @finding_options
+@STATUS_SOCKET
 @AS_JSON
 def list_guests_command(
     port: str,
     channels: tuple[str, ...],
     libvirt_status: str,
     timeout: float,
+    status_socket: str,
     as_json: bool,
 ) -> None:
     """Show the guests' channels and how they answer.
 
     STATE is answered; refused (the agent answered with an error); no-agent (connected, no reply
     in time); busy (another client uses the channel); gone; forbidden; garbage or hung-up (no
-    garp-agent answers there). BEHIND is the guest's port on this host, and the links of its path
-    that the watcher follows; ? if the port is not known. Exit status 0 if there is a channel,
-    whatever its state.
+    garp-agent answers there). WAY is how the guest is announced after a failover: by its agent,
+    by announce-self (QEMU), by learning-frames (this host) or by nothing, as the watcher says.
+    BEHIND is the guest's port on this host, and the links of its path that the watcher follows; ?
+    if the port is not known. Exit status 0 if there is a channel, whatever its state.
     """
     finder = Finder(port, channels, libvirt_status)
     found = finder.find()
@@ -98,6 +102,7 @@ def list_guests_command(
         click.echo(_no_channel(finder), err=True)
     guests = ask_guests(found, "info", {}, timeout)
     add_paths(guests, timeout, libvirt_status)
+    _add_ways(guests, status_socket)
     if found or as_json:
         _print_values(guests, as_json, lambda: render.guest_list(guests, screen()))
     sys.exit(0 if found else EXIT_FAILED if finder.trouble else EXIT_NO_GUEST)
@@ -372,6 +377,17 @@ def _tell_of_search(finder: Finder) -> None:
         click.echo(render.refused_socket(path, reason), err=True)
     if finder.trouble:
         click.echo(f"garp-hint: {finder.trouble}", err=True)
+
+
+def _add_ways(guests: list[dict[str, Any]], status_socket: str) -> None:
+    """Add to each guest its way, as the watcher says; without one only agents announce."""
+    told: dict[str, Any] = {}
+    with suppress(client.ClientError):
+        status: dict[str, Any] = client.ask(status_socket, "status", program="garp-hint watch")
+        told = {guest["path"]: guest.get("way") for guest in status["guests"]}
+    for guest in guests:
+        default = "agent" if guest["state"] == Outcome.ANSWERED.value else "nothing"
+        guest["way"] = told.get(guest["path"]) or default
 
 
 def _ask_watcher(path: str) -> dict[str, Any]:

@@ -237,7 +237,7 @@ class WatcherDaemon:
     def _status(self, now: float) -> dict[str, object]:
         values = {**self._watcher.status(now), "learning": None}
         if self._learning is not None:
-            self._learning.add_to(values)
+            self._learning.add_to(values, now)
         return {
             **values,
             **self._links.values(),

@@ -11,6 +11,7 @@ from garp_agent.hypervisor.core.learning_rounds import LearningRounds
 from garp_agent.hypervisor.core.learning_state import LEARNING_TABLES, LearningState
 from garp_agent.hypervisor.core.learning_warnings import learning_warnings
 from garp_agent.hypervisor.core.linkstate import MODE_8023AD, LinkReport
+from garp_agent.hypervisor.core.ways import NOTHING, way_with_learning
 from garp_agent.hypervisor.io.learning_socket import LearningSocket, is_full
 from garp_agent.hypervisor.io.libvirt_cards import LibvirtCards
 from garp_agent.runtime.netlink import Netlink
@@ -20,11 +21,13 @@ from garp_agent.wire.notices import Notices
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Any
 
     from garp_agent.hypervisor.core.bonds import BondFailover, FollowedLink, Follower
     from garp_agent.hypervisor.core.learning_rules import LearningRules
     from garp_agent.hypervisor.core.learning_state import TableMessage
     from garp_agent.hypervisor.core.linkstate import LinkEvent
+    from garp_agent.hypervisor.io.libvirt_cards import LibvirtCard
     from garp_agent.runtime.netlink import Events
 
 PART = 8  # datagrams read in one turn; each has about 500 entries
@@ -54,6 +57,7 @@ class Learning:
         self._told: list[TableMessage] = []  # by the dump under way
         self._is_reading = False
         self._warned: set[str] = set()
+        self._found_cards: list[LibvirtCard] = []
 
     def fileno(self) -> int:
         """Return the descriptor to wait on, for reading."""
@@ -103,8 +107,8 @@ class Learning:
         """Return when :meth:`advance` must be called at the latest."""
         return min(self._netlink.deadline(), self._rounds.deadline())
 
-    def add_to(self, status: dict[str, object]) -> None:
-        """Add ``learning`` to the status, and to each entry of its history."""
+    def add_to(self, status: dict[str, object], now: float) -> None:
+        """Add ``learning`` to the status and each entry of its history, and the ways of guests."""
         memory = self._state.memory
         remembered = sum(1 for port in memory.ports() for _ in memory.heard(port))
         status["learning"] = {**self._rounds.values(), "remembered": remembered}
@@ -113,6 +117,25 @@ class Learning:
         assert isinstance(history, list)
         for entry in history:
             entry["learning"] = records.get(entry["time"])
+        guests = status["guests"]
+        assert isinstance(guests, list)
+        self._add_ways([guest for guest in guests if guest["way"] == NOTHING], now)
+
+    def _add_ways(self, guests: list[dict[str, Any]], now: float) -> None:
+        if not guests:
+            return
+        plan = self._rounds.preview(now)
+        covered = {entry.port for entry in plan.entries}
+        left_out = {e.port: e.detail for e in plan.left_out if e.port not in covered}
+        links = self._follower.table.links.values()
+        silent = {link.name: "nothing was heard from it" for link in links}
+        for port in covered:
+            silent.pop(port, None)
+        for guest in guests:
+            ports = {card.port for card in self._found_cards if card.guest == guest["guest"]}
+            ports.update(guest["ports"])
+            way, why = way_with_learning(sorted(ports), {**silent, **left_out})
+            guest["way"], guest["no_way"] = way, why or None
 
     def _take(self, events: Events[TableMessage], now: float) -> None:
         for event in events:
@@ -137,7 +160,8 @@ class Learning:
 
     def find(self) -> None:
         """Read again which MACs libvirt has given to which ports."""
-        self._rounds.named = {card.port: card.hardware_address for card in self._cards.read()}
+        self._found_cards = self._cards.read()
+        self._rounds.named = {card.port: card.hardware_address for card in self._found_cards}
 
     def _bonds_of(self, ifindexes: Iterable[int]) -> set[int]:
         """Return the bonds among links and below them."""

@@ -26,14 +26,15 @@ SHOWN = 200  # characters of a text that a guest sent
 
 def guest_list(guests: list[dict[str, Any]], screen: Screen = PIPE) -> str:
     """Write what ``list`` prints: a line for each channel."""
-    rows: list[Row] = [("GUEST", "STATE", "VERSION", "ADDRESSES", "BEHIND", "SOCKET")]
+    rows: list[Row] = [("GUEST", "STATE", "WAY", "VERSION", "ADDRESSES", "BEHIND", "SOCKET")]
     for guest in guests:
         info = guest.get("reply", {})
         version = from_guest(info.get("version", "-"))
         addresses = from_guest(" ".join(_address_texts(info.get("links")))) or "-"
         state = _with_reason(guest["state"], from_guest(guest.get("error", "")))
-        rows.append((guest["guest"], state, version, addresses, _behind(guest), guest["path"]))
-    return table(rows, screen, (0, 1, 2, 3, 4, 5), _state_meaning)
+        way = guest.get("way") or "?"
+        rows.append((guest["guest"], state, way, version, addresses, _behind(guest), guest["path"]))
+    return table(rows, screen, (0, 1, 3, 4, 5, 6), _state_meaning)
 
 
 def _state_meaning(column: int, text: str) -> str:
@@ -112,13 +113,17 @@ def watcher_status_text(values: dict[str, Any], screen: Screen = PIPE) -> str:
     ]
     if values.get("learning"):
         lines.append(learning_line(values["learning"]))
-    lines += _without_lease_lines(values["guests"])
-    rows: list[Row] = [("GUEST", "STATE", "VERSION", "LEASE", "ANSWERED", "LAST", "MOST", "BEHIND")]
+    lines += _lines_by_reason("no lease", "no_lease", values["guests"])
+    lines += _lines_by_reason("not announced", "no_way", values["guests"])
+    rows: list[Row] = [
+        ("GUEST", "STATE", "WAY", "VERSION", "LEASE", "ANSWERED", "LAST", "MOST", "BEHIND")
+    ]
     for guest in values["guests"]:
         rows.append(
             (
                 guest["guest"],
                 _with_reason(guest["state"], os.strerror(guest["errno"]) * bool(guest["errno"])),
+                guest.get("way", "?"),
                 guest["version"] or "-",
                 f"{guest['lease']:.0f}s" if guest["lease"] else "-",
                 f"{guest['answered']} of {guest['hints']}",
@@ -128,16 +133,16 @@ def watcher_status_text(values: dict[str, Any], screen: Screen = PIPE) -> str:
             )
         )
     head = "".join(wrapped(line, screen) + "\n" for line in lines)
-    return head + "\n" + table(rows, screen, (0, 1, 2, 7), _state_meaning)
+    return head + "\n" + table(rows, screen, (0, 1, 3, 8), _state_meaning)
 
 
-def _without_lease_lines(guests: list[dict[str, Any]]) -> list[str]:
-    """Write why guests have no lease, a line for each reason; an older watcher gives none."""
+def _lines_by_reason(what: str, key: str, guests: list[dict[str, Any]]) -> list[str]:
+    """Write why guests lack something, a line for each reason; an older watcher gives none."""
     names: dict[str, list[str]] = {}
     for guest in guests:
-        if guest.get("no_lease"):
-            names.setdefault(guest["no_lease"], []).append(guest["guest"])
-    return [printable(f"no lease: {some(each)}: {why}") for why, each in names.items()]
+        if guest.get(key):
+            names.setdefault(guest[key], []).append(guest["guest"])
+    return [printable(f"{what}: {some(each)}: {why}") for why, each in names.items()]
 
 
 def following_nothing(values: dict[str, Any]) -> tuple[str, str]:

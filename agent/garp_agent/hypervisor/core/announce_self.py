@@ -46,6 +46,10 @@ class SelfAnnouncements:
     def __len__(self) -> int:
         return len(self._monitors)
 
+    def covers(self, name: str) -> bool:
+        """Return whether QEMU would be asked to announce a guest that does not answer."""
+        return self._is_enabled and name in self._monitors
+
     def found(self, monitors: Iterable[Channel]) -> None:
         """Take in the monitors that exist now."""
         self._monitors = {monitor.guest: monitor.path for monitor in monitors}

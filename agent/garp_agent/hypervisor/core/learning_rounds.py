@@ -215,6 +215,10 @@ class LearningRounds:
             record.last = after if record.rounds == 1 else record.last
         self._end_round(run)
 
+    def preview(self, now: float) -> LearningPlan:
+        """Return what a failover of all bonds would send now."""
+        return self._state.plan(self._rules, Moment(now, named=self.named))
+
     def values(self) -> dict[str, object]:
         """Return the counters as plain values."""
         latest = self.history[-1].left_out if self.history else {}

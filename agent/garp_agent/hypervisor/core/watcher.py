@@ -13,6 +13,7 @@ from garp_agent.hypervisor.core.hint_rounds import HINT, Rounds
 from garp_agent.hypervisor.core.hints import HintWriter
 from garp_agent.hypervisor.core.lease import LEASE
 from garp_agent.hypervisor.core.lease_paths import LEASE_AFTER, Paths, behind_every_link
+from garp_agent.hypervisor.core.ways import way_without_learning
 from garp_agent.wire.notices import Notices
 from garp_agent.wire.record import NamedTuple
 
@@ -130,8 +131,12 @@ class Watcher:
 
     def _values(self, guest: Guest, now: float) -> dict[str, object]:
         path = self._paths.of(guest)
+        has_monitor = self._announcements.covers(guest.channel.guest)
+        way, why = way_without_learning(guest.answers, has_monitor)
         return {
             **guest.values(now),
+            "way": way,
+            "no_way": why or None,
             "no_lease": self._contacts.why_no_lease(guest, now) or None,
             "ports": sorted(path.ports),
             "behind": sorted(path.links) if path.is_known else None,
