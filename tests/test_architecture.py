@@ -132,9 +132,9 @@ MAY_LOAD = {
     "dataclasses": "config diagnosis",
     "libvirt": "cli.attach hypervisor.io.libvirt_monitors",
     "libvirt_qemu": "hypervisor.io.libvirt_monitors",
-    "logging": "diagnosis",  # to silence scapy
+    "logging": "",
     "netifaces": "diagnosis",
-    "scapy": "diagnosis",
+    "scapy": "",
     "select": "runtime guest hypervisor diagnosis",
     "socket": "cli runtime guest.io hypervisor.io diagnosis",
     "subprocess": "diagnosis",

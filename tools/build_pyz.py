@@ -57,7 +57,7 @@ START = rf"""#!/bin/sh
 # garp-agent {VERSION}: one file for Python 3.6 or newer, made by tools/build_pyz.py.
 # This shell script finds an interpreter.  A zip archive follows.
 # Under a name that begins with garp-hint it is the hypervisor's program.
-# Only the two daemons run without site-packages: `watch` and `doctor` need scapy.
+# Only the two daemons run without site-packages: `doctor` uses netifaces if it is there.
 case ${{0##*/}}:${{1:-}} in
 *:run | garp-hint*:watch) flags=-EsS ;;
 *) flags=-Es ;;

@@ -221,14 +221,11 @@ def test_site_packages_are_there_for_diagnosis_and_not_for_the_daemons(
     run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv")
     (site_packages,) = tmp_path.glob("venv/lib/python*/site-packages")
     (site_packages / "sitecustomize.py").write_text('print("site-packages looked through")\n')
-    for name in ("scapy", "netifaces"):
-        (site_packages / f"{name}.py").write_text(f'raise SystemExit("{name} found")\n')
+    (site_packages / "netifaces.py").write_text('raise SystemExit("netifaces found")\n')
     python = str(tmp_path / "venv" / "bin" / "python")
-    (tmp_path / "capture").touch()
-    for command in (["watch", "--read", str(tmp_path / "capture")], ["doctor", "--no-send"]):
-        done = start(pyz, *command, GARP_PYTHON=python)
-        assert done.stdout.startswith("site-packages looked through\n")
-        assert done.stderr in ("scapy found\n", "netifaces found\n")
+    done = start(pyz, "doctor", "--no-send", GARP_PYTHON=python)
+    assert done.stdout.startswith("site-packages looked through\n")
+    assert done.stderr == "netifaces found\n"
     hint = tmp_path / "garp-hint"  # the hypervisor's program is the same file by another name
     hint.symlink_to(pyz)
     for program, name, daemon in ((pyz, "garp-agent", "run"), (hint, "garp-hint", "watch")):

@@ -1,57 +1,68 @@
-"""Captures the frames of links, incoming and outgoing, and sends probes, through scapy's sockets.
+"""Captures the frames of links, incoming and outgoing, and sends probes, through packet sockets.
 
 The filter passes ARP, RARP and neighbour advertisements.  Does not decide what a frame means.
 
 RFC 5227 section 2.1.1 (ARP probe), RFC 4862 section 5.4.2 (solicitation for duplicate address
 detection): neither changes a neighbour cache.  The capture sees an outgoing frame where the driver
-takes it, behind queueing disciplines and filters (packet(7)).
+takes it, behind queueing disciplines and filters.
+
+Sources: packet(7), socket(7), <linux/if_packet.h>.
 """
 
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import struct
 import time
-from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator
+from struct import Struct
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
-from garp_agent.diagnosis.sighting import ICMPV6, VLAN_TAGS, silence
+from garp_agent.diagnosis.sighting import ICMPV6, advertisement, arp_packet, ethernet
+from garp_agent.guest.core.frames import encode
+from garp_agent.guest.core.model import Announcement, Cause, Kind
+from garp_agent.runtime.socket_filter import attach_filter
+from garp_agent.wire.bpf import JUMP_IF_EQUAL, LOAD_BYTE, LOAD_HALF, PASS, assembled
 
-if TYPE_CHECKING:
-    from scapy.packet import Packet
-
-SO_ATTACH_FILTER = 26  # <asm-generic/socket.h>
-SO_RCVBUFFORCE = 33
+SO_RCVBUFFORCE = 33  # <asm-generic/socket.h>
+SO_TIMESTAMPNS = 35
 RECEIVE_BUFFER = 1 << 22  # bytes
+ETH_P_ALL = 3
+SOL_PACKET = 263
+PACKET_ADD_MEMBERSHIP, PACKET_AUXDATA = 1, 8
+FRAME_MOST = 1 << 18  # bytes; segmentation by the card makes frames longer than the MTU
+_PROMISCUOUS = Struct("iHH8x")  # struct packet_mreq: ifindex, PACKET_MR_PROMISC (1), length
+_AUXDATA = Struct("=IIIHHHH")  # struct tpacket_auxdata
+_HAS_TAG, _HAS_TAG_TYPE = 1 << 4, 1 << 6  # TP_STATUS_VLAN_VALID, _VLAN_TPID_VALID
+_TIME = Struct("@ll")  # struct timespec
+_VLAN_TAG = Struct("!HH")
 
-# Classic BPF (operation, jump if true, jump if false, operand), <linux/filter.h>.  Compiling text
-# needs libpcap, which guests do not have.  The kernel has usually removed the outer tag.
-_HALF, _BYTE, _EQUAL, _RETURN = 0x28, 0x30, 0x15, 0x06
-_PASS, _DROP = 17, 18
+# (operation, jump if true, jump if false, operand); the kernel has usually removed the outer tag.
+_LAST = 17
+_OUT = _LAST + 1
 FILTER = (
-    (_HALF, 0, 0, 12),
-    (_EQUAL, _PASS - 2, 0, 0x0806),
-    (_EQUAL, _PASS - 3, 0, 0x8035),
-    (_EQUAL, 2, 0, 0x8100),
-    (_EQUAL, 1, 0, 0x88A8),
-    (_EQUAL, 7, _DROP - 6, 0x86DD),
-    (_HALF, 0, 0, 16),  # behind a tag
-    (_EQUAL, _PASS - 8, 0, 0x0806),
-    (_EQUAL, _PASS - 9, 0, 0x8035),
-    (_EQUAL, _PASS - 10, 0, 0x8100),  # a second tag: for scapy to look into
-    (_EQUAL, 0, _DROP - 11, 0x86DD),
-    (_BYTE, 0, 0, 24),
-    (_EQUAL, _PASS - 13, _DROP - 13, ICMPV6),
-    (_BYTE, 0, 0, 20),
-    (_EQUAL, 0, _DROP - 15, ICMPV6),
-    (_BYTE, 0, 0, 54),
-    (_EQUAL, 0, _DROP - 17, 136),
-    (_RETURN, 0, 0, 0x40000),
-    (_RETURN, 0, 0, 0),
-)
+    (LOAD_HALF, 0, 0, 12),
+    (JUMP_IF_EQUAL, _LAST - 2, 0, 0x0806),
+    (JUMP_IF_EQUAL, _LAST - 3, 0, 0x8035),
+    (JUMP_IF_EQUAL, 2, 0, 0x8100),
+    (JUMP_IF_EQUAL, 1, 0, 0x88A8),
+    (JUMP_IF_EQUAL, 7, _OUT - 6, 0x86DD),
+    (LOAD_HALF, 0, 0, 16),  # behind a tag
+    (JUMP_IF_EQUAL, _LAST - 8, 0, 0x0806),
+    (JUMP_IF_EQUAL, _LAST - 9, 0, 0x8035),
+    (JUMP_IF_EQUAL, _LAST - 10, 0, 0x8100),  # a second tag: for the reader to look into
+    (JUMP_IF_EQUAL, 0, _OUT - 11, 0x86DD),
+    (LOAD_BYTE, 0, 0, 24),
+    (JUMP_IF_EQUAL, _LAST - 13, _OUT - 13, ICMPV6),
+    (LOAD_BYTE, 0, 0, 20),
+    (JUMP_IF_EQUAL, 0, _OUT - 15, ICMPV6),
+    (LOAD_BYTE, 0, 0, 54),
+    (JUMP_IF_EQUAL, 0, _OUT - 17, 136),
+    PASS,
+)  # what reaches its end is dropped
 
 
 class Frame(NamedTuple):
@@ -62,54 +73,48 @@ class Frame(NamedTuple):
     data: bytes
 
 
-class CaptureError(Exception):
-    """Scapy does not work on this machine; the text says why."""
-
-
 class Capture:
-    """Listens on links.  Raises PermissionError without CAP_NET_RAW, and CaptureError."""
+    """Listens on links.  Raises PermissionError without CAP_NET_RAW."""
 
     def __init__(self, interfaces: Iterable[str], promiscuous: bool = False) -> None:
-        conf = configured()
-        self._sockets: dict[Any, str] = {}
+        self._sockets: dict[socket.socket, str] = {}
         self.unheard: dict[str, str] = {}  # links that it cannot listen on, and why
         with contextlib.ExitStack() as undo:
             undo.callback(self.close)
             for interface in interfaces:
                 try:
-                    listening = conf.L2listen(iface=interface, promisc=promiscuous)
+                    self._sockets[_listening_on(interface, promiscuous)] = interface
                 except PermissionError:
                     raise
                 except (OSError, ValueError) as error:  # gone, or a name that is not UTF-8
                     self.unheard[interface] = str(error)
-                    continue
-                self._sockets[listening] = interface
-                _prepare(listening.ins)
             undo.pop_all()
 
     def frames(self, seconds: float | None, enough: Callable[[], bool]) -> Iterator[Frame]:
         """Yield frames as they arrive, for ``seconds`` (None: no limit), or until ``enough()``."""
-        conf = configured()
         end = None if seconds is None else time.monotonic() + seconds
         while self._sockets and not enough():
             left = None if end is None else end - time.monotonic()
             if left is not None and left <= 0:
                 return
-            for ready in conf.L2listen.select(list(self._sockets), left):
+            for ready in select.select(list(self._sockets), [], [], left)[0]:
                 frame = self._receive(ready)
                 if frame:
                     yield frame
 
-    def _receive(self, ready: Any) -> Frame | None:
+    def _receive(self, ready: socket.socket) -> Frame | None:
         interface = self._sockets[ready]
         try:
-            _, data, when = ready.recv_raw()
+            data, notes, _flags, _source = ready.recvmsg(FRAME_MOST, 256, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
         except OSError as error:  # the kernel says once that the link went down; it may come up
             if interface not in {name for _, name in socket.if_nameindex()}:
                 self.unheard[self._sockets.pop(ready)] = str(error.strerror)
                 ready.close()
             return None
-        return Frame(interface, float(when), data) if data else None
+        told = {(level, kind): value for level, kind, value in notes}
+        return Frame(interface, _time_in(told), _with_tag(data, told)) if data else None
 
     def close(self) -> None:
         """Close everything."""
@@ -129,32 +134,43 @@ class Capture:
         self.close()
 
 
-def configured() -> Any:
-    """Return scapy's configuration, with this system's sockets and Ethernet loaded.
-
-    Raises CaptureError.
-    """
-    silence()
+def _listening_on(interface: str, promiscuous: bool) -> socket.socket:
+    """Return a socket for the frames of a link; none arrives before the filter is attached."""
+    listening = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     try:
-        import scapy.arch
-        import scapy.layers.l2  # noqa: F401
-        from scapy.config import conf
-    except UnicodeDecodeError as error:  # it reads all interfaces at once
-        raise CaptureError(f"scapy cannot read the name of an interface: {error}") from None
+        attach_filter(listening, assembled(FILTER))
+        listening.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
+        listening.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        with contextlib.suppress(OSError):  # needs CAP_NET_ADMIN; the default buffer will do
+            listening.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
+        if promiscuous:
+            membership = _PROMISCUOUS.pack(socket.if_nametoindex(interface), 1, 0)
+            listening.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, membership)
+        listening.bind((interface, ETH_P_ALL))
+    except BaseException:
+        listening.close()
+        raise
+    return listening
 
-    return conf
+
+def _time_in(told: dict[tuple[int, int], bytes]) -> float:
+    try:
+        seconds, nanoseconds = _TIME.unpack(told.get((socket.SOL_SOCKET, SO_TIMESTAMPNS), b""))
+    except struct.error:
+        return time.time()
+    return float(seconds + nanoseconds / 1e9)
 
 
-def _prepare(listening: socket.socket) -> None:
-    program = array("B", b"".join(struct.pack("=HBBI", *each) for each in FILTER))
-    fprog = struct.pack("HP", len(FILTER), program.buffer_info()[0])
-    listening.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, fprog)
-    with contextlib.suppress(OSError):  # needs CAP_NET_ADMIN; the default buffer will do
-        listening.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
-    # Discard frames that arrived before the filter was attached.
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            listening.recv(1, socket.MSG_DONTWAIT)
+def _with_tag(data: bytes, told: dict[tuple[int, int], bytes]) -> bytes:
+    """Return a frame with the tag that the kernel has taken out of it."""
+    try:
+        status, *_, control, kind = _AUXDATA.unpack(told.get((SOL_PACKET, PACKET_AUXDATA), b""))
+    except struct.error:
+        return data
+    if not status & _HAS_TAG:
+        return data
+    tag = _VLAN_TAG.pack(kind if status & _HAS_TAG_TYPE else 0x8100, control)
+    return data[:12] + tag + data[12:]
 
 
 # -- asking for other claimants -----------------------------------------------------------
@@ -162,56 +178,30 @@ def _prepare(listening: socket.socket) -> None:
 
 def send_probes(interface: str, hardware_address: str, addresses: Collection[str]) -> None:
     """Send one probe for each address.  Raises OSError and UnicodeError."""
-    sending = configured().L2socket(iface=interface, promisc=False)
-    try:
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sending:
+        sending.bind((interface, 0))
         for address in addresses:
             sending.send(probe(hardware_address, address))
-    finally:
-        sending.close()
 
 
-def probe(hardware_address: str, address: str) -> Packet:
+def probe(hardware_address: str, address: str) -> bytes:
     """Return a frame that asks which station has an address, and claims nothing."""
-    silence()
-    from scapy.layers.inet6 import ICMPv6ND_NS, IPv6
-    from scapy.layers.l2 import ARP, Ether
-    from scapy.packet import Padding
-    from scapy.utils6 import in6_getnsma, in6_getnsmac
-
-    if ":" not in address:
-        broadcast = "ff:ff:ff:ff:ff:ff"
-        ask = ARP(
-            op=1,
-            hwsrc=hardware_address,
-            psrc="0.0.0.0",
-            hwdst="00:00:00:00:00:00",
-            pdst=address,
-        )
-        return Ether(src=hardware_address, dst=broadcast) / ask / Padding(bytes(18))
-    group = in6_getnsma(socket.inet_pton(socket.AF_INET6, address))
-    return (
-        Ether(src=hardware_address, dst=in6_getnsmac(group))
-        / IPv6(src="::", dst=socket.inet_ntop(socket.AF_INET6, group), hlim=255)
-        / ICMPv6ND_NS(tgt=address)
-    )
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    kind = Kind.DAD_PROBE if family == socket.AF_INET6 else Kind.ARP_PROBE
+    mac = bytes.fromhex(hardware_address.replace(":", ""))
+    return encode(Announcement(0, kind, mac, socket.inet_pton(family, address), Cause.OPERATOR))
 
 
 def claimant(data: bytes) -> tuple[str, str] | None:
     """Return (address, hardware address) that a frame claims, or None."""
-    silence()
-    from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6NDOptDstLLAddr
-    from scapy.layers.l2 import ARP, Ether
-
-    try:
-        packet = Ether(data)
-        if packet.type in VLAN_TAGS:  # another network
-            return None
-        if ARP in packet and packet[ARP].op in (1, 2) and packet[ARP].psrc != "0.0.0.0":
-            return str(packet[ARP].psrc), str(packet[ARP].hwsrc)
-        if ICMPv6ND_NA in packet:
-            message = packet[ICMPv6ND_NA]
-            named = ICMPv6NDOptDstLLAddr in message and message[ICMPv6NDOptDstLLAddr].lladdr
-            return str(message.tgt), str(named or packet.src)
-    except Exception:  # scapy raises whatever its fields raise; such a frame claims nothing
+    frame = ethernet(data)
+    if frame is None or data[12:14] in (b"\x81\x00", b"\x88\xa8"):
+        return None  # another network
+    arp = arp_packet(frame)
+    if arp and arp.opcode in (1, 2) and arp.sender_address != "0.0.0.0":
+        return arp.sender_address, arp.sender
+    message = advertisement(frame)
+    if message is None:
         return None
-    return None
+    target = socket.inet_ntop(socket.AF_INET6, message.target)
+    return target, message.option or frame.source

@@ -1,17 +1,18 @@
-"""Reads one frame with scapy: which announcement it is, and what is irregular about it.
+"""Reads one frame: which announcement it is, and what is irregular about it.
 
 Announcements are gratuitous ARP, ARP probes, RARP and unsolicited neighbour advertisements.  Shares
-no code with ``guest.core.frames``, because it checks that module's frames.
+no code with ``guest.core.frames``, because it checks that module's frames; tests check it with
+scapy.
 
-RFC 5227 sections 1.1 and 3, RFC 903, RFC 4861 sections 4.4, 7.1.2 and 7.2.6.
+RFC 826, RFC 5227 sections 1.1 and 3, RFC 903, RFC 4861 sections 4.4, 7.1.2 and 7.2.6; RFC 2460
+section 8.1 (checksum).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-if TYPE_CHECKING:
-    from scapy.packet import Packet
+import socket
+from struct import Struct, error
+from typing import NamedTuple
 
 ETHERTYPE_ARP = 0x0806
 ETHERTYPE_RARP = 0x8035
@@ -39,94 +40,177 @@ class Sighting(NamedTuple):
     faults: tuple[str, ...] = ()  # what is irregular
 
 
-def silence() -> None:
-    """Stop scapy from logging warnings about interfaces and routes."""
-    import logging
+class ArpPacket(NamedTuple):
+    """The fields of an ARP or RARP packet for Ethernet and IPv4."""
 
-    logging.getLogger("scapy").setLevel(logging.ERROR)
+    opcode: int
+    sender: str  # hardware address
+    sender_address: str
+    target: str  # hardware address
+    target_address: str
+
+
+class Advertisement(NamedTuple):
+    """The fields of a neighbour advertisement."""
+
+    destination: bytes  # of the IPv6 header
+    hop_limit: int
+    code: int
+    flags: int
+    target: bytes
+    option: str  # the target link-layer address; "" without one
+    checksum_is_right: bool
+
+
+class EthernetFrame(NamedTuple):
+    """A frame without its VLAN tags."""
+
+    destination: str
+    source: str
+    vlan: str
+    ethertype: int
+    body: bytes
 
 
 def dissect(frame: bytes) -> Sighting | None:
     """Return what an Ethernet frame announces, or None for any other frame."""
-    silence()
-    import scapy.layers.inet6  # noqa: F401  # registers IPv6 with Ether
-    from scapy.layers.l2 import Ether
+    whole = ethernet(frame)
+    seen: Sighting | None = None
+    if whole is not None and whole.ethertype in (ETHERTYPE_ARP, ETHERTYPE_RARP):
+        arp = arp_packet(whole)
+        seen = _arp(whole, arp) if arp else None
+    elif whole is not None:
+        message = advertisement(whole)
+        seen = _advertisement(whole, message) if message else None
+    return seen._replace(vlan=whole.vlan, length=len(frame)) if seen and whole else None
 
+
+# -- the fields of frames -----------------------------------------------------------------
+
+_ETHERNET = Struct("!6s6sH")
+_TAG = Struct("!HH")  # the tag's control information, and the next EtherType
+_ARP = Struct("!HHBBH6s4s6s4s")
+_IPV6 = Struct("!IHBB16s16s")
+_MESSAGE = Struct("!BBHB3x16s")  # type, code, checksum, flags, target
+_ADVERTISEMENT = 136
+_OPTION_TARGET = 2
+_ROUTER, _SOLICITED, _OVERRIDE = 0x80, 0x40, 0x20
+
+
+def ethernet(frame: bytes) -> EthernetFrame | None:
+    """Return a frame without its tags; None if it is cut short."""
+    tags: list[str] = []
     try:
-        packet = Ether(frame)
-        vlan, ethertype, body = _untagged(packet)
-        if ethertype in (ETHERTYPE_ARP, ETHERTYPE_RARP):
-            seen = _arp(packet, body, ethertype)
-        else:
-            seen = _advertisement(packet, body) if ethertype == ETHERTYPE_IPV6 else None
-    except Exception:  # scapy raises whatever its fields raise; no frame may end the watch
+        destination, source, ethertype = _ETHERNET.unpack_from(frame)
+        at = _ETHERNET.size
+        while ethertype in VLAN_TAGS and len(tags) < _TAGS_MOST:
+            control, ethertype = _TAG.unpack_from(frame, at)
+            at += _TAG.size
+            tags.append(str(control & 0xFFF))
+    except error:
         return None
-    return seen._replace(vlan=vlan, length=len(frame)) if seen else None
+    vlan = ".".join(tag for tag in tags if tag != "0")  # VLAN 0 carries a priority only
+    return EthernetFrame(mac_text(destination), mac_text(source), vlan, ethertype, frame[at:])
 
 
-def _untagged(packet: Packet) -> tuple[str, int, Packet]:
-    tags = []
-    ethertype, body = packet.type, packet.payload
-    for _ in range(_TAGS_MOST):
-        if ethertype not in VLAN_TAGS:
-            break
-        if body.vlan:  # VLAN 0 carries a priority only
-            tags.append(str(body.vlan))
-        ethertype, body = body.type, body.payload
-    return ".".join(tags), ethertype, body
+def arp_packet(frame: EthernetFrame) -> ArpPacket | None:
+    """Return the ARP or RARP packet in a frame; None for another network or a cut packet."""
+    if frame.ethertype not in (ETHERTYPE_ARP, ETHERTYPE_RARP) or len(frame.body) < _ARP.size:
+        return None
+    *kind, opcode, sender, address, target, wanted = _ARP.unpack_from(frame.body)
+    if kind != [1, 0x0800, 6, 4]:
+        return None
+    first, second = map(socket.inet_ntoa, (address, wanted))
+    return ArpPacket(opcode, mac_text(sender), first, mac_text(target), second)
+
+
+def advertisement(frame: EthernetFrame) -> Advertisement | None:
+    """Return the neighbour advertisement in a frame; None if there is none."""
+    if frame.ethertype != ETHERTYPE_IPV6 or len(frame.body) < _IPV6.size:
+        return None
+    word, length, following, hop_limit, source, destination = _IPV6.unpack_from(frame.body)
+    message = frame.body[_IPV6.size : _IPV6.size + length]
+    if word >> 28 != 6 or following != ICMPV6 or len(message) < _MESSAGE.size:
+        return None
+    kind, code, _checksum, flags, target = _MESSAGE.unpack_from(message)
+    if kind != _ADVERTISEMENT:
+        return None
+    pseudo = source + destination + len(message).to_bytes(4, "big") + bytes((0, 0, 0, ICMPV6))
+    is_right = _sums_to_ones(pseudo + message)
+    return Advertisement(
+        destination, hop_limit, code, flags, target, _target_option(message), is_right
+    )
+
+
+def _target_option(message: bytes) -> str:
+    at = _MESSAGE.size
+    while at + 8 <= len(message) and message[at + 1]:
+        if message[at] == _OPTION_TARGET:
+            return mac_text(message[at + 2 : at + 8])
+        at += 8 * message[at + 1]
+    return ""
+
+
+def _sums_to_ones(data: bytes) -> bool:
+    """Return whether the one's complement sum of all 16-bit words is the one of a good checksum."""
+    even = data + b"\0" * (len(data) % 2)
+    total = sum(int.from_bytes(even[at : at + 2], "big") for at in range(0, len(even), 2))
+    return total % 0xFFFF == 0
+
+
+def mac_text(octets: bytes) -> str:
+    """Return a hardware address as text."""
+    return ":".join(f"{octet:02x}" for octet in octets)
 
 
 # -- ARP and RARP -------------------------------------------------------------------------
 
 
-def _arp(packet: Packet, body: Packet, ethertype: int) -> Sighting | None:
-    from scapy.layers.l2 import ARP
-
-    if ethertype == ETHERTYPE_RARP:  # scapy does not decode RARP, which has the layout of ARP
-        body = ARP(bytes(body))
-    if ARP not in body or (body.hwtype, body.ptype, body.hwlen, body.plen) != (1, 0x0800, 6, 4):
-        return None
-    reverse = ethertype == ETHERTYPE_RARP
-    kind, faults = _reverse_kind(packet, body) if reverse else _arp_kind(packet, body)
+def _arp(frame: EthernetFrame, arp: ArpPacket) -> Sighting | None:
+    reverse = frame.ethertype == ETHERTYPE_RARP
+    kind, faults = _reverse_kind(frame, arp) if reverse else _arp_kind(frame, arp)
     if not kind:
         return None
-    if body.hwsrc != packet.src:
-        faults = (*faults, f"sent by {packet.src}, announces {body.hwsrc}")
+    if arp.sender != frame.source:
+        faults = (*faults, f"sent by {frame.source}, announces {arp.sender}")
+    address = arp.target_address if kind == "arp-probe" else arp.sender_address
     return Sighting(
         kind,
-        packet.src,
-        packet.dst,
-        body.hwsrc,
-        "" if kind == "rarp" else body.pdst if kind == "arp-probe" else body.psrc,
-        target_hardware_address=body.hwdst,
-        faults=faults + _of_sender(body.hwsrc),
+        frame.source,
+        frame.destination,
+        arp.sender,
+        "" if kind == "rarp" else address,
+        target_hardware_address=arp.target,
+        faults=faults + _of_sender(arp.sender),
     )
 
 
-def _arp_kind(packet: Packet, arp: Packet) -> tuple[str, tuple[str, ...]]:
-    own = arp.psrc == arp.pdst
-    if arp.op == 1:
-        if arp.psrc == "0.0.0.0":
+def _arp_kind(frame: EthernetFrame, arp: ArpPacket) -> tuple[str, tuple[str, ...]]:
+    own = arp.sender_address == arp.target_address
+    if arp.opcode == 1:
+        if arp.sender_address == "0.0.0.0":
             return ("arp-request", ("announces 0.0.0.0",)) if own else ("arp-probe", ())
         return ("arp-request", ()) if own else ("", ())
-    if arp.op == 2:
+    if arp.opcode == 2:
         if own:
-            return "arp-reply", ("announces 0.0.0.0",) if arp.psrc == "0.0.0.0" else ()
-        unasked = packet.dst == BROADCAST
-        return ("arp-reply", (f"broadcast reply to {arp.pdst}",)) if unasked else ("", ())
-    if arp.op in (3, 4):
-        return "rarp", (f"RARP opcode {arp.op} in an ARP frame: peers ignore it",)
-    if own or packet.dst == BROADCAST:
-        return f"arp-opcode-{arp.op}", (f"opcode {arp.op}: peers ignore it",)
+            nothing = arp.sender_address == "0.0.0.0"
+            return "arp-reply", ("announces 0.0.0.0",) if nothing else ()
+        unasked = frame.destination == BROADCAST
+        text = f"broadcast reply to {arp.target_address}"
+        return ("arp-reply", (text,)) if unasked else ("", ())
+    if arp.opcode in (3, 4):
+        return "rarp", (f"RARP opcode {arp.opcode} in an ARP frame: peers ignore it",)
+    if own or frame.destination == BROADCAST:
+        return f"arp-opcode-{arp.opcode}", (f"opcode {arp.opcode}: peers ignore it",)
     return "", ()
 
 
-def _reverse_kind(packet: Packet, rarp: Packet) -> tuple[str, tuple[str, ...]]:
-    if rarp.op == 3:
+def _reverse_kind(frame: EthernetFrame, rarp: ArpPacket) -> tuple[str, tuple[str, ...]]:
+    if rarp.opcode == 3:
         return "rarp", ()
-    if rarp.op == 4 and packet.dst != BROADCAST:
+    if rarp.opcode == 4 and frame.destination != BROADCAST:
         return "", ()  # a RARP server's answer
-    return "rarp", (f"opcode {rarp.op} in a RARP frame, 3 is expected",)
+    return "rarp", (f"opcode {rarp.opcode} in a RARP frame, 3 is expected",)
 
 
 def _of_sender(hardware_address: str) -> tuple[str, ...]:
@@ -140,45 +224,36 @@ def _of_sender(hardware_address: str) -> tuple[str, ...]:
 # -- neighbour advertisements -------------------------------------------------------------
 
 
-def _advertisement(packet: Packet, body: Packet) -> Sighting | None:
-    from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6NDOptDstLLAddr, IPv6
-
-    if IPv6 not in body or ICMPv6ND_NA not in body:
-        return None
-    message = body[ICMPv6ND_NA]
-    to_many = body.dst.lower().startswith("ff")
-    if message.S and not to_many:
+def _advertisement(frame: EthernetFrame, message: Advertisement) -> Sighting | None:
+    to_many = message.destination[0] == 0xFF
+    if message.flags & _SOLICITED and not to_many:
         return None  # the answer to a solicitation
-    option = message[ICMPv6NDOptDstLLAddr].lladdr if ICMPv6NDOptDstLLAddr in message else ""
     return Sighting(
         "unsolicited-na",
-        packet.src,
-        packet.dst,
-        option or packet.src,
-        message.tgt,
-        router=bool(message.R),
-        override=bool(message.O),
-        faults=tuple(_faults_of_advertisement(packet, body, message, option)),
+        frame.source,
+        frame.destination,
+        message.option or frame.source,
+        socket.inet_ntop(socket.AF_INET6, message.target),
+        router=bool(message.flags & _ROUTER),
+        override=bool(message.flags & _OVERRIDE),
+        faults=tuple(_faults_of_advertisement(frame, message)),
     )
 
 
-def _faults_of_advertisement(packet: Packet, ip: Packet, message: Packet, option: str) -> list[str]:
-    import scapy.layers.inet6
-
-    checksum: Any = scapy.layers.inet6.in6_chksum
+def _faults_of_advertisement(frame: EthernetFrame, message: Advertisement) -> list[str]:
     faults = []
-    if ip.hlim != 255:
-        faults.append(f"hop limit {ip.hlim}, must be 255")
-    if message.S:
+    if message.hop_limit != 255:
+        faults.append(f"hop limit {message.hop_limit}, must be 255")
+    if message.flags & _SOLICITED:
         faults.append("solicited flag in an advertisement to all")
     if message.code:
         faults.append(f"ICMPv6 code {message.code}, must be 0")
-    if message.tgt.lower().startswith("ff"):
+    if message.target[0] == 0xFF:
         faults.append("target is a multicast address")
-    if checksum(ICMPV6, ip, bytes(message)[: ip.plen]) not in (0, 0xFFFF):
+    if not message.checksum_is_right:
         faults.append("wrong checksum")
-    if not option:
+    if not message.option:
         faults.append("no target link-layer address: peers ignore it")
-    elif option != packet.src:
-        faults.append(f"sent by {packet.src}, announces {option}")
-    return faults + list(_of_sender(option or packet.src))
+    elif message.option != frame.source:
+        faults.append(f"sent by {frame.source}, announces {message.option}")
+    return faults + list(_of_sender(message.option or frame.source))

@@ -118,3 +118,4 @@ class Facts(NamedTuple):
     port: PortFacts
     wire: WireFacts = WireFacts(skipped="not asked for")
     claimants: ClaimantFacts = ClaimantFacts(skipped="not asked for")
+    not_seen: str = ""  # why `interfaces` have no addresses; "": they have

@@ -12,6 +12,7 @@ import socket
 import stat
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ from garp_agent.guest.core.model import IFA_F_DADFAILED, IFA_F_TENTATIVE
 from garp_agent.runtime import client
 
 CHECKS_END = 1.5  # seconds to wait for the agent's first checks, which take 0.5 s
+NO_NETIFACES = (
+    "needs the Python package netifaces: apt-get install --no-install-recommends python3-netifaces"
+)
 SAME = 3  # attempts to see the daemon and the kernel at one moment
 SYSCTLS = {
     "ipv4": (
@@ -63,7 +67,7 @@ def local_facts(path: str | None, control_socket: str | None) -> Facts:
         answer = ask_agent(control)
         links = answer.status["links"] if answer.status else status.links(once.plans(settings))
         interfaces = look_at_interfaces()
-        if _agree(links, interfaces):
+        if why_not_seen() or _agree(links, interfaces):
             break
     wanted = answer.status["hint_port"] if answer.status else {"name": settings.hint_port}
     pid = answer.status["pid"] if answer.status else 0
@@ -76,6 +80,7 @@ def local_facts(path: str | None, control_socket: str | None) -> Facts:
         look_at_kernel(),
         interfaces,
         port(wanted, pid),
+        not_seen=why_not_seen(),
     )
 
 
@@ -174,8 +179,21 @@ def look_at_kernel() -> KernelFacts:
     return KernelFacts(platform.release())
 
 
+def why_not_seen() -> str:
+    """Return why the addresses of interfaces are not seen; "" if they are."""
+    return "" if find_spec("netifaces") else NO_NETIFACES
+
+
 def look_at_interfaces() -> dict[str, Interface]:
-    """Return every interface as netifaces sees it.  The label ``eth0:1`` belongs to ``eth0``."""
+    """Return every interface as netifaces sees it; without netifaces, as sysfs does.
+
+    The label ``eth0:1`` belongs to ``eth0``.
+    """
+    if why_not_seen():
+        return {
+            name: Interface(_text(Path("/sys/class/net", name, "address")), {}, _sysctls(name))
+            for _, name in socket.if_nameindex()
+        }
     import netifaces
 
     # netifaces replaces bytes in names that are not UTF-8.

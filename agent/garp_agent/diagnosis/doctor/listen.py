@@ -10,9 +10,7 @@ from typing import Any
 
 from garp_agent.diagnosis.capture import (
     Capture,
-    CaptureError,
     claimant,
-    configured,
     send_probes,
 )
 from garp_agent.diagnosis.doctor.facts import (
@@ -63,13 +61,7 @@ def plan(answer: AgentAnswer, links: list[dict[str, Any]], unasked: str) -> Send
 
 def why_not(kernel: KernelFacts) -> str:
     """Return why this process cannot listen and send, "" if it can."""
-    if not kernel.may_listen:
-        return "needs root, or CAP_NET_RAW"
-    try:
-        configured()
-    except CaptureError as error:
-        return str(error)
-    return ""
+    return "" if kernel.may_listen else "needs root, or CAP_NET_RAW"
 
 
 def listen_after_burst(

@@ -32,20 +32,24 @@ TROUBLES = {
 
 def addresses(facts: Facts) -> Iterator[Finding]:
     """Check that every address that netifaces sees is announced, or skipped for a reason."""
+    if facts.not_seen:
+        yield skip("addresses", f"comparing them {facts.not_seen}")
     listed = {link["interface"]: link for link in facts.links}
     for name in sorted(facts.interfaces.keys() | listed.keys()):
         link = listed.get(name, {"addresses": [], "skipped": None, "hardware_address": ""})
         seen = facts.interfaces.get(name, Interface("", {}, {}))
         verb = "announced" if facts.agent.status else "to be announced"
-        yield from _addresses_of(name, link, seen, verb)
+        problems = [] if facts.not_seen else list(_differences(f"addresses {name}", link, seen))
+        yield from problems
+        yield from _addresses_of(name, link, verb, bool(problems))
 
 
-def _addresses_of(name: str, link: dict[str, Any], seen: Interface, verb: str) -> Iterator[Finding]:
+def _addresses_of(
+    name: str, link: dict[str, Any], verb: str, has_problems: bool
+) -> Iterator[Finding]:
     check = f"addresses {name}"
-    known = {each["address"]: each for each in link["addresses"] if each["address"]}
+    known = _known(link)
     covered = [one for one, each in known.items() if each["announced_as"]]
-    problems = list(_differences(check, link, seen, known))
-    yield from problems
     skipped: dict[str, list[str]] = {}
     for address, each in known.items():
         reason = each["skipped"] or ""
@@ -54,15 +58,18 @@ def _addresses_of(name: str, link: dict[str, Any], seen: Interface, verb: str) -
             yield warn(check, f"{address} is not announced: {reason}", advice)
         elif reason:
             skipped.setdefault(reason, []).append(address)
-    if covered and not problems:
+    if covered and not has_problems:
         yield ok(check, f"{verb}: {some(covered)}")
     for reason, names in skipped.items():
         yield ok(check, f"skipped ({reason}): {some(names)}")
 
 
-def _differences(
-    check: str, link: dict[str, Any], seen: Interface, known: dict[str, Any]
-) -> Iterator[Finding]:
+def _known(link: dict[str, Any]) -> dict[str, Any]:
+    return {each["address"]: each for each in link["addresses"] if each["address"]}
+
+
+def _differences(check: str, link: dict[str, Any], seen: Interface) -> Iterator[Finding]:
+    known = _known(link)
     missing = [one for one in seen.addresses if one not in known and one not in seen.tentative]
     if missing:
         yield fail(

@@ -8,8 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 
-from garp_agent.diagnosis import missing
-from garp_agent.diagnosis.doctor import agent, hint_port, network, sysctls
+from garp_agent.diagnosis.doctor import agent, gather, hint_port, listen, network, sysctls
 from garp_agent.diagnosis.doctor.facts import Facts, SendPlan
 from garp_agent.diagnosis.doctor.findings import Finding, failed
 from garp_agent.diagnosis.doctor.report import as_json_text, as_text
@@ -47,9 +46,6 @@ def run(
 
     ``send``: whether frames may go out; ``path`` and ``control_socket``: None for the usual ones.
     """
-    if missing():
-        print(f"garp-agent doctor: {missing()}", file=sys.stderr)
-        return 1
     findings = examine(gather_facts(path, control_socket, send))
     print(as_json_text(findings) if as_json else as_text(findings, screen))
     return 1 if failed(findings) else 0
@@ -57,8 +53,6 @@ def run(
 
 def gather_facts(path: str | None, control_socket: str | None, send: bool) -> Facts:
     """Gather all facts.  Says on standard error what it sends before it sends it."""
-    from garp_agent.diagnosis.doctor import gather, listen  # they load scapy and netifaces
-
     facts = gather.local_facts(path, control_socket)
     planned = listen.plan(
         facts.agent, facts.links, listen.why_not(facts.kernel) if send else NOT_WANTED

@@ -12,10 +12,17 @@ import signal
 import socket
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Callable, NamedTuple
 
-from garp_agent.diagnosis import missing
-from garp_agent.diagnosis.capture import Capture, CaptureError, Frame, configured
+from garp_agent.diagnosis.capture import Capture, Frame
+from garp_agent.diagnosis.capture_file import (
+    CaptureFileError,
+    StoredFrame,
+    read_capture,
+    write_frame,
+    write_header,
+)
 from garp_agent.diagnosis.observe.observer import Observer, SeenAnnouncement
 from garp_agent.diagnosis.observe.table import Table, as_json, summary
 from garp_agent.diagnosis.sighting import dissect
@@ -25,7 +32,6 @@ from garp_agent.runtime.exits import EXIT_FAILED, EXIT_NO_PERMISSION
 if TYPE_CHECKING:
     from types import FrameType
 
-ETHERNET = 1  # DLT_EN10MB
 FILE = "file"  # stands where an interface's name would
 
 
@@ -46,8 +52,6 @@ class WatchError(Exception):
 
 def run(wanted: Wanted, screen: Screen = PIPE) -> int:
     """Watch until the count, the time or Ctrl-C ends it; return the exit status."""
-    if missing():
-        return _print_error(missing())
     observer = Observer(own_hardware_addresses())
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -63,7 +67,7 @@ def run(wanted: Wanted, screen: Screen = PIPE) -> int:
             )
         _print_error("no permission to listen: run it as root, or give it CAP_NET_RAW")
         return EXIT_NO_PERMISSION
-    except (WatchError, CaptureError) as error:
+    except WatchError as error:
         return _print_error(str(error))
     if not wanted.as_json:
         text = summary(observer.seen, observer.own, observer.irregular)
@@ -137,14 +141,11 @@ def _show(
 
 
 def own_hardware_addresses() -> set[str]:
-    """Return the hardware addresses of this machine's interfaces."""
-    import netifaces
-
+    """Return the hardware addresses of this machine's interfaces, from sysfs."""
     found = set()
-    for name in netifaces.interfaces():
-        families: Any = netifaces.ifaddresses(name)
-        for family in (netifaces.AF_PACKET, netifaces.AF_LINK):
-            found |= {entry["addr"] for entry in families.get(family, ())}
+    for _, name in socket.if_nameindex():
+        with contextlib.suppress(OSError):  # gone, or no sysfs
+            found.add(Path("/sys/class/net", name, "address").read_text().strip())
     return found - {"00:00:00:00:00:00"}
 
 
@@ -171,18 +172,12 @@ def _are_one(read: str, write: str) -> bool:
 
 
 def _read_capture(path: str) -> Iterator[Frame]:
-    configured()
-    from scapy.error import Scapy_Exception
-    from scapy.utils import PcapReader
-
     try:
-        with PcapReader(path) as reader:
-            if getattr(reader, "linktype", ETHERNET) != ETHERNET:
-                raise WatchError(f"{path}: not a capture of Ethernet frames")
-            for packet in reader:
-                yield Frame(FILE, float(packet.time), packet.original)
-    except (Scapy_Exception, EOFError) as error:
-        raise WatchError(f"{path}: not a capture file: {error}") from None
+        with open(path, "rb") as file:
+            for when, data in read_capture(file):
+                yield Frame(FILE, when, data)
+    except CaptureFileError as error:
+        raise WatchError(f"{path}: {error}") from None
 
 
 def _unwritten(path: str, error: OSError) -> WatchError:
@@ -190,20 +185,15 @@ def _unwritten(path: str, error: OSError) -> WatchError:
 
 
 def _writer(path: str, open_files: contextlib.ExitStack) -> Callable[[Frame], None]:
-    configured()
-    from scapy.utils import PcapWriter
-
-    writer = open_files.enter_context(PcapWriter(path, linktype=ETHERNET, sync=True))
+    file = open_files.enter_context(open(path, "wb"))  # noqa: SIM115 -- the caller closes it
     try:
-        writer.write_header(None)  # at once: a capture without frames is a valid file, too
+        write_header(file)  # at once: a capture without frames is a valid file, too
     except OSError as error:
         raise _unwritten(path, error) from None
 
     def write(frame: Frame) -> None:
-        seconds = int(frame.when)
-        microseconds = int((frame.when - seconds) * 1_000_000)
         try:
-            writer.write_packet(frame.data, sec=seconds, usec=microseconds)
+            write_frame(file, StoredFrame(frame.when, frame.data))
         except OSError as error:
             raise _unwritten(path, error) from None
 
