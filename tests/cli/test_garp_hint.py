@@ -112,7 +112,7 @@ def test_sockets_that_are_no_channels_are_shown_with_the_reason(short_path: Path
         ("send x y --port PORT", 3, "garp-hint: y: no such guest, or it has no channel\n"),
         ("watch --lease -1", 2, "not in the range 0.0<=x<=3600.0"),
         ("watch --lease 2.9", 2, "2.9 is too short; allowed: 0 (no leases), or at least 3"),
-        ("watch --announce-self", 2, "--announce-self needs monitors: --monitor GLOB or"),
+        ("watch --announce-self", 2, "--announce-self needs Xen, or monitors of QEMU: --monitor"),
         (
             "watch --announce-self --connect x --status-socket none",
             2,

@@ -47,6 +47,7 @@ from garp_agent.wire.protocol import (
     BURST_INTERVAL_DEFAULT,
     LEASE_SECONDS,
 )
+from garp_agent.wire.xenbus import DEVICE as XENBUS
 
 LEARN_ONLY = ("learn_never", "learn_ports", "learn_vlans")
 LEASE_LEAST = 3.0  # seconds; a lease is renewed after a third, and at most once a second
@@ -230,7 +231,8 @@ def send_command(
 @click.option(
     "--announce-self",
     is_flag=True,
-    help="Ask QEMU to announce the guests that do not answer; needs --monitor or --connect.",
+    help="Have the hypervisor announce the guests that do not answer: Xen, or QEMU with --monitor "
+    "or --connect.",
 )
 @click.option(
     "--learn",
@@ -270,8 +272,11 @@ def run_watcher_command(**given: Any) -> dict[str, Any]:
 
     SIGUSR1 hints all guests now. SIGHUP searches for guests now.
     """
-    if given["announce_self"] and not (given["monitors"] or given["connect"]):
-        raise click.UsageError("--announce-self needs monitors: --monitor GLOB or --connect URI")
+    can_announce = given["monitors"] or given["connect"] or os.path.exists(XENBUS)
+    if given["announce_self"] and not can_announce:
+        raise click.UsageError(
+            "--announce-self needs Xen, or monitors of QEMU: --monitor GLOB or --connect URI"
+        )
     chosen = next((name for name in LEARN_ONLY if given[name]), "")
     if chosen and not given["learn"]:
         raise click.UsageError(f"--{chosen.rstrip('s').replace('_', '-')} needs --learn")

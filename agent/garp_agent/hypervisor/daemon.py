@@ -13,12 +13,15 @@ from math import inf
 
 from garp_agent import __version__
 from garp_agent.hypervisor.bridge_table_reader import BridgeTableReader
+from garp_agent.hypervisor.core.announce_self import REWRITE
+from garp_agent.hypervisor.core.exchange import Outcome, Result
 from garp_agent.hypervisor.core.guest_paths import GuestPaths
 from garp_agent.hypervisor.core.hint_rounds import HINT
 from garp_agent.hypervisor.core.watcher import HintOptions, Watcher
 from garp_agent.hypervisor.io.channels import Finder
 from garp_agent.hypervisor.io.fanout import Fanout
 from garp_agent.hypervisor.io.libvirt_cards import LibvirtCards
+from garp_agent.hypervisor.io.xenstore import rewrite_states, xen_cards
 from garp_agent.hypervisor.link_failovers import LinkFailovers
 from garp_agent.hypervisor.monitor_child import MonitorChild
 from garp_agent.hypervisor.requests import OperatorRequests
@@ -31,7 +34,7 @@ from garp_agent.wire.model import LEVEL_NOTICE, LEVEL_WARNING
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from garp_agent.hypervisor.core.bonds import BondFailover
-    from garp_agent.hypervisor.core.exchange import Call, Result
+    from garp_agent.hypervisor.core.exchange import Call
     from garp_agent.hypervisor.learning import Learning
     from garp_agent.hypervisor.options import WatchOptions
     from garp_agent.runtime.log import Log
@@ -179,8 +182,12 @@ class WatcherDaemon:
         if urgent and len(self._fanout):
             # QEMU serves one client at a time: a contact under way would delay the hint.
             self._fanout.cancel(urgent)
-        if calls:
-            self._take(self._fanout.start(calls, now), now)
+        rewrites = [call for call in calls if call.kind == REWRITE]
+        others = [call for call in calls if call.kind != REWRITE]
+        if others:
+            self._take(self._fanout.start(others, now), now)
+        if rewrites:  # after the hints are sent, because xenstored may be slow
+            self._take(_rewritten(rewrites), now)
 
     def _take(self, results: list[Result], now: float) -> None:
         calls = [call for result in results for call in self._watcher.finished(result, now)]
@@ -196,8 +203,8 @@ class WatcherDaemon:
             self._libvirt.keep(now)
         if self._learning is not None:
             self._learning.find()
-        if self._monitor_finder.patterns:
-            self._watcher.found_monitors(self._monitor_finder.find())
+        if self._options.announce_self:
+            self._watcher.found_monitors([*xen_cards(), *self._monitor_finder.find()])
         refused = {**self._finder.refused, **self._monitor_finder.refused}
         self._searched.note(self._finder.trouble, refused)
         if not self._is_ready:
@@ -268,6 +275,15 @@ class SearchNotices:
                 LEVEL_WARNING, "channel-refused", path=new[0], reason=refused[new[0]], more=more
             )
         self._trouble, self._refused = trouble, refused
+
+
+def _rewritten(calls: list[Call]) -> list[Result]:
+    """Write the states of Xen guests' cards again."""
+    failed = rewrite_states(call.path for call in calls)
+    return [
+        Result(call, Outcome.FAILED if number else Outcome.ANSWERED, 0.0, number)
+        for call, number in zip(calls, failed.values())
+    ]
 
 
 def _random() -> float:

@@ -184,6 +184,16 @@ def test_healthy_host_has_one_good_finding_for_each_check() -> None:
             *("warn", "guests", "no-agent: web1: no reply", "systemctl start garp-agent"),
         ),
         (
+            with_guests(guest(state="no-agent"), in_xenstore=frozenset()),
+            *("fail", "guests", "xl has lost the channel: web1: xenstore does", "put name=unused"),
+        ),
+        (
+            with_guests(
+                guest(state="no-agent"), in_xenstore=frozenset({"/run/web1/org.garp_agent.0"})
+            ),
+            *("warn", "guests", "no-agent: web1: no reply", "systemctl start garp-agent"),
+        ),
+        (
             with_guests(guest(state="busy")),
             *("warn", "guests", "busy: web1", "ss -xp shows who is connected"),
         ),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from garp_agent.hypervisor.core.announce_self import REWRITE, VIF_BACKENDS
 from garp_agent.hypervisor.core.exchange import Call, Outcome, Result
 from garp_agent.hypervisor.core.guests import Channel, Guest
 from garp_agent.hypervisor.core.hint_rounds import HINT, LINKS_COUNTED
@@ -368,6 +369,20 @@ def test_guest_that_does_not_answer_is_announced_by_qemu_once() -> None:
     again = hints(talk.watcher.advance(11.0))
     assert paths(again) == ["/run/a"]
     assert talk.fail(again, 12.0) == []  # once in a failover
+
+
+def test_guest_of_xen_is_announced_by_its_cards() -> None:
+    talk = Talk(A, options=HintOptions(announce_self=True)).meet()
+    folders = {"a": f"{VIF_BACKENDS}/1", "b": f"{VIF_BACKENDS}/2"}
+    talk.watcher.found_monitors([Channel(name, path) for name, path in folders.items()])
+    hint, rewrite = talk.failover(10.0)
+    assert (rewrite.path, rewrite.kind) == (folders["b"], REWRITE)
+    talk.notices()
+    assert talk.fail([rewrite], 10.0, Outcome.FAILED) == []
+    fields = {"path": folders["b"], "outcome": "failed", "reason": None}
+    assert talk.notices() == [(LEVEL_WARNING, "monitor-failed", fields)]
+    (rewrite,) = talk.fail([hint], 11.0)
+    assert (rewrite.path, rewrite.kind) == (folders["a"], REWRITE)
 
 
 def test_guest_that_a_failover_does_not_concern_is_not_announced_by_qemu() -> None:

@@ -60,6 +60,7 @@ class ChannelFacts(NamedTuple):
     refused: tuple[tuple[str, str], ...] = ()  # sockets that are left out, and why
     trouble: str = ""  # why the sockets that listen are not known; "": they are
     none_found: str = ""  # where they were looked for, and what to do
+    in_xenstore: frozenset[str] | None = None  # paths of channels; None: no Xen host
 
 
 class PathFacts(NamedTuple):

@@ -34,6 +34,7 @@ from garp_agent.hypervisor.core.linkstate import LINKS, LinkSnapshot
 from garp_agent.hypervisor.core.probe_series import DELIVERED, ProbeSeries
 from garp_agent.hypervisor.guest_path_lookup import add_paths, dumped
 from garp_agent.hypervisor.io.channels import Finder
+from garp_agent.hypervisor.io.xenstore import xen_channels
 from garp_agent.hypervisor.probe_driver import PROBE_PACE, PROBE_ROUNDS, ProbeDriver
 from garp_agent.hypervisor.probe_targets import look_around
 from garp_agent.render.hypervisor import where_looked
@@ -74,11 +75,13 @@ def look_for_guests(places: HostPlaces) -> ChannelFacts:
     finder.close()
     guests = ask_guests(found, "info", {}, places.timeout)
     add_paths(guests, places.timeout, places.libvirt_status)
+    named = xen_channels(places.port)
     return ChannelFacts(
         tuple(guests),
         tuple(sorted(finder.refused.items())),
         finder.trouble,
         "" if found else where_looked(finder.port_name, finder.patterns, finder.trouble),
+        None if named is None else frozenset(named),
     )
 
 

@@ -14,6 +14,7 @@ from garp_agent.hypervisor.core.exchange import Outcome
 from garp_agent.render.hypervisor import GIVE_CHANNEL, from_guest
 from garp_agent.render.table import some
 
+NO_AGENT = Outcome.NO_AGENT.value
 SLOW_HINT = 1.0  # seconds from a failover to the reply
 # By state: what it means, what to do, and whether the guest is unreachable through our own fault.
 TROUBLES = {
@@ -72,8 +73,15 @@ def _names(chosen: list[dict[str, Any]]) -> str:
 
 def _silent(facts: HostFacts) -> Iterator[Finding]:
     by_state: dict[str, list[dict[str, Any]]] = {}
+    lost = [each for each in facts.channels.guests if is_lost_channel(each, facts)]
+    if lost:
+        yield fail(
+            "guests",
+            f"xl has lost the channel: {_names(lost)}: xenstore does not have {lost[0]['path']}",
+            "xl 4.17 loses the first of a list: put name=unused,connection=pty in front of it",
+        )
     for each in facts.channels.guests:
-        if each["state"] != Outcome.ANSWERED.value:
+        if each["state"] != Outcome.ANSWERED.value and each not in lost:
             by_state.setdefault(each["state"], []).append(each)
     for state, silent in by_state.items():
         what, advice = TROUBLES.get(Outcome(state), OTHER)
@@ -83,6 +91,15 @@ def _silent(facts: HostFacts) -> Iterator[Finding]:
             f"{state}: {_names(silent)}: {what}{f' ({reason})' if reason else ''}",
             advice.format(path=silent[0]["path"]),
         )
+
+
+def is_lost_channel(guest: dict[str, Any], facts: HostFacts) -> bool:
+    """Return whether a socket listens, and there is no channel of Xen behind it.
+
+    xl 4.17 gives the first channel of a list the number of the primary console.
+    """
+    known = facts.channels.in_xenstore
+    return known is not None and guest["path"] not in known and guest["state"] == NO_AGENT
 
 
 def _versions(answering: list[dict[str, Any]], ours: str) -> Iterator[Finding]:

@@ -1,10 +1,12 @@
-"""QEMU's own announcement for guests without agent: the command ``announce-self`` over QMP.
+"""The hypervisor's own announcement for guests without agent.
 
-Decides which QEMU monitors are asked and what they are asked; opens no socket.  A reply of QMP
-has the form of ours.  Its greeting and its events do not, and are skipped.  QEMU handles commands
-in order; therefore both are sent together, without waiting for the greeting.
+QEMU: the command ``announce-self`` over QMP.  Xen: the states of the guest's cards are written
+again (hypervisor.io.xenstore).  Decides which guests are announced and what a monitor of QEMU is
+asked; opens no socket.  A reply of QMP has the form of ours.  Its greeting and its events do not,
+and are skipped.  QEMU handles commands in order; therefore both are sent together, without waiting
+for the greeting.
 
-Which addresses announce-self covers: docs/garp-hint.md.
+Which addresses are covered: docs/garp-hint.md.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from garp_agent.wire.notices import Notices
 
 ANNOUNCE_SELF = "announce-self"  # kind of a call, and QEMU's name of the command
+REWRITE = "rewrite"  # kind of a call whose path is a folder in xenstore
+VIF_BACKENDS = "/local/domain/0/backend/vif"  # in xenstore
 # QEMU requires all four; they are its own defaults after a migration, in milliseconds.
 SCHEDULE = {"initial": 50, "max": 550, "rounds": 5, "step": 100}
 
@@ -36,7 +40,7 @@ def announce_self() -> Exchange:
 
 
 class SelfAnnouncements:
-    """The known monitors, and which of them to ask at a failover."""
+    """The known monitors and Xen guests, and which of them to ask at a failover."""
 
     def __init__(self, is_enabled: bool, notices: Notices) -> None:
         self._is_enabled = is_enabled
@@ -51,7 +55,7 @@ class SelfAnnouncements:
         return self._is_enabled and name in self._monitors
 
     def found(self, monitors: Iterable[Channel]) -> None:
-        """Take in the monitors that exist now."""
+        """Take in the monitors that exist now; a Xen guest has its folder in VIF_BACKENDS."""
         self._monitors = {monitor.guest: monitor.path for monitor in monitors}
 
     def announce_silent(self, record: FailoverRecord, spared: Iterable[Guest]) -> list[Call]:
@@ -66,6 +70,8 @@ class SelfAnnouncements:
         if not self._is_enabled or path is None or name in record.announced:
             return []
         record.announced.add(name)
+        if path.startswith(VIF_BACKENDS):
+            return [Call(path, Exchange({}), REWRITE, record.number)]
         return [Call(path, announce_self(), ANNOUNCE_SELF, record.number)]
 
     def ended(self, result: Result) -> None:

@@ -6,7 +6,7 @@ results and the time come in, calls go out.
 
 from __future__ import annotations
 
-from garp_agent.hypervisor.core.announce_self import ANNOUNCE_SELF, SelfAnnouncements
+from garp_agent.hypervisor.core.announce_self import ANNOUNCE_SELF, REWRITE, SelfAnnouncements
 from garp_agent.hypervisor.core.contacts import Contacts
 from garp_agent.hypervisor.core.exchange import Outcome
 from garp_agent.hypervisor.core.hint_rounds import HINT, Rounds
@@ -65,7 +65,7 @@ class Watcher:
         self._contacts.found(channels, now)
 
     def found_monitors(self, monitors: Iterable[Channel]) -> None:
-        """Take in the QEMU monitors that exist now."""
+        """Take in the QEMU monitors, and the Xen guests, that exist now."""
         self._announcements.found(monitors)
 
     def follow(self, links: Iterable[FollowedLink], now: float) -> None:
@@ -94,7 +94,7 @@ class Watcher:
     def finished(self, result: Result, now: float) -> list[Call]:
         """Take in the result of a call; return the calls that follow from it."""
         kind, path = result.call.kind, result.call.path
-        if kind == ANNOUNCE_SELF:
+        if kind in (ANNOUNCE_SELF, REWRITE):
             self._announcements.ended(result)
             return []
         self._contacts.ended(result, now)

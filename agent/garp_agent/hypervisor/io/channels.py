@@ -4,6 +4,8 @@ Decides which sockets are channels and to which guest each belongs; never connec
 list does not depend on the version of libvirt and needs no privilege.  Sockets whose names do not
 contain the name of the port, and those of other namespaces, are found by patterns.
 
+On Xen, xenstore has the paths of channels and the names of their guests, whatever the paths are.
+
 Any local user can bind a socket to any name.  Therefore a socket is a channel only if its path
 leads to it, by device and inode, and through folders that others may not write to.
 
@@ -28,6 +30,7 @@ from garp_agent.hypervisor.io.trusted_folders import (
     is_still,
     superblock_device,
 )
+from garp_agent.hypervisor.io.xenstore import xen_channels
 from garp_agent.wire.record import NamedTuple
 from garp_agent.wire.sock_diag import STREAM
 
@@ -98,6 +101,7 @@ class Finder:
         self.refused = {}
         if self.port_name:
             self._find_listening(search)
+            self._name_xen_guests(search)
         self._match(self.patterns, search, vouched=True)
         for file, known in self._known.items():
             now = search.found.get(file)
@@ -160,6 +164,11 @@ class Finder:
             return name
         return _name_in_status(base + self.status_directory, path) or name
 
+    def _name_xen_guests(self, search: _Search) -> None:
+        """Take the channels that xenstore names, with the names of their guests."""
+        for path, guest in (xen_channels(self.port_name) or {}).items():
+            self._take_match("", path, guest, search, vouched=False)
+
     # -- by patterns --------------------------------------------------------------------
 
     def _match(self, patterns: Iterable[str], search: _Search, vouched: bool) -> None:
@@ -171,7 +180,10 @@ class Finder:
                     self._take_match(base, path, name, search, vouched)
 
     def _take_match(self, base: str, path: str, name: str, search: _Search, vouched: bool) -> None:
-        """Take a path that matches; ``name``: of the guest, "" if the path has a known form."""
+        """Take a path that matches; ``name``: of the guest, "" if the path has a known form.
+
+        A name that the operator does not vouch for comes from xenstore, and is the guest's own.
+        """
         try:
             place = search.places.locate(path, base, vouched)
         except OSError as error:
@@ -181,9 +193,13 @@ class Finder:
         except UntrustedError as error:
             self._refuse(base + path, str(error))
             return
-        if place.file not in search.found:
+        known = search.found.get(place.file)
+        if known is None:
             channel = Channel(name or self._guest(base, path), place.path, place.file)
             search.found[place.file] = _Known(channel, base, None)
+        elif name and not vouched:
+            channel = known.channel._replace(guest=name)
+            search.found[place.file] = known._replace(channel=channel)
 
     # -- what was known -----------------------------------------------------------------
 

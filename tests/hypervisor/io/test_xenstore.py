@@ -1,0 +1,132 @@
+"""States of cards written again, with what a real xenstored does rarely.
+
+The real one is in tests/vm/test_xen.py.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import tty
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from garp_agent.hypervisor.io.xenstore import (
+    ATTEMPTS,
+    rewrite_states,
+    xen_cards,
+    xen_channels,
+)
+from garp_agent.wire.xenbus import (
+    DIRECTORY,
+    ERROR,
+    READ,
+    TRANSACTION_END,
+    TRANSACTION_START,
+    WRITE,
+    encode_xenbus,
+)
+
+FOLDER = "/local/domain/0/backend/vif/1"
+STATE = f"{FOLDER}/0/state".encode()
+ONE_CARD = {(DIRECTORY, FOLDER.encode()): b"0\0", (TRANSACTION_START, b""): b"42\0"}
+Request = tuple[int, int, bytes]  # type, transaction, payload
+
+
+class FakeXenstored:
+    """Answers at one end of a terminal; ``seen`` has the requests."""
+
+    def __init__(self, answer: Callable[[int, bytes], bytes | str | None]) -> None:
+        """``answer``: takes type and payload; returns the payload of the reply, or an error."""
+        self.seen: list[Request] = []
+        self._answer = answer
+        self._master, slave = os.openpty()
+        tty.setraw(slave)
+        self.device = os.ttyname(slave)
+        self._slave = slave
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def close(self) -> None:
+        os.close(self._slave)
+        os.close(self._master)
+
+    def _serve(self) -> None:
+        try:
+            while data := os.read(self._master, 4096):
+                kind, request, transaction = (
+                    int.from_bytes(data[at : at + 4], "little") for at in (0, 4, 8)
+                )
+                self.seen.append((kind, transaction, data[16:]))
+                reply = self._answer(kind, data[16:])
+                if isinstance(reply, str):
+                    kind, reply = ERROR, reply.encode() + b"\0"
+                if reply is not None:
+                    os.write(self._master, encode_xenbus(kind, request, reply))
+        except OSError:
+            pass
+
+
+def _transactions(store: FakeXenstored) -> list[int]:
+    return [kind for kind, _, _ in store.seen if kind != DIRECTORY]
+
+
+@pytest.fixture
+def xenstored() -> Iterator[Callable[..., FakeXenstored]]:
+    made: list[FakeXenstored] = []
+
+    def make(values: dict[tuple[int, bytes], bytes | str | None]) -> FakeXenstored:
+        def answer(kind: int, payload: bytes) -> bytes | str | None:
+            return values.get((kind, payload.partition(b"\0")[0]), b"OK\0")
+
+        made.append(FakeXenstored(answer))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def test_state_is_written_again_in_a_transaction(
+    xenstored: Callable[..., FakeXenstored],
+) -> None:
+    store = xenstored({**ONE_CARD, (READ, STATE): b"4"})
+    assert rewrite_states([FOLDER], store.device) == {FOLDER: 0}
+    assert store.seen[2:] == [
+        (READ, 42, STATE + b"\0"),
+        (WRITE, 42, STATE + b"\x004"),
+        (TRANSACTION_END, 42, b"T\0"),
+    ]
+
+
+def test_state_of_a_card_that_is_unplugged_is_left_alone(
+    xenstored: Callable[..., FakeXenstored],
+) -> None:
+    store = xenstored({**ONE_CARD, (READ, STATE): b"6"})
+    assert rewrite_states([FOLDER], store.device) == {FOLDER: 0}
+    assert WRITE not in _transactions(store)
+
+
+def test_transaction_that_conflicts_is_repeated_a_few_times(
+    xenstored: Callable[..., FakeXenstored],
+) -> None:
+    store = xenstored({**ONE_CARD, (READ, STATE): b"4", (TRANSACTION_END, b"T"): "EAGAIN"})
+    assert rewrite_states([FOLDER], store.device) == {FOLDER: errno.EAGAIN}
+    assert _transactions(store).count(TRANSACTION_END) == ATTEMPTS
+
+
+def test_xenstored_that_does_not_answer_is_asked_once(
+    xenstored: Callable[..., FakeXenstored],
+) -> None:
+    store = xenstored({(DIRECTORY, FOLDER.encode()): None})
+    others = [f"{FOLDER}{number}" for number in range(3)]
+    failed = rewrite_states([FOLDER, *others], store.device)
+    assert failed == dict.fromkeys([FOLDER, *others], errno.ETIMEDOUT)
+    assert len(store.seen) == 1
+
+
+def test_machine_without_xen_has_no_guests_and_rewrites_nothing() -> None:
+    nowhere = "/does/not/exist"
+    assert (xen_channels("org.garp_agent.0", nowhere), xen_cards(nowhere)) == (None, [])
+    assert rewrite_states([FOLDER], nowhere) == {FOLDER: errno.ENOENT}
