@@ -28,11 +28,12 @@ class Effort(NamedTuple):
 class Agent:
     """``garp-agent run`` in a machine, which starts with the object."""
 
-    def __init__(self, machine: Machine, *, interval: str = LONGEST_INTERVAL) -> None:
+    def __init__(self, machine: Machine, *options: str, interval: str = LONGEST_INTERVAL) -> None:
         self.machine = machine
         self._command = [
             *("python3", "-m", "garp_agent", "run", "-v", "--interval", interval),
             *("--control-socket", CONTROL_SOCKET),
+            *options,
         ]
         self.process = machine.spawn(*self._command)
 

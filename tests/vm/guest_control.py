@@ -1,6 +1,7 @@
 """Executes a test's commands in a machine: process 1 of the test images.
 
-Speaks JSON lines over the virtio port ``test.control``. A request has an ``id``, an
+Speaks JSON lines over the virtio port ``test.control``, or with the first client at a TCP
+port if its number is given. A request has an ``id``, an
 ``operation`` and ``arguments``; the reply has the same ``id`` and a ``result`` or an
 ``error``. Each request has a thread of its own. The server outlives its connections, so a
 machine can be moved to another QEMU.
@@ -11,7 +12,9 @@ from __future__ import annotations
 import json
 import os
 import select
+import socket
 import subprocess
+import sys
 import threading
 import traceback
 from collections.abc import Callable
@@ -92,6 +95,15 @@ def open_port(name: str) -> int:
     raise FileNotFoundError(name)
 
 
+def accept(number: int) -> int:
+    """Wait for a client at a TCP port; return the connection."""
+    with socket.create_server(("", number)) as listener:
+        connection, _ = listener.accept()
+    connection.setblocking(False)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+    return connection.detach()
+
+
 def serve(port: int) -> None:
     """Read requests; wait by edges, since a port without a host is always readable."""
     poller = select.epoll()
@@ -111,6 +123,5 @@ def serve(port: int) -> None:
 
 
 if __name__ == "__main__":
-    control_port = open_port(PORT_NAME)
     print("control: ready", flush=True)
-    serve(control_port)
+    serve(accept(int(sys.argv[1])) if len(sys.argv) > 1 else open_port(PORT_NAME))

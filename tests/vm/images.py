@@ -42,7 +42,7 @@ LIBVIRT = (
     "libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 "
     "iproute2 python3.11 python3-click python3-yaml dash coreutils mount"
 )
-APPLETS = "cat grep insmod kill mount setsid sleep uname"
+APPLETS = "cat dd grep insmod kill mount setsid sleep tail uname"
 FOLDERS = "proc sys dev run tmp root var/run etc"
 # Python's extension modules with large libraries, which no test needs.
 OMITTED = ("_ssl", "_hashlib", "_sqlite3", "_dbm", "_curses", "nis", "readline")
@@ -64,7 +64,7 @@ def missing_tool() -> str:
 
 def write_initramfs(to: Path, kernel: str = DEFAULT_KERNEL, *, extras: bool = False) -> None:
     """Write the initramfs for a kernel of ``kernels.KERNELS``; build its parts if needed."""
-    parts = [_userland(), _modules(kernel), _agent(), *([_extras()] if extras else [])]
+    parts = [userland(), modules(kernel), agent_code(), *([_extras()] if extras else [])]
     with to.open("wb") as whole:
         for part in parts:
             whole.write((part / "cpio").read_bytes())
@@ -73,27 +73,30 @@ def write_initramfs(to: Path, kernel: str = DEFAULT_KERNEL, *, extras: bool = Fa
 def copy_libvirt_root(to: Path) -> None:
     """Make a root directory with libvirtd, QEMU and the agent in it."""
     shutil.copytree(_libvirt() / "root", to, symlinks=True, copy_function=os.link)
-    shutil.copytree(_agent() / "tree/opt/garp", to / "opt/garp")
+    shutil.copytree(agent_code() / "tree/opt/garp", to / "opt/garp")
 
 
 @functools.cache
-def _userland() -> Path:
+def userland() -> Path:
+    """Return the folder with the userland: Python, the shell, iproute2."""
     return built("userland", [GUEST_INIT.read_text()], _build_userland)
 
 
 @functools.cache
-def _modules(kernel: str) -> Path:
-    modules = kernels.kernel(kernel) / "modules"
+def modules(kernel: str) -> Path:
+    """Return the folder with the modules of a kernel of ``kernels.KERNELS``."""
+    folder = kernels.kernel(kernel) / "modules"
 
     def build(to: Path) -> None:
-        shutil.copytree(modules, to / "tree/modules")
-        _pack(to)
+        shutil.copytree(folder, to / "tree/modules")
+        pack(to)
 
-    return built(f"modules-{kernel}", [str(modules)], build)
+    return built(f"modules-{kernel}", [str(folder)], build)
 
 
 @functools.cache
-def _agent() -> Path:
+def agent_code() -> Path:
+    """Return the folder with the agent as it is now, and the programs of the tests."""
     sources = [*sorted(AGENT.rglob("*.py")), *GUEST_PROGRAMS]
     recipe = [f"{path}\0{path.read_text()}" for path in sources]
 
@@ -103,8 +106,8 @@ def _agent() -> Path:
         shutil.copytree(AGENT, code / "garp_agent", ignore=ignored)
         for program in GUEST_PROGRAMS:
             shutil.copy(program, code)
-        _compile(_userland() / "unpacked", code, "opt/garp")
-        _pack(to)
+        _compile(userland() / "unpacked", code, "opt/garp")
+        pack(to)
 
     return built("agent", recipe, build, keep=4)  # another run may be about to boot an older one
 
@@ -113,8 +116,8 @@ def _agent() -> Path:
 def _extras() -> Path:
     def build(to: Path) -> None:
         Archive(SUITE).unpack(EXTRAS, to / "unpacked", with_dependencies=True)
-        _copy_programs(to / "unpacked", sum(EXTRAS.values(), ()), to / "tree")
-        _pack(to)
+        copy_programs(to / "unpacked", sum(EXTRAS.values(), ()), to / "tree")
+        pack(to)
 
     return built("extras", [], build)
 
@@ -124,7 +127,7 @@ def _libvirt() -> Path:
     def build(to: Path) -> None:
         root = to / "root"
         Archive(SUITE).unpack(LIBVIRT.split(), root, with_dependencies=True)
-        _link(root, {"bin/sh": "dash", "usr/bin/python3": PYTHON})
+        link(root, {"bin/sh": "dash", "usr/bin/python3": PYTHON})
 
     return built("libvirt", [], build)
 
@@ -138,26 +141,26 @@ def _build_userland(to: Path) -> None:
     (tree / "init").chmod(0o755)
     (tree / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
     (tree / "etc/group").write_text("root:x:0:\n")
-    _copy_programs(unpacked, sum(USERLAND.values(), ()), tree)
+    copy_programs(unpacked, sum(USERLAND.values(), ()), tree)
     extensions = [
         str(path.relative_to(unpacked))
         for path in (unpacked / "usr/lib" / PYTHON / "lib-dynload").glob("*.so")
         if not path.name.startswith(OMITTED)
     ]
-    _copy_programs(unpacked, extensions, tree)
+    copy_programs(unpacked, extensions, tree)
     for place in (f"usr/lib/{PYTHON}", "usr/lib/python3/dist-packages"):
         _compile(unpacked, unpacked / place, place, "-b")  # byte code beside the source
         ignored = shutil.ignore_patterns("__pycache__", "*.py", "*.so")
         shutil.copytree(unpacked / place, tree / place, ignore=ignored, dirs_exist_ok=True)
     links = {f"bin/{applet}": "busybox" for applet in APPLETS.split()}
     # dash, because busybox's shell prefers its applets, such as `ip`.
-    _link(tree, {**links, "bin/sh": "dash", "usr/bin/python3": PYTHON})
-    _pack(to, userland=to)
+    link(tree, {**links, "bin/sh": "dash", "usr/bin/python3": PYTHON})
+    pack(to, tools=to)
 
 
-def _pack(to: Path, userland: Path | None = None) -> None:
+def pack(to: Path, tools: Path | None = None) -> None:
     """Write ``to/tree`` as an archive of the newc format, ``to/cpio``, by busybox."""
-    tree, busybox = to / "tree", (userland or _userland()) / "unpacked/bin/busybox"
+    tree, busybox = to / "tree", (tools or userland()) / "unpacked/bin/busybox"
     names = [path.relative_to(tree) for path in sorted(tree.rglob("*"))]
     with (to / "cpio").open("wb") as archive:
         subprocess.run(
@@ -170,13 +173,14 @@ def _pack(to: Path, userland: Path | None = None) -> None:
         )
 
 
-def _link(tree: Path, links: dict[str, str]) -> None:
+def link(tree: Path, links: dict[str, str]) -> None:
+    """Make symbolic links, given their targets by their names."""
     for name, target in links.items():
         (tree / name).unlink(missing_ok=True)
         (tree / name).symlink_to(target)
 
 
-def _copy_programs(unpacked: Path, names: Iterable[str], tree: Path) -> None:
+def copy_programs(unpacked: Path, names: Iterable[str], tree: Path) -> None:
     """Copy programs, the shared libraries that they load, and the loader."""
     names = list(names)
     libraries = {library for name in names for library in _libraries(unpacked, name)}

@@ -1,4 +1,4 @@
-"""A hypervisor with a real bond, and a guest behind it: two machines and a fabric.
+"""A hypervisor with a real bond, and a guest behind it, on a fabric.
 
 The hypervisor has an uplink to each switch of a :class:`~tests.vm.fabric.Fabric`. Both are
 in an active-backup bond, and the bond is in a bridge with the guest's card. The guest's hint
@@ -29,13 +29,15 @@ RELAYED = {  # the hypervisor's port, and the socket that offers it there
 
 # The guest's router solicitations would teach the switches by chance.
 NO_IPV6 = "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6"
-# The guest's card has the name of a Xen vif, and so it is no uplink of the bridge.
 BOND = """
 link add bond0 type bond mode active-backup miimon {miimon}
 link add br0 up type bridge stp_state 0 forward_delay 0 mcast_snooping 0
 link set eth0 master bond0
 link set eth1 master bond0
 link set bond0 master br0 up
+"""
+# The card has the name of a Xen vif, and so it is no uplink of the bridge.
+GUEST_PORT = """
 link set eth2 name vif1.0
 link set vif1.0 master br0 up
 """
@@ -55,23 +57,37 @@ frame += mac + bytes(4) + mac + bytes(4 + 18)
 """
 
 
-class Testbed(ExitStack):
-    """Fabric, hypervisor and guest. ``extras`` puts qemu-ga into the guest."""
+class BondTestbed(ExitStack):
+    """A fabric, a hypervisor in QEMU, and a guest, whatever runs it."""
 
     __test__ = False  # not a class of tests
+    hypervisor: QemuMachine
+    guest: Machine
 
-    def __init__(self, *, miimon: int = 10, extras: bool = False) -> None:
+    def __init__(self, *, miimon: int = 10) -> None:
         super().__init__()
         try:
             self.fabric = self.enter_context(Fabric())
-            self._folder = self.enter_context(tempfile.TemporaryDirectory(prefix="garp-vm-"))
-            self._guest_agent = f"{self._folder}/guest-agent"
-            self.guest = self.enter_context(self._start_guest(extras))
-            self.hypervisor = self.enter_context(self._start_hypervisor())
-            self._configure(miimon)
+            self.start(miimon)
         except BaseException:
             self.close()
             raise
+
+    def start(self, miimon: int) -> None:
+        """Set ``hypervisor`` and ``guest``, both configured."""
+        raise NotImplementedError
+
+    def configure_guest(self) -> None:
+        """Give the guest its address, and what :meth:`guest_sends` needs."""
+        self.guest.shell(NO_IPV6)
+        self.guest.python(RARP)
+        self.guest.ip(GUEST)
+
+    def configure_bond(self, miimon: int) -> None:
+        """Make the bond and the bridge of the hypervisor."""
+        self.hypervisor.shell(NO_IPV6)
+        self.hypervisor.insert("bonding", "bridge", "unix_diag")
+        self.hypervisor.ip(BOND.format(miimon=miimon))
 
     @property
     def active(self) -> str:
@@ -140,21 +156,41 @@ class Testbed(ExitStack):
 
         wait_for(heard, "the guest's frame at the outside host", step=0.05)
 
-    def _start_guest(self, extras: bool) -> QemuMachine:
+
+class Testbed(BondTestbed):
+    """Hypervisor and guest both under QEMU. ``extras`` puts qemu-ga into the guest."""
+
+    def __init__(self, *, miimon: int = 10, extras: bool = False) -> None:
+        self._extras = extras
+        super().__init__(miimon=miimon)
+
+    def start(self, miimon: int) -> None:
+        self._folder = self.enter_context(tempfile.TemporaryDirectory(prefix="garp-vm-"))
+        self._guest_agent = f"{self._folder}/guest-agent"
+        self._qemu_guest = self.enter_context(self._start_guest())
+        self.guest = self._qemu_guest
+        self.hypervisor = self.enter_context(self._start_hypervisor())
+        self.configure_bond(miimon)
+        self.hypervisor.ip(GUEST_PORT)
+        for name, path in RELAYED.items():
+            self.hypervisor.spawn("python3", "-S", "/opt/garp/guest_relay.py", name, path)
+        self.configure_guest()
+
+    def _start_guest(self) -> QemuMachine:
         arguments = [
             *("-qmp", f"unix:{self._folder}/monitor,server=on,wait=off"),
             *("-chardev", f"socket,id=ga,path={self._guest_agent},server=on,wait=off"),
             *("-device", f"virtserialport,chardev=ga,name={GUEST_AGENT_PORT},bus=ports.0"),
         ]
         card = Card("net0", GUEST_MAC, backend=PAIR)
-        return QemuMachine("guest", cards=[card], arguments=arguments, extras=extras)
+        return QemuMachine("guest", cards=[card], arguments=arguments, extras=self._extras)
 
     def _start_hypervisor(self) -> QemuMachine:
         taps = self.fabric.uplinks
         cards = [
             Card("a", "52:54:00:00:01:0a", backend=f"tap,fd={taps['a']}"),
             Card("b", "52:54:00:00:01:0b", backend=f"tap,fd={taps['b']}"),
-            Card("port", "52:54:00:00:01:0c", backend=self.guest.far_backend("net0")),
+            Card("port", "52:54:00:00:01:0c", backend=self._qemu_guest.far_backend("net0")),
         ]
         return QemuMachine(
             "hypervisor",
@@ -166,21 +202,11 @@ class Testbed(ExitStack):
 
     def _relay_ports(self) -> Iterator[str]:
         """The guest's hint port, monitor and qemu-ga, as ports of the hypervisor."""
-        sockets = (self.guest.hint_path, f"{self._folder}/monitor", self._guest_agent)
+        sockets = (self._qemu_guest.hint_path, f"{self._folder}/monitor", self._guest_agent)
         for name, path in zip((*RELAYED, GUEST_AGENT_RELAY), sockets):
             chardev = name.replace(".", "-")
             yield from ("-chardev", f"socket,id={chardev},path={path},reconnect=1")
             yield from ("-device", f"virtserialport,chardev={chardev},name={name},bus=ports.0")
-
-    def _configure(self, miimon: int) -> None:
-        for machine in (self.hypervisor, self.guest):
-            machine.shell(NO_IPV6)
-        self.hypervisor.insert("bonding", "bridge", "unix_diag")
-        self.hypervisor.ip(BOND.format(miimon=miimon))
-        for name, path in RELAYED.items():
-            self.hypervisor.spawn("python3", "-S", "/opt/garp/guest_relay.py", name, path)
-        self.guest.python(RARP)
-        self.guest.ip(GUEST)
 
 
 class HintWatcher:

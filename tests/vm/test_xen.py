@@ -1,0 +1,85 @@
+"""A real Xen host: hints through a channel of its PV guest. One boot serves all tests."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from tests.vm import fabric
+from tests.vm.agent import Agent
+from tests.vm.cache import ROOT
+from tests.vm.qemu import HINT_PORT
+from tests.vm.receiver import wait_for
+from tests.vm.testbed import HintWatcher
+from tests.vm.xen import CHANNEL, GUEST, XenTestbed
+
+pytestmark = pytest.mark.netns
+OTHER = {"a": "b", "b": "a"}
+RULES = ROOT / "contrib/udev/80-garp-agent.rules"
+# What a watcher leaves in the ring of a guest without agent: with these the ring is full.
+STALE = """
+import socket
+client = socket.socket(socket.AF_UNIX)
+client.connect(path)
+line = '{"execute": "lease", "arguments": {"seconds": 90}, "id": "old-%d"}\\n'
+client.sendall("".join(line % number for number in range(20)).encode())
+client.close()
+"""
+
+
+@pytest.fixture(scope="module")
+def shared_testbed() -> Iterator[XenTestbed]:
+    if reason := fabric.missing():
+        pytest.skip(reason)
+    with XenTestbed() as made:
+        yield made
+
+
+@pytest.fixture
+def testbed(shared_testbed: XenTestbed) -> XenTestbed:
+    """Host and guest; both uplinks work, and the switches know where the guest is."""
+    for uplink in "ab":
+        shared_testbed.mend(uplink)
+    shared_testbed.guest_sends()
+    shared_testbed.wait_until_reached()
+    return shared_testbed
+
+
+def test_channel_is_found_by_the_udev_rule_in_the_guest(testbed: XenTestbed) -> None:
+    rule = next(
+        line for line in RULES.read_text().splitlines() if "hvc" in line and "PROGRAM" in line
+    )
+    command = re.search("PROGRAM==\"/bin/sh -c '(.*?)'\"", rule)
+    assert command is not None
+    script = command[1].replace('\\"', '"')
+    assert testbed.guest.shell(script.replace("%n", "1")) == HINT_PORT
+    assert testbed.guest.shell(script.replace("%n", "2")) == "ENOENT\0"
+
+
+def test_hint_through_a_channel_repairs_a_failover_but_an_old_one_does_nothing(
+    testbed: XenTestbed,
+) -> None:
+    testbed.hypervisor.python(STALE, path=CHANNEL)
+    with Agent(testbed.guest) as agent:
+        port = agent.wait_for_port("open")["hint_port"]
+        assert (port["path"], port["requests"]) == ("/dev/hvc1", 0)
+        with HintWatcher(testbed.hypervisor) as watcher:
+            assert watcher.status()["guests"][0]["guest"] == GUEST
+            agent.wait_until(lambda status: status["lease"], "the lease")
+            before = agent.sent("hint")
+            testbed.fail_over()
+            testbed.wait_until_reached()
+            wait_for(lambda: watcher.status()["history"][-1]["answered"] == 1, "the answer")
+            assert agent.sent("hint") > before
+        agent.wait_until(lambda status: status["lease"] is None, "the lease revoked")
+
+
+def test_guest_without_agent_is_announced_by_its_cards(testbed: XenTestbed) -> None:
+    """Its name comes from xenstore, as its socket's folder would also say."""
+    with HintWatcher(testbed.hypervisor, "--announce-self", timeout="0.2") as watcher:
+        assert watcher.status()["monitors"] == 1
+        testbed.fail_over()
+        testbed.wait_until_reached()
+        wait_for(lambda: watcher.status()["history"][-1]["announced_self"] == 1, "the rewriting")

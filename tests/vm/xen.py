@@ -1,0 +1,185 @@
+"""A real Xen host under QEMU: hypervisor, first domain (dom0) with a bond, and a PV guest.
+
+dom0 is reached like any test machine. The guest is reached over a second card, which is in a
+bridge of its own in dom0: a relay there joins it to a virtio port. So the control connection
+lives on when xl saves and restores the guest, at which a channel is hung up.
+
+A boot takes 20 s, and minutes on a busy machine. So the state of both, booted and configured, is
+kept beside the images and restored in seconds, and they get the agent as it is now.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import tarfile
+from pathlib import Path
+
+from tests.vm import images, xen_images
+from tests.vm.cache import built
+from tests.vm.fabric import GUEST_MAC
+from tests.vm.machine import Machine, MachineError
+from tests.vm.qemu import HINT_PORT, Card, QemuMachine
+from tests.vm.testbed import BondTestbed
+
+GUEST = "guest"  # its name in Xen
+CHANNEL = f"/run/garp/{GUEST}/{HINT_PORT}"
+RELAY_PORT = "relay.control"
+PARAMETERS = (
+    "console=hvc0 panic=-1 loglevel=4 nokaslr mitigations=off no_timer_check "
+    "rcupdate.rcu_expedited=1 random.trust_cpu=on cryptomgr.notests rootfstype=ramfs"
+)
+XEN_PARAMETERS = (
+    "console=com1 com1=115200,8n1 dom0_mem=720M,max:720M noreboot=1 loglvl=warning "
+    "spec-ctrl=no xpti=no"
+)
+MODULES = ("xen_evtchn", "xen_gntdev", "xen_gntalloc", "xen_privcmd", "xenfs", "xen_netback")
+START = f"""
+busybox mkdir -p {os.path.dirname(CHANNEL)}
+busybox mkdir /dev/pts
+mount -t devpts devpts /dev/pts
+mount -t xenfs xenfs /proc/xen
+xenstored --pid-file /run/xenstored.pid
+xen-init-dom0
+xenconsoled --log=guest
+"""
+CONTROL_BRIDGE = """
+link add control up type bridge stp_state 0 forward_delay 0 mcast_snooping 0
+addr add 198.51.100.1/24 dev control
+"""
+# xl 4.17 loses the first channel of a list, so that there is another in front.
+DOMAIN = f"""
+name="{GUEST}"
+type="pv"
+kernel="/guest/vmlinux"
+ramdisk="/guest/initramfs"
+memory=200
+vcpus=1
+on_crash="preserve"
+on_reboot="destroy"
+extra="{PARAMETERS}"
+vif=[
+    "mac={GUEST_MAC},bridge=br0,script=/{xen_images.VIF_SCRIPT}",
+    "mac=52:54:00:00:00:02,bridge=control,script=/{xen_images.VIF_SCRIPT}",
+]
+channel=[
+    "name=unused,connection=pty",
+    "name={HINT_PORT},connection=socket,path={CHANNEL}",
+]
+"""
+# What the state depends on, beside the images.
+STATE_CODE = ("xen.py", "xen_guest_init.sh", "testbed.py", "qemu.py", "guest_control.py")
+RENEW = """
+import base64, io, shutil, tarfile
+shutil.rmtree('/opt/garp/garp_agent')
+with tarfile.open(fileobj=io.BytesIO(base64.b64decode(code))) as tar: tar.extractall('/opt/garp')
+"""
+
+
+class XenHost(QemuMachine):
+    """The emulated machine that Xen runs on; as a machine of the tests, its dom0."""
+
+    def __init__(self, taps: dict[str, int], restore_from: Path | None = None) -> None:
+        cards = [Card(key, f"52:54:00:00:01:0{key}", backend=f"tap,fd={taps[key]}") for key in "ab"]
+        super().__init__(
+            "dom0",
+            cards=cards,
+            hint_port=False,
+            memory=1300,
+            inherit=tuple(taps.values()),
+            restore_from=restore_from,
+        )
+        self.relay_path = self.folder / "relay"
+
+    def _boot_arguments(self) -> list[str]:
+        initramfs = self.folder / "initramfs"
+        xen_images.write_host_initramfs(initramfs)
+        kernel = xen_images.host_kernel()
+        return [
+            *("-kernel", str(xen_images.hypervisor()), "-append", XEN_PARAMETERS),
+            *("-initrd", f"{kernel} {PARAMETERS},{initramfs}"),
+        ]
+
+    def _port_arguments(self, hint_port: bool) -> list[str]:
+        chardev = f"socket,path={self.folder / 'relay'},server=on,wait=off,id=relay"
+        device = f"virtserialport,chardev=relay,name={RELAY_PORT},bus=ports.0"
+        return [*super()._port_arguments(hint_port), "-chardev", chardev, "-device", device]
+
+
+class XenGuest(Machine):
+    """A guest that ``xl create`` has started in dom0."""
+
+    def __init__(self, host: XenHost) -> None:
+        super().__init__(GUEST)
+        self._host = host
+        # At once, because the relay reads a port without a host in a loop.
+        self._control = self.connect(self.control_path)
+
+    @property
+    def control_path(self) -> Path:
+        return self._host.relay_path
+
+    @property
+    def console(self) -> str:
+        log = f"/var/log/xen/console/guest-{GUEST}.log"
+        return self._host.read(log) if self._host.alive else ""
+
+    @property
+    def alive(self) -> bool:
+        return self._host.alive
+
+
+class XenTestbed(BondTestbed):
+    """A Xen host with the bond in dom0, and a guest whose channel is a socket there."""
+
+    hypervisor: XenHost
+
+    def start(self, miimon: int) -> None:
+        saved = _saved_state() / "state"
+        self.hypervisor = self.enter_context(XenHost(self.fabric.uplinks, saved))
+        self.hypervisor.resume()
+        self.guest = self.enter_context(XenGuest(self.hypervisor))
+        self.hypervisor.write("/sys/class/net/bond0/bonding/miimon", str(miimon))
+        with io.BytesIO() as packed:
+            with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+                tar.add(images.agent_code() / "tree/opt/garp/garp_agent", "garp_agent")
+            code = base64.b64encode(packed.getvalue()).decode()
+        for machine in (self.hypervisor, self.guest):
+            machine.python(RENEW, code=code)
+
+    def xl(self, *arguments: str) -> str:
+        """Run the tool xl in dom0; return what it prints."""
+        done = self.hypervisor.run("xl", *arguments)
+        if done.returncode:
+            log = self.hypervisor.run("cat", f"/var/log/xen/qemu-dm-{GUEST}.log").stdout
+            raise MachineError(f"{done}\n{log}")
+        return done.stdout
+
+
+class _BootedTestbed(XenTestbed):
+    def start(self, miimon: int) -> None:
+        self.hypervisor = self.enter_context(XenHost(self.fabric.uplinks))
+        self.configure_bond(miimon)
+        self.hypervisor.ip(CONTROL_BRIDGE)
+        self.hypervisor.insert(*MODULES)
+        self.hypervisor.shell(START)
+        self.hypervisor.write("/guest/domain", DOMAIN)
+        self.xl("create", "/guest/domain")
+        self.guest = self.enter_context(XenGuest(self.hypervisor))
+        relay = ("python3", "-S", "/opt/garp/guest_relay.py", RELAY_PORT, "198.51.100.2:7")
+        self.hypervisor.spawn(*relay)
+        self.configure_guest()
+
+
+def _saved_state() -> Path:
+    """Return the folder with the state; the first call boots."""
+    parts = xen_images.host_parts()
+    images.agent_code()  # now, because a build within a build would wait for itself
+    code = [Path(__file__).with_name(name).read_text() for name in STATE_CODE]
+
+    def build(to: Path) -> None:
+        with _BootedTestbed() as booted:
+            booted.hypervisor.save(to / "state")
+
+    return built("xen-state", [*map(str, parts), *code], build)
