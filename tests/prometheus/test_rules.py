@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from bench.lab import ROOT
-from garp_agent.render import hypervisor, prometheus
+from garp_agent.render import hypervisor, learning, prometheus
 from tests.prometheus.conftest import need
 
 CONTRIB = ROOT / "contrib" / "prometheus"
@@ -34,14 +34,15 @@ def expressions(panels: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def known_metrics() -> set[str]:
-    """Return every name in the two modules that print metrics."""
+    """Return every name in the three modules that print metrics."""
     known = set(BY_OTHERS)
     for prefix, module in (("garp_agent", prometheus), ("garp_hint", hypervisor)):
         source = Path(str(module.__file__)).read_text()
         named = re.findall(r'(?:yield|\()\s*"([a-z_]+)",', source.rpartition("metrics(values")[2])
         assert "info" in named
         known |= {f"{prefix}_{name}" for name in named}
-    return known
+    own = re.findall(r'"(learning_[a-z_]+)"', Path(str(learning.__file__)).read_text())
+    return known | {f"garp_hint_{name}" for name in own}
 
 
 @pytest.mark.parametrize("expression", [*(rule["expr"] for rule in RULES), *expressions(PANELS)])
@@ -49,6 +50,11 @@ def test_an_alert_or_panel_is_about_metrics_that_exist(expression: str) -> None:
     named = set(METRIC.findall(expression))
     assert named
     assert named <= known_metrics()
+
+
+def test_every_metric_is_on_the_dashboard() -> None:
+    shown = {name for expression in expressions(PANELS) for name in METRIC.findall(expression)}
+    assert known_metrics() - shown == set()
 
 
 def test_every_alert_has_a_severity_a_summary_and_a_case_in_which_it_fires() -> None:
