@@ -1,6 +1,8 @@
 #!/bin/sh
 # Run the tests that need no system package, some of them with a running agent, on each Python
 # from 3.9 to 3.13 that is on this machine.  Leave out the Python of .venv: it runs all tests.
+# On Python 3.6 to 3.8 run the single file, with the tests of announcements, hints and conflicts on
+# 3.6 and some of them on the others.  The Python of .venv runs these tests.
 # Run two at a time; print how each ended and which are missing; fail if one failed.
 set -eu
 cd "$(dirname "$0")/.."
@@ -9,11 +11,36 @@ unset PYTHONPATH PYTHONHOME PYTHONSAFEPATH
 TESTS='tests/wire tests/guest tests/hypervisor tests/config tests/runtime tests/render tests/cli
 tests/bench tests/netns/test_agent_announcements.py'
 
-if [ "${1:-}" = one ]; then # VERSION; this script starts itself so, see below
+FILE=$PWD/.cache/every-python.pyz
+HINTS=tests/netns/test_agent_hints.py
+CONFLICTS=tests/netns/test_conflict.py
+COMMANDS=tests/netns/test_agent_commands.py
+FILE_TESTS="tests/netns/test_agent_announcements.py
+$HINTS::test_burst_hint_is_answered_after_its_frames
+$HINTS::test_lease_stretches_the_interval_until_the_host_hangs_up
+$CONFLICTS::test_address_claimed_by_a_rival_stays_with_the_rival
+$COMMANDS::test_announce_finds_an_interface_whatever_the_locale_is"
+FILE_TESTS_36="$HINTS
+$CONFLICTS::test_advertisement_by_another_host_is_a_claim_only_with_override
+$CONFLICTS::test_conflict_socket_with_many_addresses_hears_claims_of_the_first
+$CONFLICTS::test_virtual_address_left_by_a_killed_keepalived_stays_with_the_backup
+tests/netns/test_rivals.py::test_forged_claim_withholds_the_address_for_three_probes_only
+$COMMANDS::test_a_bad_reload_is_refused_with_all_its_errors
+$COMMANDS::test_status_and_burst_ask_the_daemon
+$COMMANDS::test_the_log_says_what_started_what_changed_and_why_a_burst_was_sent"
+
+if [ "${1:-}" = one ]; then # VERSION INTERPRETER; this script starts itself so, see below
     log=.cache/python-$2.log
+    python=.venv/bin/python
+    case $2 in
+    3.6) tests="$FILE_TESTS $FILE_TESTS_36" ;;
+    3.[78]) tests=$FILE_TESTS ;;
+    *) python=.venv-$2/bin/python tests="$TESTS $(echo tests/test_*.py)" ;;
+    esac
+    [ "$python" != .venv/bin/python ] || export GARP_AGENT_UNDER_TEST="$FILE" GARP_PYTHON="$3"
     # shellcheck disable=SC2086 # a list of words
-    if timeout --foreground 3600 ".venv-$2/bin/python" -m pytest -q -o faulthandler_timeout=120 \
-        -o "cache_dir=.cache/pytest-$2" $TESTS tests/test_*.py >"$log" 2>&1; then
+    if timeout --foreground 3600 "$python" -m pytest -q -o faulthandler_timeout=120 \
+        -o "cache_dir=.cache/pytest-$2" $tests >"$log" 2>&1; then
         echo "Python $2: $(tail -n 1 "$log")"
         exit
     fi
@@ -23,16 +50,17 @@ if [ "${1:-}" = one ]; then # VERSION; this script starts itself so, see below
 fi
 
 here=$(.venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-found=$(tools/setup.sh pythons)
+found=$(tools/setup.sh pythons 6)
+.venv/bin/python tools/build_pyz.py -o "$FILE" >/dev/null
 ready=
-for version in 3.9 3.10 3.11 3.12 3.13; do
+for version in 3.6 3.7 3.8 3.9 3.10 3.11 3.12 3.13; do
     path=$(echo "$found" | sed -n "s/^$version //p")
     if [ "$version" = "$here" ]; then
         continue
     elif [ -z "$path" ]; then
         echo "Python $version: tests skipped, this machine has no such interpreter"
-    elif tools/setup.sh pure "$version" "$path"; then
-        ready="$ready $version"
+    elif case $version in 3.[678]) ;; *) tools/setup.sh pure "$version" "$path" ;; esac then
+        ready="$ready $version $path"
     else
         echo "Python $version: tests skipped, see the message of setup above"
     fi
@@ -41,4 +69,4 @@ done
 # Before they start: two that start together must not remove leftovers at the same time.
 .venv/bin/python -c 'from bench import lab; lab.why_not() or lab.remove_leftovers()'
 # shellcheck disable=SC2086
-[ -z "$ready" ] || printf '%s\n' $ready | xargs -n 1 -P 2 tools/every-python.sh one
+[ -z "$ready" ] || printf '%s\n' $ready | xargs -n 2 -P 2 tools/every-python.sh one

@@ -29,7 +29,9 @@ from garp_agent.runtime import client
 
 LIMIT = 60.0  # seconds
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(lab.ROOT / "agent")}
-COMMAND = (sys.executable, "-m", "garp_agent")
+# every-python.sh sets this, to test the single file.
+_FILE = os.environ.get("GARP_AGENT_UNDER_TEST")
+COMMAND = (_FILE,) if _FILE else (sys.executable, "-m", "garp_agent")
 
 # Announce only for a cause: no refresh happens during a test, and a burst has one round.
 WITH_RARP = """\

@@ -166,7 +166,8 @@ def test_path_that_is_no_port_is_reported_and_opened_once_it_is_one(
         agent.send_more(3)
         path.unlink()
         with closing(SocketHost(site.directory)) as host, closing(host.connected()) as line:
-            assert line.ask(b"BURST")[0]["return"]["frames"] == 1
+            # A refresh may fall due at the same moment.
+            assert line.ask(b"BURST")[0]["return"]["frames"] >= 1
 
 
 def test_reload_closes_the_old_port_and_opens_the_new_one(site: Site) -> None:

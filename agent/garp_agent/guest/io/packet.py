@@ -118,7 +118,8 @@ class _BytesOutlet:
     writes the bytes of a name into such a struct if it takes the socket for one of AF_UNIX.
     """
 
-    MOST = 13  # bytes of sa_data, without the NUL that Python adds
+    MOST = 13  # bytes of a name, without the NUL at its end
+    SA_DATA = 14  # bytes of struct sockaddr behind the family; the kernel refuses fewer
 
     def __init__(self) -> None:
         kind = _SOCK_PACKET | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
@@ -131,7 +132,8 @@ class _BytesOutlet:
         request = _NAME_TO_INDEX.pack(name, 0)
         if _NAME_TO_INDEX.unpack(ioctl(self._socket, _SIOCGIFINDEX, request))[1] != ifindex:
             raise OSError(errno.ENODEV, "the name belongs to another link now")
-        self._socket.sendto(frame, socket.MSG_DONTWAIT, name.ljust(self.MOST, b"\0"))
+        # Python adds a NUL, but Python 3.6 does not.
+        self._socket.sendto(frame, socket.MSG_DONTWAIT, name.ljust(self.SA_DATA, b"\0"))
 
     def close(self) -> None:
         self._socket.close()
