@@ -6,6 +6,7 @@ no kernel here does what they do.
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -213,6 +214,23 @@ def test_repeater_of_our_frames_under_its_hardware_address_is_no_rival(site: Sit
         until(lambda: agent.status()["conflicts"] >= before + 20, "twenty more echoes are heard")
         assert agent.claims(GUEST_ADDRESS)
         assert len(agent.log("address-conflict-over")) == 1
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe", b"\xff" * 13, b"odd\xc3"])
+def test_claim_on_a_link_whose_name_is_not_utf8_is_a_conflict_there(
+    site6: Site, name: bytes
+) -> None:
+    other, other6, text = "198.51.100.7", "2001:db8:7::7", os.fsdecode(name)
+    site6.add_link(text, other)
+    site6.lab.run("guest", ["ip", "address", "add", f"{other6}/64", "dev", text, "nodad"])
+    with site6.start() as agent, site6.lab.packet_socket("guest", other) as wire:
+        until(lambda: {other, other6} <= agent.announced(text), "both are announced")
+        for address in (other, other6):
+            wire.send(bytes(claim_of(address)))
+            agent.wait_for_log("address-conflict", interface=text, address=address)
+        claim(site6, claim_of(GUEST_ADDRESS))
+        agent.wait_for_log("address-conflict", interface="eth0", address=GUEST_ADDRESS)
+        assert agent.status()["conflicts"] == 3
 
 
 # -- guests that were away ------------------------------------------------------------

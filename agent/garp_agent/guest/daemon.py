@@ -284,7 +284,8 @@ class AgentDaemon:
             tests = self._engine.conflicts.proxy_tests
             addresses = dict.fromkeys(tests.addresses(time.monotonic()))
             addresses.update(dict.fromkeys(each for plan in plans for each in plan.targets))
-            self._note_unheard(self._conflict_socket.listen_for(addresses))
+            names = [plan.link.name for plan in plans if plan.targets]
+            self._note_unheard(self._conflict_socket.listen_for(addresses, names))
 
     def _note_unheard(self, count: int) -> None:
         """Log once that conflicts of some addresses will not be noticed."""

@@ -1,8 +1,14 @@
-"""Receives frames in which other machines claim our addresses: two filtered AF_PACKET sockets.
+"""Receives frames in which other machines claim our addresses: filtered AF_PACKET sockets.
 
 Does not decide what follows from a claim.  The kernel's filter drops all frames that do not name
 one of our addresses, so that ordinary ARP and neighbour discovery wake no guest (packet(7);
 SO_ATTACH_FILTER, socket(7)).
+
+Python reports the link of a frame by its name, and only if that is UTF-8.  While a link has another
+name, each protocol has a second socket, of type SOCK_PACKET.  The kernel reports its frames with a
+struct sockaddr_pkt, whose family is the hardware type of the link: 1 for Ethernet, as for AF_UNIX.
+So Python reads the name as a path, which may hold any bytes (packet_rcv_spkt() in
+net/packet/af_packet.c).  It has room for 13 of the 15 bytes of a name.
 """
 
 from __future__ import annotations
@@ -18,12 +24,13 @@ from garp_agent.runtime.socket_filter import attach_filter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterable
 
 ETH_P_ARP = 0x0806  # <linux/if_ether.h>
 ETH_P_IPV6 = 0x86DD
 RECEIVE_BUFFER = 1 << 14  # bytes; the kernel drops the rest of a storm of claims
 FRAME = 1514  # bytes
+_SOCK_PACKET = 10  # <linux/net.h>
 BATCH = 16  # frames read from one socket in one call
 
 
@@ -35,34 +42,34 @@ class ConflictSocket:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._sockets = {}
+        self._sockets: dict[int, socket.socket] = {}
+        self._protocols: dict[int, int] = {}  # of each socket
+        self._for_bytes: list[int] = []  # sockets for names that are not UTF-8
         for protocol in (ETH_P_ARP, ETH_P_IPV6):
-            sock = socket.socket(
-                socket.AF_PACKET,
-                socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
-                socket.htons(protocol),
-            )
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-            self._sockets[sock.fileno()] = sock
-            self._epoll.register(sock.fileno(), select.EPOLLIN)
+            self._open(socket.SOCK_RAW, protocol)
         self.listen_for(())
 
     def fileno(self) -> int:
         """Return the descriptor to wait on, for reading."""
         return self._epoll.fileno()
 
-    def listen_for(self, addresses: Collection[bytes]) -> int:
+    def listen_for(self, addresses: Collection[bytes], links: Iterable[str] = ()) -> int:
         """Receive claims to these addresses, and to no others, from now on.
 
-        Return how many are left out: a filter has room for MOST_IPV4 and MOST_IPV6 of them, and
-        the kernel may have memory for fewer.  Raises OSError as setsockopt(2) does otherwise.
+        ``links``: the names of the links that have them.  Return how many addresses are left out:
+        a filter has room for MOST_IPV4 and MOST_IPV6 of them, and the kernel may have memory for
+        fewer.  Raises OSError as setsockopt(2) does otherwise.
         """
-        arp, ipv6 = self._sockets.values()
+        self._listen_on_bytes(not all(map(_is_utf8, links)))
         four = [each for each in addresses if len(each) == 4]
         sixteen = [each for each in addresses if len(each) == 16]
-        heard = _attach_most(arp, arp_filter, four[:MOST_IPV4])
-        heard += _attach_most(ipv6, advertisement_filter, sixteen[:MOST_IPV6])
-        return len(four) + len(sixteen) - heard
+        heard = []
+        for descriptor, sock in self._sockets.items():
+            if self._protocols[descriptor] == ETH_P_ARP:
+                heard.append(_attach_most(sock, arp_filter, four[:MOST_IPV4]))
+            else:
+                heard.append(_attach_most(sock, advertisement_filter, sixteen[:MOST_IPV6]))
+        return len(four) + len(sixteen) - heard[0] - heard[1]
 
     def read(self) -> list[ClaimSeen]:
         """Return claims that have arrived, at most BATCH for each protocol."""
@@ -74,19 +81,56 @@ class ConflictSocket:
                     claim = decode(frame)
                 except OSError:  # EAGAIN: no more frames; ENETDOWN: a link went down
                     break
-                except (FrameError, UnicodeDecodeError):  # malformed; a link name that is not UTF-8
+                except (FrameError, UnicodeDecodeError):  # malformed; the other socket has it
                     continue
+                if descriptor in self._for_bytes:
+                    # Of another type than Ethernet it is no text; UTF-8: the other socket has it.
+                    if not isinstance(source, str) or _is_utf8(source):
+                        continue
+                    source = (source,)
                 if claim.override and not claim.probe:
                     claims.append(
                         ClaimSeen(source[0], claim.address, claim.hardware_address, claim.answer)
                     )
         return claims
 
+    def _open(self, kind: int, protocol: int) -> int:
+        kind |= socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        sock = socket.socket(socket.AF_PACKET, kind, socket.htons(protocol))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        self._sockets[sock.fileno()] = sock
+        self._protocols[sock.fileno()] = protocol
+        self._epoll.register(sock.fileno(), select.EPOLLIN)
+        return sock.fileno()
+
+    def _listen_on_bytes(self, wanted: bool) -> None:
+        """Open or close the sockets for links whose names are not UTF-8."""
+        if not wanted:
+            for descriptor in self._for_bytes:
+                self._epoll.unregister(descriptor)
+                self._sockets.pop(descriptor).close()
+            self._for_bytes.clear()
+        elif not self._for_bytes:
+            try:
+                for protocol in (ETH_P_ARP, ETH_P_IPV6):
+                    self._for_bytes.append(self._open(_SOCK_PACKET, protocol))
+            except OSError:
+                pass  # no descriptor is left; the next change of addresses tries again
+
     def close(self) -> None:
         """Close everything."""
         self._epoll.close()
         for sock in self._sockets.values():
             sock.close()
+
+
+def _is_utf8(name: str) -> bool:
+    """Return whether a name has no byte that stands in it as a lone surrogate (PEP 383)."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _attach_most(
