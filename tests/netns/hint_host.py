@@ -51,6 +51,16 @@ class Line:
         assert not line.endswith(b"\r"), "the line is not raw"
         return dict(json.loads(line.rpartition(b"\xff")[2]))
 
+    def wait_until_heard(self) -> None:
+        """Wait until the agent listens: it discards what comes soon after it opened a terminal."""
+        for number in range(int(LIMIT / 0.05)):
+            self.send(b'{"execute": "sync", "id": %d}' % number)
+            if select.select([self.descriptor], [], [], 0.05)[0]:
+                break
+        os.read(self.descriptor, 1)  # the agent ends what it did not write: its first byte is LF
+        while self.reply()["id"] != number:
+            pass
+
     def ask(self, *lines: bytes) -> list[dict[str, Any]]:
         self.send(*lines)
         return [self.reply() for _ in lines]
@@ -92,7 +102,9 @@ class TerminalHost:
         # Until the agent has made the line raw, the terminal echoes and edits what it receives.
         until(lambda: not termios.tcgetattr(slave)[3] & termios.ECHO, "the agent opens the line")
         os.close(slave)
-        return Line(master)
+        line = Line(master)
+        line.wait_until_heard()
+        return line
 
     def close(self) -> None:
         pass

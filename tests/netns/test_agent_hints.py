@@ -39,6 +39,7 @@ def connected(site: Site, host: Host, config: str) -> Iterator[tuple[Agent, Line
 def test_burst_hint_is_answered_after_its_frames(site: Site, host: Host) -> None:
     with connected(site, host, QUIET) as (agent, line), closing(line):
         site.wire.clear()
+        before = agent.status()["hint_port"]["requests"]
         for n in range(1, 4):
             (reply,) = line.ask(b"BURST")
             assert len(site.wire.announcements(GUEST_ADDRESS)) == n
@@ -48,7 +49,7 @@ def test_burst_hint_is_answered_after_its_frames(site: Site, host: Host) -> None
         assert info["return"]["links"] == links
         assert set(refused) == {"error"}
         status = agent.status()["hint_port"]
-        assert (status["requests"], status["errors"]) == (4, 1)
+        assert (status["requests"], status["errors"]) == (before + 4, 1)
         rounds = b'{"reason": "bond0: eth1 -> eth2", "count": 4, "interval": 0.05, "delay": 0.05}'
         (reply,) = line.ask(b'{"execute": "burst", "arguments": %s, "id": 7}' % rounds)
         assert (reply["id"], reply["return"]["frames"]) == (7, 0)
@@ -81,7 +82,7 @@ def test_lease_stretches_the_interval_until_the_host_hangs_up(site: Site, host: 
         agent.send_more(2)  # it refreshes again
         line.ask(lease % 600)
         status = agent.status()
-        assert status["hint_port"]["state"] == "open, host connected"
+        assert status["hint_port"]["state"] in ("open", "open, host connected")
         assert 0 < status["lease"] <= 600
         os.write(line.descriptor, b'{"execute": "burst", "arguments": {"reason": "half')
         line.close()
@@ -137,8 +138,9 @@ def test_terminal_gets_few_bytes_of_replies_at_a_time(site: Site) -> None:
     site.guest(*(f"address add 10.100.100.{n}/32 dev eth0" for n in range(100, 160)))
     host = TerminalHost(site.directory)
     with closing(host), connected(site, host, QUIET + NO_BUCKET) as (agent, line):
+        before = agent.status()["hint_port"]["requests"]
         line.send(*[b'{"execute": "info", "id": 1}'] * 30)  # 870 bytes, which come in few reads
-        until(lambda: agent.status()["hint_port"]["requests"] == 30, "all are read")
+        until(lambda: agent.status()["hint_port"]["requests"] == before + 30, "all are read")
         line.send(b'{"execute": "sync", "id": 2}')
         replies: list[dict[str, Any]] = []
         while not replies or replies[-1]["id"] != 2:
