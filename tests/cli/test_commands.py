@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,6 +55,33 @@ def test_command_at_ctrl_c_exits_with_130(
             finally:
                 process.kill()
     assert (process.returncode, out, err) == (130, "", "\n")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+@pytest.mark.parametrize("program", GROUPS, ids=["garp-agent", "garp-hint"])
+def test_command_without_permission_exits_with_77(
+    short_path: Path, program: tuple[str, ...]
+) -> None:
+    """The files belong to root alone."""
+    tree = short_path / "tree"
+    for folder in ("etc", "opt"):
+        (tree / folder).mkdir(parents=True)
+    (tree / "opt" / program[-1]).touch()
+    secret = short_path / "secret"
+    secret.mkdir(0o700)
+    short_path.chmod(0o755)
+    option = "--control-socket" if program == AGENT else "--status-socket"
+    other_user = ("setpriv", "--reuid=65534", "--clear-groups")
+    for command in (
+        ("status", option, f"{secret}/control.sock"),
+        ("install", "--program", f"/opt/{program[-1]}", "--root", str(tree)),
+    ):
+        asked = [*other_user, *program, *command]
+        options: Any = {"cwd": "/", "env": ENVIRONMENT, "capture_output": True, "text": True}
+        done = subprocess.run(asked, check=False, **options)
+        assert (done.returncode, done.stdout) == (77, ""), command
+        assert "ermission denied" in done.stderr
+        assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

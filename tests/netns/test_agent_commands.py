@@ -130,7 +130,7 @@ def test_unprivileged_user_with_the_capability_runs_it_and_others_may_not_ask(si
             assert agent.control.stat().st_uid == 65534
             asked = ("status", "--control-socket", str(agent.control))
             status, said, errors = result(site, *asked, prefix=user(65533))
-    assert (status, said) == (1, "")
+    assert (status, said) == (77, "")
     assert "permission denied" in errors
 
 

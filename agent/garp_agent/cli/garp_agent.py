@@ -343,10 +343,12 @@ def _ask(path: str, command: str, arguments: dict[str, object] | None = None) ->
         _fail("the configuration has no control socket (control_socket: none)")
     try:
         return client.ask(path, command, arguments)
+    except client.NotPermittedError as error:
+        _fail(str(error), EXIT_NO_PERMISSION)
     except client.ClientError as error:
         _fail(str(error))
 
 
-def _fail(text: str) -> NoReturn:
+def _fail(text: str, status: int = EXIT_FAILED) -> NoReturn:
     click.echo(f"garp-agent: {text}", err=True)
-    sys.exit(EXIT_FAILED)
+    sys.exit(status)

@@ -38,7 +38,7 @@ from garp_agent.hypervisor.io.channels import Finder
 from garp_agent.render import hypervisor as render
 from garp_agent.render.history_page import history_page
 from garp_agent.runtime import client
-from garp_agent.runtime.exits import EXIT_FAILED, EXIT_NO_GUEST, EXIT_NO_WATCHER
+from garp_agent.runtime.exits import EXIT_FAILED, EXIT_NO_GUEST, EXIT_NO_PERMISSION, EXIT_NO_WATCHER
 from garp_agent.wire.bounds import Bound
 from garp_agent.wire.protocol import (
     BURST_COUNT,
@@ -70,7 +70,8 @@ def cli() -> None:
     """Hint this hypervisor's guests to announce their addresses when a bond fails over.
 
     Exit status: 0 done; 1 not done, or a guest that was to be hinted did not answer; 2 wrong
-    usage; 3 there is no such guest, or none at all; 4 the watcher does not answer.
+    usage; 3 there is no such guest, or none at all; 4 the watcher does not answer; 77 no
+    permission.
     """
 
 
@@ -400,4 +401,5 @@ def _ask_watcher(path: str) -> dict[str, Any]:
         return client.ask(path, "status", program="garp-hint watch")
     except client.ClientError as error:
         click.echo(f"garp-hint: {error}", err=True)
-        sys.exit(EXIT_NO_WATCHER)
+        forbidden = isinstance(error, client.NotPermittedError)
+        sys.exit(EXIT_NO_PERMISSION if forbidden else EXIT_NO_WATCHER)

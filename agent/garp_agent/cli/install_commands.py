@@ -10,7 +10,7 @@ from typing import Callable
 
 import click
 
-from garp_agent.runtime.exits import EXIT_FAILED
+from garp_agent.runtime.exits import EXIT_FAILED, EXIT_NO_PERMISSION
 
 # Only for completion.  As types of the options they would make click look at the files.
 FILE_NAMES = click.Path().shell_complete
@@ -84,4 +84,4 @@ def _print_lines(work: Callable[[], list[str]], program: str) -> None:
             click.echo(line)
     except (InstallError, OSError) as error:
         click.echo(f"{program}: {error}", err=True)
-        sys.exit(EXIT_FAILED)
+        sys.exit(EXIT_NO_PERMISSION if isinstance(error, PermissionError) else EXIT_FAILED)

@@ -14,6 +14,10 @@ class ClientError(Exception):
     """There was no reply, or the daemon refused; the text says what to do."""
 
 
+class NotPermittedError(ClientError):
+    """This process may not use the control socket."""
+
+
 def ask(
     path: str,
     command: str,
@@ -32,7 +36,8 @@ def ask(
     except (FileNotFoundError, ConnectionRefusedError):
         raise ClientError(f"{path}: no {program} answers there; is it running?") from None
     except PermissionError:
-        raise ClientError(f"{path}: permission denied; run as root or as its group") from None
+        text = f"{path}: permission denied; run as root or as its group"
+        raise NotPermittedError(text) from None
     except OSError as error:
         raise ClientError(f"{path}: {error.strerror or 'no answer in time'}") from None
     try:
