@@ -152,7 +152,7 @@ class WatcherDaemon:
 
         options = self._options
         rules = learning_rules(options.learn_never, options.learn_ports, options.learn_vlans)
-        made = Learning(self._links.follower, rules, options.learn_pace, options.libvirt_status)
+        made = Learning(self._links.follower, rules, options.learn_pace)
         self._links.note = made.note
         return made
 
@@ -197,12 +197,13 @@ class WatcherDaemon:
     def _find(self, now: float) -> None:
         self._next_find = now + self._options.discover
         self._watcher.found(self._finder.find(), now)
-        self._guest_paths.ports.state((mac, port) for _, port, mac in self._cards.read())
+        cards = self._cards.read()
+        self._guest_paths.ports.state((mac, port) for _, port, mac in cards)
         self._guest_paths.ports.look_for(self._watcher.macs(), now)
         if self._libvirt is not None:
             self._libvirt.keep(now)
         if self._learning is not None:
-            self._learning.find()
+            self._learning.found(cards)
         if self._options.announce_self:
             self._watcher.found_monitors([*xen_cards(), *self._monitor_finder.find()])
         refused = {**self._finder.refused, **self._monitor_finder.refused}

@@ -13,7 +13,6 @@ from garp_agent.hypervisor.core.learning_warnings import learning_warnings
 from garp_agent.hypervisor.core.linkstate import MODE_8023AD, LinkReport
 from garp_agent.hypervisor.core.ways import NOTHING, way_with_learning
 from garp_agent.hypervisor.io.learning_socket import LearningSocket, is_full
-from garp_agent.hypervisor.io.libvirt_cards import LibvirtCards
 from garp_agent.runtime.netlink import Netlink
 from garp_agent.wire.model import LEVEL_WARNING, DumpComplete, DumpPartial, DumpStarted
 from garp_agent.wire.notices import Notices
@@ -41,14 +40,12 @@ class Learning:
         follower: Follower,
         rules: LearningRules,
         pace: int,
-        libvirt_status: str,
     ) -> None:
         """Raises NoRawFramesError, OSError if there can be no socket."""
         self._follower = follower
         self._notices = Notices()
         self.take_notices = self._notices.take
         self._socket = LearningSocket()
-        self._cards = LibvirtCards(libvirt_status)
         self._state = LearningState(follower.table, follower.topology)
         self._rounds = LearningRounds(self._state, follower.table, rules, pace, self._notices)
         self._netlink: Netlink[TableMessage] = Netlink(
@@ -98,8 +95,11 @@ class Learning:
     def advance(self, now: float) -> None:
         """Ask for tables if it is time to; send what is due."""
         self._rounds.advance(now)
-        if self._rounds.wants_tables and not self._is_reading:
-            self._netlink.ask_again(now)
+        if not self._is_reading:
+            if self._rounds.wants_tables:
+                self._netlink.ask_again(now)
+            if now >= self._netlink.deadline():
+                self._netlink.choose(self._state.needed_dumps())
         self._take(self._netlink.reconcile(now), now)
         self._send(now)
 
@@ -158,9 +158,9 @@ class Learning:
                 self._notices.say(LEVEL_WARNING, "learning-hindered", reason=warning)
         self._warned = set(warnings)
 
-    def find(self) -> None:
-        """Read again which MACs libvirt has given to which ports."""
-        self._found_cards = self._cards.read()
+    def found(self, cards: list[LibvirtCard]) -> None:
+        """Take in the cards of libvirt's guests."""
+        self._found_cards = cards
         self._rounds.named = {card.port: card.hardware_address for card in self._found_cards}
 
     def _bonds_of(self, ifindexes: Iterable[int]) -> set[int]:

@@ -17,6 +17,7 @@ from garp_agent.wire.record import Generic, T
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Union
 
     from garp_agent.wire.rtnetlink import ControlMessage, Subject
@@ -71,6 +72,10 @@ class Netlink(Generic[T]):
             return self.read(now) if self._must_start() else []
         self._next_dump = now + self.reconcile_interval
         return self._start(now)
+
+    def choose(self, steps: tuple[Callable[[int], bytes], ...]) -> None:
+        """Make only these requests in the dumps to come.  Not during a dump."""
+        self._subject = self._subject._replace(steps=steps)
 
     def ask_again(self, now: float) -> None:
         """Start a dump with the next call of :meth:`reconcile`, at ``now`` or later."""

@@ -162,16 +162,16 @@ class _Planner:
         self._rules = rules
         self._moment = moment
         self._paths = TaggedPaths(table, topology, vlans)
+        self._heard = {port: list(memory.heard(port)) for port in memory.ports()}
         self._latest = self._latest_ports()
         self._outside: dict[int, dict[tuple[bytes, int], float]] = {}  # by bridge
         self._entries: dict[tuple[int, bytes, tuple[VlanTag, ...]], LearningEntry] = {}
         self._left_out: list[LeftOut] = []
 
     def result(self) -> LearningPlan:
-        entries = sorted(
-            self._entries.values(), key=lambda each: (_KINDS.index(each.kind), -each.silent)
-        )
-        return LearningPlan(tuple(entries), tuple(self._left_out))
+        entries = sorted(self._entries.values(), key=lambda each: each.silent, reverse=True)
+        ordered = [each for kind in _KINDS for each in entries if each.kind == kind]
+        return LearningPlan(tuple(ordered), tuple(self._left_out))
 
     # -- the host -----------------------------------------------------------------------
 
@@ -223,7 +223,7 @@ class _Planner:
         filters = self._paths.filters_vlans(port.master_ifindex)
         own = self._moment.named.get(port.name, b"") or _own_octets(port)
         is_heard = False
-        for mac, vlan, heard_at in self._memory.heard(port.ifindex):
+        for mac, vlan, heard_at in self._heard.get(port.ifindex, ()):
             if filters != bool(vlan):
                 continue  # an entry made by hand, which such a bridge does not use
             kind = OWN if own and mac.endswith(own) else FURTHER
@@ -333,11 +333,11 @@ class _Planner:
     def _latest_ports(self) -> dict[tuple[int, bytes, int], float]:
         """Return when each address was heard last on any guest port of its bridge."""
         latest: dict[tuple[int, bytes, int], float] = {}
-        for port in self._memory.ports():
+        for port, heard in self._heard.items():
             link = self._table.links.get(port)
             if link is None:
                 continue
-            for mac, vlan, heard_at in self._memory.heard(port):
+            for mac, vlan, heard_at in heard:
                 key = (link.master_ifindex, mac, vlan)
                 if heard_at > latest.get(key, -inf):
                     latest[key] = heard_at

@@ -48,6 +48,9 @@ SHARED = (
 )
 
 
+_SHARED_BEGINNINGS = {prefix.value >> 32 for prefix in SHARED}  # the first two octets
+
+
 def _every_port(_name: str) -> bool:
     return True
 
@@ -64,7 +67,10 @@ class LearningRules(NamedTuple):
         number = int.from_bytes(hardware_address, "big")
         if hardware_address[0] & 1 or not number:
             return "no address of one host"
-        for prefix in (*SHARED, *self.never):
+        prefixes = self.never
+        if number >> 32 in _SHARED_BEGINNINGS:
+            prefixes += SHARED
+        for prefix in prefixes:
             if prefix.covers(number):
                 return prefix.what
         return ""
