@@ -70,6 +70,7 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 @click.option(
     "--status-socket",
     metavar="PATH",
+    shell_complete=FILE_NAMES,
     default=watch_options.STATUS_SOCKET,
     show_default=True,
     help="Socket of the watcher, which knows the names of the guests.",

@@ -52,7 +52,7 @@ LEARNING = (
     click.option(
         "--learn-port",
         "learn_ports",
-        metavar="GLOB",
+        metavar="PORTS",
         multiple=True,
         help="Send learning frames only for what is behind guest ports with these names. Quote "
         "it. May be given more than once.",

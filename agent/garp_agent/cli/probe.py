@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from garp_agent.cli.install_commands import FILE_NAMES
 from garp_agent.cli.terminal import screen
 from garp_agent.hypervisor import options as watch_options
 from garp_agent.hypervisor.core.probe_series import (
@@ -47,6 +48,7 @@ NOTHING = "garp-hint: there is nothing to probe: no guest is behind a bond with 
 @click.option(
     "--status-socket",
     metavar="PATH",
+    shell_complete=FILE_NAMES,
     default=watch_options.STATUS_SOCKET,
     show_default=True,
     help="Socket of the watcher, which knows the names of the guests.",
