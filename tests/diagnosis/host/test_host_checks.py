@@ -52,6 +52,7 @@ def test_healthy_host_has_one_good_finding_for_each_check() -> None:
         Finding("leases", Level.OK, "1 of 1 guests that answer have one"),
         Finding("guests", Level.OK, "1 guest answers: web1"),
         Finding("hints", Level.OK, "3 answered, the slowest after 84 ms"),
+        Finding("ways", Level.OK, "agent 1"),
         Finding("paths", Level.OK, "delivered from the standby port: 1 of 1"),
     ]
 
@@ -232,6 +233,10 @@ def test_healthy_host_has_one_good_finding_for_each_check() -> None:
             *("warn", "hints", "web1 answered a hint only after 2.5 s", "CPU time"),
         ),
         (
+            {"status": {"guests": [watched(way="nothing", no_way="no --learn")]}},
+            *("warn", "ways", "nothing announces web1 after a failover: no --learn", "--learn"),
+        ),
+        (
             {"paths": PathFacts(lost=("web1 is lost",))},
             *("fail", "paths", "web1 is lost", "garp-hint probe"),
         ),
@@ -259,6 +264,7 @@ def test_one_fault_is_found_with_the_command_that_mends_it(
         {"bonds": ()},
         {"bridges": (bridge(uplinks=(), guest_ports=()),)},
         {"bridges": (bridge(uplinks=()),)},
+        {"bridges": (bridge(uplinks=(UPLINK, OTHER_UPLINK._replace(is_tunnel=True))),)},
         {"bridges": (bridge(guest_ports=(TAP._replace(vlans=frozenset({7})),)),)},  # no filter
         {"status": {"leases": False, "guests": [watched(lease=0)]}},
         {"status": {"guests": [watched(lease=0, no_lease="bond0 changed 3 s ago")]}},

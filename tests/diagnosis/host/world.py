@@ -57,6 +57,8 @@ def watched(name: str = "web1", **changes: Any) -> dict[str, Any]:
         "lease": 80.0,
         **counted,
         "no_lease": None,
+        "way": "agent",
+        "no_way": None,
     } | changes
 
 

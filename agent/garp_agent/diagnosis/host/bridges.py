@@ -48,13 +48,18 @@ def _uplinks(bridge: BridgeFacts) -> Iterator[Finding]:
             f"bridge link show shows the state; wait for STP, or bridge link set dev "
             f"{bridge.uplinks[0].name} state 3",
         )
-    elif len(forwarding) > 1 and not bridge.options.stp:
+    elif len(forwarding) > 1 and not bridge.options.stp and len(_wires(bridge)) > 1:
         yield warn(
             check,
             f"{some(forwarding)} are uplinks that forward, and STP is off: a loop if they lead to "
             "one network",
             f"put them into a bond; or ip link set {bridge.name} type bridge stp_state 1",
         )
+
+
+def _wires(bridge: BridgeFacts) -> list[BridgePortFacts]:
+    """Return the uplinks without tunnels, whose network and VLANs are others on purpose."""
+    return [port for port in bridge.uplinks if not port.is_tunnel]
 
 
 def _passes_frames(port: BridgePortFacts) -> bool:
@@ -80,7 +85,7 @@ def _spanning_tree(bridge: BridgeFacts) -> Iterator[Finding]:
 def _missing_vlans(bridge: BridgeFacts) -> Iterator[Finding]:
     if not bridge.filters_vlans:
         return
-    for uplink in bridge.uplinks:
+    for uplink in _wires(bridge):
         lacking: dict[frozenset[int], list[str]] = {}
         for port in bridge.guest_ports:
             missing = port.vlans - uplink.vlans

@@ -32,6 +32,7 @@ class BridgePortFacts(NamedTuple):
     has_carrier: bool = True
     state: int | None = None  # hypervisor.core.linkstate.STATE_*; None: not known
     vlans: frozenset[int] = frozenset()
+    is_tunnel: bool = False  # it leads to another network than the others, as a rule
 
 
 class BridgeFacts(NamedTuple):

@@ -32,6 +32,7 @@ from garp_agent.hypervisor.core.bonds import Follower
 from garp_agent.hypervisor.core.bridge_vlans import PortVlans
 from garp_agent.hypervisor.core.linkstate import LINKS, LinkSnapshot
 from garp_agent.hypervisor.core.probe_series import DELIVERED, ProbeSeries
+from garp_agent.hypervisor.core.topology import TUNNELS
 from garp_agent.hypervisor.guest_path_lookup import add_paths, dumped
 from garp_agent.hypervisor.io.channels import Finder
 from garp_agent.hypervisor.io.xenstore import xen_channels
@@ -162,7 +163,8 @@ def bridges_in(follower: Follower, told: list[Told]) -> tuple[BridgeFacts, ...]:
         table = tables.get(link.ifindex)
         spans = [range(each.first, each.last + 1) for each in table.ranges] if table else []
         vlans = frozenset(vlan for span in spans for vlan in span)
-        return BridgePortFacts(link.name, link.has_carrier, link.port_state, vlans)
+        is_tunnel = link.kind in TUNNELS
+        return BridgePortFacts(link.name, link.has_carrier, link.port_state, vlans, is_tunnel)
 
     found = []
     for link, settings in _with_settings(follower, told):

@@ -5,12 +5,14 @@ Pure: facts in, findings out.  A guest can send any text: the report makes it pr
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 from garp_agent.diagnosis.doctor.findings import Finding, duration, fail, ok, skip, warn
 from garp_agent.diagnosis.host.facts import HostFacts
 from garp_agent.hypervisor.core.exchange import Outcome
+from garp_agent.hypervisor.core.ways import NOTHING
 from garp_agent.render.hypervisor import GIVE_CHANNEL, from_guest
 from garp_agent.render.table import some
 
@@ -65,6 +67,7 @@ def guests(facts: HostFacts) -> Iterator[Finding]:
     yield from _versions(answering, facts.version)
     yield from _unknown_ports(answering)
     yield from _late(facts)
+    yield from _ways(facts)
 
 
 def _names(chosen: list[dict[str, Any]]) -> str:
@@ -130,6 +133,22 @@ def _unknown_ports(answering: list[dict[str, Any]]) -> Iterator[Finding]:
             f"the port is not known of {_names(unknown)}: they get each hint and no lease",
             "wait until the guest has sent a frame; a card that is passed through has no port here",
         )
+
+
+def _ways(facts: HostFacts) -> Iterator[Finding]:
+    """Say how guests are announced after a failover; an older watcher does not tell."""
+    told = [each for each in (facts.watcher.status or {}).get("guests", ()) if each.get("way")]
+    without = [each for each in told if each["way"] == NOTHING]
+    if without:
+        why = without[0].get("no_way")
+        yield warn(
+            "ways",
+            f"nothing announces {_names(without)} after a failover{f': {why}' if why else ''}",
+            "in the guest: install garp-agent; or on this host: garp-hint install --learn",
+        )
+    ways = Counter(each["way"] for each in told if each["way"] != NOTHING)
+    if ways:
+        yield ok("ways", ", ".join(f"{way} {number}" for way, number in sorted(ways.items())))
 
 
 def _late(facts: HostFacts) -> Iterator[Finding]:

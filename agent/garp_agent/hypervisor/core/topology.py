@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _GUEST_KINDS = ("tun", "netkit", "macvtap", "ipvtap", "dummy")
 _TAPS_OF_A_LINK = ("macvtap", "ipvtap")
 _STACKED = ("vlan", "macvlan", "macsec", *_TAPS_OF_A_LINK)
-_TUNNELS = ("vxlan", "geneve", "gretap", "ip6gretap", "erspan", "ip6erspan")
+TUNNELS = ("vxlan", "geneve", "gretap", "ip6gretap", "erspan", "ip6erspan")
 _SWITCHES = ("bridge", "openvswitch")
 _OVS = "openvswitch"
 
@@ -117,7 +117,7 @@ class Topology:
     def _below(self, link: LinkSnapshot) -> Iterable[int]:
         if link.kind in _SWITCHES:
             return [port.ifindex for port in self.uplinks(link.ifindex)]
-        if link.kind in (*_STACKED, *_TUNNELS) and link.lower_ifindex:
+        if link.kind in (*_STACKED, *TUNNELS) and link.lower_ifindex:
             return [link.lower_ifindex]
         return []
 
@@ -147,11 +147,11 @@ def _serves_a_guest(port: LinkSnapshot) -> bool:
 def _gap(link: LinkSnapshot) -> list[str]:
     if link.kind == _OVS:
         return [f"{link.name}: Open vSwitch is not followed"]
-    if link.kind in _TUNNELS and not link.lower_ifindex:
+    if link.kind in TUNNELS and not link.lower_ifindex:
         return [f"{link.name}: the way of a routed {link.kind} tunnel is not followed"]
     if link.kind in _STACKED and not link.lower_ifindex:
         return [f"{link.name}: what is below is in another namespace"]
-    known = ("", "bond", "team", "bridge", "veth", *_STACKED, *_TUNNELS)
+    known = ("", "bond", "team", "bridge", "veth", *_STACKED, *TUNNELS)
     if link.kind in known:
         return []
     if link.kind in _GUEST_KINDS:
