@@ -17,6 +17,7 @@ PROGRAM = "/opt/garp/bin/garp-agent"
 UNIT = "etc/systemd/system/garp-agent.service"
 SYSTEMD = CONTRIB / "systemd"
 UNITS = sorted(path.name for path in SYSTEMD.glob("*.service"))
+SERVICES = [*sorted(SYSTEMD.glob("*.service")), *(CONTRIB / "prometheus").glob("*.service")]
 ENVIRONMENT = {"PYTHONPATH": str(ROOT / "agent")}
 MAX_EXPOSURE = 16  # `systemd-analyze security --threshold`, in tenths
 
@@ -206,6 +207,13 @@ def test_next_steps_are_given_for_the_running_system_only(tree: Path) -> None:
     )
 
 
+def test_next_steps_restore_the_labels_where_selinux_is_on(tmp_path: Path) -> None:
+    assert "restorecon" not in install.next_steps("/", selinux=str(tmp_path / "absent"))
+    said = install.next_steps("/", selinux=str(tmp_path))
+    assert said.startswith("now: restorecon -RF /etc/systemd/system/garp-agent.service ")
+    assert " /usr/local/sbin/garp-agent; systemctl daemon-reload && " in said
+
+
 def test_single_file_installs_itself(pyz: Path, tree: Path) -> None:
     before = listing(tree, folders=False)
     copied = tree / "usr/local/sbin/garp-agent"
@@ -228,10 +236,10 @@ def test_units_satisfy_systemd(name: str, tmp_path: Path) -> None:
     assert [line for line in said.splitlines() if "garp" in line] == []
 
 
-@pytest.mark.parametrize("name", ["garp-agent.service", "garp-hint.service"])
-def test_units_stay_hardened(name: str) -> None:
+@pytest.mark.parametrize("unit", SERVICES, ids=lambda path: path.name)
+def test_units_stay_hardened(unit: Path) -> None:
     options = ("security", "--offline=true", "--no-pager", f"--threshold={MAX_EXPOSURE}")
-    run(need("systemd-analyze", "systemd"), *options, SYSTEMD / name)
+    run(need("systemd-analyze", "systemd"), *options, unit)
 
 
 def test_unit_and_rule_agree_with_the_program() -> None:

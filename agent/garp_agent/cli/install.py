@@ -14,6 +14,8 @@ import os
 import sys
 from typing import Any, NamedTuple
 
+from garp_agent.cli import old_systemd
+
 GROUP = "garp"
 UNITS = "etc/systemd/system"
 WANTS = f"{UNITS}/multi-user.target.wants"
@@ -46,6 +48,12 @@ class Kit(NamedTuple):
     def unit(self) -> str:
         """Return where its unit goes."""
         return f"{UNITS}/{self.name}.service"
+
+    @property
+    def old_systemd(self) -> list[str]:
+        """Return where the drop-ins for an old systemd go."""
+        units = [each for each in self.files if each.endswith(".service")]
+        return [f"{each}.d/{old_systemd.NAME}" for each in units]
 
     @property
     def own_copy(self) -> str:
@@ -128,6 +136,7 @@ def install(
     for inside, content in contents.items():
         kept = inside == CONFIG and os.path.exists(tree.path(inside))
         done.append(_done("kept", tree, inside) if kept else _write(tree, inside, content, 0o644))
+    done += _adapt(tree, kit)
     done.append(_link(tree, f"{WANTS}/{kit.name}.service", f"/{kit.unit}"))
     done.append(_add_group(tree))
     return done
@@ -136,7 +145,7 @@ def install(
 def uninstall(root: str = "/", kit: Kit = AGENT) -> list[str]:
     """Remove everything again; return a line for each file.  Raises as :func:`install` does."""
     tree = _tree(root)
-    added = [each for each in kit.drop_ins if os.path.lexists(tree.path(each))]
+    added = [each for each in (*kit.drop_ins, *kit.old_systemd) if os.path.lexists(tree.path(each))]
     done = [_remove(tree, each) for each in added]
     if added and _package(tree, kit):
         return done
@@ -152,7 +161,7 @@ def uninstall(root: str = "/", kit: Kit = AGENT) -> list[str]:
     if _is_own_copy(tree.path(kit.own_copy)):
         done.append(_remove(tree, kit.own_copy))
     done.append(_remove_group(tree))
-    folders = {os.path.dirname(each) for each in kit.drop_ins}
+    folders = {os.path.dirname(each) for each in (*kit.drop_ins, *kit.old_systemd)}
     for inside in (WANTS, os.path.dirname(CONFIG), *folders):
         try:
             os.rmdir(tree.path(inside))
@@ -161,11 +170,27 @@ def uninstall(root: str = "/", kit: Kit = AGENT) -> list[str]:
     return done
 
 
-def next_steps(root: str, kit: Kit = AGENT) -> str:
-    """Return the commands to run next on a running system; "" for an image."""
+def next_steps(root: str, kit: Kit = AGENT, selinux: str = "/sys/fs/selinux/enforce") -> str:
+    """Return the commands to run next on a running system; "" for an image.
+
+    ``selinux``: a file that exists where SELinux is on; there the files need their labels.
+    """
     if os.path.realpath(root) != "/":
         return ""
-    return f"now: systemctl daemon-reload && {kit.next_step}"
+    label = ""
+    if os.path.exists(selinux):
+        paths = [*kit.files, kit.own_copy]
+        label = f"restorecon -RF {' '.join('/' + each.lstrip('/') for each in paths)}; "
+    return f"now: {label}systemctl daemon-reload && {kit.next_step}"
+
+
+def _adapt(tree: Tree, kit: Kit) -> list[str]:
+    """Write the drop-ins that the systemd of the tree needs, or remove them."""
+    version = old_systemd.version_in(tree.root)
+    text = "" if version is None else old_systemd.drop_in(version)
+    if text:
+        return [_write(tree, each, text.encode(), 0o644) for each in kit.old_systemd]
+    return [_remove(tree, each) for each in kit.old_systemd if os.path.lexists(tree.path(each))]
 
 
 # -- what is shipped -----------------------------------------------------------------------
