@@ -58,6 +58,14 @@ def test_work_beyond_the_time_limit_is_an_error(monkeypatch: pytest.MonkeyPatch)
         Child(lambda: time.sleep(1000)).result()
 
 
+def test_work_without_a_time_limit_is_killed_or_ended_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "TIME_LIMIT", 1)
+    Child(lambda: time.sleep(1000), time_limit=0).end()
+    assert Child(lambda: signal.alarm(0), time_limit=0).result() == 0  # no alarm was set
+    with pytest.raises(ChildError, match="^it was killed$"):
+        Child(lambda: os.kill(os.getpid(), 9), time_limit=0).result()
+
+
 def test_sigterm_ends_the_child_whatever_the_daemon_does_with_it(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGTERM, lambda number, frame: None)
     try:
