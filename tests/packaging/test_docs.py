@@ -107,6 +107,8 @@ def test_page_rc_local_can_be_followed(built: Path) -> None:
     assert re.search(r"^/etc/rc2\.d/S\d\dgarp-agent$", printed, re.MULTILINE)
 
 
+CAP_NET_RAW = 1 << 13  # <linux/capability.h>
+
 # The folders that a booted OpenRC has, then the life of its service.
 OPENRC = """
 for folder in exclusive started starting stopping inactive wasinactive failed daemons options; do
@@ -120,6 +122,7 @@ until garp-agent status; do sleep 0.2; done >/dev/null 2>&1
 $alone status
 $alone burst
 first=$(agent)
+grep -E 'Cap(Inh|Prm|Eff|Bnd|Amb)' /proc/$first/status
 $alone reload
 kill -9 $first
 until next=$(agent); [ -n "$next" ] && [ "$next" != "$first" ]; do sleep 0.2; done
@@ -144,6 +147,10 @@ def test_page_openrc_can_be_followed_and_its_service_runs(built: Path) -> None:
         assert [*(system.top / "etc").rglob("*garp-agent*")] == []
     for pattern in (r" +garp-agent \| +default", r".*status: started", r".*frames sent"):
         assert re.search(f"^{pattern}", printed, re.MULTILINE)
+    sets = {name: int(bits, 16) for name, bits in re.findall(r"^Cap(\w+):\t(\w+)$", printed, re.M)}
+    assert sets.keys() == {"Inh", "Prm", "Eff", "Bnd", "Amb"}
+    assert {name for name, bits in sets.items() if bits & ~CAP_NET_RAW} == set()
+    assert sets["Eff"] == CAP_NET_RAW
 
 
 @pytest.mark.parametrize("kind", ["venv", "pipx"])
