@@ -95,6 +95,14 @@ def announce_self(testbed: Testbed) -> HintWatcher:
 
 
 @contextmanager
+def learning_frames(testbed: Testbed) -> Iterator[None]:
+    """No agent: the hypervisor sends a RARP with the guest's MAC on the bond."""
+    with HintWatcher(testbed.hypervisor, "--learn", timeout="1") as watcher:
+        wait_for(lambda: watcher.status()["learning"]["remembered"], "the guest's MAC", step=0.2)
+        yield
+
+
+@contextmanager
 def guest_exec(testbed: Testbed) -> Iterator[None]:
     """No agent of ours: the hypervisor asks qemu-ga to run arping."""
     guest_port = FIND_PORT.format(name=GUEST_AGENT_PORT)
@@ -127,6 +135,7 @@ METHODS = (
     Method("arping", "arping loop, sleep 5 s", 6.0, arping_loop),
     Method("agent", "garp-agent, every 5 s", 5.0, lambda vm: Agent(vm.guest, interval="5s")),
     Method("announce-self", "no agent, QMP announce-self on failover", 0.5, announce_self),
+    Method("learning", "no agent, garp-hint watch --learn", 0.5, learning_frames),
     Method("guest-exec", "no agent, qemu-ga guest-exec arping on failover", 0.5, guest_exec),
     Method("hints", "garp-agent with hints (garp-hint watch)", 0.5, agent_with_hints),
     Method("talking", "for comparison: a guest that sends every 10 ms", 0.01, talking),
