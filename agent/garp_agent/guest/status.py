@@ -13,9 +13,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from garp_agent.guest.core.conflicts import Rival
     from garp_agent.guest.core.engine import Engine
     from garp_agent.guest.core.policy import LinkPlan
+    from garp_agent.guest.core.rival import Rival
     from garp_agent.guest.io.hint_port import HintPort
     from garp_agent.guest.requests import RequestHandler
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from garp_agent.config.settings import RateLimit, Settings
+from garp_agent.guest.core.link_schedule import Due
 from garp_agent.guest.core.model import Cause
-from garp_agent.guest.core.schedule import Due, Schedule
+from garp_agent.guest.core.schedule import Schedule
 
 LINK, OTHER = 2, 3
 PLENTY = RateLimit(1000.0, depth=1000)

@@ -52,9 +52,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from garp_agent.config.settings import Settings
+    from garp_agent.guest.core.link_schedule import Due
     from garp_agent.guest.core.model import EngineEvent, KernelEvent
     from garp_agent.guest.core.policy import LinkPlan, Target
-    from garp_agent.guest.core.schedule import Due
     from garp_agent.guest.core.shared_addresses import Route
 
 LATE = 1.0  # seconds; a turn that is less late does not count as a resume

@@ -20,103 +20,18 @@ from heapq import heappop, heappush
 from math import inf
 
 from garp_agent.config.settings import LONGEST
+from garp_agent.guest.core.link_schedule import BurstRounds, Due, LinkSchedule, Nic, Timer
 from garp_agent.guest.core.model import Cause
-from garp_agent.guest.core.rate_limit import FrameBucket
-from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from garp_agent.config.settings import RateLimit, Settings
+    from garp_agent.config.settings import Settings
 
 # Keys of bursts of all addresses, beside those of single addresses, which are bytes: a burst
 # that begins at once, and one that begins later.
 _ALL, _LATER = "all", "later"
-
-
-class Due(NamedTuple):
-    """One address that is to be announced now."""
-
-    ifindex: int
-    address: bytes
-    cause: Cause
-
-
-class _Burst(NamedTuple):
-    start: float  # seconds, monotonic
-    offsets: tuple[float, ...]  # of the rounds that are still to come, seconds after the start
-    cause: Cause
-
-    @property
-    def next_round(self) -> float:
-        return self.start + self.offsets[0]
-
-
-class _Timer:
-    """Something with a place in the heap."""
-
-    __slots__ = ("due", "serial")
-    rank = 0  # of those due at one time, the lowest ones come first
-
-    def __init__(self) -> None:
-        self.due = inf  # with ``serial``, the heap entry that counts
-        self.serial = 0
-
-
-class _Nic(_Timer):
-    """A bucket, and the links that wait for it in turn.  Due when the first of them is."""
-
-    __slots__ = ("bucket", "links", "waiting")
-    rank = 1  # all links that are due wait before one of them gets its turn
-
-    def __init__(self, limits: RateLimit) -> None:
-        super().__init__()
-        self.bucket = FrameBucket(limits)
-        self.links = 0  # that use it
-        self.waiting: dict[_LinkSchedule, None] = {}  # with pending addresses; the next one first
-
-
-class _LinkSchedule(_Timer):
-    """The schedule of one link.  Due when its next tick or round comes."""
-
-    __slots__ = (
-        "addresses",
-        "bursts",
-        "held",
-        "ifindex",
-        "last_burst",
-        "next_round",
-        "nic",
-        "pending",
-        "refresh",
-    )
-
-    def __init__(self, ifindex: int, nic: _Nic) -> None:
-        super().__init__()
-        self.ifindex = ifindex
-        self.nic = nic
-        # Address -> number of frames it takes.  The first ones are the next to be refreshed.
-        self.addresses: dict[bytes, int] = {}
-        self.pending: dict[bytes, Cause] = {}  # in the order in which they will be sent
-        self.bursts: dict[bytes | str, _Burst] = {}  # by address, or _ALL, or _LATER
-        self.next_round = inf  # the earliest next round of these bursts
-        self.refresh = inf  # when the next tick comes
-        self.held = 0  # how often an address had to wait for the bucket
-        self.last_burst: tuple[float, Cause] | None = None
-
-    def find_next_round(self) -> None:
-        """Update ``next_round``, after a change of ``bursts``.
-
-        Not looked up for every frame: a link can have thousands of bursts of single addresses.
-        """
-        self.next_round = inf
-        for burst in self.bursts.values():
-            self.next_round = min(self.next_round, burst.next_round)
-
-    def frames(self) -> int:
-        """Return the number of frames of the first pending address."""
-        return self.addresses.get(next(iter(self.pending)), 1)
 
 
 class Schedule:
@@ -136,11 +51,11 @@ class Schedule:
     def __init__(self, settings: Settings, uniform: Callable[[], float]) -> None:
         self._settings = settings
         self._uniform = uniform
-        self._links: dict[int, _LinkSchedule] = {}
+        self._links: dict[int, LinkSchedule] = {}
         self._nic_of: Mapping[int, int] = {}  # ifindex -> number of its NIC; else its own ifindex
         # Also without links, as long as their buckets are not full: a link can come back.
-        self._nics: dict[int, _Nic] = {}
-        self._heap: list[tuple[float, int, int, _Timer]] = []  # due, rank, serial
+        self._nics: dict[int, Nic] = {}
+        self._heap: list[tuple[float, int, int, Timer]] = []  # due, rank, serial
         self._serial = 0  # of heap entries: of those due at one time, the first in comes first
         self.interval = settings.interval  # seconds between refreshes, before jitter
 
@@ -177,7 +92,7 @@ class Schedule:
         """
         link = self._links.get(ifindex)
         if link is None:
-            link = self._links[ifindex] = _LinkSchedule(ifindex, self._nic(ifindex))
+            link = self._links[ifindex] = LinkSchedule(ifindex, self._nic(ifindex))
             link.nic.links += 1
         begins_or_ends = bool(link.addresses) != bool(addresses)
         for address in [a for a in link.addresses if a not in addresses]:
@@ -234,7 +149,7 @@ class Schedule:
         two delayed ones, the earlier wins.
         """
         link = self._links[ifindex]
-        burst = _Burst(now, offsets or self._settings.burst, cause)
+        burst = BurstRounds(now, offsets or self._settings.burst, cause)
         if addresses is not None:
             link.bursts.update(dict.fromkeys(addresses, burst))
         elif offsets and offsets[0] > 0:
@@ -303,11 +218,11 @@ class Schedule:
         while self.deadline() <= now:
             timer = heappop(self._heap)[3]
             timer.due = inf
-            if isinstance(timer, _LinkSchedule):
+            if isinstance(timer, LinkSchedule):
                 self._collect(timer, now)
                 self._enqueue(timer)
                 continue
-            assert isinstance(timer, _Nic)
+            assert isinstance(timer, Nic)
             due = self._take(timer, now)
             if due is not None:
                 return due
@@ -359,10 +274,10 @@ class Schedule:
 
     # -- one link -------------------------------------------------------------------
 
-    def _phase(self, link: _LinkSchedule, now: float) -> float:
+    def _phase(self, link: LinkSchedule, now: float) -> float:
         return now + self._uniform() * self.interval if link.addresses else inf
 
-    def _collect(self, link: _LinkSchedule, now: float) -> None:
+    def _collect(self, link: LinkSchedule, now: float) -> None:
         """Add what is due by now to the pending addresses."""
         if link.next_round <= now:
             for key, burst in [item for item in link.bursts.items() if item[1].next_round <= now]:
@@ -380,7 +295,7 @@ class Schedule:
             link.refresh = now + min(LONGEST, self.interval * (1.0 + swing))
         self._wait(link, now)
 
-    def _tick(self, link: _LinkSchedule) -> None:
+    def _tick(self, link: LinkSchedule) -> None:
         for _ in range(min(self._settings.addresses_per_tick, len(link.addresses))):
             address = next(iter(link.addresses))
             link.addresses[address] = link.addresses.pop(address)  # to the end of the round
@@ -388,10 +303,10 @@ class Schedule:
 
     # -- one NIC --------------------------------------------------------------------
 
-    def _nic(self, ifindex: int) -> _Nic:
+    def _nic(self, ifindex: int) -> Nic:
         number = self._nic_of.get(ifindex, ifindex)
         if number not in self._nics:
-            self._nics[number] = _Nic(self._settings.rate_limit)
+            self._nics[number] = Nic(self._settings.rate_limit)
         return self._nics[number]
 
     def _forget_nics(self, now: float) -> None:
@@ -400,19 +315,19 @@ class Schedule:
         for number in unused:
             del self._nics[number]
 
-    def _wait(self, link: _LinkSchedule, now: float) -> None:
+    def _wait(self, link: LinkSchedule, now: float) -> None:
         """Let the link wait for its NIC, if it has pending addresses."""
         if link.pending and link not in link.nic.waiting:
             link.nic.waiting[link] = None
             self._enqueue_nic(link.nic, now)
             link.held += link.nic.due > now
 
-    def _stop_waiting(self, link: _LinkSchedule, now: float) -> None:
+    def _stop_waiting(self, link: LinkSchedule, now: float) -> None:
         if link in link.nic.waiting:
             del link.nic.waiting[link]
             self._enqueue_nic(link.nic, now)
 
-    def _take(self, nic: _Nic, now: float) -> Due | None:
+    def _take(self, nic: Nic, now: float) -> Due | None:
         """Take the first pending address of the link whose turn it is."""
         link = next(iter(nic.waiting))
         due = None
@@ -427,7 +342,7 @@ class Schedule:
 
     # -- the heap -------------------------------------------------------------------
 
-    def _enqueue_nic(self, nic: _Nic, now: float) -> None:
+    def _enqueue_nic(self, nic: Nic, now: float) -> None:
         """Put the NIC into the heap for the moment at which it lets a frame out."""
         if nic.waiting:
             frames = next(iter(nic.waiting)).frames()
@@ -435,11 +350,11 @@ class Schedule:
         else:
             self._push(nic, inf)
 
-    def _enqueue(self, link: _LinkSchedule) -> None:
+    def _enqueue(self, link: LinkSchedule) -> None:
         """Put the link into the heap for the moment of its next tick or round."""
         self._push(link, min(link.refresh, link.next_round))
 
-    def _push(self, timer: _Timer, due: float) -> None:
+    def _push(self, timer: Timer, due: float) -> None:
         if due == inf:
             timer.due, timer.serial = inf, 0  # no entry has this serial
         elif due != timer.due:

@@ -1,0 +1,100 @@
+"""The schedule of one link and the bucket of one NIC, as guest.core.schedule keeps them.
+
+Holds what is pending and when it is due.  Does not decide the order of links.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+from garp_agent.guest.core.model import Cause
+from garp_agent.guest.core.rate_limit import FrameBucket
+from garp_agent.wire.record import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from garp_agent.config.settings import RateLimit
+
+
+class Due(NamedTuple):
+    """One address that is to be announced now."""
+
+    ifindex: int
+    address: bytes
+    cause: Cause
+
+
+class BurstRounds(NamedTuple):
+    start: float  # seconds, monotonic
+    offsets: tuple[float, ...]  # of the rounds that are still to come, seconds after the start
+    cause: Cause
+
+    @property
+    def next_round(self) -> float:
+        return self.start + self.offsets[0]
+
+
+class Timer:
+    """Something with a place in the heap."""
+
+    __slots__ = ("due", "serial")
+    rank = 0  # of those due at one time, the lowest ones come first
+
+    def __init__(self) -> None:
+        self.due = inf  # with ``serial``, the heap entry that counts
+        self.serial = 0
+
+
+class Nic(Timer):
+    """A bucket, and the links that wait for it in turn.  Due when the first of them is."""
+
+    __slots__ = ("bucket", "links", "waiting")
+    rank = 1  # all links that are due wait before one of them gets its turn
+
+    def __init__(self, limits: RateLimit) -> None:
+        super().__init__()
+        self.bucket = FrameBucket(limits)
+        self.links = 0  # that use it
+        self.waiting: dict[LinkSchedule, None] = {}  # with pending addresses; the next one first
+
+
+class LinkSchedule(Timer):
+    """The schedule of one link.  Due when its next tick or round comes."""
+
+    __slots__ = (
+        "addresses",
+        "bursts",
+        "held",
+        "ifindex",
+        "last_burst",
+        "next_round",
+        "nic",
+        "pending",
+        "refresh",
+    )
+
+    def __init__(self, ifindex: int, nic: Nic) -> None:
+        super().__init__()
+        self.ifindex = ifindex
+        self.nic = nic
+        # Address -> number of frames it takes.  The first ones are the next to be refreshed.
+        self.addresses: dict[bytes, int] = {}
+        self.pending: dict[bytes, Cause] = {}  # in the order in which they will be sent
+        self.bursts: dict[bytes | str, BurstRounds] = {}  # by address, or "all", or "later"
+        self.next_round = inf  # the earliest next round of these bursts
+        self.refresh = inf  # when the next tick comes
+        self.held = 0  # how often an address had to wait for the bucket
+        self.last_burst: tuple[float, Cause] | None = None
+
+    def find_next_round(self) -> None:
+        """Update ``next_round``, after a change of ``bursts``.
+
+        Not looked up for every frame: a link can have thousands of bursts of single addresses.
+        """
+        self.next_round = inf
+        for burst in self.bursts.values():
+            self.next_round = min(self.next_round, burst.next_round)
+
+    def frames(self) -> int:
+        """Return the number of frames of the first pending address."""
+        return self.addresses.get(next(iter(self.pending)), 1)

@@ -1,0 +1,78 @@
+"""What is known of one address that another station claims, or that is checked first.
+
+Holds the state of its check.  Does not decide when a check starts or what its end changes:
+guest.core.conflicts does.
+
+Source: RFC 5227 section 1.1 (number of probes).
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+from garp_agent.guest.core.model import Cause
+from garp_agent.wire.record import NamedTuple
+
+PROBES = 3  # unanswered ones after which no other station has the address, RFC 5227 section 1.1
+
+
+class Rival:
+    """Another station that claims an address of ours, or the first check of the address."""
+
+    __slots__ = (
+        "claims",
+        "hardware_address",
+        "is_awaited",
+        "is_checked",
+        "is_fresh",
+        "is_logged",
+        "last_announced",
+        "last_answer",
+        "last_claim",
+        "last_defence",
+        "last_news",
+        "present_since",
+        "probes",
+        "release_cause",
+        "rest_until",
+        "step_at",
+        "unsure_until",
+        "wanted",
+        "withheld",
+    )
+
+    def __init__(self) -> None:
+        self.hardware_address = b""  # of the latest claim; b"": none yet
+        self.claims = 0
+        self.last_claim = self.last_answer = self.last_defence = self.last_news = -inf
+        self.last_announced = -inf
+        self.present_since = inf  # the first answer
+        self.is_checked = False  # probes are sent, and answers are awaited
+        self.is_awaited = False  # an announcement waits for the end of the check
+        self.is_fresh = False  # a check was not answered, and no announcement followed yet
+        self.is_logged = False  # the conflict is in the log, its end not yet
+        self.withheld = False
+        self.probes = 0  # sent since the latest answer
+        self.wanted = PROBES  # so many without an answer end the check
+        self.release_cause = Cause.ADDRESS_ADDED  # of the burst when the address is released
+        self.rest_until = -inf  # no claim starts a check before
+        self.step_at = inf  # when to look at it again; inf: not before the next claim
+        self.unsure_until = -inf  # a check that ends before may not have reached the network
+
+    def check(self, wanted: int, cause: Cause, withheld: bool = True) -> None:
+        """Check the address until ``wanted`` probes remain without an answer."""
+        self.is_checked = True
+        self.withheld = withheld
+        self.probes = 0
+        self.wanted = wanted
+        self.release_cause = cause
+
+
+class Step(NamedTuple):
+    """What is to be done about one address."""
+
+    ifindex: int
+    address: bytes
+    released: Cause | None  # None: send a probe; else announce the address, for this cause
+    was_withheld: bool = False
+    is_news: bool = False  # the conflict that is over was logged
