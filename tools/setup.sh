@@ -32,7 +32,7 @@ qemu-system-x86_64:qemu-system-x86 lz4:lz4 zstd:zstd \
 MODULES=/usr/lib/python3/dist-packages
 PACKAGING_TOOLS="$TEST_TOOLS dh:debhelper dh_python3:dh-python $MODULES/click:python3-click \
 $MODULES/yaml:python3-yaml fakeroot:fakeroot lintian:lintian mmdebstrap:mmdebstrap \
-cloud-init:cloud-init ansible-playbook:ansible-core ssh:openssh-client rpmbuild:rpm cpio:cpio make:make mke2fs:e2fsprogs \
+cloud-init:cloud-init ansible-playbook:ansible-core ssh:openssh-client rpmbuild:rpm rpmlint:rpmlint cpio:cpio make:make mke2fs:e2fsprogs \
 $MODULES/pip:python3-pip /usr/share/doc/python3-venv:python3-venv pipx:pipx"
 RELEASE_TOOLS="dh:debhelper dh_python3:dh-python $MODULES/click:python3-click \
 $MODULES/yaml:python3-yaml fakeroot:fakeroot pandoc:pandoc rpmbuild:rpm git:git"

@@ -140,6 +140,19 @@ def rpms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {path.name.partition(f"-{version}-")[0]: path for path in made}
 
 
+def test_spec_satisfies_rpmlint() -> None:
+    rpmlint = need("rpmlint", "rpmlint")
+    spec = CONTRIB / "rpm" / "garp-agent.spec"
+    assert "0 errors, 0 warnings" in run(rpmlint, "-r", spec.with_suffix(".rpmlintrc"), spec)
+
+
+def test_spec_has_a_url_where_the_home_is_given() -> None:
+    rpmspec = need("rpmspec", "rpm")
+    home = "https://example.org/garp-agent"
+    options = ("-q", "--define", f"project_home {home}", "--qf", "%{URL} ")
+    assert home in run(rpmspec, *options, CONTRIB / "rpm" / "garp-agent.spec").split()
+
+
 def test_rpms_share_no_file_and_ship_no_active_configuration(rpms: dict[str, Path]) -> None:
     assert rpms.keys() == {"garp-agent", "garp-hint"}
     agent, hint = (run("rpm", "-qlp", rpms[name]).splitlines() for name in sorted(rpms))
@@ -156,7 +169,7 @@ def test_rpm_needs_its_python_and_runs_unpacked(
 ) -> None:
     needed = run("rpm", "-qRp", rpms[name]).splitlines()
     version = run("/usr/bin/python3", "-c", "import sys; print(*sys.version_info[:2], sep='.')")
-    assert {f"python(abi) = {version.strip()}", "python3-click"} <= {*needed}
+    assert {f"python(abi) = {version.strip()}", "python3-click >= 8.0"} <= {*needed}
     assert "shadow-utils" in needed  # for groupadd
     run("sh", "-c", f"rpm2cpio {rpms[name]} | cpio -id --quiet", cwd=tmp_path)
     launcher = tmp_path / "usr/sbin" / name
