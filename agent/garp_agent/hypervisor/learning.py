@@ -86,7 +86,9 @@ class Learning:
     def learn_all(self, now: float, wall: float) -> None:
         """Begin the rounds for all bonds, because the operator says so."""
         links = self._follower.table.links.values()
-        self._rounds.begin((link.ifindex for link in links if link.bond), frozenset(), now, wall)
+        bonds = [link.ifindex for link in links if link.bond is not None]
+        followed = filter(self._follower.follows, bonds)
+        self._rounds.begin(followed, frozenset(), now, wall)
 
     def read(self, now: float) -> None:
         """Read a part of the tables."""

@@ -38,6 +38,16 @@ class LearningLookup(NamedTuple):
     warnings: list[str]
 
 
+def read_learning_state(now: float) -> tuple[LinkTable, LearningState]:
+    """Read links and tables once.  Raises OSError if the kernel cannot be asked."""
+    table = LinkTable()
+    for event in dumped(LINKS, TIMEOUT):
+        table.apply(event)
+    state = LearningState(table, Topology(table))
+    state.take(dumped(LEARNING_TABLES, TIMEOUT), now)
+    return table, state
+
+
 def look_up_learning(
     rules: LearningRules, bonds: tuple[str, ...], libvirt_status: str
 ) -> LearningLookup:
@@ -45,19 +55,16 @@ def look_up_learning(
 
     Raises OSError if the kernel cannot be asked.
     """
-    table = LinkTable()
-    for event in dumped(LINKS, TIMEOUT):
-        table.apply(event)
-    topology = Topology(table)
-    state = LearningState(table, topology)
     now = time.monotonic()
-    state.take(dumped(LEARNING_TABLES, TIMEOUT), now)
+    table, state = read_learning_state(now)
     cards = LibvirtCards(libvirt_status).read()
     chosen = frozenset(link.ifindex for link in table.links.values() if link.name in bonds)
     named = {card.port: card.hardware_address for card in cards}
     moment = Moment(now, bonds=chosen if bonds else None, named=named)
     guests = {card.port: card.guest for card in cards}
-    return LearningLookup(state.plan(rules, moment), guests, learning_warnings(table, topology))
+    return LearningLookup(
+        state.plan(rules, moment), guests, learning_warnings(table, Topology(table))
+    )
 
 
 def send_learning(entries: tuple[LearningEntry, ...], pace: int) -> dict[int, int]:

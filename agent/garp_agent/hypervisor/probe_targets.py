@@ -8,36 +8,18 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from garp_agent.hypervisor.core.bridge_tables import TableEntry, read_entry
-from garp_agent.hypervisor.core.bridge_vlans import PortVlans, read_vlans
-from garp_agent.hypervisor.core.learning_memory import LearningMemory
-from garp_agent.hypervisor.core.learning_plan import LearningPlan, Moment, plan_learning
+from garp_agent.hypervisor.core.learning_plan import LearningPlan, Moment
 from garp_agent.hypervisor.core.learning_rules import LearningRules
-from garp_agent.hypervisor.core.link_counters import LinkCounters, read_counters
 from garp_agent.hypervisor.core.links import LinkTable
-from garp_agent.hypervisor.core.linkstate import LINKS
 from garp_agent.hypervisor.core.path_probes import (
     ProbePlan,
     ProbeTarget,
     plan_probe_paths,
     targets_behind,
 )
-from garp_agent.hypervisor.core.topology import Topology
-from garp_agent.hypervisor.guest_path_lookup import dumped
-from garp_agent.wire import rtnetlink
+from garp_agent.hypervisor.learning_lookup import read_learning_state
 
-TIMEOUT = 10.0  # seconds for each dump
 HOST = "(host)"
-_READERS: dict[int, rtnetlink.Reader[Any]] = {
-    rtnetlink.RTM_NEWNEIGH: read_entry,
-    rtnetlink.RTM_NEWLINK: read_vlans,
-    rtnetlink.RTM_NEWSTATS: read_counters,
-}
-_TABLES: rtnetlink.Subject[Any] = rtnetlink.Subject(
-    (),
-    (rtnetlink.dump_bridge_tables, rtnetlink.dump_bridge_vlans, rtnetlink.dump_link_counters),
-    lambda datagram: rtnetlink.decode(_READERS, datagram),
-)
 
 
 class Surroundings(NamedTuple):
@@ -58,17 +40,8 @@ def look_around(bonds: tuple[str, ...], status: dict[str, Any]) -> Surroundings:
 
     ``status``: of the watcher, for the names of guests; empty if it does not answer.
     """
-    table = LinkTable()
-    for event in dumped(LINKS, TIMEOUT):
-        table.apply(event)
-    topology = Topology(table)
-    told = dumped(_TABLES, TIMEOUT)
-    vlans = {each.ifindex: each for each in told if isinstance(each, PortVlans)}
-    entries = [each for each in told if isinstance(each, TableEntry)]
-    counters = [each for each in told if isinstance(each, LinkCounters)]
-    memory = LearningMemory()
-    memory.take(entries, counters, table, topology, 0.0)
-    found = plan_learning(table, topology, vlans, memory, LearningRules(), Moment(0.0))
+    table, state = read_learning_state(0.0)
+    found = state.plan(LearningRules(), Moment(0.0))
     paths = plan_probe_paths(table, bonds)
     guests = {**_hosts(found), **names_of_guests(status)}
     return Surroundings(table, paths, targets_behind(paths.paths, found.entries, guests))
