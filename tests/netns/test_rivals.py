@@ -104,6 +104,11 @@ def started(site: Site, address: str, config: str = NO_REFRESH) -> Agent:
     return agent
 
 
+def burst_is_over(agent: Agent) -> bool:
+    link = agent.link("eth0")
+    return bool(link and link["last_burst"]["over"])
+
+
 # -- claims without a rival -----------------------------------------------------------
 
 
@@ -111,7 +116,7 @@ def test_forged_claim_withholds_the_address_for_three_probes_only(
     site6: Site, address: str
 ) -> None:
     with started(site6, address) as agent:
-        site6.wire.wait_for(address, count=4 if ":" not in address else 3)
+        until(lambda: burst_is_over(agent), "the frames of the start are sent")
         site6.wire.clear()
         claim(site6, claim_of(address))
         agent.wait_for_log("address-conflict-over", address=address)

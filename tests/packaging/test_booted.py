@@ -346,6 +346,15 @@ PLAYBOOK = """
 """
 
 
+def greets(port: int) -> bool:
+    """Return whether an SSH server answers behind a port of this machine."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+            return client.recv(4) == b"SSH-"
+    except OSError:
+        return False
+
+
 def test_ansible_roles_install_both_programs_remove_the_loop_and_change_nothing_again(
     boot: Callable[..., Booted], pyz: Path, tmp_path: Path
 ) -> None:
@@ -366,6 +375,7 @@ def test_ansible_roles_install_both_programs_remove_the_loop_and_change_nothing_
     forward = f"user,id=ssh,restrict=on,hostfwd=tcp:127.0.0.1:{port}-10.0.2.15:22"
     cards = ("-netdev", forward, "-device", "virtio-net-pci,netdev=ssh")
     system = boot("booted-ssh", files=files, arguments=cards)
+    wait_for(lambda: greets(port), "the SSH server greets", BOOT)
 
     (tmp_path / "site.yml").write_text(PLAYBOOK.format(pyz=pyz))
     (tmp_path / "inventory").write_text(
