@@ -62,7 +62,7 @@ def test_work_without_a_time_limit_is_killed_or_ended_only(monkeypatch: pytest.M
     monkeypatch.setattr(child, "TIME_LIMIT", 1)
     Child(lambda: time.sleep(1000), time_limit=0).end()
     assert Child(lambda: signal.alarm(0), time_limit=0).result() == 0  # no alarm was set
-    with pytest.raises(ChildError, match="^it was killed$"):
+    with pytest.raises(ChildError, match=r"^it was killed$"):
         Child(lambda: os.kill(os.getpid(), 9), time_limit=0).result()
 
 
