@@ -55,7 +55,7 @@ def test_addresses_that_were_not_seen_are_no_difference() -> None:
 
 def test_watch_without_scapy_reads_a_capture_file(tmp_path: Path) -> None:
     path = tmp_path / "seen.pcap"
-    with path.open("wb") as file:
+    with path.open("wb", buffering=0) as file:
         write_header(file)
         for name in ("arp-announcement", "unsolicited-na", "dad-solicitation"):
             write_frame(file, StoredFrame(1_700_000_000.25, golden.read(f"frames/{name}")))

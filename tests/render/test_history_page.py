@@ -43,6 +43,13 @@ def test_history_page_has_a_row_for_each_failover_the_newest_first() -> None:
     assert "width: 50.0%" in text  # 84.1 ms beside 168.2 ms
 
 
+def test_history_page_has_the_learning_frames_of_a_failover() -> None:
+    sent = {"sent": 42, "failed": {}, "left_out": {"never": 1}, "last_seconds": 0.021}
+    text = history_page([ENTRY | {"learning": sent}], "host1", "1.2.3", 0.0)
+    told = "learning frames: 42 sent within 21 ms, 1 left out (never)"
+    assert Reader(text).cells[1] == f"{ENTRY['reason']}{told}"
+
+
 def test_history_page_without_a_failover_says_so() -> None:
     text = history_page([], "host1", "1.2.3", 0.0)
     assert "No failover since the watcher started." in text

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from garp_agent.render.page import bar, element, html_table, page
 from tests.world import property_settings
 
-VOID = {"meta"}
+VOID = {"br", "meta"}
 LOADING = {"src", "href", "srcset", "data", "action"}
 
 

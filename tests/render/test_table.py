@@ -88,6 +88,7 @@ def test_counted_has_one_thing_and_more_things() -> None:
     numbers = (0, 1, "1", 2, "?")
     texts = ["0 frames", "1 frame", "1 frame", "2 frames", "? frames"]
     assert [counted(number, "frame") for number in numbers] == texts
+    assert [counted(number, "address") for number in (1, 2)] == ["1 address", "2 addresses"]
 
 
 def test_some_names_four() -> None:

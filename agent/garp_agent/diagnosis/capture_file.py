@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from io import RawIOBase
 from struct import Struct
 from typing import BinaryIO, NamedTuple
 
@@ -18,7 +19,7 @@ _PCAP = {b"\xa1\xb2\xc3\xd4": (">", 1e6), b"\xd4\xc3\xb2\xa1": ("<", 1e6)}  # an
 _PCAP.update({b"\xa1\xb2\x3c\x4d": (">", 1e9), b"\x4d\x3c\xb2\xa1": ("<", 1e9)})
 _SECTION, _INTERFACE, _PACKET = 0x0A0D0D0A, 1, 6  # block types of pcapng
 _TIME_RESOLUTION = 9  # an option of an interface
-_HEADER = Struct("=IHHiIII")
+_HEADER, _RECORD = Struct("=IHHiIII"), Struct("=IIII")
 
 
 class CaptureFileError(Exception):
@@ -42,19 +43,22 @@ def read_capture(file: BinaryIO) -> Iterator[StoredFrame]:
     raise CaptureFileError("not a capture file: neither pcap nor pcapng")
 
 
-def write_header(file: BinaryIO) -> None:
-    """Begin a file.  Raises OSError."""
-    file.write(_HEADER.pack(0xA1B2C3D4, 2, 4, 0, 0, FRAME_MOST, ETHERNET))
-    file.flush()
+def write_header(file: RawIOBase) -> None:
+    """Begin a file that was opened without a buffer.  Raises OSError."""
+    _write_all(file, _HEADER.pack(0xA1B2C3D4, 2, 4, 0, 0, FRAME_MOST, ETHERNET))
 
 
-def write_frame(file: BinaryIO, frame: StoredFrame) -> None:
+def write_frame(file: RawIOBase, frame: StoredFrame) -> None:
     """Add a frame to a file.  Raises OSError."""
     seconds = int(frame.when)
     microseconds = int((frame.when - seconds) * 1_000_000)
     length = len(frame.data)
-    file.write(Struct("=IIII").pack(seconds, microseconds, length, length) + frame.data)
-    file.flush()
+    _write_all(file, _RECORD.pack(seconds, microseconds, length, length) + frame.data)
+
+
+def _write_all(file: RawIOBase, data: bytes) -> None:
+    while data:
+        data = data[file.write(data) :]
 
 
 def _require_ethernet(link_type: int) -> None:

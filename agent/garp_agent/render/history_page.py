@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from garp_agent.render.hypervisor import from_guest, local_time, unanswered
+from garp_agent.render.learning import learning_line
 from garp_agent.render.page import bar, element, html_table, html_text, page
 from garp_agent.render.table import counted
 
@@ -39,10 +40,11 @@ def _history_cells(entry: dict[str, Any], slowest: float) -> tuple[str, ...]:
     guests, answered, last = entry["guests"], entry["answered"], entry["slowest_seconds"]
     kind = "good" if answered == guests else "bad"
     missing = unanswered(entry)
+    learnt = [learning_line(entry["learning"])] if entry.get("learning") else []
     after = f"{bar(last / slowest)}&nbsp;{last * 1000:.1f}&nbsp;ms" if last else "-"
     return (
         html_text(local_time(entry["time"])),
-        html_text(from_guest(entry["reason"])),
+        "<br>".join(map(html_text, (from_guest(entry["reason"]), *learnt))),
         f"{bar(answered / guests if guests else 0.0, kind)}&nbsp;{answered}&nbsp;of&nbsp;{guests}",
         after,
         f"{entry['rounds']}{', more to come' if entry['repeating'] else ''}",

@@ -11,7 +11,7 @@ from errno import errorcode
 from typing import Any
 
 from garp_agent.render.prometheus import Family
-from garp_agent.render.table import PIPE, Row, Screen, printable, table
+from garp_agent.render.table import PIPE, Row, Screen, counted, printable, table
 
 
 def learning_text(values: dict[str, Any], screen: Screen = PIPE) -> str:
@@ -36,7 +36,7 @@ def learning_summary(values: dict[str, Any]) -> str:
     count = len(values["frames"])
     parts = [f"{counts.pop(0, 0)} of {count} learning frames sent"]
     if values["sent"] is None:
-        parts = [f"{count} learning frames would be sent"]
+        parts = [f"{counted(count, 'learning frame')} would be sent"]
     reasons: Counter[str] = Counter()
     for each in values["left_out"]:
         reasons[each["reason"]] += each["addresses"]
@@ -49,7 +49,7 @@ def learning_line(counts: dict[str, Any]) -> str:
     if counts.get("last_seconds") is not None:
         parts[0] += f" within {counts['last_seconds'] * 1000:.0f} ms"
     if "remembered" in counts:
-        parts.append(f"{counts['remembered']} addresses remembered")
+        parts.append(f"{counted(counts['remembered'], 'address')} remembered")
     parts += _not_sent(counts["failed"], counts["left_out"])
     return printable(", ".join(parts))
 

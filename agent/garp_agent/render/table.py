@@ -90,4 +90,5 @@ def some(names: list[str]) -> str:
 
 def counted(number: object, noun: str) -> str:
     """Return ``1 frame``, ``2 frames``.  ``number``: of any type, because a guest can send it."""
-    return f"{number} {noun}{'' if str(number) == '1' else 's'}"
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number} {noun if str(number) == '1' else plural}"

@@ -185,7 +185,7 @@ def _unwritten(path: str, error: OSError) -> WatchError:
 
 
 def _writer(path: str, open_files: contextlib.ExitStack) -> Callable[[Frame], None]:
-    file = open_files.enter_context(open(path, "wb"))  # noqa: SIM115 -- the caller closes it
+    file = open_files.enter_context(open(path, "wb", buffering=0))  # noqa: SIM115 -- closed by the caller
     try:
         write_header(file)  # at once: a capture without frames is a valid file, too
     except OSError as error:
