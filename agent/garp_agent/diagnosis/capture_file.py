@@ -45,7 +45,7 @@ def read_capture(file: BinaryIO) -> Iterator[StoredFrame]:
 
 def write_header(file: RawIOBase) -> None:
     """Begin a file that was opened without a buffer.  Raises OSError."""
-    _write_all(file, _HEADER.pack(0xA1B2C3D4, 2, 4, 0, 0, FRAME_MOST, ETHERNET))
+    _write_whole(file, _HEADER.pack(0xA1B2C3D4, 2, 4, 0, 0, FRAME_MOST, ETHERNET))
 
 
 def write_frame(file: RawIOBase, frame: StoredFrame) -> None:
@@ -53,10 +53,10 @@ def write_frame(file: RawIOBase, frame: StoredFrame) -> None:
     seconds = int(frame.when)
     microseconds = int((frame.when - seconds) * 1_000_000)
     length = len(frame.data)
-    _write_all(file, _RECORD.pack(seconds, microseconds, length, length) + frame.data)
+    _write_whole(file, _RECORD.pack(seconds, microseconds, length, length) + frame.data)
 
 
-def _write_all(file: RawIOBase, data: bytes) -> None:
+def _write_whole(file: RawIOBase, data: bytes) -> None:
     while data:
         data = data[file.write(data) :]
 
