@@ -427,6 +427,8 @@ def test_starter_does_all_in_each_shell(guest: Guest) -> None:
         assert "already running" in guest.starter("start")
         if not guest.shell[0].endswith("yash"):  # its read fails at 0xFF
             assert host.ask(b'\xff{"execute": "info", "id": "7"}\n')["id"] == "7"
+            lease = b'{"execute": "lease", "arguments": {"seconds": 90}}\n'
+            assert host.ask(lease)["return"]["seconds"] == 0
             assert host.ask(b"half a line\xff{'execute\xffBURST\n")["return"]["frames"] == 0
     assert "started" in guest.starter("restart")
     until(guest.has_one_instance, "one instance")
