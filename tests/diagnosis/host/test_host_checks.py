@@ -18,6 +18,7 @@ from garp_agent.diagnosis.host.facts import (
 from garp_agent.diagnosis.host.guests import version_numbers
 from garp_agent.diagnosis.host.run import examine_host
 from garp_agent.hypervisor.core import linkstate
+from garp_agent.hypervisor.io.xenstore import XenChannel
 from tests.diagnosis.host.world import (
     ETH0,
     TAP,
@@ -185,14 +186,19 @@ def test_healthy_host_has_one_good_finding_for_each_check() -> None:
             *("warn", "guests", "no-agent: web1: no reply", "systemctl start garp-agent"),
         ),
         (
-            with_guests(guest(state="no-agent"), in_xenstore=frozenset()),
+            with_guests(guest(state="no-agent"), in_xenstore=()),
             *("fail", "guests", "xl has lost the channel: web1: xenstore does", "put name=unused"),
         ),
         (
             with_guests(
-                guest(state="no-agent"), in_xenstore=frozenset({"/run/web1/org.garp_agent.0"})
+                guest(state="no-agent"),
+                in_xenstore=(XenChannel("web1", "/run/web1/org.garp_agent.0"),),
             ),
             *("warn", "guests", "no-agent: web1: no reply", "systemctl start garp-agent"),
+        ),
+        (
+            with_guests(guest(), in_xenstore=(XenChannel("web2", ""),)),
+            *("warn", "guests", "connection=pty is not supported: web2", "connection=socket"),
         ),
         (
             with_guests(guest(state="busy")),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from garp_agent.diagnosis.host.link_settings import BondSettings, BridgeSettings
+from garp_agent.hypervisor.io.xenstore import XenChannel
 
 
 class BondPortFacts(NamedTuple):
@@ -61,7 +62,7 @@ class ChannelFacts(NamedTuple):
     refused: tuple[tuple[str, str], ...] = ()  # sockets that are left out, and why
     trouble: str = ""  # why the sockets that listen are not known; "": they are
     none_found: str = ""  # where they were looked for, and what to do
-    in_xenstore: frozenset[str] | None = None  # paths of channels; None: no Xen host
+    in_xenstore: tuple[XenChannel, ...] | None = None  # None: no Xen host
 
 
 class PathFacts(NamedTuple):

@@ -82,7 +82,7 @@ def look_for_guests(places: HostPlaces) -> ChannelFacts:
         tuple(sorted(finder.refused.items())),
         finder.trouble,
         "" if found else where_looked(finder.port_name, finder.patterns, finder.trouble),
-        None if named is None else frozenset(named),
+        None if named is None else tuple(named),
     )
 
 

@@ -55,6 +55,13 @@ def guests(facts: HostFacts) -> Iterator[Finding]:
             f"{path} is left out: {why}",
             "move it to a folder that others may not write to",
         )
+    terminals = [each.guest for each in channels.in_xenstore or () if not each.path]
+    if terminals:
+        yield warn(
+            "guests",
+            f"connection=pty is not supported: {some(terminals)}",
+            "in the guest's configuration: connection=socket,path=PATH (docs/install/xen.md)",
+        )
     if not channels.guests:
         yield warn("guests", channels.none_found, GIVE_CHANNEL)
         return
@@ -102,7 +109,9 @@ def is_lost_channel(guest: dict[str, Any], facts: HostFacts) -> bool:
     xl 4.17 gives the first channel of a list the number of the primary console.
     """
     known = facts.channels.in_xenstore
-    return known is not None and guest["path"] not in known and guest["state"] == NO_AGENT
+    if known is None or guest["state"] != NO_AGENT:
+        return False
+    return all(guest["path"] != each.path for each in known)
 
 
 def _versions(answering: list[dict[str, Any]], ours: str) -> Iterator[Finding]:

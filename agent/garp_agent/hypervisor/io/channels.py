@@ -166,8 +166,9 @@ class Finder:
 
     def _name_xen_guests(self, search: _Search) -> None:
         """Take the channels that xenstore names, with the names of their guests."""
-        for path, guest in (xen_channels(self.port_name) or {}).items():
-            self._take_match("", path, guest, search, vouched=False)
+        for guest, path in xen_channels(self.port_name) or ():
+            if path:
+                self._take_match("", path, guest, search, vouched=False)
 
     # -- by patterns --------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ import errno
 from garp_agent.hypervisor.core.announce_self import VIF_BACKENDS
 from garp_agent.hypervisor.core.guests import Channel
 from garp_agent.runtime.xenbus import Xenbus
+from garp_agent.wire.record import NamedTuple
 from garp_agent.wire.xenbus import (
     COMMIT,
     DEVICE,
@@ -36,22 +37,28 @@ CONNECTED = "4"  # XenbusStateConnected, xen/include/public/io/xenbus.h
 ATTEMPTS = 5  # at a transaction: it fails if another one has changed the same node meanwhile
 
 
-def xen_channels(port_name: str, device: str = DEVICE) -> dict[str, str] | None:
-    """Return the names of guests by the paths of the sockets of their channels.
+class XenChannel(NamedTuple):
+    """A channel of a guest, as xenstore has it."""
+
+    guest: str  # name
+    path: str  # of its socket; "": it is a terminal here (connection=pty)
+
+
+def xen_channels(port_name: str, device: str = DEVICE) -> list[XenChannel] | None:
+    """Return the channels with this name.
 
     None: this is not dom0 of a Xen host, or xenstore cannot be asked.
     """
-    found = {}
+    found = []
     try:
         with Xenbus(device) as store:
             for domain, guest in _guest_names(store, CONSOLE_BACKENDS).items():
                 for number in store.names(f"{CONSOLE_BACKENDS}/{domain}"):
                     folder = f"{CONSOLE_BACKENDS}/{domain}/{number}"
                     if store.read(f"{folder}/name") == port_name:
-                        found[store.read(f"{folder}/path")] = guest
+                        found.append(XenChannel(guest, store.read(f"{folder}/path")))
     except OSError:
         return None
-    found.pop("", None)  # connection=pty
     return found
 
 
