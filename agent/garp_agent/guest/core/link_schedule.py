@@ -25,6 +25,8 @@ class Due(NamedTuple):
 
 
 class BurstRounds(NamedTuple):
+    """The rounds of a burst that are still to come."""
+
     start: float  # seconds, monotonic
     offsets: tuple[float, ...]  # of the rounds that are still to come, seconds after the start
     cause: Cause
