@@ -12,6 +12,7 @@ import re
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import tty
 from collections.abc import Iterator
@@ -320,7 +321,8 @@ class Steps:
         script, found, _ = STARTER.read_text().partition("\nrecord=/dev/null\n")
         assert found
         self.script = guest.folder / "steps"
-        self.script.write_text(f'{script}\nrequire_tools\nstep "$1" "$2"\n')
+        awk = f'awk() {{ {guest.path}/awk "$@"; }}\n' if (guest.path / "awk").exists() else ""
+        self.script.write_text(f'{script}\n{awk}require_tools\nstep "$1" "$2"\n')
 
     def next(self, second: int, signals: int = 0) -> list[str]:
         """Return the addresses that the next step sends in this second of the clock."""
@@ -332,7 +334,9 @@ class Steps:
         return [words[3] for words in lines if words[0] == "send"]
 
 
-def test_loop_announces_many_addresses_in_turns(guest: Guest) -> None:
+@pytest.mark.parametrize("awk", ["mawk", "busybox"])
+def test_loop_announces_many_addresses_in_turns(guest: Guest, awk: str) -> None:
+    guest.program("awk", f'exec {need(awk, awk)} {"awk" if awk == "busybox" else ""} "$@"')
     everything = sorted(add_addresses(guest, 10))
     loop = Steps(guest)
     new = [loop.next(second) for second in range(4)]
@@ -374,6 +378,55 @@ def test_signal_ends_the_pause_of_the_loop(guest: Guest) -> None:
     guest.wire.clear()
     os.kill(loop.pid, signal.SIGUSR1)
     guest.announced(count=2)
+
+
+def burst(adjusted: dict[str, float], *offsets: float) -> dict[str, Any]:
+    """Return what the loop answers to a burst."""
+    members = {"adjusted": adjusted, "duplicate": False, "frames": 0, "offsets": list(offsets)}
+    return {"return": members}
+
+
+REQUESTS = {
+    b"BURST": burst({}, 0, 1),
+    b'{"id":7,"execute":"burst"}\r': {"id": 7, **burst({}, 0, 1)},
+    b'{"execute": "burst", "arguments": {"count": 9, "delay": 70}, "id": "a\\"b"}': {
+        "id": 'a"b',
+        **burst({"count": 2}, 60, 61),
+    },
+    b'{"execute": "burst", "arguments": {"reason": "\\"execute\\": \\"info\\"", "interval": 2}}': (
+        burst({"interval": 1}, 0, 1)
+    ),
+    b'half\xff{"ha\xff{"execute": "sync", "id": true}': {"id": True, "return": {}},
+    b'{"execute": "lease", "arguments": {"seconds": 9}}': {
+        "return": {"adjusted": {"seconds": 0.0}, "interval": 5.0, "seconds": 0.0}
+    },
+    b'{"execute": "lease", "arguments": {"seconds": 0}}': {
+        "return": {"adjusted": {}, "interval": 5.0, "seconds": 0.0}
+    },
+    b'{"execute": "reboot", "id": null}': "CommandNotFound",
+    b'{"id": 6}': "InvalidRequest",
+    b"hello": "InvalidJSON",
+    b"{" + b" " * 4096 + b"}": "LineTooLong",
+}
+
+
+@pytest.mark.parametrize("program", ["mawk", "busybox"])
+@pytest.mark.parametrize("request_line", REQUESTS, ids=range(len(REQUESTS)))
+def test_loop_answers_as_the_protocol_says(
+    request_line: bytes, program: str, tmp_path: Path
+) -> None:
+    script, _, _ = STARTER.read_text().partition("\nrecord=/dev/null\n")
+    awk = f"{need(program, program)} {'awk' if program == 'busybox' else ''}"
+    call = f'awk() {{ {awk} "$@"; }}\ntrap "" USR1\nGARP_INTERVAL=5\nanswer\n'
+    (tmp_path / "script").write_text(f"{script}\n{call}")
+    done = subprocess.run(
+        ["sh", tmp_path / "script"], input=request_line + b"\n", capture_output=True, check=True
+    )
+    assert done.stdout.count(b"\n") == 1
+    parse_reply(done.stdout.strip(b"\xff\n"))
+    reply = json.loads(done.stdout.strip(b"\xff\n"))
+    wanted = REQUESTS[request_line]
+    assert reply == wanted or reply["error"]["class"] == wanted
 
 
 def test_loop_jitters_its_pauses(guest: Guest) -> None:
