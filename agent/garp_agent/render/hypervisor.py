@@ -115,9 +115,7 @@ def watcher_status_text(values: dict[str, Any], screen: Screen = PIPE) -> str:
         lines.append(learning_line(values["learning"]))
     lines += _lines_by_reason("no lease", "no_lease", values["guests"])
     lines += _lines_by_reason("not announced", "no_way", values["guests"])
-    rows: list[Row] = [
-        ("GUEST", "STATE", "WAY", "VERSION", "LEASE", "ANSWERED", "LAST", "MOST", "BEHIND")
-    ]
+    rows: list[Row] = [("GUEST", "STATE", "WAY", "VERSION", "LEASE", "ANSWERED", "LAST", "BEHIND")]
     for guest in values["guests"]:
         rows.append(
             (
@@ -128,12 +126,11 @@ def watcher_status_text(values: dict[str, Any], screen: Screen = PIPE) -> str:
                 f"{guest['lease']:.0f}s" if guest["lease"] else "-",
                 f"{guest['answered']} of {guest['hints']}",
                 _milliseconds(guest["last_seconds"]),
-                _milliseconds(guest["slowest_seconds"]),
                 _behind(guest),
             )
         )
     head = "".join(wrapped(line, screen) + "\n" for line in lines)
-    return head + "\n" + table(rows, screen, (0, 1, 3, 8), _state_meaning)
+    return head + "\n" + table(rows, screen, (0, 1, 3, 7), _state_meaning)
 
 
 def _lines_by_reason(what: str, key: str, guests: list[dict[str, Any]]) -> list[str]:
