@@ -441,14 +441,15 @@ def test_path_that_forwards_after_the_check_lets_one_claim_through_at_most(
 def test_path_that_is_broken_while_a_rival_has_the_address_lets_one_claim_through_at_most() -> None:
     agent = guest()
     agent.engine.reconfigure(agent.engine.settings._replace(interval=5.0), 0.0)
+    agent.until(100.0)  # the minute after the start is over
     answered_by(agent, RIVAL)
-    claim(agent, 10.0)
-    agent.until(15.0)
+    claim(agent, 110.0)
+    agent.until(115.0)
     answered_by(agent)
-    agent.until(27.0)
+    agent.until(127.0)
     assert not is_withheld(agent)
     answered_by(agent, RIVAL)
-    frames = agent.until(200.0)
+    frames = agent.until(300.0)
     assert len([each for each in kinds(frames) if each in CLAIMS]) <= 1
     assert is_withheld(agent)
 
