@@ -9,6 +9,9 @@ import pytest
 import build_deb
 import build_pyz
 from tests.conftest import WITH_PACKAGES
+from tests.packaging.shell_guest import guest as guest
+from tests.packaging.shell_guest import habets as habets
+from tests.packaging.shell_guest import shell as shell
 from tests.packaging.support import need
 
 HEAVY = ["test_booted.py", "test_docs.py", "test_packages.py"]
