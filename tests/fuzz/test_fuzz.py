@@ -11,8 +11,8 @@ import pytest
 
 from tests.fuzz import targets
 
-RUNS = 20_000
-SLOW_RUNS = {"configuration": 3_000}  # PyYAML reads one character at a time
+RUNS = 8_000
+SLOW_RUNS = {"configuration": 1_500}  # PyYAML reads one character at a time
 
 
 @pytest.mark.parametrize("name", targets.TARGETS)
