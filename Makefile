@@ -5,7 +5,7 @@ LINT = .venv-lint/bin
 # A shell may have set these for other work.
 unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH
 
-.PHONY: help demo test lint mutation bench bench-failover bench-late-paths bench-outages bench-scale \
+.PHONY: help demo test lint mutation bench bench-failover bench-late-paths bench-outages bench-pyz bench-scale \
 	pictures recording clean
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo 'make lint    ruff, mypy, codespell'
 	@echo 'make mutation  how many small faults in the cores their tests find (10 min)'
 	@echo 'make bench   cost and speed of the agent, beside its peers'
+	@echo 'make bench-pyz  first frame and memory of the single file on each Python (3 min)'
 	@echo 'make bench-scale  what a fleet costs its network, simulated (5 min)'
 	@echo 'make bench-outages  outages by situation: nothing, the arping loop, the agent (10 min)'
 	@echo 'make bench-failover  outages behind a real bond, in virtual machines (10 min)'
@@ -56,6 +57,10 @@ mutation:
 bench:
 	@tools/setup.sh bench
 	@$(BIN)/python -m bench.performance $(ARGS)
+
+bench-pyz:
+	@tools/setup.sh bench
+	@$(BIN)/python -m bench.single_file $(ARGS)
 
 bench-failover:
 	@tools/setup.sh plot

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -34,8 +34,7 @@ ENVIRONMENT = {
     "PYTHONPATH": str(ROOT / "agent"),
 }
 PYTHON = [sys.executable, "-c"]
-BARE = [*PYTHON, "pass"]
-BARE_ASLEEP = [*PYTHON, "import time; time.sleep(60)"]
+ASLEEP = "import time; time.sleep(60)"
 LEAST = """
 import select, socket
 waiting, link = select.epoll(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
@@ -125,11 +124,14 @@ def watched(lab: Lab) -> contextlib.closing[Wire]:
 
 @contextlib.contextmanager
 def spawned(
-    lab: Lab, command: list[str], stdin: int = subprocess.DEVNULL
+    lab: Lab,
+    command: list[str],
+    stdin: int = subprocess.DEVNULL,
+    environment: Mapping[str, str] = ENVIRONMENT,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a process in the guest's namespace, entered before the fork: only exec is timed."""
     with lab.entered("guest"):
-        process = subprocess.Popen(command, env=ENVIRONMENT, stdin=stdin, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(command, env=environment, stdin=stdin, stderr=subprocess.DEVNULL)
     try:
         yield process
     finally:
@@ -145,6 +147,20 @@ def configured(lab: Lab, text: str) -> Iterator[subprocess.Popen[bytes]]:
         file.flush()
         with spawned(lab, [*AGENT, "-c", file.name]) as process:
             yield process
+
+
+class Program(NamedTuple):
+    """How the agent is started, and the bare interpreter that it is compared with."""
+
+    command: list[str]
+    python: tuple[str, ...] = (sys.executable,)
+    environment: Mapping[str, str] = ENVIRONMENT
+
+    def started(self, lab: Lab) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
+        return spawned(lab, self.command, environment=self.environment)
+
+
+AGENT_HERE = Program(AGENT)
 
 
 def cpu_seconds(pid: int) -> float:
@@ -203,24 +219,27 @@ def wakeups(lab: Lab, seconds: float) -> Figure:
         return Figure("wake-ups", "", woken, wire.drain(), "ticks", "equal, within the edges")
 
 
-def resident(lab: Lab) -> Figure:
-    with spawned(lab, BARE_ASLEEP) as bare, spawned(lab, AGENT) as agent, watched(lab) as wire:
+def resident(lab: Lab, program: Program = AGENT_HERE) -> Figure:
+    with contextlib.ExitStack() as stack:
+        bare = stack.enter_context(spawned(lab, [*program.python, "-c", ASLEEP]))
+        wire = stack.enter_context(watched(lab))
+        agent = stack.enter_context(program.started(lab))
         wire.when()
         time.sleep(1.5)
         ours, peer = (status_field(each.pid, "VmRSS") / 1024 for each in (agent, bare))
     return Figure("resident memory", "MB", ours, peer, "python", "at most 1.6, aim 1.3")
 
 
-def first_frame(lab: Lab, runs: int) -> Figure:
+def first_frame(lab: Lab, runs: int, program: Program = AGENT_HERE) -> Figure:
     ours, peer = [], []
     with watched(lab) as wire:
         for _ in range(runs):
             wire.drain()
             begun = time.time()
-            with spawned(lab, AGENT):
+            with program.started(lab):
                 ours.append(wire.when() - begun)
             begun = time.time()
-            with spawned(lab, BARE) as bare:
+            with spawned(lab, [*program.python, "-c", "pass"]) as bare:
                 bare.wait()
                 peer.append(time.time() - begun)
     medians = (median(ours) * 1e3, median(peer) * 1e3)

@@ -24,7 +24,7 @@ from typing import Any
 
 from bench.agent import (
     AGENT,
-    BARE_ASLEEP,
+    ASLEEP,
     ENVIRONMENT,
     Figure,
     configured,
@@ -332,7 +332,7 @@ def fanout(failovers: int) -> Iterator[Figure]:
     with (
         tempfile.TemporaryDirectory() as folder,
         running(*module, "bench.hints", folder) as guests,
-        running(*BARE_ASLEEP) as bare,
+        running(sys.executable, "-c", ASLEEP) as bare,
     ):
         assert guests.stdout is not None
         guests.stdout.readline()
