@@ -40,7 +40,7 @@ USERLAND = {  # package: the programs to take from it
 EXTRAS = {"qemu-guest-agent": ("usr/sbin/qemu-ga",), "libteam-utils": ("usr/bin/teamd",)}
 LIBVIRT = (
     "libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 "
-    "iproute2 python3.11 python3-click python3-yaml dash coreutils mount"
+    "iproute2 python3.11 python3-click python3-yaml python3-libvirt dash coreutils mount"
 )
 APPLETS = "cat dd grep insmod kill mount setsid sleep tail uname"
 FOLDERS = "proc sys dev run tmp root var/run etc"

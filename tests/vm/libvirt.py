@@ -149,6 +149,17 @@ class LibvirtMachine(Machine):
         self.disconnect()
         self.virsh("destroy", name)
 
+    @contextmanager
+    def paused(self, name: str) -> Iterator[None]:
+        """Start the guest and let it not run."""
+        self.virsh("start", name, "--paused")
+        yield
+        self.virsh("destroy", name)
+
+    def read(self, path: str) -> str:
+        """Return a file inside."""
+        return self._path(path).read_text(errors="replace")
+
     def run_outside(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command beside libvirtd to its end, whatever its status."""
         spaces = ("--mount", "--net", "--pid", "--ipc", "--root", "--wd=/")

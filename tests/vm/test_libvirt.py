@@ -67,6 +67,30 @@ def test_guest_is_listed_and_hinted_by_its_full_name_while_it_runs(guest: Libvir
     assert listed(guest) == {}
 
 
+def history(guest: LibvirtMachine) -> Any:
+    """The watcher's failovers; None before it has found the guest's monitor."""
+    done = guest.run_outside(*GARP_HINT, "status", "--json")
+    if done.returncode or not json.loads(done.stdout)["monitors"]:
+        return None
+    return json.loads(done.stdout)["history"]
+
+
+def test_guest_without_an_agent_is_announced_by_qemu_through_libvirt(guest: LibvirtMachine) -> None:
+    """libvirt notes who has passed a command to the monitor of a guest."""
+    watch = (*GARP_HINT, "watch", "--announce-self", "--connect", "qemu:///system")
+    with guest.paused(NAME):
+        guest.spawn_outside(*watch, "--discover", "0.2", *PATIENT)
+        wait_for(lambda: history(guest) == [], "the guest's monitor")
+        assert guest.run_outside("python3", "-c", REQUEST_BURST).returncode == 0
+        wait_for(lambda: history(guest)[0]["announced_self"] == 1, "the announcement")
+        log = f"/var/log/libvirt/qemu/{NAME}.log"
+        wait_for(lambda: "custom-monitor" in guest.read(log), "the command at libvirt")
+        assert "monitor-failed" not in guest.read("/run/background.log")
+        pid = json.loads(guest.run_outside(*GARP_HINT, "status", "--json").stdout)["pid"]
+        guest.run_outside("sh", "-c", f"kill {pid}")
+        wait_for(lambda: history(guest) is None, "the end of the watcher")
+
+
 def test_watcher_follows_a_renamed_guest_through_save_and_restore(guest: LibvirtMachine) -> None:
     guest.virsh("domrename", NAME, NEW_NAME)
     with guest.started(NEW_NAME):
