@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
+import select
 import signal
+import socket
 import subprocess
+import sys
+import threading
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,8 +23,8 @@ from bench import lab as labs
 from bench.lab import GUEST_ADDRESS, GUEST_MAC
 from garp_agent.wire.protocol import parse_reply
 from tests.netns.agent import until
-from tests.packaging.shell_guest import STARTER, Guest
-from tests.packaging.support import need, run
+from tests.packaging.shell_guest import STARTER, Guest, Host
+from tests.packaging.support import ROOT, need, run
 
 pytestmark = pytest.mark.netns
 
@@ -266,6 +272,44 @@ def test_loop_answers_as_the_protocol_says(
     reply = json.loads(done.stdout.strip(b"\xff\n"))
     wanted = REQUESTS[request_line]
     assert reply == wanted or reply["error"]["class"] == wanted
+
+
+def channel(path: Path, end: int) -> socket.socket:
+    """Join a Unix socket, as QEMU has it, with a terminal; one client at a time."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):  # the end of the test closes both
+            while True:
+                client = listener.accept()[0]
+                with client:
+                    while True:
+                        if end in select.select([client.fileno(), end], [], [])[0]:
+                            client.sendall(os.read(end, 4096))
+                        elif data := client.recv(4096):
+                            os.write(end, data)
+                        else:
+                            break
+
+    threading.Thread(target=serve, daemon=True).start()
+    return listener
+
+
+def test_garp_hint_shows_the_loop_as_what_it_is(guest: Guest) -> None:
+    path = guest.folder / "org.garp_agent.0"
+    command = [sys.executable, "-m", "garp_agent.hypervisor"]
+    options = ["--channel", str(path), "--timeout", "30"]
+    environment = {"PYTHONPATH": str(ROOT / "agent")}
+    with Host(guest) as host, channel(path, host.end):
+        guest.start_loop()
+        guest.announced(count=2)
+        shown = run(*command, "list", *options, env=environment)
+        assert re.search(r"answered +agent +garp-start \(shell\) +192\.0\.2\.", shown), shown
+        guest.wire.clear()
+        assert "answered in" in run(*command, "send", "--all", *options, env=environment)
+        guest.announced(count=2)
 
 
 def test_loop_jitters_its_pauses(guest: Guest) -> None:
