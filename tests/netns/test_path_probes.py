@@ -129,11 +129,36 @@ def test_ports_that_do_not_exist_are_reported(network: Network) -> None:
     with network.entered("host"):
         with closing(ProbeSender()) as sender:
             assert sender.send("eth7", bytes(60)) == errno.ENODEV
+            assert sender.send("eth\udcff", bytes(60)) == errno.EILSEQ
         with pytest.raises(OSError, match="No such device"):
             ProbeReceiver("eth7", b"r" * 8)
+        with pytest.raises(OSError, match="not UTF-8"):
+            ProbeReceiver("eth\udcff", b"r" * 8)
 
 
 def test_switch_of_a_link_that_is_no_bond_is_refused_with_the_reason(network: Network) -> None:
     _bond, standby, active = network.path
     with network.entered("host"), pytest.raises(OSError, match=r"No such device|not supported"):
         activate_port(active, standby)
+
+
+def test_probe_of_an_earlier_series_does_not_count_for_a_later_one(network: Network) -> None:
+    network.teach("eth0", GUEST)
+    network.teach("eth1", OTHER)
+    series = [
+        ProbeSeries([ProbeTarget(each, (), network.path)], PACE, rounds=1)
+        for each in (GUEST, OTHER)
+    ]
+    with network.entered("host"), ProbeDriver(network.table, [network.path]) as driver:
+        driver.run(series[0], lambda _now: True)  # it has arrived, and is not read yet
+        driver.run_to_end(series[1])
+    assert verdicts(series[1].results()) == [(LOST, 0)]
+
+
+def test_card_accepts_the_own_address_of_a_receiver(network: Network) -> None:
+    def addresses() -> str:
+        return network.run("host", ["bridge", "fdb", "show", "dev", "eth1"]).stdout
+
+    with network.entered("host"), closing(ProbeReceiver("eth1", b"r" * 8, GUEST)):
+        assert f"{GUEST.hex(':')} self permanent" in addresses()
+    assert GUEST.hex(":") not in addresses()

@@ -36,8 +36,8 @@ def test_history_page_has_a_row_for_each_failover_the_newest_first() -> None:
     cells = [cell.replace("\xa0", " ").strip() for cell in Reader(text).cells]
     when = local_time(ENTRY["time"])
     assert cells == [
-        *(when, r"<b>\x1b[2J", "40 of 41", "168.2 ms", "7, more to come", "1 no-agent web1"),
-        *(when, ENTRY["reason"], "41 of 41", "84.1 ms", "7", "-"),
+        *(when, r"<b>\x1b[2J", "40 of 41", "168.2 ms", "7, more to come", "1 no-agent web1", "-"),
+        *(when, ENTRY["reason"], "41 of 41", "84.1 ms", "7", "-", "-"),
     ]
     assert "All hinted guests answered in 1 of 2." in text
     assert "width: 50.0%" in text  # 84.1 ms beside 168.2 ms

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from garp_agent.render import hypervisor
+from garp_agent.render.history_page import history_page
 
 HOSTILE = "\x1b]0;forged\x07\n\u202e"
 
@@ -75,3 +76,44 @@ def test_metrics_count_guests_that_answer_and_have_no_lease() -> None:
     guests = [guest("answered", 0.0), guest("answered", 9.0), guest("no-agent", 0.0)]
     assert "garp_hint_guests_without_lease 1" in lines(guests=guests)
     assert "garp_hint_guests_without_lease 0" in lines(guests=guests, leases=False)
+
+
+ENTRY: dict[str, Any] = {
+    "time": 0.0,
+    "reason": "bond0 is back",
+    "guests": 1,
+    "answered": 1,
+    "rounds": 1,
+    "repeating": 0,
+    "slowest_seconds": 0.003,
+    "superseded": 0,
+    "unanswered": [],
+    "unanswered_without_agent": [],
+    "unanswered_by_state": {},
+}
+REACHED = {"forwards_seconds": 0.004, "reached": 41, "addresses": 41, "slowest_seconds": 0.084}
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        (REACHED, "verified: 41 of 41, slowest 84 ms"),
+        ({**REACHED, "reached": 0, "slowest_seconds": None}, "verified: 0 of 41"),
+        ({**REACHED, "forwards_seconds": None}, "not verified: the path was not seen to forward"),
+    ],
+)
+def test_history_and_status_say_what_the_network_has_said(found: dict[str, Any], text: str) -> None:
+    entry = {**ENTRY, "verified": found}
+    assert hypervisor.history([entry]).splitlines()[2].strip() == text
+    status = hypervisor.watcher_status_text({**STATUS, "history": [entry]})
+    assert f"last failover {text}\n" in status
+    assert text in history_page([entry], "host", "1", 0.0)
+
+
+@pytest.mark.parametrize("older", [ENTRY, {**ENTRY, "verified": None}])
+def test_history_of_a_failover_that_was_not_verified_has_no_line_for_it(
+    older: dict[str, Any],
+) -> None:
+    assert len(hypervisor.history([older]).splitlines()) == 2
+    status = hypervisor.watcher_status_text({**STATUS, "history": [older]})
+    assert "last failover" not in status

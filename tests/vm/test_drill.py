@@ -143,3 +143,28 @@ def test_drill_that_is_interrupted_puts_the_bond_back(testbed: Testbed) -> None:
     assert process.wait() == 1
     assert testbed.active == before
     assert "interrupted" in process.output
+
+
+def test_watcher_hints_when_the_path_forwards_and_verifies(testbed: Testbed) -> None:
+    """The bond returns to a port that has carrier, and whose switch port forwards later."""
+    late = OTHER[testbed.active]
+    with Agent(testbed.guest) as agent, HintWatcher(testbed.hypervisor) as watcher:
+        agent.wait_until(lambda status: status["lease"], "the lease")
+        testbed.cut(late)
+        agent.wait_until_settled()
+        testbed.mend(late, forwards=False)
+        before = agent.sent("hint")
+        switch(testbed, late)
+        wait_for(lambda: watcher.status()["history"], "the failover", step=0.1)
+        assert agent.sent("hint") == before
+        testbed.fabric.forward(late, True)
+        entry = wait_for(lambda: over(watcher), "all addresses reached", step=0.1)
+    assert entry["verified"]["forwards_seconds"] > 0
+    assert entry["verified"]["slowest_seconds"] >= entry["verified"]["forwards_seconds"]
+    assert (entry["answered"], entry["rounds"]) == (1, 1)
+
+
+def over(watcher: HintWatcher) -> dict[str, Any]:
+    """Return the last failover when the guest has been reached; empty until then."""
+    entry: dict[str, Any] = watcher.status()["history"][-1]
+    return {} if entry["repeating"] else entry

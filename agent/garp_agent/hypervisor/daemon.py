@@ -15,12 +15,14 @@ from garp_agent import __version__
 from garp_agent.hypervisor.bridge_table_reader import BridgeTableReader
 from garp_agent.hypervisor.core.announce_self import REWRITE
 from garp_agent.hypervisor.core.exchange import Outcome, Result
+from garp_agent.hypervisor.core.failover_record import PathForwards
 from garp_agent.hypervisor.core.guest_paths import GuestPaths
 from garp_agent.hypervisor.core.hint_rounds import HINT
 from garp_agent.hypervisor.core.watcher import HintOptions, Watcher
 from garp_agent.hypervisor.io.channels import Finder
 from garp_agent.hypervisor.io.fanout import Fanout
 from garp_agent.hypervisor.io.libvirt_cards import LibvirtCards
+from garp_agent.hypervisor.io.probe_socket import ProbeSender
 from garp_agent.hypervisor.io.xenstore import rewrite_states, xen_cards
 from garp_agent.hypervisor.link_failovers import LinkFailovers
 from garp_agent.hypervisor.monitor_child import MonitorChild
@@ -29,7 +31,7 @@ from garp_agent.runtime.control_socket import ControlSocket
 from garp_agent.runtime.notify import Notify
 from garp_agent.runtime.reactor import Reactor
 from garp_agent.runtime.signals import Signals
-from garp_agent.wire.model import LEVEL_NOTICE, LEVEL_WARNING
+from garp_agent.wire.model import LEVEL_INFO, LEVEL_NOTICE, LEVEL_WARNING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from garp_agent.hypervisor.core.exchange import Call
     from garp_agent.hypervisor.learning import Learning
     from garp_agent.hypervisor.options import WatchOptions
+    from garp_agent.hypervisor.path_verifier import PathVerifier
     from garp_agent.runtime.log import Log
 
 
@@ -83,6 +86,20 @@ class WatcherDaemon:
         self._reactor.watch(self._tables, self._tables.read)
         if self._learning is not None:
             self._reactor.watch(self._learning, self._learning.read)
+        self._verifier = self._new_verifier()
+        self._verified: dict[int, tuple[BondFailover, float]] = {}  # by number, while checked
+
+    def _new_verifier(self) -> PathVerifier | None:
+        """Return what asks the network after failovers; None where that is not permitted."""
+        try:
+            sender = ProbeSender()
+        except OSError as error:
+            self._log.say(LEVEL_INFO, "failovers-not-verified", reason=error.strerror)
+            return None
+        # Only with CAP_NET_RAW: the others would pay for its modules with memory.
+        from garp_agent.hypervisor.path_verifier import PathVerifier
+
+        return PathVerifier(self._links.follower, self._reactor, sender)
 
     def run(self) -> None:
         """Run until SIGTERM or SIGINT, then revoke the leases and close everything."""
@@ -107,6 +124,7 @@ class WatcherDaemon:
                 self._tables.advance(now)
                 if now >= self._next_find:
                     self._find(now)
+                self._verify(now)
             self._call(self._watcher.advance(now), now)
         if self._learning is not None and self._links.is_complete:
             self._learning.advance(now)
@@ -120,8 +138,9 @@ class WatcherDaemon:
         if not self._links.is_complete:
             return min(*always, self._watcher.deadline())
         learning = inf if self._learning is None else self._learning.deadline()
-        guests = (self._watcher.deadline(), self._tables.deadline(), self._next_find, learning)
-        return min(*always, *guests)
+        verifier = inf if self._verifier is None else self._verifier.deadline()
+        guests = (self._watcher.deadline(), self._tables.deadline(), self._next_find)
+        return min(*always, *guests, learning, verifier)
 
     def _write_notices(self) -> None:
         notices = self._watcher.take_notices()
@@ -131,6 +150,8 @@ class WatcherDaemon:
             self._log.write(notice)
 
     def _close(self) -> None:
+        if self._verifier is not None:
+            self._verifier.close()
         self._reactor.close()
         self._fanout.close()
         self._links.close()
@@ -165,12 +186,37 @@ class WatcherDaemon:
         self._watcher.follow(self._links.followed, now)
         if self._learning is not None:
             self._learning.follow(self._links.followed, now)
+        verifier = self._verifier
+        if verifier is not None:
+            verifier.note_links(now)
         for failover in failovers:
             names = failover.links | failover.guest_ports
             link, reason, wall = failover.link, failover.reason, time.time()
-            self._call(self._watcher.failover(link, reason, names, now, wall), now)
+            hold = verifier.hold(names, now) if verifier is not None else 0.0
+            self._call(self._watcher.failover(link, reason, names, now, wall, hold), now)
             if self._learning is not None:
                 self._learning.failover(failover, now, wall)
+            if verifier is not None:
+                number = self._watcher.latest_failover
+                self._verified[number] = failover, wall
+                verifier.begin(number, names, now)
+
+    def _verify(self, now: float) -> None:
+        if self._verifier is None:
+            return
+        for event in self._verifier.advance(now):
+            number = event.number
+            if isinstance(event, PathForwards):
+                self._call(self._watcher.path_forwards(number, event.is_late, now), now)
+                if event.is_late and self._learning is not None:
+                    failover, wall = self._verified[number]
+                    self._learning.failover(failover, now, wall)
+                continue
+            self._watcher.verified(number, event.found, event.ports)
+            if event.is_over:
+                self._watcher.log_verified(number)
+        known = self._verifier.numbers
+        self._verified = {each: self._verified[each] for each in self._verified if each in known}
 
     # -- guests -------------------------------------------------------------------------
 
@@ -252,6 +298,7 @@ class WatcherDaemon:
             "leases": self._options.lease > 0,
             "pid": os.getpid(),
             "ready": self._is_ready,
+            "verifies": self._verifier is not None,
             "uptime": round(now - self._started, 1),
             "version": __version__,
         }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from garp_agent.hypervisor.core.learning_plan import HOST as KIND_HOST
 from garp_agent.hypervisor.core.learning_plan import LearningPlan, Moment
 from garp_agent.hypervisor.core.learning_rules import LearningRules
 from garp_agent.hypervisor.core.links import LinkTable
@@ -17,6 +18,8 @@ from garp_agent.hypervisor.core.path_probes import (
     plan_probe_paths,
     targets_behind,
 )
+from garp_agent.hypervisor.io.channels import STATUS_DIRECTORY
+from garp_agent.hypervisor.io.libvirt_cards import LibvirtCards
 from garp_agent.hypervisor.learning_lookup import read_learning_state
 
 HOST = "(host)"
@@ -41,9 +44,12 @@ def look_around(bonds: tuple[str, ...], status: dict[str, Any]) -> Surroundings:
     ``status``: of the watcher, for the names of guests; empty if it does not answer.
     """
     table, state = read_learning_state(0.0)
-    found = state.plan(LearningRules(), Moment(0.0))
+    cards = LibvirtCards(STATUS_DIRECTORY).read()
+    named = {card.port: card.hardware_address for card in cards}
+    found = state.plan(LearningRules(), Moment(0.0, named=named))
     paths = plan_probe_paths(table, bonds)
-    guests = {**_hosts(found), **names_of_guests(status)}
+    of_libvirt = {card.port: card.guest for card in cards}
+    guests = {**_hosts(found), **of_libvirt, **names_of_guests(status)}
     return Surroundings(table, paths, targets_behind(paths.paths, found.entries, guests))
 
 
@@ -67,4 +73,4 @@ def _way(guest: dict[str, Any]) -> str:
 
 
 def _hosts(found: LearningPlan) -> dict[str, str]:
-    return {entry.port: HOST for entry in found.entries if entry.kind == "host"}
+    return {entry.port: HOST for entry in found.entries if entry.kind == KIND_HOST}

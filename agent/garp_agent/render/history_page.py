@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from garp_agent.render.hypervisor import from_guest, local_time, unanswered
+from garp_agent.render.hypervisor import from_guest, local_time, unanswered, verified
 from garp_agent.render.learning import learning_line
 from garp_agent.render.page import bar, element, html_table, html_text, page
 from garp_agent.render.table import counted
 
-HEADINGS = ("Time", "Failover", "Guests that answered", "Last answer after", "Rounds", "Unanswered")
+HEADINGS = (
+    *("Time", "Failover", "Guests that answered", "Last answer after", "Rounds", "Unanswered"),
+    "Network",
+)
 
 
 def history_page(entries: list[dict[str, Any]], host: str, version: str, now: float) -> str:
@@ -49,4 +52,5 @@ def _history_cells(entry: dict[str, Any], slowest: float) -> tuple[str, ...]:
         after,
         f"{entry['rounds']}{', more to come' if entry['repeating'] else ''}",
         element("span", missing, "bad") if missing else "-",
+        html_text(verified(entry)) or "-",
     )

@@ -113,6 +113,7 @@ def watcher_status_text(values: dict[str, Any], screen: Screen = PIPE) -> str:
     ]
     if values.get("learning"):
         lines.append(learning_line(values["learning"]))
+    lines += [f"last failover {each}" for each in map(verified, values["history"][-1:]) if each]
     lines += _lines_by_reason("no lease", "no_lease", values["guests"])
     lines += _lines_by_reason("not announced", "no_way", values["guests"])
     rows: list[Row] = [("GUEST", "STATE", "WAY", "VERSION", "LEASE", "ANSWERED", "LAST", "BEHIND")]
@@ -173,7 +174,7 @@ def _link_text(link: dict[str, Any]) -> str:
 def history(entries: list[dict[str, Any]], screen: Screen = PIPE) -> str:
     """Write what ``history`` prints: a line for each failover, the newest last.
 
-    A second line has the guests that have not answered.
+    A second line has the guests that have not answered, and a third what the network says.
     """
     rows: list[Row] = [("TIME", "ANSWERED", "ROUNDS", "LAST", "REASON")]
     for entry in entries:
@@ -190,9 +191,23 @@ def history(entries: list[dict[str, Any]], screen: Screen = PIPE) -> str:
         rows += [("", "", "", "", f"{UNANSWERED}{missing}")] * bool(missing)
         if entry.get("learning"):
             rows.append(("", "", "", "", learning_line(entry["learning"])))
+        checked = verified(entry)
+        rows += [("", "", "", "", checked)] * bool(checked)
     return table(
         rows, screen, (4,), lambda column, text: "bad" if text.startswith(UNANSWERED) else ""
     )
+
+
+def verified(entry: dict[str, Any]) -> str:
+    """Write what path probes have said after a failover; "" if the network was not asked."""
+    found = entry.get("verified")
+    if not found:
+        return ""
+    if found["forwards_seconds"] is None:
+        return "not verified: the path was not seen to forward"
+    slowest = found["slowest_seconds"]
+    last = f", slowest {slowest * 1000:.0f} ms" if slowest is not None else ""
+    return f"verified: {found['reached']} of {found['addresses']}{last}"
 
 
 def unanswered(entry: dict[str, Any]) -> str:

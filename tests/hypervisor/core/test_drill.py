@@ -97,7 +97,7 @@ def test_sample_is_spread_over_all_targets(count: int, most: int) -> None:
     chosen = [int(target.guest) for target in sample_of(targets, most)]
     assert len(chosen) == min(count, most)
     assert chosen == sorted(set(chosen))
-    gaps = [later - earlier for earlier, later in zip(chosen, chosen[1:])]
+    gaps = [later - earlier for earlier, later in zip(chosen, [*chosen[1:], count])]
     assert max(gaps, default=0) - min(gaps, default=0) <= 1
 
 

@@ -154,6 +154,7 @@ def test_failover_is_kept_in_history_counters_and_log() -> None:
             "unanswered_without_agent": ["c"],
             "unanswered_by_state": {"no-agent": 1},
             "announced_self": 0,
+            "verified": None,
         }
     ]
     values = talk.guest("b")

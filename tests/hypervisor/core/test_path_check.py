@@ -63,6 +63,7 @@ def test_path_that_forwards_at_once_is_open_at_once_and_addresses_follow() -> No
     network = Network([HOST, ONE, TWO], BEGAN, {TWO.address: BEGAN + 0.05})
     network.run(BEGAN + 1.0)
     assert network.opened_at == BEGAN
+    assert len(network.times(ACTIVE, OURS[0])) == 1  # the other VLAN is not needed any more
     assert network.check.is_over
     assert network.check.delivered == {
         0: BEGAN,

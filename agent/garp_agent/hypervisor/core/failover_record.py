@@ -26,6 +26,40 @@ class Unanswered(NamedTuple):
     has_agent: bool  # it has answered some call before
 
 
+class Verification(NamedTuple):
+    """What path probes have said after a failover (hypervisor.core.path_check)."""
+
+    forwards_after: float | None = None  # seconds from the failover; None: not seen to forward
+    reached: int = 0  # addresses that the network has at their new place
+    addresses: int = 0  # that are probed
+    slowest: float | None = None  # seconds from the failover until the last one was reached
+
+    def values(self) -> dict[str, object]:
+        """Return plain values."""
+        return {
+            "forwards_seconds": rounded(self.forwards_after),
+            "reached": self.reached,
+            "addresses": self.addresses,
+            "slowest_seconds": rounded(self.slowest),
+        }
+
+
+class PathForwards(NamedTuple):
+    """The path of a failover forwards; ``is_late``: hints sent before are lost."""
+
+    number: int
+    is_late: bool
+
+
+class AddressesReached(NamedTuple):
+    """What the network has said so far about a failover."""
+
+    number: int
+    found: Verification
+    ports: frozenset[str]  # names of guest ports whose addresses are all reached
+    is_over: bool
+
+
 class FailoverRecord:
     """The hints after one failover, or those that the operator asked for."""
 
@@ -47,6 +81,7 @@ class FailoverRecord:
         self.superseded = 0  # guests still awaited when a newer failover hinted them
         self.announced: set[str] = set()  # guests that QEMU was asked to announce
         self.is_logged = False  # how the guests answered
+        self.verification: Verification | None = None  # None: the network was not asked
         self.repeat_at = inf
         self._repeats: tuple[float, ...] = REPEATS
 
@@ -57,6 +92,12 @@ class FailoverRecord:
         self.superseded += len(late)
         for path in late:
             del self.awaited[path]
+        if not self.behind:
+            self.end()
+
+    def leave_out(self, paths: set[str]) -> None:
+        """Send no further round to these guests: the network has them at their new place."""
+        self.behind -= paths
         if not self.behind:
             self.end()
 
@@ -121,4 +162,5 @@ class FailoverRecord:
             "unanswered_without_agent": others[:NAMES],
             "unanswered_by_state": states,
             "announced_self": len(self.announced),
+            "verified": self.verification.values() if self.verification else None,
         }

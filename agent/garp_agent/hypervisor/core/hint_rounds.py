@@ -54,11 +54,18 @@ class Rounds:
         self._number = 0
 
     def begin(
-        self, link: str, reason: str, guests: list[Guest], now: float, wall: float
+        self,
+        link: str,
+        reason: str,
+        guests: list[Guest],
+        now: float,
+        wall: float,
+        hold: float = 0.0,
     ) -> tuple[FailoverRecord, list[Call]]:
         """Begin the rounds of a failover; return its record, and the first hints.
 
-        ``wall``: seconds since 1970.
+        ``wall``: seconds since 1970.  ``hold``: wait for :meth:`path_forwards` with the first
+        round, for so many seconds at most.
         """
         self._number += 1
         self.failovers[link] = self.failovers.pop(link, 0) + 1
@@ -72,8 +79,6 @@ class Rounds:
             self._retire(older)
         self.history.append(record)
         self._active[record.number] = record
-        # First the guests whose agent answers: the others may have none.
-        guests = sorted(guests, key=lambda guest: (guest.is_silent, not guest.answers))
         for guest in guests:
             guest.hints += 1
         leases = sum(guest.lease.may_be_held(now) for guest in guests)
@@ -85,9 +90,32 @@ class Rounds:
             guests=len(guests),
             leases_ended=leases,
         )
-        calls = self._round(record, guests, now)
+        if hold and record.behind:
+            record.repeat_at = now + hold
+            return record, []
+        calls = self._next_round(record, now)
         self._retire(record)
         return record, calls
+
+    def record(self, number: int) -> FailoverRecord | None:
+        """Return one entry of the history, if it is still kept."""
+        return next((each for each in self.history if each.number == number), None)
+
+    def path_forwards(self, number: int, now: float) -> list[Call]:
+        """Return a round for a failover, because its path has just begun to forward."""
+        record = self._active.get(number)
+        if record is None or not record.behind:
+            return []
+        calls = self._next_round(record, now)
+        self._retire(record)
+        return calls
+
+    def reached(self, number: int, paths: set[str]) -> None:
+        """Hint these guests no more for a failover: the network has them at their new place."""
+        record = self._active.get(number)
+        if record is not None and record.rounds:
+            record.leave_out(paths)
+            self._retire(record)
 
     def ended(self, result: Result, now: float) -> FailoverRecord | None:
         """Take in the outcome of a hint; return its failover if the guest did not answer.
@@ -126,13 +154,7 @@ class Rounds:
             if now < self._writer.free_at:
                 record.repeat_at = self._writer.free_at
                 continue
-            # A guest that still owes a reply has the hint, or will get it when QEMU is free.
-            known = [self._guests.get(path) for path in sorted(record.behind)]
-            agents = [guest for guest in known if guest is not None and _may_answer(guest, record)]
-            if not agents:
-                record.end()
-            guests = [guest for guest in agents if guest.channel.path not in record.awaited]
-            calls += self._round(record, guests, now)
+            calls += self._next_round(record, now)
             self._retire(record)
         return calls
 
@@ -143,6 +165,20 @@ class Rounds:
     def is_awaited(self, path: str) -> bool:
         """Return whether a hint to this guest has no outcome yet."""
         return any(path in record.awaited for record in self._active.values())
+
+    def _next_round(self, record: FailoverRecord, now: float) -> list[Call]:
+        known = [self._guests.get(path) for path in sorted(record.behind)]
+        guests = [guest for guest in known if guest is not None]
+        if not record.rounds:
+            # First the guests whose agent answers: the others may have none.
+            guests.sort(key=lambda guest: (guest.is_silent, not guest.answers))
+            return self._round(record, guests, now)
+        # A guest that still owes a reply has the hint, or will get it when QEMU is free.
+        agents = [guest for guest in guests if _may_answer(guest, record)]
+        if not agents:
+            record.end()
+        others = [guest for guest in agents if guest.channel.path not in record.awaited]
+        return self._round(record, others, now)
 
     def _round(self, record: FailoverRecord, guests: list[Guest], now: float) -> list[Call]:
         number = self._writer.number()

@@ -70,7 +70,7 @@ class PathCheck:
         self._standby, self._active = sources
         self._vlans = list(dict.fromkeys(target.tags for target in targets))[:VLANS_MOST]
         self._began = now
-        self._opened_at = inf
+        self.opened_at = inf
         self._queue: deque[FrameOut] = deque()
         self._rounds = 0  # of probes of the path
         self._next_path = now
@@ -139,7 +139,7 @@ class PathCheck:
         self._put(self.path.standby, address, self._standby, tags, sequence)
         self._next_address = now + GAP
         for until, interval in _INTERVALS:
-            if now < self._opened_at + until:
+            if now < self.opened_at + until:
                 heappush(self._due, (now + interval, index, count + 1))
                 break
 
@@ -149,6 +149,6 @@ class PathCheck:
 
     def _open(self, now: float) -> None:
         self.is_open = True
-        self._opened_at = now
+        self.opened_at = now
         self._queue.clear()
         self._due = [(now, index, 0) for index in range(len(self.targets))]

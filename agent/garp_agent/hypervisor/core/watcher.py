@@ -9,11 +9,13 @@ from __future__ import annotations
 from garp_agent.hypervisor.core.announce_self import ANNOUNCE_SELF, REWRITE, SelfAnnouncements
 from garp_agent.hypervisor.core.contacts import Contacts
 from garp_agent.hypervisor.core.exchange import Outcome
+from garp_agent.hypervisor.core.guests import rounded
 from garp_agent.hypervisor.core.hint_rounds import HINT, Rounds
 from garp_agent.hypervisor.core.hints import HintWriter
 from garp_agent.hypervisor.core.lease import LEASE
 from garp_agent.hypervisor.core.lease_paths import LEASE_AFTER, Paths, behind_every_link
 from garp_agent.hypervisor.core.ways import way_without_learning
+from garp_agent.wire.model import LEVEL_NOTICE, LEVEL_WARNING
 from garp_agent.wire.notices import Notices
 from garp_agent.wire.record import NamedTuple
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from garp_agent.hypervisor.core.bonds import FollowedLink
     from garp_agent.hypervisor.core.exchange import Call, Result
+    from garp_agent.hypervisor.core.failover_record import FailoverRecord, Verification
     from garp_agent.hypervisor.core.guests import Channel, Guest
     from garp_agent.hypervisor.core.lease_paths import PathOf
     from garp_agent.wire.model import Notice
@@ -74,17 +77,77 @@ class Watcher:
             self._contacts.paths_changed(now)
 
     def failover(
-        self, link: str, reason: str, names: frozenset[str], now: float, wall: float
+        self,
+        link: str,
+        reason: str,
+        names: frozenset[str],
+        now: float,
+        wall: float,
+        hold: float = 0.0,
     ) -> list[Call]:
         """Return the calls to make at once; cancel other calls to the same paths before.
 
         ``names``: all links that failed over, or the ports of guests that came to ``link``.
-        ``wall``: seconds since 1970, for the history.
+        ``wall``: seconds since 1970, for the history.  ``hold``: for so many seconds at most,
+        wait for :meth:`path_forwards` with the hints.
         """
         self._paths.change(names, now)
         found = ((guest, self._paths.of(guest)) for guest in self._contacts.guests.values())
         guests = [guest for guest, path in found if path.is_behind(names)]
-        return self._begin(link, reason, guests, now, wall)
+        return self._begin(link, reason, guests, now, wall, hold)
+
+    @property
+    def latest_failover(self) -> int:
+        """Return the number of the latest failover."""
+        return self._rounds.history[-1].number
+
+    def path_forwards(self, number: int, is_late: bool, now: float) -> list[Call]:
+        """Return the calls for a failover whose path has been seen to forward.
+
+        ``is_late``: what was sent before is lost.
+        """
+        record = self._rounds.record(number)
+        if record is None or (record.rounds and not is_late):
+            return []
+        behind = set(record.behind)
+        calls = self._rounds.path_forwards(number, now)
+        record.announced.clear()
+        return calls + self._announce_silent(record, behind)
+
+    def verified(self, number: int, found: Verification, reached: frozenset[str]) -> None:
+        """Take in what the network says after a failover.
+
+        ``reached``: names of guest ports.  Guests with no other port are hinted no more.
+        """
+        record = self._rounds.record(number)
+        if record is None:
+            return
+        record.verification = found
+        done = set()
+        for guest in [self._contacts.guests.get(path) for path in record.behind]:
+            if guest is None:
+                continue
+            path = self._paths.of(guest)
+            if path.is_known and path.ports and path.ports <= reached:
+                done.add(guest.channel.path)
+        self._rounds.reached(number, done)
+
+    def log_verified(self, number: int) -> None:
+        """Log what the network has said after a failover, when nothing more is asked."""
+        record = self._rounds.record(number)
+        if record is None or record.verification is None:
+            return
+        found = record.verification
+        is_whole = found.forwards_after is not None and found.reached == found.addresses
+        self._notices.say(
+            LEVEL_NOTICE if is_whole else LEVEL_WARNING,
+            "failover-verified",
+            link=record.link,
+            forwards_seconds=rounded(found.forwards_after),
+            reached=found.reached,
+            addresses=found.addresses,
+            slowest_seconds=rounded(found.slowest),
+        )
 
     def hint_all(self, reason: str, now: float, wall: float) -> list[Call]:
         """Hint all guests, because the operator says so; as :meth:`failover`."""
@@ -143,13 +206,23 @@ class Watcher:
         }
 
     def _begin(
-        self, link: str, reason: str, guests: list[Guest], now: float, wall: float
+        self,
+        link: str,
+        reason: str,
+        guests: list[Guest],
+        now: float,
+        wall: float,
+        hold: float = 0.0,
     ) -> list[Call]:
-        record, calls = self._rounds.begin(link, reason, guests, now, wall)
+        record, calls = self._rounds.begin(link, reason, guests, now, wall, hold)
         paths = {guest.channel.path for guest in guests}
+        return calls if hold else calls + self._announce_silent(record, paths)
+
+    def _announce_silent(self, record: FailoverRecord, paths: set[str]) -> list[Call]:
+        """Return the calls to the monitors of guests that do not answer, if they are concerned."""
         others = self._contacts.guests.values()
         spared = [each for each in others if each.answers or each.channel.path not in paths]
-        return calls + self._announcements.announce_silent(record, spared)
+        return self._announcements.announce_silent(record, spared)
 
     def macs(self) -> list[bytes]:
         """Return the MACs of all guests, as their agents say."""

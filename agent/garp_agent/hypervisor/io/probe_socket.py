@@ -60,7 +60,7 @@ class ProbeSender:
         sock = _packet_socket()
         try:
             if port:
-                sock.bind((port, 0))
+                _bind_to_port(sock, port, 0)
         except BaseException:
             sock.close()
             raise
@@ -83,7 +83,7 @@ class ProbeReceiver:
             attach_filter(self._socket, probe_filter(run))
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
             self._socket.setsockopt(_SOL_PACKET, _PACKET_AUXDATA, 1)
-            self._socket.bind((port, ETH_P_ALL))
+            _bind_to_port(self._socket, port, ETH_P_ALL)
             if own_address:
                 index = socket.if_nametoindex(port)
                 member = _MEMBERSHIP.pack(index, _PACKET_MR_UNICAST, 6, own_address)
@@ -120,6 +120,14 @@ class ProbeReceiver:
 def _packet_socket() -> socket.socket:
     kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
     return socket.socket(socket.AF_PACKET, kind, 0)
+
+
+def _bind_to_port(sock: socket.socket, port: str, protocol: int) -> None:
+    """Bind a socket to a port.  Raises OSError."""
+    try:
+        sock.bind((port, protocol))
+    except UnicodeError:  # Python binds to UTF-8 names only; the kernel allows any bytes
+        raise OSError(errno.EILSEQ, "the name of the port is not UTF-8") from None
 
 
 def _stripped_tag(control: list[tuple[int, int, bytes]]) -> tuple[int, int] | None:

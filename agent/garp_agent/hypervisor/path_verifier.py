@@ -1,0 +1,242 @@
+"""Asks the network after a failover, with path probes: sockets and tables for the watcher.
+
+Decides neither what is probed (hypervisor.core.path_check) nor what follows from it
+(hypervisor.core.watcher).  Needs CAP_NET_RAW, and two ports of a bond with carrier.
+
+Hints wait for the path only after a failover to a port that got its carrier lately: its switch port
+may not forward yet.  And only if the path of the bond has been seen to work in this run: the
+switches of another network may drop the probes.
+"""
+
+from __future__ import annotations
+
+import os
+from math import inf
+
+from garp_agent.hypervisor.core.failover_record import (
+    AddressesReached,
+    PathForwards,
+    Verification,
+)
+from garp_agent.hypervisor.core.learning_plan import Moment
+from garp_agent.hypervisor.core.learning_rules import LearningRules
+from garp_agent.hypervisor.core.learning_state import LEARNING_TABLES, LearningState
+from garp_agent.hypervisor.core.path_check import PathCheck
+from garp_agent.hypervisor.core.path_probes import (
+    RUN_LENGTH,
+    plan_probe_paths,
+    probe_source,
+    targets_behind,
+)
+from garp_agent.hypervisor.io.probe_socket import ProbeReceiver
+from garp_agent.runtime.netlink import Netlink
+from garp_agent.wire.model import DumpComplete, DumpPartial
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from garp_agent.hypervisor.core.bonds import Follower
+    from garp_agent.hypervisor.core.path_probes import ProbePath, ProbeTarget
+    from garp_agent.hypervisor.io.probe_socket import ProbeSender
+    from garp_agent.runtime.reactor import Reactor
+
+HOLD = 40.0  # seconds for which hints wait for a path: spanning trees need 30 s
+LATELY = 60.0  # seconds after its carrier came, in which a port may not forward yet
+LATE = 0.05  # seconds after a failover; hints sent before a path forwards later are lost
+READ_TABLES = 150.0  # seconds between two dumps: half the ageing time of bridges
+PART = 8  # datagrams of a dump that are read in one turn
+FRAMES_MOST = 64  # sent in one turn
+
+
+class _Running:
+    """A check and its sockets."""
+
+    def __init__(
+        self, check: PathCheck, number: int, began: float, receivers: list[ProbeReceiver]
+    ) -> None:
+        self.check = check
+        self.number = number  # of the failover; 0: none, at the start of the watcher
+        self.began = began
+        self.receivers = receivers
+        self.told = -1  # addresses reached, as of the latest event
+        self.is_open = False
+
+
+class PathVerifier:
+    """All checks under way.  The caller supplies the time."""
+
+    def __init__(self, follower: Follower, reactor: Reactor, sender: ProbeSender) -> None:
+        """``sender``: is closed with this.  Raises OSError if there can be no socket."""
+        self._follower = follower
+        self._reactor = reactor
+        self._sender = sender
+        self._netlink = Netlink(READ_TABLES, LEARNING_TABLES)
+        self._told: list[object] = []  # of the dump under way
+        self._state = LearningState(follower.table, follower.topology)
+        self._running: dict[int, _Running] = {}  # by bond
+        self.proven: set[int] = set()  # bonds whose path was seen to forward
+        self._is_first = True  # no dump has ended yet
+        self._carrier_at: dict[int, float] = {}  # when each port of a bond got its carrier
+        reactor.watch(self._netlink, self._read_tables)
+
+    @property
+    def numbers(self) -> set[int]:
+        """Return the numbers of the failovers that are checked."""
+        return {running.number for running in self._running.values()}
+
+    @property
+    def is_checking(self) -> bool:
+        """Return whether a check is under way."""
+        return bool(self._running)
+
+    def close(self) -> None:
+        """Close all sockets."""
+        for bond in list(self._running):
+            self._end(bond)
+        self._reactor.unwatch(self._netlink)
+        self._netlink.close()
+        self._sender.close()
+
+    def note_links(self, now: float) -> None:
+        """Note which ports have carrier; call this after each change of the links."""
+        links = self._follower.table.links.values()
+        ports = {port.ifindex for port in links if port.port_kind == "bond" and port.has_carrier}
+        first = -inf if self._is_first else now
+        self._carrier_at = {port: self._carrier_at.get(port, first) for port in ports}
+
+    def hold(self, names: Iterable[str], now: float) -> float:
+        """Return for how many seconds the hints of a failover of these links are to wait."""
+        paths = plan_probe_paths(self._follower.table, self._bonds(names)).paths
+        waits = [
+            path.bond in self.proven and self._carrier_at.get(path.active, -inf) > now - LATELY
+            for path in paths
+        ]
+        return HOLD if waits and all(waits) else 0.0
+
+    def begin(self, number: int, names: Iterable[str], now: float) -> None:
+        """Begin the checks after failover ``number`` of these links, where they are possible."""
+        bonds = self._bonds(names)
+        self._begin(number, plan_probe_paths(self._follower.table, bonds).paths, now)
+
+    def advance(self, now: float) -> list[PathForwards | AddressesReached]:
+        """Send what is due; return what the checks have found out."""
+        for event in self._netlink.reconcile(now):
+            self._take(event, now)
+        events: list[PathForwards | AddressesReached] = []
+        for bond, running in list(self._running.items()):
+            for _ in range(FRAMES_MOST):
+                out = running.check.next_frame(now)
+                if out is None:
+                    break
+                link = self._follower.table.links.get(out.port)
+                if link is not None:
+                    self._sender.send(link.name, out.frame)
+            events += self._news(running)
+            if running.check.is_over:
+                self._end(bond)
+        return events
+
+    def deadline(self) -> float:
+        """Return when :meth:`advance` must be called at the latest."""
+        checks = (running.check.deadline() for running in self._running.values())
+        return min(self._netlink.deadline(), *checks, inf)
+
+    # -- checks -------------------------------------------------------------------------
+
+    def _bonds(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Return the names of bonds; "" if there is none, because () would mean all."""
+        links = self._follower.table.links.values()
+        bonds = {link.name for link in links if link.kind == "bond"}
+        return tuple(sorted(bonds.intersection(names))) or ("",)
+
+    def _begin(self, number: int, paths: Iterable[ProbePath], now: float) -> None:
+        moment = Moment(now)
+        entries = self._state.plan(LearningRules(), moment).entries
+        for path in {path.bond: path for path in paths}.values():
+            self._end(path.bond)
+            targets = targets_behind([path], entries, {})
+            if targets:
+                self._start(number, path, targets, now)
+
+    def _start(
+        self, number: int, path: ProbePath, targets: tuple[ProbeTarget, ...], now: float
+    ) -> None:
+        table = self._follower.table
+        run = os.urandom(RUN_LENGTH)
+        standby, active = (table.links[port] for port in (path.standby, path.active))
+        sources = probe_source(table, standby), probe_source(table, active)
+        # At the start of the watcher one address is enough: only the path is of interest.
+        check = PathCheck(path, targets if number else targets[:1], run, sources, now)
+        receivers: list[ProbeReceiver] = []
+        try:
+            receivers.append(ProbeReceiver(standby.name, run, sources[0]))
+            receivers.append(ProbeReceiver(active.name, run))
+        except OSError:  # the port is gone, or no descriptor is left: no check
+            for receiver in receivers:
+                receiver.close()
+            return
+        running = self._running[path.bond] = _Running(check, number, now, receivers)
+        for port, receiver in zip((path.standby, path.active), receivers):
+            self._watch(running, port, receiver)
+
+    def _watch(self, running: _Running, port: int, receiver: ProbeReceiver) -> None:
+        def read(now: float) -> None:
+            for probe in receiver.read():
+                running.check.seen(port, probe, now)
+
+        self._reactor.watch(receiver, read)
+
+    def _end(self, bond: int) -> None:
+        running = self._running.pop(bond, None)
+        if running is None:
+            return
+        if not running.check.is_open:
+            self.proven.discard(bond)
+        for receiver in running.receivers:
+            self._reactor.unwatch(receiver)
+            receiver.close()
+
+    def _news(self, running: _Running) -> list[PathForwards | AddressesReached]:
+        check = running.check
+        events: list[PathForwards | AddressesReached] = []
+        if check.is_open and not running.is_open:
+            running.is_open = True
+            self.proven.add(check.path.bond)
+            is_late = check.opened_at > running.began + LATE
+            events.append(PathForwards(running.number, is_late))
+        if len(check.delivered) != running.told or check.is_over:
+            running.told = len(check.delivered)
+            events.append(_reached(running))
+        return events if running.number else []
+
+    # -- tables -------------------------------------------------------------------------
+
+    def _read_tables(self, now: float) -> None:
+        for event in self._netlink.read(now, PART):
+            self._take(event, now)
+
+    def _take(self, event: object, now: float) -> None:
+        if not isinstance(event, (DumpComplete, DumpPartial)):
+            self._told.append(event)
+            return
+        self._state.take(self._told, now)
+        self._told = []
+        if self._is_first:
+            self._is_first = False
+            self._begin(0, plan_probe_paths(self._follower.table).paths, now)
+
+
+def _reached(running: _Running) -> AddressesReached:
+    check = running.check
+    forwards_after = check.opened_at - running.began if check.is_open else None
+    slowest = max(check.delivered.values(), default=None)
+    found = Verification(
+        forwards_after,
+        len(check.delivered),
+        len(check.targets),
+        None if slowest is None else slowest - running.began,
+    )
+    missing = {each.port for n, each in enumerate(check.targets) if n not in check.delivered}
+    ports = frozenset(each.port for each in check.targets) - missing
+    return AddressesReached(running.number, found, ports, check.is_over)

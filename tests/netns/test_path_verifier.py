@@ -1,0 +1,210 @@
+"""The watcher's path verifier: real ports and tables of this machine, in a bond that is made up.
+
+The kernel of a test machine may have no bonds; tests/vm has a real one, and the whole watcher.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from bench import lab
+from garp_agent.hypervisor.core.bonds import Follower
+from garp_agent.hypervisor.core.failover_record import AddressesReached, PathForwards
+from garp_agent.hypervisor.core.linkstate import LINK_UP, LINKS, Bond, BondPort, LinkReport
+from garp_agent.hypervisor.guest_path_lookup import dumped
+from garp_agent.hypervisor.io.probe_socket import ProbeSender
+from garp_agent.hypervisor.path_verifier import HOLD, LATELY, PathVerifier
+from garp_agent.runtime.reactor import Reactor
+from tests.world import mac
+
+BOND = 900  # ifindex
+GUEST = "52:54:00:12:34:56"
+PATIENCE = 30.0
+NAMES = frozenset({"bond0", "br0"})
+
+
+class Network(lab.Lab):
+    """guest eth0 -- tap host; host eth0, eth1 -- switch.  eth0 is the active port."""
+
+    roles = ("guest", "host", "switch")
+
+    def build(self) -> None:
+        self.wire(
+            ("guest", "eth0", "host", "tap"),
+            ("host", "eth0", "switch", "port-a"),
+            ("host", "eth1", "switch", "port-b"),
+        )
+        self.bridge("switch", "port-a", "port-b")
+        self.ip("switch", "link set port-a up", "link set port-b up")
+        self.bridge("host", "tap")
+        self.ip("host", "link set tap up", "link set br0 address 02:00:5e:00:53:0a")
+        self.host("guest", "eth0", GUEST)
+        for port in ("eth0", "eth1"):  # the ports of a bond have one MAC
+            self.host("host", port, "02:00:5e:00:53:0a")
+        self.wait_until_up("guest", "host", "switch")
+        self.send("guest", "eth0", GUEST)
+        self.follower = Follower()
+        with self.entered("host"):
+            for event in dumped(LINKS, PATIENCE):
+                self.follower.handle(event, 0.0)
+        links = self.follower.table.links
+        self.index = {link.name: link.ifindex for link in links.values()}
+        bond = links[self.index["eth0"]]._replace(
+            ifindex=BOND,
+            name="bond0",
+            kind="bond",
+            port_kind="bridge",
+            lower_ifindex=0,
+            master_ifindex=self.index["br0"],
+            bond=Bond(1, self.index["eth0"]),
+        )
+        self.follower.handle(LinkReport(bond), 0.0)
+        for name in ("eth0", "eth1"):
+            self.put(name)
+
+    def put(self, name: str, **changes: Any) -> None:
+        """Make a link a port of the bond."""
+        link = self.follower.table.links[self.index[name]]
+        port = link._replace(
+            kind="",
+            master_ifindex=BOND,
+            port_kind="bond",
+            lower_ifindex=0,
+            bond_port=BondPort(False, LINK_UP),
+        )
+        self.follower.handle(LinkReport(port._replace(**changes)), 0.0)
+
+    def send(self, role: str, port: str, source: str) -> None:
+        """Send a broadcast with this source; return when the host, or the switch, has it."""
+        listener = ("host", "tap") if role == "guest" else ("switch", "port-a")
+        with self.packet_socket(*listener) as heard, self.packet_socket(role, port) as out:
+            heard.settimeout(PATIENCE)
+            out.send(bytes([255] * 6) + mac(source) + b"\x88\xb6" + bytes(46))
+            while heard.recv(2048)[6:12] != mac(source):
+                pass
+
+    def forward(self, port: str, forwards: bool) -> None:
+        state = 3 if forwards else 1  # BR_STATE_FORWARDING, BR_STATE_LISTENING
+        self.ip("switch", f"link set {port} type bridge_slave state {state}")
+
+
+class Running:
+    """A verifier in the host's namespace."""
+
+    def __init__(self, network: Network) -> None:
+        with network.entered("host"):
+            self._reactor = Reactor()
+            self.verifier = PathVerifier(network.follower, self._reactor, ProbeSender())
+        self._network = network
+        self.events: list[PathForwards | AddressesReached] = []
+
+    def close(self) -> None:
+        self.verifier.close()
+        self._reactor.close()
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Run until a condition holds."""
+        end = time.monotonic() + PATIENCE
+        while not condition():
+            now = time.monotonic()
+            assert now < end, f"it did not come: {self.events}"
+            with self._network.entered("host"):  # sockets are opened on demand
+                self.events += self.verifier.advance(now)
+                ready = self._reactor.wait(min(self.verifier.deadline(), now + 0.2))
+                self._reactor.call(ready, time.monotonic())
+
+    def prove(self) -> None:
+        """Run until the check at the start has seen the path forward."""
+        self.until(lambda: self.verifier.proven)
+
+    def begin(self, number: int) -> None:
+        with self._network.entered("host"):
+            self.verifier.begin(number, NAMES, time.monotonic())
+
+    def last(self) -> AddressesReached:
+        return [each for each in self.events if isinstance(each, AddressesReached)][-1]
+
+    def forwards(self) -> list[PathForwards]:
+        return [each for each in self.events if isinstance(each, PathForwards)]
+
+
+@pytest.fixture
+def network(labs: None) -> Iterator[Network]:
+    with Network() as made:
+        yield made
+
+
+def test_addresses_are_reached_when_the_network_has_learnt_them(network: Network) -> None:
+    with closing(Running(network)) as running:
+        running.prove()
+        assert running.events == []  # the check at the start belongs to no failover
+        network.send("host", "eth1", GUEST)  # the switch has the guest behind the standby port
+        running.begin(7)
+        running.until(running.forwards)
+        running.until(lambda: running.events and running.last().found.reached == 1)
+        assert (running.last().ports, running.last().is_over) == (frozenset({"br0"}), False)
+        assert running.last().found.addresses == 2
+        network.send("host", "eth0", GUEST)
+        running.until(lambda: running.last().is_over)
+    found = running.last().found
+    assert running.last()[::2] == (7, frozenset({"br0", "tap"}))
+    assert found.forwards_after is not None
+    assert found.slowest is not None
+    assert (found.reached, found.slowest > found.forwards_after) == (2, True)
+    assert [each.number for each in running.forwards()] == [7]
+
+
+def test_path_that_forwards_late_is_reported_as_late(network: Network) -> None:
+    with closing(Running(network)) as running:
+        running.prove()
+        network.forward("port-a", False)
+        running.begin(1)
+        began = time.monotonic()
+        running.until(lambda: time.monotonic() > began + 0.2)
+        assert running.forwards() == []
+        network.forward("port-a", True)
+        running.until(running.forwards)
+    assert running.forwards() == [PathForwards(1, True)]
+
+
+def test_newer_failover_replaces_the_check_of_an_older_one(network: Network) -> None:
+    with closing(Running(network)) as running:
+        running.prove()
+        network.forward("port-a", False)
+        running.begin(1)
+        network.forward("port-a", True)
+        running.begin(2)
+        running.until(running.forwards)
+    assert {each.number for each in running.events} == {2}
+
+
+def test_hints_wait_for_a_port_that_got_its_carrier_lately(network: Network) -> None:
+    with closing(Running(network)) as running:
+        running.verifier.note_links(0.0)
+        running.prove()
+        assert running.verifier.hold(NAMES, 0.0) == 0.0  # it had its carrier before the start
+        network.put("eth0", flags=0)
+        running.verifier.note_links(100.0)
+        assert running.verifier.hold(NAMES, 100.0) == 0.0  # no carrier: no path to wait for
+        network.put("eth0", flags=network.follower.table.links[network.index["eth1"]].flags)
+        running.verifier.note_links(200.0)
+        assert running.verifier.hold(NAMES, 200.0) == HOLD
+        assert running.verifier.hold(frozenset({"br0"}), 200.0) == 0.0  # no bond is in it
+        assert running.verifier.hold(NAMES, 200.0 + LATELY) == 0.0
+
+
+def test_hints_do_not_wait_where_the_path_has_never_worked(network: Network) -> None:
+    network.forward("port-b", False)
+    with closing(Running(network)) as running:
+        running.verifier.note_links(0.0)
+        running.until(lambda: running.verifier.is_checking)
+        network.put("eth0", flags=0)
+        running.verifier.note_links(100.0)
+        network.put("eth0", flags=network.follower.table.links[network.index["eth1"]].flags)
+        running.verifier.note_links(200.0)
+        assert running.verifier.hold(NAMES, 200.0) == 0.0
