@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from garp_agent.hypervisor.guest_path_lookup import dumped
 from garp_agent.hypervisor.io.probe_socket import ProbeSender
 from garp_agent.hypervisor.path_verifier import HOLD, LATELY, PathVerifier
 from garp_agent.runtime.reactor import Reactor
+from tests.hypervisor.watching import watching
 from tests.world import mac
 
 BOND = 900  # ifindex
@@ -208,3 +210,11 @@ def test_hints_do_not_wait_where_the_path_has_never_worked(network: Network) -> 
         network.put("eth0", flags=network.follower.table.links[network.index["eth1"]].flags)
         running.verifier.note_links(200.0)
         assert running.verifier.hold(NAMES, 200.0) == 0.0
+
+
+def test_watcher_verifies_only_if_it_is_told_to(tiny_lab: lab.TinyLab, short_path: Path) -> None:
+    inside = ("ip", "netns", "exec", tiny_lab.namespace("guest"))
+    for options, verifies in (((), False), (("--verify",), True)):
+        with watching(short_path, *options, prefix=inside) as watcher:
+            assert watcher.ask()["verifies"] is verifies
+            assert watcher.stop()[0] == 0

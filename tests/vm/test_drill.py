@@ -148,7 +148,7 @@ def test_drill_that_is_interrupted_puts_the_bond_back(testbed: Testbed) -> None:
 def test_watcher_hints_when_the_path_forwards_and_verifies(testbed: Testbed) -> None:
     """The bond returns to a port that has carrier, and whose switch port forwards later."""
     late = OTHER[testbed.active]
-    with Agent(testbed.guest) as agent, HintWatcher(testbed.hypervisor) as watcher:
+    with Agent(testbed.guest) as agent, HintWatcher(testbed.hypervisor, "--verify") as watcher:
         agent.wait_until(lambda status: status["lease"], "the lease")
         testbed.cut(late)
         agent.wait_until_settled()

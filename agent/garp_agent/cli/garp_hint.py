@@ -236,6 +236,12 @@ def send_command(
     "or --connect.",
 )
 @click.option(
+    "--verify",
+    is_flag=True,
+    help="After a failover, ask the network with path probes whether the path forwards and the "
+    "guests are reached; hint again until they are. Needs CAP_NET_RAW.",
+)
+@click.option(
     "--learn",
     is_flag=True,
     help="After a failover, send learning frames for this host and its guests, agent or not; "

@@ -31,7 +31,7 @@ from garp_agent.runtime.control_socket import ControlSocket
 from garp_agent.runtime.notify import Notify
 from garp_agent.runtime.reactor import Reactor
 from garp_agent.runtime.signals import Signals
-from garp_agent.wire.model import LEVEL_INFO, LEVEL_NOTICE, LEVEL_WARNING
+from garp_agent.wire.model import LEVEL_NOTICE, LEVEL_WARNING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class WatcherDaemon:
         self._reactor.watch(self._tables, self._tables.read)
         if self._learning is not None:
             self._reactor.watch(self._learning, self._learning.read)
-        self._verifier = self._new_verifier()
+        self._verifier = self._new_verifier() if options.verify else None
         self._verified: dict[int, tuple[BondFailover, float]] = {}  # by number, while checked
 
     def _new_verifier(self) -> PathVerifier | None:
@@ -94,9 +94,9 @@ class WatcherDaemon:
         try:
             sender = ProbeSender()
         except OSError as error:
-            self._log.say(LEVEL_INFO, "failovers-not-verified", reason=error.strerror)
+            self._log.say(LEVEL_WARNING, "failovers-not-verified", reason=error.strerror)
             return None
-        # Only with CAP_NET_RAW: the others would pay for its modules with memory.
+        # Only with --verify: the others would pay for its modules with memory.
         from garp_agent.hypervisor.path_verifier import PathVerifier
 
         return PathVerifier(self._links.follower, self._reactor, sender)
