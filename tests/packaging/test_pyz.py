@@ -48,6 +48,23 @@ def test_file_runs_on_each_python_with_nothing_installed(
     assert run(python, "-IS", pyz, "--version") == VERSION  # as an archive, too
 
 
+IMPORT_ALL = """
+import importlib, sys, zipfile
+sys.path[:0] = [sys.argv[1] + "/" + folder for folder in (sys.implementation.cache_tag, "source")]
+names = zipfile.ZipFile(sys.argv[1]).namelist()
+modules = [name[7:-3].replace("/", ".") for name in names if name.startswith("source/garp_agent/")
+           and name.endswith(".py")]
+for module in modules:
+    importlib.import_module(module)
+print(len(modules) > 100)
+"""
+
+
+@pytest.mark.parametrize("python", INTERPRETERS.values(), ids=INTERPRETERS)
+def test_each_module_can_be_imported_on_each_python(pyz: Path, python: str) -> None:
+    assert run(python, "-IS", "-c", IMPORT_ALL, pyz) == "True\n"
+
+
 def test_nothing_of_the_current_folder_or_pythonpath_is_imported(pyz: Path, tmp_path: Path) -> None:
     for name in ("sitecustomize", "usercustomize", "json", "re", "select", "garp_agent"):
         (tmp_path / f"{name}.py").write_text(f'raise SystemExit("{name} of the folder")\n')
