@@ -158,6 +158,13 @@ def test_guest_without_agent_is_announced_by_announce_self(testbed: Testbed) -> 
         testbed.wait_until_reached()
 
 
+def test_guest_without_agent_is_announced_by_learning_frames(testbed: Testbed) -> None:
+    with HintWatcher(testbed.hypervisor, "--learn", timeout="0.2") as watcher:
+        wait_for(lambda: watcher.status()["learning"]["remembered"], "the guest's MAC", step=0.2)
+        testbed.fail_over()
+        testbed.wait_until_reached()
+
+
 def test_agent_that_comes_later_finds_no_lease_in_the_port(testbed: Testbed) -> None:
     """The port keeps what was sent before the agent opened it; a lease there would be stale."""
     with HintWatcher(testbed.hypervisor, timeout="0.2") as watcher:
