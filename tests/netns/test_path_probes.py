@@ -136,6 +136,23 @@ def test_ports_that_do_not_exist_are_reported(network: Network) -> None:
             ProbeReceiver("eth\udcff", b"r" * 8)
 
 
+def test_probe_leaves_through_the_link_that_has_the_name_now(network: Network) -> None:
+    """A card whose driver is loaded again is a new link with the old name."""
+    frame = encode_probe(GUEST, OTHER, (), b"r" * 8, 1)
+    with network.entered("host"), closing(ProbeSender()) as sender:
+        assert sender.send("eth1", frame) == 0
+        network.ip("host", "link set eth1 down", "link set eth1 name old1")
+        assert sender.send("eth1", frame) == errno.ENODEV
+        network.wire(("host", "eth1", "switch", "port-c"))
+        network.ip("host", "link set old1 up", "link set eth1 up")
+        network.ip("switch", "link set port-c up")
+        with network.packet_socket("switch", "port-c") as heard:
+            heard.settimeout(30)
+            assert sender.send("eth1", frame) == 0
+            while heard.recv(2048) != frame:
+                pass
+
+
 def test_switch_of_a_link_that_is_no_bond_is_refused_with_the_reason(network: Network) -> None:
     _bond, standby, active = network.path
     with network.entered("host"), pytest.raises(OSError, match=r"No such device|not supported"):

@@ -16,7 +16,14 @@ import pytest
 from bench import lab
 from garp_agent.hypervisor.core.bonds import Follower
 from garp_agent.hypervisor.core.failover_record import AddressesReached, PathForwards
-from garp_agent.hypervisor.core.linkstate import LINK_UP, LINKS, Bond, BondPort, LinkReport
+from garp_agent.hypervisor.core.linkstate import (
+    LINK_UP,
+    LINKS,
+    STATE_LISTENING,
+    Bond,
+    BondPort,
+    LinkReport,
+)
 from garp_agent.hypervisor.guest_path_lookup import dumped
 from garp_agent.hypervisor.io.probe_socket import ProbeSender
 from garp_agent.hypervisor.path_verifier import HOLD, LATELY, PathVerifier
@@ -124,9 +131,9 @@ class Running:
         """Run until the check at the start has seen the path forward."""
         self.until(lambda: self.verifier.proven)
 
-    def begin(self, number: int) -> None:
+    def begin(self, number: int) -> bool:
         with self._network.entered("host"):
-            self.verifier.begin(number, NAMES, time.monotonic())
+            return self.verifier.begin(number, NAMES, time.monotonic())
 
     def last(self) -> AddressesReached:
         return [each for each in self.events if isinstance(each, AddressesReached)][-1]
@@ -210,6 +217,16 @@ def test_hints_do_not_wait_where_the_path_has_never_worked(network: Network) -> 
         network.put("eth0", flags=network.follower.table.links[network.index["eth1"]].flags)
         running.verifier.note_links(200.0)
         assert running.verifier.hold(NAMES, 200.0) == 0.0
+
+
+def test_check_without_an_address_to_probe_does_not_begin(network: Network) -> None:
+    """So that no hint waits for it."""
+    with closing(Running(network)) as running:
+        running.prove()
+        assert running.begin(1)
+        bond = network.follower.table.links[BOND]
+        network.follower.handle(LinkReport(bond._replace(port_state=STATE_LISTENING)), 0.0)
+        assert not running.begin(2)
 
 
 def test_watcher_verifies_only_if_it_is_told_to(tiny_lab: lab.TinyLab, short_path: Path) -> None:

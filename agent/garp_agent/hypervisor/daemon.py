@@ -199,7 +199,8 @@ class WatcherDaemon:
             if verifier is not None:
                 number = self._watcher.latest_failover
                 self._verified[number] = failover, wall
-                verifier.begin(number, names, now)
+                if not verifier.begin(number, names, now) and hold:  # nothing is to be waited for
+                    self._call(self._watcher.path_forwards(number, False, now), now)
 
     def _verify(self, now: float) -> None:
         if self._verifier is None:

@@ -114,10 +114,14 @@ class PathVerifier:
         ]
         return HOLD if waits and all(waits) else 0.0
 
-    def begin(self, number: int, names: Iterable[str], now: float) -> None:
-        """Begin the checks after failover ``number`` of these links, where they are possible."""
+    def begin(self, number: int, names: Iterable[str], now: float) -> bool:
+        """Begin the checks after failover ``number`` of these links, where they are possible.
+
+        Return whether one has begun: it can fail, or there can be no address to probe.
+        """
         bonds = self._bonds(names)
         self._begin(number, plan_probe_paths(self._follower.table, bonds).paths, now)
+        return number in self.numbers
 
     def advance(self, now: float) -> list[PathForwards | AddressesReached]:
         """Send what is due; return what the checks have found out."""

@@ -12,7 +12,7 @@ from garp_agent.hypervisor.core.lease_paths import GuestPath
 from garp_agent.hypervisor.core.watcher import HintOptions
 from garp_agent.wire.model import LEVEL_NOTICE, LEVEL_WARNING
 from garp_agent.wire.protocol import Burst
-from tests.hypervisor.core.talk import WALL, A, B, C, Talk, asked
+from tests.hypervisor.core.talk import REVOKE, WALL, A, B, C, Talk, asked
 
 if TYPE_CHECKING:
     from garp_agent.hypervisor.core.guests import Guest
@@ -68,6 +68,23 @@ def test_hints_that_are_held_are_sent_at_the_end_of_the_time_at_the_latest() -> 
     talk = met(A)
     failover(talk, 10.0, HOLD)
     assert hinted(talk, 100.0) == [(50.0, None), (70.0, 1)]
+
+
+def test_leases_end_at_once_while_hints_are_held() -> None:
+    """The path can work although no probe arrives: then the guest must not wait for a lease."""
+    talk = met(A)
+    failover(talk, 10.0, HOLD)
+    assert talk.run(49.0) == [(10.0, {"a": [REVOKE]})]
+    assert talk.guest("a", 10.0)["lease"] == 0
+
+
+def test_lease_that_is_offered_when_hints_are_held_is_revoked() -> None:
+    talk = met(A)
+    [offer] = talk.watcher.advance(talk.watcher.deadline())
+    failover(talk, 30.0, HOLD)
+    assert talk.watcher.advance(30.0) == []
+    talk.answer([offer], 30.1)
+    assert talk.turn(30.1) == {"a": [REVOKE]}
 
 
 def test_held_hints_begin_with_the_guests_that_answer() -> None:

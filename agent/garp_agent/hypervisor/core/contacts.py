@@ -82,6 +82,12 @@ class Contacts:
             self._next = min(self._next, guest.next_contact)
         self._log_unfollowed()
 
+    def end_leases(self, guests: Iterable[Guest], now: float) -> None:
+        """Contact those of these guests at once that can have a lease, to revoke it."""
+        for guest in guests:
+            if guest.lease.may_be_held(now) and guest.next_contact < inf:
+                guest.next_contact = self._next = now
+
     @property
     def promised(self) -> float:
         """Return the seconds of the leases that are promised now; 0 for none."""

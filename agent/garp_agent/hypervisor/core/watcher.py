@@ -215,8 +215,11 @@ class Watcher:
         hold: float = 0.0,
     ) -> list[Call]:
         record, calls = self._rounds.begin(link, reason, guests, now, wall, hold)
+        if hold:  # until the hint, they refresh as without a lease
+            self._contacts.end_leases(guests, now)
+            return calls
         paths = {guest.channel.path for guest in guests}
-        return calls if hold else calls + self._announce_silent(record, paths)
+        return calls + self._announce_silent(record, paths)
 
     def _announce_silent(self, record: FailoverRecord, paths: set[str]) -> list[Call]:
         """Return the calls to the monitors of guests that do not answer, if they are concerned."""

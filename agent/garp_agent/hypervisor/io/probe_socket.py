@@ -42,9 +42,14 @@ class ProbeSender:
     def send(self, port: str, frame: bytes) -> int:
         """Send one whole frame out of a port; return the errno (0: sent)."""
         try:
-            if port not in self._sockets:
-                self._sockets[port] = self._open(port)
-            self._sockets[port].send(frame)
+            sock = self._sockets.get(port)
+            # A socket stays bound to its link, which can be gone or have another name now.
+            if sock is not None and sock.getsockname()[0] != port:
+                self._sockets.pop(port).close()
+                sock = None
+            if sock is None:
+                sock = self._sockets[port] = self._open(port)
+            sock.send(frame)
         except OSError as error:
             return error.errno or errno.EIO
         return 0
