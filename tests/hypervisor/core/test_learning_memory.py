@@ -40,6 +40,25 @@ def test_address_outside_is_forgotten_after_a_while() -> None:
     assert outside(host) == []
 
 
+def test_address_that_has_left_its_port_counts_as_outside_for_as_long_as_it_was_heard() -> None:
+    """Where it is now, only this bridge's broadcasts would show it again."""
+    host = host_of(2)
+    host.hear(100.0, TableEntry(guest(1), 20, 10, 5), TableEntry(guest(2), 20, 10, 5))
+    host.hear(200.0, TableEntry(guest(1), 3, 10, 5), TableEntry(guest(2), 3, 10, 6))
+    host.hear(201.0 + OUTSIDE_LATELY)
+    assert outside(host) == [(guest(1), 5, 200.0)]
+    back = 300.0 + OUTSIDE_LATELY
+    host.hear(back, TableEntry(guest(1), 21, 10, 5))
+    assert outside(host) == []
+    host.hear(back + 100.0, TableEntry(guest(1), 3, 10, 5))
+    host.remove(21)
+    host.hear(back + 101.0 + OUTSIDE_LATELY)
+    assert outside(host) == [(guest(1), 5, back + 100.0)]
+    host.remove(20)
+    host.hear(back + 102.0 + OUTSIDE_LATELY)
+    assert outside(host) == []
+
+
 def test_addresses_outside_are_limited_to_the_latest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learning_memory, "OUTSIDE_MOST", 2)
     host = host_of(1)

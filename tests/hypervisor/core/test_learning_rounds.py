@@ -221,7 +221,11 @@ def test_address_not_heard_while_all_carriers_were_lost_is_left_out(
     rounds.rounds.follow(followed(True), 200.1)
     rounds.begin(200.1)
     rounds.read(200.1)
-    assert len(rounds.send(200.1)) == 1
+    assert len(rounds.send(200.1)) == sent
+    rounds.heard[1] = 300.0
+    rounds.begin(300.0)
+    rounds.read(300.0)
+    assert len(rounds.send(300.0)) == 1
 
 
 def test_failover_without_a_bond_begins_nothing() -> None:

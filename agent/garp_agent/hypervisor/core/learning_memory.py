@@ -88,7 +88,7 @@ class LearningMemory:
                 known = heard.setdefault(port.ifindex, {})
             known[_packed(entry.hardware_address, entry.vlan)] = now - entry.age
         self._keep_heard(heard, guest_ports)
-        self._keep_outside(outside, now)
+        self._keep_outside(outside, self._heard_at(table), now)
 
     def forget_port(self, ifindex: int) -> None:
         """Forget what was behind a port: it is gone, or lost its carrier with its guest."""
@@ -136,11 +136,30 @@ class LearningMemory:
             if len(kept) < len(known):
                 self.dropped[ifindex] = len(known) - len(kept)
 
-    def _keep_outside(self, outside: dict[int, dict[int, float]], now: float) -> None:
+    def _heard_at(self, table: LinkTable) -> dict[tuple[int, int], float]:
+        """Return when each address was heard last on a guest port, by bridge and address."""
+        latest: dict[tuple[int, int], float] = {}
+        for ifindex, kept in self._heard.items():
+            bridge = table.links[ifindex].master_ifindex
+            for key, at in _ADDRESS.iter_unpack(kept):
+                latest[bridge, key] = max(at, latest.get((bridge, key), at))
+        return latest
+
+    def _keep_outside(
+        self,
+        outside: dict[int, dict[int, float]],
+        heard_at: dict[tuple[int, int], float],
+        now: float,
+    ) -> None:
+        """Keep what was seen lately, and what has left: it counts for as long as it was heard."""
         for bridge, new in outside.items():
             known = {**dict(_ADDRESS.iter_unpack(self._outside.get(bridge, b""))), **new}
-            recent = {key: at for key, at in known.items() if at >= now - OUTSIDE_LATELY}
-            self._outside[bridge] = _joined_addresses(_latest(recent, OUTSIDE_MOST))
+            kept = {
+                key: at
+                for key, at in known.items()
+                if at >= now - OUTSIDE_LATELY or at > heard_at.get((bridge, key), at)
+            }
+            self._outside[bridge] = _joined_addresses(_latest(kept, OUTSIDE_MOST))
 
 
 def snapshot_interval(table: LinkTable) -> float:

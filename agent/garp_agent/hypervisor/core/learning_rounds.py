@@ -123,8 +123,7 @@ class LearningRounds:
                 self._down.setdefault(link.link, now)
             elif link.link in self._down:
                 since = self._down.pop(link.link)
-                self._lost.pop(link.link, None)
-                if now - since >= LOST_FOR:
+                if now - since >= LOST_FOR:  # a shorter loss does not end what this one means
                     self._lost[link.link] = since
 
     def begin(
