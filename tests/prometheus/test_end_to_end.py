@@ -33,8 +33,10 @@ TEXTFILE = CONTRIB / "garp-agent-textfile"
 HINT = (sys.executable, "-m", "garp_agent.hypervisor")
 EXPORTER, SERVER = "127.0.0.1:9100", "127.0.0.1:9090"
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-# These have no samples while all is well.
-EMPTY = re.compile(r"frames_dropped_total|garp_agent_up\{.*\} == 0\)$")
+# These have no samples while all is well, without leases and without learning frames.
+EMPTY = re.compile(
+    r"frames_dropped_total|garp_agent_up\{.*\} == 0\)$|guest_lease_seconds > 0|garp_hint_learning_"
+)
 
 
 class Monitoring:
