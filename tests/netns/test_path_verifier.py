@@ -26,7 +26,7 @@ from garp_agent.hypervisor.core.linkstate import (
 )
 from garp_agent.hypervisor.guest_path_lookup import dumped
 from garp_agent.hypervisor.io.probe_socket import ProbeSender
-from garp_agent.hypervisor.path_verifier import HOLD, LATELY, PathVerifier
+from garp_agent.hypervisor.path_verifier import HOLD, LATELY, NEWS, PathVerifier
 from garp_agent.runtime.reactor import Reactor
 from tests.hypervisor.watching import watching
 from tests.world import mac
@@ -166,6 +166,23 @@ def test_addresses_are_reached_when_the_network_has_learnt_them(network: Network
     assert found.slowest is not None
     assert (found.reached, found.slowest > found.forwards_after) == (2, True)
     assert [each.number for each in running.forwards()] == [7]
+
+
+def test_many_addresses_that_are_reached_are_reported_together(network: Network) -> None:
+    """The watcher looks at all guests at each report."""
+    guests = [f"52:54:00:00:00:{number:02x}" for number in range(40)]
+    for guest in guests:
+        network.send("guest", "eth0", guest)
+        network.send("host", "eth0", guest)
+    network.send("host", "eth0", GUEST)
+    with closing(Running(network)) as running:
+        running.prove()
+        began = time.monotonic()
+        running.begin(1)
+        running.until(lambda: running.events and running.last().found.reached > len(guests))
+        seconds = time.monotonic() - began
+    reports = [each for each in running.events if isinstance(each, AddressesReached)]
+    assert len(reports) <= 2 + seconds / NEWS
 
 
 def test_path_that_forwards_late_is_reported_as_late(network: Network) -> None:

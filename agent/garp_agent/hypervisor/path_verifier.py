@@ -47,6 +47,7 @@ LATE = 0.05  # seconds after a failover; hints sent before a path forwards later
 READ_TABLES = 150.0  # seconds between two dumps: half the ageing time of bridges
 PART = 8  # datagrams of a dump that are read in one turn
 FRAMES_MOST = 64  # sent in one turn
+NEWS = 0.1  # seconds between two reports of a check: each costs 10 ms with 1,000 guests
 
 
 class _Running:
@@ -60,7 +61,17 @@ class _Running:
         self.began = began
         self.receivers = receivers
         self.told = -1  # addresses reached, as of the latest event
+        self.tell_at = -inf  # when the next such event may come
         self.is_open = False
+
+    @property
+    def has_news(self) -> bool:
+        """Return whether more addresses are reached than the latest event says."""
+        return len(self.check.delivered) != self.told
+
+    def deadline(self) -> float:
+        """Return when the next frame or event is due."""
+        return min(self.check.deadline(), self.tell_at if self.has_news else inf)
 
 
 class PathVerifier:
@@ -136,14 +147,14 @@ class PathVerifier:
                 link = self._follower.table.links.get(out.port)
                 if link is not None:
                     self._sender.send(link.name, out.frame)
-            events += self._news(running)
+            events += self._news(running, now)
             if running.check.is_over:
                 self._end(bond)
         return events
 
     def deadline(self) -> float:
         """Return when :meth:`advance` must be called at the latest."""
-        checks = (running.check.deadline() for running in self._running.values())
+        checks = (running.deadline() for running in self._running.values())
         return min(self._netlink.deadline(), *checks, inf)
 
     # -- checks -------------------------------------------------------------------------
@@ -201,7 +212,7 @@ class PathVerifier:
             self._reactor.unwatch(receiver)
             receiver.close()
 
-    def _news(self, running: _Running) -> list[PathForwards | AddressesReached]:
+    def _news(self, running: _Running, now: float) -> list[PathForwards | AddressesReached]:
         check = running.check
         events: list[PathForwards | AddressesReached] = []
         if check.is_open and not running.is_open:
@@ -209,8 +220,8 @@ class PathVerifier:
             self.proven.add(check.path.bond)
             is_late = check.opened_at > running.began + LATE
             events.append(PathForwards(running.number, is_late))
-        if len(check.delivered) != running.told or check.is_over:
-            running.told = len(check.delivered)
+        if (running.has_news and now >= running.tell_at) or check.is_over:
+            running.told, running.tell_at = len(check.delivered), now + NEWS
             events.append(_reached(running))
         return events if running.number else []
 
