@@ -14,7 +14,6 @@ from math import inf
 from garp_agent import __version__
 from garp_agent.hypervisor.bridge_table_reader import BridgeTableReader
 from garp_agent.hypervisor.core.announce_self import REWRITE
-from garp_agent.hypervisor.core.exchange import Outcome, Result
 from garp_agent.hypervisor.core.failover_record import PathForwards
 from garp_agent.hypervisor.core.guest_paths import GuestPaths
 from garp_agent.hypervisor.core.hint_rounds import HINT
@@ -23,10 +22,11 @@ from garp_agent.hypervisor.io.channels import Finder
 from garp_agent.hypervisor.io.fanout import Fanout
 from garp_agent.hypervisor.io.libvirt_cards import LibvirtCards
 from garp_agent.hypervisor.io.probe_socket import ProbeSender
-from garp_agent.hypervisor.io.xenstore import rewrite_states, xen_cards
+from garp_agent.hypervisor.io.xenstore import xen_cards
 from garp_agent.hypervisor.link_failovers import LinkFailovers
 from garp_agent.hypervisor.monitor_child import MonitorChild
 from garp_agent.hypervisor.requests import OperatorRequests
+from garp_agent.hypervisor.xen_rewrites import XenRewrites
 from garp_agent.runtime.control_socket import ControlSocket
 from garp_agent.runtime.notify import Notify
 from garp_agent.runtime.reactor import Reactor
@@ -36,7 +36,8 @@ from garp_agent.wire.model import LEVEL_NOTICE, LEVEL_WARNING
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from garp_agent.hypervisor.core.bonds import BondFailover
-    from garp_agent.hypervisor.core.exchange import Call
+    from garp_agent.hypervisor.core.exchange import Call, Result
+    from garp_agent.hypervisor.core.guests import Channel
     from garp_agent.hypervisor.learning import Learning
     from garp_agent.hypervisor.options import WatchOptions
     from garp_agent.hypervisor.path_verifier import PathVerifier
@@ -62,6 +63,8 @@ class WatcherDaemon:
         self._notify = Notify()
         self._finder = Finder(options.port, options.channels, options.libvirt_status)
         self._cards = LibvirtCards(options.libvirt_status)
+        self._xen_cards: list[Channel] = []  # as xenstore said last
+        self._rewrites = XenRewrites()
         self._searched = SearchNotices(log)
         wanted = HintOptions(
             options.lease, options.lease_after, options.pace, options.announce_self
@@ -126,6 +129,7 @@ class WatcherDaemon:
                     self._find(now)
                 self._verify(now)
             self._call(self._watcher.advance(now), now)
+            self._take(self._rewrites.advance(), now)
         if self._learning is not None and self._links.is_complete:
             self._learning.advance(now)
         self._notify.alive(now)
@@ -135,6 +139,8 @@ class WatcherDaemon:
         always = (self._links.deadline(), self._fanout.deadline(), self._notify.deadline())
         if self._stop_at < inf:
             return min(*always, self._stop_at)
+        if self._rewrites:
+            return -inf
         if not self._links.is_complete:
             return min(*always, self._watcher.deadline())
         learning = inf if self._learning is None else self._learning.deadline()
@@ -229,12 +235,10 @@ class WatcherDaemon:
         if urgent and len(self._fanout):
             # QEMU serves one client at a time: a contact under way would delay the hint.
             self._fanout.cancel(urgent)
-        rewrites = [call for call in calls if call.kind == REWRITE]
+        self._rewrites.add(call for call in calls if call.kind == REWRITE)
         others = [call for call in calls if call.kind != REWRITE]
         if others:
             self._take(self._fanout.start(others, now), now)
-        if rewrites:  # after the hints are sent, because xenstored may be slow
-            self._take(_rewritten(rewrites), now)
 
     def _take(self, results: list[Result], now: float) -> None:
         calls = [call for result in results for call in self._watcher.finished(result, now)]
@@ -252,7 +256,9 @@ class WatcherDaemon:
         if self._learning is not None:
             self._learning.found(cards)
         if self._options.announce_self:
-            self._watcher.found_monitors([*xen_cards(), *self._monitor_finder.find()])
+            found = xen_cards()
+            self._xen_cards = self._xen_cards if found is None else found
+            self._watcher.found_monitors([*self._xen_cards, *self._monitor_finder.find()])
         refused = {**self._finder.refused, **self._monitor_finder.refused}
         self._searched.note(self._finder.trouble, refused)
         if not self._is_ready:
@@ -324,15 +330,6 @@ class SearchNotices:
                 LEVEL_WARNING, "channel-refused", path=new[0], reason=refused[new[0]], more=more
             )
         self._trouble, self._refused = trouble, refused
-
-
-def _rewritten(calls: list[Call]) -> list[Result]:
-    """Write the states of Xen guests' cards again."""
-    failed = rewrite_states(call.path for call in calls)
-    return [
-        Result(call, Outcome.FAILED if number else Outcome.ANSWERED, 0.0, number)
-        for call, number in zip(calls, failed.values())
-    ]
 
 
 def _random() -> float:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from garp_agent.wire.xenbus import XenbusReply
 
 TIMEOUT = 0.2  # seconds for one reply
+PATIENCE = 0.5  # seconds for all replies while the device is open: guests can keep xenstored busy
 
 
 class Xenbus:
@@ -39,6 +40,7 @@ class Xenbus:
         self._descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         self._received = b""
         self._request = 0
+        self._end = time.monotonic() + PATIENCE
 
     def __enter__(self) -> Xenbus:
         return self
@@ -69,7 +71,7 @@ class Xenbus:
         """Return the payload of the reply to one request."""
         self._request = (self._request + 1) & 0xFFFFFFFF
         os.write(self._descriptor, encode_xenbus(kind, self._request, payload, transaction))
-        limit = time.monotonic() + TIMEOUT
+        limit = min(time.monotonic() + TIMEOUT, self._end)
         poller = select.poll()
         poller.register(self._descriptor, select.POLLIN)
         while True:

@@ -13,12 +13,15 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from garp_agent.hypervisor.core.exchange import Call, Exchange, Outcome, Result
 from garp_agent.hypervisor.io.xenstore import (
     ATTEMPTS,
     rewrite_states,
     xen_cards,
     xen_channels,
 )
+from garp_agent.hypervisor.xen_rewrites import XenRewrites
+from garp_agent.runtime import xenbus
 from garp_agent.wire.xenbus import (
     DIRECTORY,
     ERROR,
@@ -128,5 +131,39 @@ def test_xenstored_that_does_not_answer_is_asked_once(
 
 def test_machine_without_xen_has_no_guests_and_rewrites_nothing() -> None:
     nowhere = "/does/not/exist"
-    assert (xen_channels("org.garp_agent.0", nowhere), xen_cards(nowhere)) == (None, [])
+    assert (xen_channels("org.garp_agent.0", nowhere), xen_cards(nowhere)) == (None, None)
     assert rewrite_states([FOLDER], nowhere) == {FOLDER: errno.ENOENT}
+
+
+def test_xenstored_that_is_slow_is_given_up_after_a_while(
+    xenstored: Callable[..., FakeXenstored], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that it does not delay hints: it can need 0.1 s for each of 1,000 names."""
+    store = xenstored(ONE_CARD)
+    assert xen_cards(store.device)
+    monkeypatch.setattr(xenbus, "PATIENCE", 0.0)
+    assert xen_cards(store.device) is None
+
+
+def test_guests_are_let_announce_one_after_the_other(
+    xenstored: Callable[..., FakeXenstored],
+) -> None:
+    store = xenstored({**ONE_CARD, (READ, STATE): b"4"})
+    rewrites = XenRewrites(store.device)
+    calls = [Call(FOLDER, Exchange({})), Call(f"{FOLDER}1", Exchange({}))]
+    rewrites.add(calls)
+    assert rewrites.advance() == [Result(calls[0], Outcome.ANSWERED, 0.0)]
+    assert len(rewrites) == 1
+    [second] = rewrites.advance()
+    assert second.call is calls[1]
+    assert rewrites.advance() == []
+
+
+def test_guests_are_given_up_together_if_xenstored_does_not_answer(
+    xenstored: Callable[..., FakeXenstored],
+) -> None:
+    store = xenstored({(DIRECTORY, FOLDER.encode()): None})
+    rewrites = XenRewrites(store.device)
+    rewrites.add(Call(FOLDER, Exchange({}), number=number) for number in range(3))
+    assert [each[1::2] for each in rewrites.advance()] == 3 * [(Outcome.FAILED, errno.ETIMEDOUT)]
+    assert len(store.seen) == 1

@@ -62,13 +62,16 @@ def xen_channels(port_name: str, device: str = DEVICE) -> list[XenChannel] | Non
     return found
 
 
-def xen_cards(device: str = DEVICE) -> list[Channel]:
-    """Return the folders of the guests' cards, for :func:`rewrite_states`."""
+def xen_cards(device: str = DEVICE) -> list[Channel] | None:
+    """Return the folders of the guests' cards, for :func:`rewrite_states`.
+
+    None: this is not dom0 of a Xen host, or xenstore cannot be asked.
+    """
     try:
         with Xenbus(device) as store:
             guests = _guest_names(store, VIF_BACKENDS)
     except OSError:
-        return []
+        return None
     return [Channel(guest, f"{VIF_BACKENDS}/{domain}") for domain, guest in guests.items()]
 
 
