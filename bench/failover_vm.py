@@ -31,9 +31,11 @@ from tests.vm.testbed import (
     GUEST_AGENT_PORT,
     GUEST_AGENT_RELAY,
     MONITOR,
+    BondTestbed,
     HintWatcher,
     Testbed,
 )
+from tests.vm.xen import XenTestbed
 
 PAGE, PLOT = DOCS / "measurements.md", DOCS / "measurements-failover.svg"
 
@@ -77,25 +79,30 @@ class Method(NamedTuple):
     key: str
     title: str
     cycle: float  # approximate seconds between two of its announcements
-    running: Callable[[Testbed], AbstractContextManager[object]]
+    running: Callable[[BondTestbed], AbstractContextManager[object]]
 
 
 @contextmanager
-def arping_loop(testbed: Testbed) -> Iterator[None]:
+def arping_loop(testbed: BondTestbed) -> Iterator[None]:
     """What operators put into /etc/rc.local."""
     process = testbed.guest.spawn("sh", "-c", ARPING_LOOP)
     yield
     process.kill()
 
 
-def announce_self(testbed: Testbed) -> HintWatcher:
+def announce_self(testbed: BondTestbed) -> HintWatcher:
     """No agent: the hypervisor asks QEMU, and QEMU asks the guest's kernel."""
     options = ("--announce-self", "--monitor", MONITOR)
     return HintWatcher(testbed.hypervisor, *options, timeout="1")
 
 
+def rewriting(testbed: BondTestbed) -> HintWatcher:
+    """No agent: dom0 of a Xen host asks the guest's kernel."""
+    return HintWatcher(testbed.hypervisor, "--announce-self", timeout="1")
+
+
 @contextmanager
-def learning_frames(testbed: Testbed) -> Iterator[None]:
+def learning_frames(testbed: BondTestbed) -> Iterator[None]:
     """No agent: the hypervisor sends a RARP with the guest's MAC on the bond."""
     with HintWatcher(testbed.hypervisor, "--learn", timeout="1") as watcher:
         wait_for(lambda: watcher.status()["learning"]["remembered"], "the guest's MAC", step=0.2)
@@ -103,7 +110,7 @@ def learning_frames(testbed: Testbed) -> Iterator[None]:
 
 
 @contextmanager
-def guest_exec(testbed: Testbed) -> Iterator[None]:
+def guest_exec(testbed: BondTestbed) -> Iterator[None]:
     """No agent of ours: the hypervisor asks qemu-ga to run arping."""
     guest_port = FIND_PORT.format(name=GUEST_AGENT_PORT)
     relay = FIND_PORT.format(name=GUEST_AGENT_RELAY)
@@ -115,7 +122,7 @@ def guest_exec(testbed: Testbed) -> Iterator[None]:
 
 
 @contextmanager
-def agent_with_hints(testbed: Testbed) -> Iterator[None]:
+def agent_with_hints(testbed: BondTestbed) -> Iterator[None]:
     """The agent, and `garp-hint watch` in the hypervisor."""
     with Agent(testbed.guest, interval="5s") as started, HintWatcher(testbed.hypervisor):
         started.wait_until(lambda status: status["lease"], "the lease")
@@ -123,7 +130,7 @@ def agent_with_hints(testbed: Testbed) -> Iterator[None]:
 
 
 @contextmanager
-def talking(testbed: Testbed) -> Iterator[None]:
+def talking(testbed: BondTestbed) -> Iterator[None]:
     """A guest that sends a frame every 10 ms anyway: no method can be faster."""
     testbed.guest.python(TALK)
     yield
@@ -140,12 +147,19 @@ METHODS = (
     Method("hints", "garp-agent with hints (garp-hint watch)", 0.5, agent_with_hints),
     Method("talking", "for comparison: a guest that sends every 10 ms", 0.01, talking),
 )
+XEN_METHODS = tuple(
+    Method("announce-self", "no agent, states of its cards rewritten on failover", 0.5, rewriting)
+    if method.key == "announce-self"
+    else method
+    for method in METHODS
+    if method.key != "guest-exec"
+)
 
 
 class Prober:
     """Pings the guest from outside, in a thread."""
 
-    def __init__(self, testbed: Testbed) -> None:
+    def __init__(self, testbed: BondTestbed) -> None:
         self._testbed = testbed
         self._sent: dict[int, float] = {}
         self._stopping = threading.Event()
@@ -175,7 +189,7 @@ class Prober:
             due = max(due + PING_INTERVAL, now)
 
 
-def measure(testbed: Testbed, method: Method, failovers: int) -> list[float | None]:
+def measure(testbed: BondTestbed, method: Method, failovers: int) -> list[float | None]:
     """Return the outages of so many failovers in seconds; None for those longer than LIMIT."""
     outages: list[float | None] = []
     with method.running(testbed), ExitStack() as stack:
@@ -188,7 +202,7 @@ def measure(testbed: Testbed, method: Method, failovers: int) -> list[float | No
     return outages
 
 
-def one_failover(testbed: Testbed, prober: Prober, wait: float) -> float | None:
+def one_failover(testbed: BondTestbed, prober: Prober, wait: float) -> float | None:
     """Cut the active uplink; return the outage once the uplink is connected again."""
     testbed.guest_sends()
     prober.answered(time.monotonic(), timeout=30)
@@ -219,7 +233,7 @@ def milliseconds(seconds: float) -> str:
     return "-" if seconds == float("inf") else f"{seconds * 1000:.0f} ms"
 
 
-def versions(testbed: Testbed) -> str:
+def versions(testbed: BondTestbed) -> str:
     """Return the machine and the versions as a Markdown list."""
     cpu = debian.run("sed", "-n", "s/^model name.*: //p", "/proc/cpuinfo").splitlines()[0]
     emulator = debian.run("qemu-system-x86_64", "--version").splitlines()[0]
@@ -258,17 +272,20 @@ def main() -> None:
     parser.add_argument("--failovers", type=int, default=FAILOVERS, help="of each method")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_FAILOVERS}, only printed")
     parser.add_argument("--miimon", type=int, metavar="MS", help="other than 100; only printed")
+    parser.add_argument("--xen", action="store_true", help="behind a Xen host; only printed")
     keys = [method.key for method in METHODS]
     parser.add_argument("--only", choices=keys, action="append", help="these methods, only printed")
     given = parser.parse_args()
     if reason := images.missing_tool() or fabric.missing():
         sys.exit(f"bench-failover: {reason}")
     failovers = QUICK_FAILOVERS if given.quick else given.failovers
-    chosen = [method for method in METHODS if not given.only or method.key in given.only]
-    with Testbed(miimon=given.miimon or 100, extras=True) as testbed:
+    methods = XEN_METHODS if given.xen else METHODS
+    chosen = [method for method in methods if not given.only or method.key in given.only]
+    miimon = given.miimon or 100
+    with XenTestbed(miimon=miimon) if given.xen else Testbed(miimon=miimon, extras=True) as testbed:
         results = {method.title: measure(testbed, method, failovers) for method in chosen}
         print(table(results))
-        if not (given.quick or given.only or given.miimon):
+        if not (given.quick or given.only or given.miimon or given.xen):
             found = {"outages": table(results), "versions": versions(testbed)}
             PAGE.write_text(written(PAGE.read_text(), found))
             draw(results)

@@ -16,7 +16,7 @@ from typing import Any
 from tests.vm.fabric import GUEST_ADDRESS, GUEST_MAC, OUTSIDE_ADDRESS, OUTSIDE_MAC, Fabric
 from tests.vm.machine import Machine
 from tests.vm.qemu import PAIR, Card, QemuMachine
-from tests.vm.receiver import wait_for
+from tests.vm.receiver import HangError, wait_for
 
 GARP_HINT = ("python3", "-m", "garp_agent.hypervisor")
 MONITOR = "/run/qemu/guest.qmp"
@@ -219,7 +219,7 @@ class HintWatcher:
     def __init__(self, hypervisor: Machine, *options: str, timeout: str = "60") -> None:
         self._hypervisor = hypervisor
         self._has_crashed = False
-        watch = ("watch", "-v", "--discover", "0.2", "--timeout", timeout, "--lease-after", "0")
+        watch = ("watch", "-v", "--discover", "1", "--timeout", timeout, "--lease-after", "0")
         self._process = hypervisor.spawn(*GARP_HINT, *watch, *options)
 
     def __enter__(self) -> HintWatcher:
@@ -230,9 +230,10 @@ class HintWatcher:
                 "the watcher's start",
                 step=0.2,
             )
-        except BaseException:
+        except HangError as error:
+            output = f"{self.status()}\n{self._process.output}"
             self._process.kill()
-            raise
+            raise HangError(f"{error}\n{output}") from None
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -21,10 +21,11 @@ from tests.vm.cache import built
 from tests.vm.fabric import GUEST_MAC
 from tests.vm.machine import Machine, MachineError
 from tests.vm.qemu import HINT_PORT, Card, QemuMachine
-from tests.vm.testbed import BondTestbed
+from tests.vm.testbed import BOND, NO_IPV6, RARP, BondTestbed
+from tests.vm.testbed import GUEST as CONFIGURED
 
 GUEST = "guest"  # its name in Xen
-CHANNEL = f"/run/garp/{GUEST}/{HINT_PORT}"
+CHANNEL = "/run/garp/first.sock"  # a path that only xenstore connects with the guest
 RELAY_PORT = "relay.control"
 PARAMETERS = (
     "console=hvc0 panic=-1 loglevel=4 nokaslr mitigations=off no_timer_check "
@@ -69,7 +70,7 @@ channel=[
 ]
 """
 # What the state depends on, beside the images.
-STATE_CODE = ("xen.py", "xen_guest_init.sh", "testbed.py", "qemu.py", "guest_control.py")
+STATE_CODE = ("xen.py", "xen_guest_init.sh", "qemu.py", "guest_control.py", "guest_relay.py")
 RENEW = """
 import base64, io, shutil, tarfile
 shutil.rmtree('/opt/garp/garp_agent')
@@ -182,4 +183,5 @@ def _saved_state() -> Path:
         with _BootedTestbed() as booted:
             booted.hypervisor.save(to / "state")
 
-    return built("xen-state", [*map(str, parts), *code], build)
+    setup = (BOND, NO_IPV6, RARP, CONFIGURED)
+    return built("xen-state", [*map(str, parts), *code, *setup], build)

@@ -92,7 +92,7 @@ def list_guests_command(
     STATE is answered; refused (the agent answered with an error); no-agent (connected, no reply
     in time); busy (another client uses the channel); gone; forbidden; garbage or hung-up (no
     garp-agent answers there). WAY is how the guest is announced after a failover: by its agent,
-    by announce-self (QEMU), by learning-frames (this host) or by nothing, as the watcher says.
+    by announce-self (QEMU, Xen), by learning-frames (this host) or by nothing, as the watcher says.
     BEHIND is the guest's port on this host, and the links of its path that the watcher follows; ?
     if the port is not known. Exit status 0 if there is a channel, whatever its state.
     """

@@ -1,7 +1,8 @@
 """The way in which a guest's addresses are announced after a failover: the best that there is.
 
   agent            it announces its addresses itself, as soon as it gets a hint
-  announce-self    QEMU announces the MAC of its card, and the guest's kernel what it knows
+  announce-self    QEMU announces the MAC of its card, and the guest's kernel what it knows; on
+                   Xen only the guest's kernel does
   learning-frames  this host announces the MACs behind the guest's port
   nothing          and why
 
