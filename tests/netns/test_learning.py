@@ -6,6 +6,7 @@ Not every kernel that runs the tests has bonds; tests/vm has the frames on a rea
 from __future__ import annotations
 
 import errno
+import os
 import json
 import socket
 import subprocess
@@ -148,6 +149,20 @@ def test_errors_are_those_of_the_kernel_and_a_new_link_is_found(
         assert sender.send(first, "d0", frame) == errno.ENODEV  # the name is another link's
         assert sender.send(index("d0"), "d0", frame) == 0
         assert sender.send(9999, "w\udcffx", frame) == errno.EILSEQ
+
+
+def test_sockets_of_bonds_that_are_gone_are_closed(
+    tiny_lab: lab.TinyLab, sender: LearningSocket
+) -> None:
+    frame = learning_frame(mac(GUEST), ())
+    with tiny_lab.entered("guest"):
+        counts = []
+        for _ in range(3):
+            tiny_lab.ip("guest", "link add d0 up type veth peer name d1", "link set d1 up")
+            assert sender.send(index("d0"), "d0", frame) == 0
+            counts.append(len(os.listdir("/proc/self/fd")))
+            tiny_lab.ip("guest", "link delete d0")
+    assert counts == counts[:1] * 3
 
 
 def test_socket_without_the_capability_is_refused_when_it_is_made(tiny_lab: lab.TinyLab) -> None:

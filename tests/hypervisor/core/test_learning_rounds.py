@@ -10,7 +10,7 @@ import pytest
 from garp_agent.hypervisor.core.bonds import FollowedLink
 from garp_agent.hypervisor.core.bridge_tables import TableEntry
 from garp_agent.hypervisor.core.learning_plan import LearningEntry
-from garp_agent.hypervisor.core.learning_rounds import ATTEMPTS, TABLES_WITHIN, LearningRounds
+from garp_agent.hypervisor.core.learning_rounds import ATTEMPTS, TABLES_WITHIN, TICK, LearningRounds
 from garp_agent.hypervisor.core.learning_rules import LearningRules
 from garp_agent.hypervisor.core.learning_state import LearningState
 from garp_agent.hypervisor.core.link_counters import LinkCounters
@@ -196,6 +196,20 @@ def test_frame_that_finds_a_full_queue_is_sent_again_and_errors_are_counted() ->
         "first_seconds": None,
         "last_seconds": None,
     }
+
+
+def test_full_queue_of_a_bond_does_not_hold_up_another_bond() -> None:
+    rounds = Rounds()
+    rounds.host.change(bond(4, "bond1", 11), bridge(11, "br1"), port(70, "q0", 11))
+    rounds.rounds.begin([3], frozenset(), 100.0, 0.0)
+    rounds.rounds.begin([4], frozenset(), 100.0, 0.0)
+    rounds.rounds.advance(100.0)
+    rounds.read(100.0)
+    first = rounds.send(100.0, errno.ENOBUFS, is_full=True)
+    [other] = rounds.send(100.0)
+    assert (first[0].bond, other.bond) == ("bond0", "bond1")
+    assert rounds.rounds.deadline() == 100.0 + TICK
+    assert rounds.send(100.0 + TICK) == first
 
 
 def followed(carrier: bool) -> list[FollowedLink]:

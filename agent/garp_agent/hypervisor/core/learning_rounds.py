@@ -75,6 +75,7 @@ class _Run:
         self.waits_since = inf  # for tables; inf: it does not
         self.queue: deque[LearningEntry] = deque()
         self.attempts = 0  # of the first in the queue
+        self.retry_at = -inf  # when that may be sent, after its bond's queue was full
 
     @property
     def is_over(self) -> bool:
@@ -168,8 +169,9 @@ class LearningRounds:
         """Return when :meth:`advance` and :meth:`next_entry` must be called at the latest."""
         times = [run.due for run in self._runs]
         times += [run.waits_since + TABLES_WITHIN for run in self._runs]
-        if any(run.queue for run in self._runs):
-            times.append(self._filled_at + (TICK if self._pace else 0.0))
+        retries = [run.retry_at for run in self._runs if run.queue]
+        if retries:
+            times.append(max(self._filled_at + (TICK if self._pace else 0.0), min(retries)))
         return min(times, default=inf)
 
     def next_entry(self, now: float) -> LearningEntry | None:
@@ -181,7 +183,7 @@ class LearningRounds:
         if self._budget < 1:
             return None
         for run in self._runs:
-            while run.queue:
+            while run.queue and run.retry_at <= now:  # a full queue holds up no other bond
                 entry = run.queue[0]
                 if entry.bond_ifindex in run.bonds and self._is_there(entry):
                     return entry
@@ -194,10 +196,10 @@ class LearningRounds:
 
         ``number``: the errno; 0: sent.  ``is_full``: it may be sent again later.
         """
-        run = next(run for run in self._runs if run.queue)
+        run = next(run for run in self._runs if run.queue and run.retry_at <= now)
         run.attempts += 1
         if is_full and run.attempts < ATTEMPTS:
-            self._budget = 0.0
+            run.retry_at = now + TICK
             return
         run.attempts = 0
         run.queue.popleft()

@@ -55,6 +55,9 @@ class LearningSocket:
         self._sockets, self._spare = {}, None
 
     def _bind(self, ifindex: int, name: str) -> socket.socket:
+        gone = [each for each, sock in self._sockets.items() if not sock.getsockname()[0]]
+        for each in gone:
+            self._sockets.pop(each).close()
         bound, self._spare = self._spare or _sending_socket(), None
         try:
             bound.bind((name, 0))
