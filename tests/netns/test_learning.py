@@ -6,8 +6,8 @@ Not every kernel that runs the tests has bonds; tests/vm has the frames on a rea
 from __future__ import annotations
 
 import errno
-import os
 import json
+import os
 import socket
 import subprocess
 from collections.abc import Iterator
