@@ -16,12 +16,15 @@ from typing import Any
 
 import pytest
 
+from tests.vm.agent import Agent
+from tests.vm.frames import Announcement
 from tests.vm.qemu import Card, QemuMachine
 from tests.vm.receiver import wait_for
 from tests.vm.testbed import GARP_HINT, NO_IPV6
 
 CARDS = [Card(name, f"52:54:00:00:01:0{n}") for n, name in enumerate("abcd")]
 HOST, HOST60, HOST100, HOST7, HOST1 = (f"02:00:00:00:02:0{n}" for n in range(5))
+HOST_ADDRESS = "192.0.2.50"
 BRIDGE = "up type bridge forward_delay 0 mcast_snooping 0"
 SETUP = f"""
 link add bond0 type bond mode active-backup miimon 10
@@ -50,6 +53,7 @@ link add br1 address {HOST1} {BRIDGE} vlan_filtering 1
 link set bond1 master br1
 link add vx1 type vxlan id 1 dev eth0 dstport 4789
 link set vx1 master br1 up
+addr add {HOST_ADDRESS}/24 dev br0
 """
 PORTS = {  # the guest's end and its MAC, by port and bridge
     ("p0", "br0"): ("g0", "52:54:00:00:00:01"),
@@ -320,3 +324,42 @@ def test_watcher_speaks_for_all_in_four_rounds_although_the_bridges_have_forgott
     wait_for(lambda: learning_frames(heard, "b").total() >= record["sent"], "the frames")
     assert learning_frames(heard, "b") == Counter(BEHIND_BOND0 * 4)
     assert not any(learning_frames(heard, card) for card in "acd")
+
+
+def test_watcher_after_a_loss_of_all_carriers_speaks_for_whom_it_can_trust(
+    heard: QemuMachine, watcher: LearningWatcher
+) -> None:
+    """A guest's MAC that was silent meanwhile can be elsewhere now."""
+    for card in "ba":  # the standby first, so that there is no failover
+        heard.set_link(card, up=False)
+    wait_for(lambda: heard.read("/sys/class/net/bond0/carrier") == "0\n", "bond0 down", step=0.05)
+    heard.shell("sleep 1.2")
+    heard.python("send('g7', frame('52:54:00:00:00:07'))")
+    clear(heard)
+    heard.set_link("a", up=True)
+    record = watcher.record(1, "back on")
+    assert record["left_out"]["unheard"] == 4
+    wait_for(lambda: learning_frames(heard, "a").total() >= 7, "the frames")
+    hosts_and_own = [each for each in BEHIND_BOND0 if each[0].startswith("02:")]
+    wanted = {*hosts_and_own, (OWN, ()), MACVTAP, ("52:54:00:00:00:07", (50, 7))}
+    assert set(learning_frames(heard, "a")) == wanted
+
+
+# -- the host's own agent ---------------------------------------------------------------
+
+
+def test_agent_of_the_host_announces_the_address_of_its_bridge_after_a_failover(
+    heard: QemuMachine,
+) -> None:
+    """The bond announces only addresses on itself and on its VLANs."""
+    announced = Announcement("arp-request", HOST, HOST_ADDRESS)
+    clear(heard)
+    use(heard, "bond0", "eth1")
+    heard.python("send('g0', frame('52:54:00:00:00:01'))")  # behind all that the bond sends
+    wait_for(lambda: any(f[12:14] == b"\x88\xb5" for f in heard.cables["b"].frames), "a frame")
+    assert announced not in heard.cables["b"].announcements()
+    with Agent(heard) as agent:
+        clear(heard)
+        use(heard, "bond0", "eth0")
+        heard.cables["a"].wait_for_agent(announced)
+        assert agent.sent("notify-peers") >= 1
