@@ -8,6 +8,7 @@ test_booted.py has what needs a running system.  `make test-packages`
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -78,6 +79,42 @@ def test_packages_work_once_installed_and_leave_nothing_when_purged(
     assert changed <= {"etc/ld.so.cache"}
 
 
+STARTS = {"garp-agent": "garp_agent.__main__", "garp-hint": "garp_agent.hypervisor.__main__"}
+
+
+def missing_modules(top: Path, start: str) -> set[str]:
+    """Return the modules below `top` that are imported from `start` on, and are no files there.
+
+    An import within a function counts too, and no module is loaded.
+    """
+    waiting, seen, missing = {start}, set[str](), set[str]()
+    while waiting:
+        module = waiting.pop()
+        seen.add(module)
+        path = top.joinpath(*module.split("."))
+        source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if not source.exists():
+            missing.add(module)
+            continue
+        for node in ast.walk(ast.parse(source.read_text())):
+            names = {each.name for each in node.names} if isinstance(node, ast.Import) else set()
+            if isinstance(node, ast.ImportFrom) and node.module:
+                inside = top.joinpath(*node.module.split("."))
+                modules = {path.stem for path in inside.glob("*")}
+                members = {each.name for each in node.names} & modules
+                names = {node.module, *(f"{node.module}.{member}" for member in members)}
+            waiting |= {name for name in names if name.startswith("garp_agent")} - seen
+    return missing
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_debian_package_has_each_module_that_its_program_imports(
+    debs: dict[str, Path], name: str, tmp_path: Path
+) -> None:
+    run("dpkg-deb", "-x", debs[name], tmp_path)
+    assert missing_modules(tmp_path / "usr/share" / name, STARTS[name]) == set()
+
+
 def programs_work(system: Chroot) -> None:
     assert system.run("garp-agent", "--version").endswith(f" {build_pyz.VERSION}\n")
     assert "192.0.2.10" in json.dumps(json.loads(system.run("garp-agent", "list", "--json")))
@@ -88,6 +125,7 @@ def programs_work(system: Chroot) -> None:
     assert "CAP_NET_RAW is missing" in system.shell(f"{user} garp-agent announce eth0", status=77)
     assert system.run("getent", "group", "garp").startswith("garp:")
     assert system.run("systemctl", "is-enabled", "garp-hint").strip() == "enabled"
+    assert "fail  watcher" in system.run("garp-hint", "doctor", "--no-send", status=1)
     words = "_GARP_AGENT_COMPLETE=bash_complete COMP_WORDS='garp-agent st' COMP_CWORD=1"
     assert "status" in system.shell(f"{words} garp-agent 2>&1")
     system.run("bash", "-n", "/usr/share/bash-completion/completions/garp-agent")
@@ -163,7 +201,7 @@ def test_rpms_share_no_file_and_ship_no_active_configuration(rpms: dict[str, Pat
     assert not {*agent} & {*hint} - {"/usr/share/licenses"}
 
 
-@pytest.mark.parametrize("name", ["garp-agent", "garp-hint"])
+@pytest.mark.parametrize("name", STARTS)
 def test_rpm_needs_its_python_and_runs_unpacked(
     rpms: dict[str, Path], name: str, tmp_path: Path
 ) -> None:
@@ -172,6 +210,7 @@ def test_rpm_needs_its_python_and_runs_unpacked(
     assert {f"python(abi) = {version.strip()}", "python3-click >= 8.0"} <= {*needed}
     assert "shadow-utils" in needed  # for groupadd
     run("sh", "-c", f"rpm2cpio {rpms[name]} | cpio -id --quiet", cwd=tmp_path)
+    assert missing_modules(tmp_path / "usr/share" / name, STARTS[name]) == set()
     launcher = tmp_path / "usr/sbin" / name
     launcher.write_text(launcher.read_text().replace('"/usr/share', f'"{tmp_path}/usr/share'))
     assert run(launcher, "--version").startswith(f"{name}, version ")
