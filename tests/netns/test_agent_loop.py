@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from math import inf
 from pathlib import Path
@@ -103,7 +104,8 @@ def test_link_or_address_removed_after_first_frame_is_not_announced(
             tiny_lab.ip("guest", removal)
 
     def after_turn() -> float:
-        guest.loop.stop()
+        if guest.engine.deadline() > time.monotonic():  # a slow machine needs two turns
+            guest.loop.stop()
         return inf
 
     guest = Guest(tiny_lab, after_frame)

@@ -270,7 +270,7 @@ class _Planner:
             return SHARED_ADDRESS, shared
         bridge = port.ifindex if port.kind == "bridge" else port.master_ifindex
         outside_at = self._outside_at(bridge, mac, vlan)
-        if outside_at > heard_at or (kind == FURTHER and outside_at > -inf):
+        if outside_at > -inf and (outside_at >= heard_at or kind == FURTHER):
             ago = self._moment.now - outside_at
             return SEEN_OUTSIDE, f"seen on an uplink {ago:.0f} s ago"
         if kind != HOST and self._latest.get((bridge, mac, vlan), heard_at) > heard_at:
