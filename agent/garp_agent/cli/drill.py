@@ -37,7 +37,7 @@ NOT_CONFIRMED = (
     "This cuts off each guest that is not announced after a switch, for up to {watched:g} s. "
     "Add --yes to begin."
 )
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 @click.command("drill")

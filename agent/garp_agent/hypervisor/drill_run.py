@@ -79,7 +79,11 @@ class Drill:
                 yield self._direction(path)
                 self._check(path.active)
         finally:
-            self._put_back()
+            try:
+                self._put_back()
+            except KeyboardInterrupt:  # the only one: cli.drill ignores all signals after it
+                self._put_back()
+                raise
 
     def _direction(self, path: ProbePath) -> Direction:
         targets = [target._replace(path=path) for target in self._targets]
