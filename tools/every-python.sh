@@ -1,6 +1,7 @@
 #!/bin/sh
-# Run the tests that need no system package, some of them with a running agent, on each Python
-# from 3.9 to 3.13 that is on this machine.  Leave out the Python of .venv: it runs all tests.
+# Run the tests that need no system package, some of them with a running agent, on Python 3.9 and
+# 3.13, and those of the agent and the formats on the versions between, where this machine has them.
+# Leave out the Python of .venv: it runs all tests.
 # On Python 3.6 to 3.8 run the single file, with the tests of announcements, hints and conflicts on
 # 3.6 and some of them on the others.  The Python of .venv runs these tests.
 # Run two at a time; print how each ended and which are missing; fail if one failed.
@@ -10,6 +11,8 @@ unset PYTHONPATH PYTHONHOME PYTHONSAFEPATH
 
 TESTS='tests/wire tests/guest tests/hypervisor tests/config tests/runtime tests/render tests/cli
 tests/bench tests/netns/test_agent_announcements.py'
+
+BETWEEN='tests/wire tests/guest tests/config tests/runtime tests/netns/test_agent_announcements.py'
 
 FILE=$PWD/.cache/every-python.pyz
 HINTS=tests/netns/test_agent_hints.py
@@ -35,7 +38,8 @@ if [ "${1:-}" = one ]; then # VERSION INTERPRETER; this script starts itself so,
     case $2 in
     3.6) tests="$FILE_TESTS $FILE_TESTS_36" ;;
     3.[78]) tests=$FILE_TESTS ;;
-    *) python=.venv-$2/bin/python tests="$TESTS $(echo tests/test_*.py)" ;;
+    3.9 | 3.13) python=.venv-$2/bin/python tests="$TESTS $(echo tests/test_*.py)" ;;
+    *) python=.venv-$2/bin/python tests=$BETWEEN ;;
     esac
     [ "$python" != .venv/bin/python ] || export GARP_AGENT_UNDER_TEST="$FILE" GARP_PYTHON="$3"
     # shellcheck disable=SC2086 # a list of words
