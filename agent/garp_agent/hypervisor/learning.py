@@ -68,7 +68,7 @@ class Learning:
     def note(self, event: LinkEvent) -> None:
         """Take in one event of the kernel: what was behind a port without carrier is forgotten."""
         if isinstance(event, LinkReport) and not event.link.has_carrier:
-            self._state.memory.forget_port(event.link.ifindex)
+            self._state.memory.forget_port(event.link.ifindex, event.packets)
 
     def follow(self, links: Iterable[FollowedLink], now: float) -> None:
         """Take in the state of all followed links, before their failovers."""

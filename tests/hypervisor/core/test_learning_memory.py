@@ -9,6 +9,7 @@ import pytest
 from garp_agent.hypervisor.core import learning_memory
 from garp_agent.hypervisor.core.bridge_tables import TableEntry
 from garp_agent.hypervisor.core.learning_memory import OUTSIDE_LATELY, snapshot_interval
+from garp_agent.hypervisor.core.link_counters import LinkCounters
 from garp_agent.hypervisor.core.linkstate import BridgeOptions
 from garp_agent.wire.model import IFF_UP
 from tests.hypervisor.core.learning import Host, bond, bridge, guest, libvirts, port
@@ -81,6 +82,25 @@ def test_guest_behind_a_port_without_carrier_has_not_sent() -> None:
     host = Host(bridge(10, "br0"), libvirts(21, "vnet0", 10, 9)._replace(flags=IFF_UP))
     host.hear(100.0, TableEntry(guest(9), 21, 10), sent=[21])
     assert host.memory.ports() == []
+
+
+@pytest.mark.parametrize(("kind", "received", "sent"), [("tun", 1, 0), ("macvtap", 0, 1)])
+def test_next_guest_behind_a_port_has_not_sent_what_the_one_before_did(
+    kind: str, received: int, sent: int
+) -> None:
+    """It can be one that arrives by migration, and still runs elsewhere."""
+    host = Host(bridge(10, "br0"), port(20, "p0", 10, kind))
+    memory = host.memory
+
+    def read(received: int, sent: int) -> bool:
+        memory.take([], [LinkCounters(20, received, sent)], host.table, host.topology, 100.0)
+        return memory.has_sent(20)
+
+    assert read(received, sent)
+    memory.forget_port(20, (received, sent))
+    assert not read(received, sent)
+    assert not read(received + sent, received + sent)  # what the host has sent to the guest
+    assert read(2 * received, 2 * sent)
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ GOLDEN: dict[str, list[Any]] = {
     "rtnetlink/link-bond-failover": [LinkReport(BOND0, linkstate.EVENT_BONDING_FAILOVER)],
     "rtnetlink/link-bond-notify-peers": [LinkReport(BOND0, linkstate.EVENT_NOTIFY_PEERS)],
     "rtnetlink/link-bond-port": [LinkReport(UP1)],
-    "rtnetlink/link-bond-port-lost": [LinkReport(UP0)],
+    "rtnetlink/link-bond-port-lost": [LinkReport(UP0, packets=(6, 12))],
     "rtnetlink/link-vlan": [LinkReport(VLAN)],
     "rtnetlink/link-vrf-port": [LinkReport(VRF_PORT)],
     "rtnetlink/link-odd-name": [LinkReport(ODD_NAME, dumped=True)],

@@ -52,6 +52,8 @@ class LearningMemory:
     def __init__(self) -> None:
         self._heard: dict[int, bytes] = {}  # by port whose guest has sent a frame
         self._outside: dict[int, bytes] = {}  # by bridge: on ports that are no guest's
+        # By port that has lost its carrier: packets received and sent before.
+        self._before: dict[int, tuple[int, int]] = {}
         self._untrusted: dict[int, int] = {}  # by port: entries of the latest tables
         self.dropped: dict[int, int] = {}  # by port: addresses over PORT_MOST
 
@@ -70,7 +72,9 @@ class LearningMemory:
         }
         for each in counters:
             port = guest_ports.get(each.ifindex)
-            if port is not None and port.has_carrier and _has_sent(port, each):
+            if port is None or not port.has_carrier:
+                continue
+            if _has_sent(port, each, self._before.get(port.ifindex, (0, 0))):
                 self._heard.setdefault(port.ifindex, b"")
         heard: dict[int, dict[int, float]] = {}
         outside: dict[int, dict[int, float]] = {bridge: {} for bridge in self._outside}
@@ -90,9 +94,14 @@ class LearningMemory:
         self._keep_heard(heard, guest_ports)
         self._keep_outside(outside, self._heard_at(table), now)
 
-    def forget_port(self, ifindex: int) -> None:
-        """Forget what was behind a port: it is gone, or lost its carrier with its guest."""
+    def forget_port(self, ifindex: int, packets: tuple[int, int] = (0, 0)) -> None:
+        """Forget what was behind a port: it is gone, or lost its carrier with its guest.
+
+        ``packets``: received and sent by the port so far; the next guest has not sent them.
+        """
         self._heard.pop(ifindex, None)
+        if any(packets):
+            self._before[ifindex] = packets
 
     def ports(self) -> list[int]:
         """Return the ports whose guest has sent a frame."""
@@ -116,6 +125,7 @@ class LearningMemory:
 
     def _forget(self, table: LinkTable) -> None:
         links = table.links
+        self._before = {port: each for port, each in self._before.items() if port in links}
         for port in [
             port for port in self._heard if port not in links or not links[port].has_carrier
         ]:
@@ -169,10 +179,11 @@ def snapshot_interval(table: LinkTable) -> float:
     return max(SNAPSHOT_LEAST, min(least / 2, SNAPSHOT_MOST))
 
 
-def _has_sent(port: LinkSnapshot, counters: LinkCounters) -> bool:
+def _has_sent(port: LinkSnapshot, counters: LinkCounters, before: tuple[int, int]) -> bool:
     # A macvtap counts as a link of the host: what its guest sends, it sends.
-    is_macvtap = port.kind in ("macvtap", "ipvtap")
-    return (counters.sent if is_macvtap else counters.received) > 0
+    if port.kind in ("macvtap", "ipvtap"):
+        return counters.sent > before[1]
+    return counters.received > before[0]
 
 
 def _latest(known: dict[int, float], most: int, own: int = -1) -> dict[int, float]:

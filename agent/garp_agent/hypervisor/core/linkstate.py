@@ -9,6 +9,8 @@ Numbers: <linux/if_link.h>, <linux/if_bonding.h>, <linux/if_bridge.h>.
 
 from __future__ import annotations
 
+from struct import Struct
+
 from garp_agent.wire import rtnetlink
 from garp_agent.wire.model import IFF_LOWER_UP, IFF_UP, LinkGone
 from garp_agent.wire.record import NamedTuple
@@ -64,6 +66,7 @@ _IFLA_BOND_ALL_SLAVES_ACTIVE = 17
 _IFLA_BOND_SLAVE_STATE = 1
 _IFLA_BOND_SLAVE_MII_STATUS = 2
 _BOND_STATE_ACTIVE = 0
+_PACKETS = Struct("=QQ")  # struct rtnl_link_stats64: rx_packets, tx_packets
 _TICK = 0.01  # seconds; USER_HZ is 100 on all that Linux runs on but alpha and ia64
 
 ETH_P_8021Q = 0x8100
@@ -139,6 +142,7 @@ class LinkReport(NamedTuple):
     link: LinkSnapshot
     event: int = EVENT_NONE
     dumped: bool = False  # part of a dump
+    packets: tuple[int, int] = (0, 0)  # received and sent so far, of a link without carrier
 
 
 class PortStateReport(NamedTuple):
@@ -189,7 +193,12 @@ def _report(data: bytes, start: int, end: int, dumped: bool) -> tuple[LinkMessag
         _bridge(own) if kind == "bridge" else None,
         _port_options(port) if port_kind == "bridge" else PortOptions(),
     )
-    return (LinkReport(link, rtnetlink.u32(found, rtnetlink.IFLA_EVENT), dumped),)
+    packets = (0, 0)
+    if rtnetlink.IFLA_STATS64 in found and not link.has_carrier:
+        value = found[rtnetlink.IFLA_STATS64]
+        received, sent = rtnetlink.fixed(_PACKETS, value, 0, len(value))
+        packets = (received, sent)
+    return (LinkReport(link, rtnetlink.u32(found, rtnetlink.IFLA_EVENT), dumped, packets),)
 
 
 def _lower(kind: str, found: dict[int, bytes], data: dict[int, bytes]) -> int:
