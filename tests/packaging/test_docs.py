@@ -5,6 +5,7 @@
     ```sh sysv, ```sh openrc   the same, without systemd
     ```sh venv, ```sh pipx   on this machine, with empty /opt, /mnt and /usr/local/bin
     ```sh build     at the top of this tree
+    ```sh tools     not run: installs what the commands after it need
 
 Nothing is booted in a chroot: systemctl and udevadm are replaced there by programs that record
 their call, except for what works offline.  test_packages.py follows the page about the package.

@@ -52,7 +52,7 @@ def test_second_build_in_another_folder_gives_the_same_bytes(
 def test_packages_work_once_installed_and_leave_nothing_when_purged(
     debs: dict[str, Path], suite: str
 ) -> None:
-    install_agent, look, install_hint, purge = blocks("deb", "sh")
+    install_agent, look, install_hint, *purge = blocks("deb", "sh")
     with Chroot(suite) as system:
         before = system.files()
         for package in (debs["garp-agent"], debs["garp-hint"]):
@@ -72,7 +72,7 @@ def test_packages_work_once_installed_and_leave_nothing_when_purged(
         assert not (system.top / "usr/sbin/garp-agent").exists()
         assert not (system.top / "usr/share/garp-agent").exists()
         assert "enabled\n" in system.shell(f"cd /root; {install_agent} {look}")
-        system.shell(f"{purge} rm /root/*")
+        system.shell("".join([*purge, "rm /root/*"]))
         after = system.files()
     assert before.keys() ^ after.keys() <= BACKUPS
     changed = {path for path in before if after.get(path) != before[path]} - BACKUPS
