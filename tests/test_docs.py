@@ -23,6 +23,14 @@ def test_links_of_a_page_lead_to_files_that_exist(page: Path) -> None:
     assert [target for target in local if not (page.parent / target).exists()] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_lines_of_a_page_wrap_at_100_columns(page: Path) -> None:
+    """Tables, examples, pictures and what a command has written are as wide as they are."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"<!-- (.*?) -->.*?<!-- end of \1 -->", "", text, flags=re.DOTALL)
+    assert re.findall(r"^(?! *\||!\[).{101,}$", text, re.MULTILINE) == []
+
+
 def test_reliability_page_names_tests_that_exist() -> None:
     named = re.findall(r"`(test_\w+)`", (ROOT / "docs/reliability.md").read_text())
     assert len(named) > 20
