@@ -54,7 +54,7 @@ CONFIG = Option(
 DRY_RUN = Option(("--dry-run",), "Do everything except sending; log the frames instead.")
 VERBOSE = Option(("--verbose", "-v"), "Log every frame.")
 LOG_FORMAT = Option(
-    ("--log-format",), "Format of the log lines on standard error.", "FORMAT", ("text", "json")
+    ("--log-format",), "Format of the log lines on standard error.", "text|json", ("text", "json")
 )
 CONTROL_SOCKET = Option(
     ("--control-socket",),
