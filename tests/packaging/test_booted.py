@@ -355,6 +355,7 @@ def greets(port: int) -> bool:
         return False
 
 
+@pytest.mark.timeout(2400)
 def test_ansible_roles_install_both_programs_remove_the_loop_and_change_nothing_again(
     boot: Callable[..., Booted], pyz: Path, tmp_path: Path
 ) -> None:
@@ -386,6 +387,7 @@ def test_ansible_roles_install_both_programs_remove_the_loop_and_change_nothing_
         "ANSIBLE_ROLES_PATH": str(CONTRIB / "ansible" / "roles"),
         "ANSIBLE_HOST_KEY_CHECKING": "false",
         "ANSIBLE_LOCAL_TEMP": str(tmp_path / "local"),
+        "ANSIBLE_PIPELINING": "true",
         "ANSIBLE_TIMEOUT": "120",
         "HOME": str(tmp_path),
         "LC_ALL": "C.UTF-8",
