@@ -55,8 +55,11 @@ def test_address_that_has_left_its_port_counts_as_outside_for_as_long_as_it_was_
     host.remove(21)
     host.hear(back + 101.0 + OUTSIDE_LATELY)
     assert outside(host) == [(guest(1), 5, back + 100.0)]
+    host.hear(2000.0, TableEntry(guest(3), 20, 10, 5), TableEntry(guest(3), 3, 10, 5))
+    host.hear(2001.0 + OUTSIDE_LATELY)
+    assert (guest(3), 5, 2000.0) in outside(host)
     host.remove(20)
-    host.hear(back + 102.0 + OUTSIDE_LATELY)
+    host.hear(2002.0 + OUTSIDE_LATELY)
     assert outside(host) == []
 
 

@@ -167,7 +167,7 @@ class LearningMemory:
             kept = {
                 key: at
                 for key, at in known.items()
-                if at >= now - OUTSIDE_LATELY or at > heard_at.get((bridge, key), at)
+                if at >= now - OUTSIDE_LATELY or at >= heard_at.get((bridge, key), inf)
             }
             self._outside[bridge] = _joined_addresses(_latest(kept, OUTSIDE_MOST))
 
