@@ -222,6 +222,11 @@ def test_hints_wait_for_a_port_that_got_its_carrier_lately(network: Network) -> 
         assert running.verifier.hold(NAMES, 200.0) == HOLD
         assert running.verifier.hold(frozenset({"br0"}), 200.0) == 0.0  # no bond is in it
         assert running.verifier.hold(NAMES, 200.0 + LATELY) == 0.0
+        network.put("eth1", flags=0)
+        running.verifier.note_links(210.0)
+        network.put("eth1", flags=network.follower.table.links[network.index["eth0"]].flags)
+        running.verifier.note_links(220.0)
+        assert running.verifier.hold(NAMES, 230.0) == 0.0  # eth1 may not forward yet
 
 
 def test_hints_do_not_wait_where_the_path_has_never_worked(network: Network) -> None:

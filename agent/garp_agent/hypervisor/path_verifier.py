@@ -119,8 +119,10 @@ class PathVerifier:
     def hold(self, names: Iterable[str], now: float) -> float:
         """Return for how many seconds the hints of a failover of these links are to wait."""
         paths = plan_probe_paths(self._follower.table, self._bonds(names)).paths
+        lately = {port for port, at in self._carrier_at.items() if at > now - LATELY}
+        # If the standby port does not forward, no probe arrives, and that says nothing.
         waits = [
-            path.bond in self.proven and self._carrier_at.get(path.active, -inf) > now - LATELY
+            path.bond in self.proven and path.active in lately and path.standby not in lately
             for path in paths
         ]
         return HOLD if waits and all(waits) else 0.0
