@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 # Seconds; then SIGALRM ends the child.  Less than TimeoutStartSec= of the units.  Python with its
-# modules takes more than 10 s on an emulated machine whose processor is shared by ten others.
-TIME_LIMIT = 20
+# modules takes more than 20 s on an emulated machine whose processor is shared by ten others.
+TIME_LIMIT = 60
 
 
 class ChildError(Exception):
