@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import click
 import pytest
+
+from garp_agent.cli.garp_agent import cli as agent
+from garp_agent.cli.garp_hint import cli as hint
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -29,6 +33,21 @@ def test_lines_of_a_page_wrap_at_100_columns(page: Path) -> None:
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     text = re.sub(r"<!-- (.*?) -->.*?<!-- end of \1 -->", "", text, flags=re.DOTALL)
     assert re.findall(r"^(?! *\||!\[).{101,}$", text, re.MULTILINE) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_and_options_that_a_page_names_exist(page: Path) -> None:
+    groups: dict[str, click.Group] = {"agent": agent, "hint": hint}
+    unknown = []
+    text = page.read_text().replace("\\\n", "")
+    pattern = r"(`?)\bgarp-(agent|hint) ([a-z]+)\b([^`\n|;#*]*)"
+    for mark, program, name, rest in re.findall(pattern, text):
+        command = groups[program].commands.get(name)
+        options = {*re.findall(r"(?<!\S)\[?(--[a-z][a-z-]*)", rest)} - {"--help"}
+        known = {option for each in command.params for option in each.opts} if command else set()
+        if options - known or (mark and not command):
+            unknown.append((program, name, *options - known))
+    assert unknown == []
 
 
 def test_reliability_page_names_tests_that_exist() -> None:
