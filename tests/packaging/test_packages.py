@@ -67,8 +67,13 @@ def test_packages_work_once_installed_and_leave_nothing_when_purged(
         config = system.top / "etc/garp-agent/config.yaml"
         assert not config.exists()
         config.write_text("interval: 2s\n")
+        metrics = system.top / "var/lib/prometheus/node-exporter/garp-agent.prom"
+        metrics.parent.mkdir(parents=True)
+        metrics.touch()
         system.shell("apt-get remove -y garp-agent garp-hint")
         assert config.read_text() == "interval: 2s\n"
+        assert not metrics.exists()
+        shutil.rmtree(system.top / "var/lib/prometheus")
         assert not (system.top / "usr/sbin/garp-agent").exists()
         assert not (system.top / "usr/share/garp-agent").exists()
         assert "enabled\n" in system.shell(f"cd /root; {install_agent} {look}")
@@ -125,6 +130,9 @@ def programs_work(system: Chroot) -> None:
     assert "CAP_NET_RAW is missing" in system.shell(f"{user} garp-agent announce eth0", status=77)
     assert system.run("getent", "group", "garp").startswith("garp:")
     assert system.run("systemctl", "is-enabled", "garp-hint").strip() == "enabled"
+    drop_in = "/etc/systemd/system/garp-hint.service.d/learn.conf"
+    assert f"wrote {drop_in}\n" in system.run("garp-hint", "install", "--learn")
+    system.run("rm", "-r", str(Path(drop_in).parent))
     assert "fail  watcher" in system.run("garp-hint", "doctor", "--no-send", status=1)
     words = "_GARP_AGENT_COMPLETE=bash_complete COMP_WORDS='garp-agent st' COMP_CWORD=1"
     assert "status" in system.shell(f"{words} garp-agent 2>&1")
@@ -214,6 +222,9 @@ def test_rpm_needs_its_python_and_runs_unpacked(
     launcher = tmp_path / "usr/sbin" / name
     launcher.write_text(launcher.read_text().replace('"/usr/share', f'"{tmp_path}/usr/share'))
     assert run(launcher, "--version").startswith(f"{name}, version ")
+    if name == "garp-hint":
+        contrib = tmp_path / "usr/share/garp-hint/garp_agent/contrib"
+        assert (contrib / "systemd/garp-hint-learn.conf").exists()
     if name == "garp-agent":
         assert "good" in run(launcher, "check", CONTRIB / "garp-agent.yaml")
     completion = tmp_path / "usr/share/bash-completion/completions" / name
