@@ -79,6 +79,23 @@ def test_readme_and_its_picture_show_the_medians_of_the_measurements() -> None:
         assert f">{shown}<" in picture
 
 
+def test_pages_give_the_figures_of_the_performance_page() -> None:
+    table = (ROOT / "docs/performance.md").read_text()
+    rows = dict(
+        re.findall(r"^\| (resident memory|last of 1,000.*?) \| (.*) \|$", table, re.MULTILINE)
+    )
+    used, _, ratio, _ = rows["resident memory"].split(" | ")
+    memory = f"{float(used.split()[0]):.0f} MB"
+    assert (
+        f" {memory} of memory ({float(ratio):.1f} times a bare" in (ROOT / "README.md").read_text()
+    )
+    assert f"Python program of about {memory}" in (ROOT / "docs/faq.md").read_text()
+    slow, peer, *_ = rows["last of 1,000 guests hinted"].split(" | ")
+    fast, script = float(slow.split()[0]), float(peer.split()[0]) / 1000
+    said = f"after {fast:.0f} ms; with the script, after {script:.0f} s"
+    assert said in (ROOT / "docs/garp-hint.md").read_text().replace("\n", " ")
+
+
 def test_index_of_the_documentation_links_to_every_page() -> None:
     index = (ROOT / "docs/README.md").read_text()
     pages = [*(ROOT / "docs").glob("*.md"), *(ROOT / "docs/install").glob("*.md")]
