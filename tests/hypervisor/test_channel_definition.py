@@ -70,7 +70,7 @@ def test_running_guest_needs_a_controller(hypervisor: str, devices: str, can: bo
 def test_lines_for_qemu_and_proxmox_are_those_of_the_page() -> None:
     qemu = definition.qemu_lines("web1", PORT_NAME)
     options = "".join(line for line in qemu.splitlines(keepends=True) if line[0] == "-")
-    assert f"```sh\n{options}```" in PAGE
+    assert f"```\n{options}```" in PAGE
     assert "garp-hint watch --channel '/run/vms/*.garp'" in qemu
     proxmox = definition.proxmox_line("101", PORT_NAME)
     [line] = [line for line in proxmox.splitlines() if line.startswith("args: ")]

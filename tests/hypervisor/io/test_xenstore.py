@@ -49,18 +49,30 @@ class FakeXenstored:
         tty.setraw(slave)
         self.device = os.ttyname(slave)
         self._slave = slave
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
+        """End the thread first: it must not read from the next object's descriptor."""
         os.close(self._slave)
+        self._thread.join()
         os.close(self._master)
+
+    def _read(self, length: int) -> bytes:
+        """Read so many bytes: a terminal may pass on one request in parts."""
+        data = b""
+        while len(data) < length:
+            data += os.read(self._master, length - len(data))
+        return data
 
     def _serve(self) -> None:
         try:
-            while data := os.read(self._master, 4096):
-                kind, request, transaction = (
-                    int.from_bytes(data[at : at + 4], "little") for at in (0, 4, 8)
+            while True:
+                data = self._read(16)
+                kind, request, transaction, length = (
+                    int.from_bytes(data[at : at + 4], "little") for at in (0, 4, 8, 12)
                 )
+                data += self._read(length)
                 self.seen.append((kind, transaction, data[16:]))
                 reply = self._answer(kind, data[16:])
                 if isinstance(reply, str):
@@ -76,13 +88,17 @@ def _transactions(store: FakeXenstored) -> list[int]:
 
 
 @pytest.fixture
-def xenstored() -> Iterator[Callable[..., FakeXenstored]]:
+def xenstored(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FakeXenstored]]:
+    """Makes one; if it answers everything, a busy machine has time enough for that."""
     made: list[FakeXenstored] = []
 
     def make(values: dict[tuple[int, bytes], bytes | str | None]) -> FakeXenstored:
         def answer(kind: int, payload: bytes) -> bytes | str | None:
             return values.get((kind, payload.partition(b"\0")[0]), b"OK\0")
 
+        if None not in values.values():
+            monkeypatch.setattr(xenbus, "TIMEOUT", 60.0)
+            monkeypatch.setattr(xenbus, "PATIENCE", 60.0)
         made.append(FakeXenstored(answer))
         return made[-1]
 
