@@ -216,14 +216,20 @@ class Owned:
             mine = {
                 one: override
                 for one, override in good.items()
-                if not any(
-                    other < ifindex and one in speaking[other] and self._is_joined(ifindex, other)
-                    for other in speaking
-                )
+                if ifindex == min(self._segment(ifindex, one, speaking))
             }
             if not mine and settings.mac_only:
                 mine = {b"": True}
             found.update({(ifindex, one): override for one, override in mine.items()})
+        return found
+
+    def _segment(self, ifindex: int, address: bytes, speaking: dict[int, Any]) -> set[int]:
+        """Return the links with an address that are in one segment with a link, also by others."""
+        found = {ifindex}
+        others = {each for each in speaking if address in speaking[each]} - found
+        while more := {each for each in others if any(self._is_joined(each, one) for one in found)}:
+            found |= more
+            others -= more
         return found
 
     def _is_joined(self, one: int, other: int) -> bool:
