@@ -314,11 +314,12 @@ def test_garp_hint_shows_the_loop_as_what_it_is(guest: Guest) -> None:
 
 def test_loop_jitters_its_pauses(guest: Guest) -> None:
     guest.start_loop()
-    probe, first, *others = map(float, guest.lines_of("pauses", 10)[:10])
+    probe, first, *others = map(float, guest.lines_of("pauses", 14)[:14])
     assert probe == 0.001  # finds out whether sleep takes fractions
     assert first == 1  # between the two announcements at the start
-    assert all(4.0 <= pause < 6.0 for pause in others)
-    assert len(set(others)) > 5
+    jittered = {pause for pause in others if pause != 1}  # 1: not all were sent in this second
+    assert all(4.0 <= pause < 6.0 for pause in jittered)
+    assert len(jittered) > 5
 
 
 def test_loop_announces_an_interface_that_is_named_like_a_pattern(guest: Guest) -> None:

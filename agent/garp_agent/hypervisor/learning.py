@@ -68,7 +68,10 @@ class Learning:
     def note(self, event: LinkEvent) -> None:
         """Take in one event of the kernel: what was behind a port without carrier is forgotten."""
         if isinstance(event, LinkReport) and not event.link.has_carrier:
-            self._state.memory.forget_port(event.link.ifindex, event.packets)
+            # A macvtap has the carrier of the link below it: its guest may be the same.
+            carrier_is_borrowed = event.link.kind in ("macvtap", "ipvtap")
+            packets = (0, 0) if carrier_is_borrowed else event.packets
+            self._state.memory.forget_port(event.link.ifindex, packets)
 
     def follow(self, links: Iterable[FollowedLink], now: float) -> None:
         """Take in the state of all followed links, before their failovers."""
