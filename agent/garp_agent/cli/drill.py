@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from garp_agent.cli.hint_options import AS_JSON, STATUS_SOCKET
 from garp_agent.cli.install_commands import FILE_NAMES
 from garp_agent.cli.probe import open_driver, probe_values, probed, watcher_status
 from garp_agent.cli.terminal import screen, write_page
-from garp_agent.hypervisor import options as watch_options
 from garp_agent.hypervisor.core.drill import Direction, drill_values, sample_of
 from garp_agent.hypervisor.core.path_probes import ProbePath
 from garp_agent.hypervisor.core.probe_series import DELIVERED
@@ -66,15 +66,8 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
     shell_complete=FILE_NAMES,
     help="Write a page with the result, to hand on.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option(
-    "--status-socket",
-    metavar="PATH",
-    shell_complete=FILE_NAMES,
-    default=watch_options.STATUS_SOCKET,
-    show_default=True,
-    help="Socket of the watcher, which knows the names of the guests.",
-)
+@AS_JSON
+@STATUS_SOCKET
 def drill_command(
     bond: str | None,
     yes: bool,

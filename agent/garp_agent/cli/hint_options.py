@@ -53,7 +53,7 @@ STATUS_SOCKET = click.option(
     shell_complete=FILE_NAMES,
     default=watch_options.STATUS_SOCKET,
     show_default=True,
-    help="Socket of the watcher.",
+    help="Socket of the watcher, which knows the guests.",
 )
 
 

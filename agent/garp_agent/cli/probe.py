@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from garp_agent.cli.install_commands import FILE_NAMES
+from garp_agent.cli.hint_options import AS_JSON, STATUS_SOCKET
 from garp_agent.cli.terminal import screen
-from garp_agent.hypervisor import options as watch_options
 from garp_agent.hypervisor.core.probe_series import (
     DELIVERED,
     ProbeResult,
@@ -44,15 +43,8 @@ NOTHING = "garp-hint: there is nothing to probe: no guest is behind a bond with 
     help="Probe the guests behind this bond; without it, behind all. May be given more than once.",
 )
 @click.option("--dry-run", is_flag=True, help="Print what would be probed, and send nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option(
-    "--status-socket",
-    metavar="PATH",
-    shell_complete=FILE_NAMES,
-    default=watch_options.STATUS_SOCKET,
-    show_default=True,
-    help="Socket of the watcher, which knows the names of the guests.",
-)
+@AS_JSON
+@STATUS_SOCKET
 def probe_command(bonds: tuple[str, ...], dry_run: bool, as_json: bool, status_socket: str) -> None:
     """Test whether frames from the standby port reach each guest.
 
