@@ -52,6 +52,14 @@ def test_failover_hints_all_guests_and_first_those_that_answer() -> None:
     assert asked(calls) == asks
 
 
+def test_hint_to_many_guests_is_written_once() -> None:
+    """1,000 guests get the same bytes: to write JSON for each took most of the time to the last."""
+    talk = Talk(*(Channel(f"g{n}", f"/run/{n}") for n in range(50)), options=HintOptions(lease=0))
+    talk.meet()
+    lines = [call.exchange.outgoing for call in hints(talk.failover(10.0))]
+    assert (len(lines), len({id(line) for line in lines})) == (50, 1)
+
+
 def test_failover_ends_the_leases_of_its_guests_until_they_have_said_so() -> None:
     talk = Talk(A).meet()
     assert talk.guest("a", 10.0)["lease"] == 80.0

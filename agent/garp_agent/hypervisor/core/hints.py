@@ -33,6 +33,9 @@ class HintWriter:
         self.free_at = -inf  # when the burst of one more guest can begin, at this pace
         self._pace = pace
         self._numbers = count(1)
+        # The latest lines: all guests of a round get the same bytes, and JSON is slow to write.
+        self._burst: tuple[object, str, bytes] = (None, "", b"")  # arguments, id, line
+        self._revocation: tuple[int, str, bytes] = (0, "", b"")  # number, id, line
 
     def number(self) -> int:
         """Return the number of the next hint, or of the next hints that mean the same."""
@@ -63,6 +66,21 @@ class HintWriter:
 
         ``delay``: seconds before the burst.  ``rounds``: 0 as configured in the guest.
         """
+        wanted = (number, reason, delay, rounds)
+        if self._burst[0] != wanted:
+            self._burst = (wanted, *self._write_burst(number, reason, delay, rounds))
+        lines = {self._burst[1]: self._burst[2]}
+        if guest.lease.void(now) or not guest.is_met:
+            if self._revocation[0] != number:
+                id = f"bye-{self.boot}-{number}"
+                line = encode_request("lease", {"seconds": 0}, id, delimited=False)
+                self._revocation = (number, id, line)
+            lines[self._revocation[1]] = self._revocation[2]
+        return lines
+
+    def _write_burst(
+        self, number: int, reason: str, delay: float, rounds: int
+    ) -> tuple[str, bytes]:
         arguments: dict[str, object] = {
             "reason": reason[:REASON_LIMIT],
             "boot": self.boot,
@@ -73,8 +91,4 @@ class HintWriter:
         if rounds:
             arguments["count"] = rounds
         id = f"hint-{self.boot}-{number}"
-        lines = {id: encode_request("burst", arguments, id)}
-        if guest.lease.void(now) or not guest.is_met:
-            id = f"bye-{self.boot}-{number}"
-            lines[id] = encode_request("lease", {"seconds": 0}, id, delimited=False)
-        return lines
+        return id, encode_request("burst", arguments, id)
