@@ -83,6 +83,9 @@ addresses.include[0]  allowed a block such as 10.0.0.0/8 or 2001:db8::/32
     no prefix length, write 10.0.0.5/32  10.0.0.5
     no prefix length, write 10.0.0.0/8  10.0.0.0/255.0.0.0  10.0.0.0/08
     not an address block  10.0.0.0/33  'fe80::%eth0/64'  1
+conflict.ignore[0]  allowed HARDWARE
+    not one  02:00:5e:00:53  "02:00:5e:00:53:01:02"  02:00:5e:00:53:1  "*:5e:*"  02-00-5e-*
+    not one  "02:*1:5e:00:53:01"  "02:0*:53:01"  "02:[01]0:*"  "5254.00*"  "02:00:*:"  "02:00:g?:*"
 hint_port  allowed a port name, an absolute path or none
     neither a name nor an absolute path  a/b  ..
     a boolean in YAML, write "off" if a name is meant  off
@@ -99,7 +102,10 @@ def cases() -> list[tuple[str, str]]:
     for line in REFUSED.strip().splitlines():
         first, *others = re.split(" {2,}", line.strip())
         if not line.startswith(" "):
-            name, allowed = first, others[0]
+            name, allowed = (
+                first,
+                others[0].replace("HARDWARE", FORMS["conflict.ignore"].item.allowed),
+            )
             continue
         for value in others:
             written = f"[{value}]" if name.endswith("[0]") else f"{value} "  # *a} is one alias
@@ -224,3 +230,25 @@ def test_names_and_paths_are_accepted_up_to_their_greatest_lengths() -> None:
 def test_minus_zero_is_zero(text: str) -> None:
     settings = settings_of(text)
     assert "-" not in f"{settings.burst} {settings.jitter}"
+
+
+@pytest.mark.parametrize(
+    ("glob", "bits", "mask", "written"),
+    [
+        ("02:00:5E:00:53:01", "02005e005301", "ffffffffffff", "02:00:5e:00:53:01"),
+        ("00:00:5e:*", "00005e000000", "ffffff000000", "00:00:5e:*:*:*"),
+        ("02:*:*:00:53:01", "020000005301", "ff0000ffffff", "02:*:*:00:53:01"),
+        ("*:53:01", "000000005301", "00000000ffff", "*:*:*:*:53:01"),
+        ("02:*:01", "020000000001", "ff00000000ff", "02:*:*:*:*:01"),
+        ("52:54:0?:?a:??:*", "5254000a0000", "fffff00f0000", "52:54:0?:?a:*:*"),
+        ("02:0*", "020000000000", "fff000000000", "02:0?:*:*:*:*"),
+        ("02:00:5e:00:53:f*", "02005e0053f0", "fffffffffff0", "02:00:5e:00:53:f?"),
+        ("*", "000000000000", "000000000000", "*:*:*:*:*:*"),
+    ],
+)
+def test_hardware_address_glob_is_read_as_bits_and_written_back(
+    glob: str, bits: str, mask: str, written: str
+) -> None:
+    (pattern,) = settings_of(f'conflict: {{ignore: ["{glob}"]}}').conflict.ignore
+    assert (pattern[0].hex(), pattern[1].hex()) == (bits, mask)
+    assert FORMS["conflict.ignore"].item.write(pattern) == f'"{written}"'

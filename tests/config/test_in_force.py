@@ -71,6 +71,25 @@ def test_problems_of_several_files_name_their_file(usual: Path) -> None:
     assert places == [("usual.yaml", 2), ("a.yaml", 1), ("b.yaml", 1), ("c.yaml", 2)]
 
 
+@pytest.mark.parametrize("folder", [".", "conf.d"])
+@pytest.mark.parametrize("is_link", [True, False], ids=["link to nowhere", "file"])
+def test_a_folder_of_the_configuration_that_is_none_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, is_link: bool
+) -> None:
+    """A file system that is not mounted yet must not make `exclude` vanish."""
+    top = tmp_path / "garp-agent"
+    monkeypatch.setattr(in_force, "DEFAULT_PATH", str(top / "config.yaml"))
+    wrong = top / folder
+    wrong.parent.mkdir(exist_ok=True)
+    if is_link:
+        wrong.symlink_to("/nowhere")
+    else:
+        wrong.write_text("interfaces: {exclude: [eth0]}\n")
+    reason = "No such file or directory" if is_link else "Not a directory"
+    with pytest.raises(ConfigError, match=f"^{wrong}: cannot be read: {reason}$"):
+        in_force.read_settings(None, {})
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
 @pytest.mark.parametrize("private", ["folder", "conf.d", "file"])
 def test_a_configuration_that_this_user_may_not_see_is_an_error(

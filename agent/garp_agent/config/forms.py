@@ -205,25 +205,36 @@ BLOCK = Form(
 )
 
 
-_OCTETS = _text_form(
-    "a hardware address such as 02:00:5e:00:53:01, in which * stands for an octet or the rest",
-    (rb"(?!(([0-9A-Fa-f]{2}|\*):){5}([0-9A-Fa-f]{2}|\*)\Z|([0-9A-Fa-f]{2}:){1,5}\*\Z)", "not one"),
+_HARDWARE_TEXT = _text_form(
+    "a hardware address such as 02:00:5e:00:53:01, or a glob of one: ? stands for a digit, *"
+    " for an octet or for all that are not written"
 )
 
 
 def _parse_hardware_address(node: yaml.ScalarNode) -> tuple[bytes, bytes]:
-    octets = [*_OCTETS.parse(node).split(":"), *"*****"][:6]
-    bits = bytes(int(octet.replace("*", "0"), 16) for octet in octets)
-    return bits, bytes(255 * (octet != "*") for octet in octets)
+    octets = _HARDWARE_TEXT.parse(node).split(":")
+    require(all(re.fullmatch(r"[0-9A-Fa-f?][0-9A-Fa-f?*]|\*", each) for each in octets), "not one")
+    if len(octets) < 6 and octets[-1][1:] == "*":  # 02:0* is short for 02:0?:*
+        octets.append("*")
+    if len(octets) < 6:
+        require(octets.count("*") == 1, "not one")
+        at = octets.index("*")
+        octets[at:at] = ["*"] * (6 - len(octets))
+    require(len(octets) == 6, "not one")
+    digits = "".join("??" if each == "*" else each.replace("*", "?") for each in octets)
+    return bytes.fromhex(digits.replace("?", "0")), bytes.fromhex(
+        re.sub(r"\w", "f", digits).replace("?", "0")
+    )
 
 
-HARDWARE_ADDRESS = Form(
-    _OCTETS.allowed,
-    _parse_hardware_address,
-    lambda bits_and_mask: quoted(
-        ":".join(f"{octet:02x}" if mask else "*" for octet, mask in zip(*bits_and_mask))
-    ),
-)
+def _write_hardware_address(bits_and_mask: tuple[bytes, bytes]) -> str:
+    bits, mask = (each.hex() for each in bits_and_mask)
+    digits = "".join(digit if counts == "f" else "?" for digit, counts in zip(bits, mask))
+    octets = [digits[at : at + 2] for at in range(0, len(digits), 2)]
+    return quoted(":".join("*" if each == "??" else each for each in octets))
+
+
+HARDWARE_ADDRESS = Form(_HARDWARE_TEXT.allowed, _parse_hardware_address, _write_hardware_address)
 
 
 def list_form(item: Form) -> Form:

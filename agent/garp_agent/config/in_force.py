@@ -25,25 +25,36 @@ def configuration_files(path: str | None) -> tuple[str, ...]:
     """
     if path:
         return (path,)
-    folder = os.path.join(os.path.dirname(DEFAULT_PATH), "conf.d")
-    return (*_if_exists(DEFAULT_PATH), *_yaml_files(folder))
+    folder = os.path.dirname(DEFAULT_PATH)
+    more = os.path.join(folder, "conf.d")
+    try:
+        if not _exists(folder):
+            return ()
+        os.stat(f"{folder}/")  # a file or a link to nowhere is an error, too
+    except OSError as error:
+        raise _refused(folder, error) from None
+    return (*_if_exists(DEFAULT_PATH), *(_yaml_files(more) if _if_exists(more) else ()))
+
+
+def _exists(path: str) -> bool:
+    """Return whether anything is there, also a link to nowhere.  Raises OSError."""
+    try:
+        os.lstat(path)
+    except _ABSENT:
+        return False
+    return True
 
 
 def _if_exists(path: str) -> tuple[str, ...]:
     try:
-        os.lstat(path)  # a link to nowhere is an error
-    except _ABSENT:
-        return ()
+        return (path,) if _exists(path) else ()
     except OSError as error:
         raise _refused(path, error) from None
-    return (path,)
 
 
 def _yaml_files(folder: str) -> list[str]:
     try:
         names = os.listdir(folder)
-    except _ABSENT:
-        return []
     except OSError as error:
         raise _refused(folder, error) from None
     wanted = (name for name in names if name.endswith(".yaml") and name[0] != ".")
