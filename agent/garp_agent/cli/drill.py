@@ -6,7 +6,6 @@ hypervisor.core.drill measures, render.probe formats.
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from collections.abc import Iterator
@@ -15,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from garp_agent.cli.hint_options import AS_JSON, STATUS_SOCKET
+from garp_agent.cli.hint_options import STATUS_SOCKET
 from garp_agent.cli.install_commands import FILE_NAMES
 from garp_agent.cli.probe import open_driver, probe_values, probed, watcher_status
-from garp_agent.cli.terminal import screen, write_page
+from garp_agent.cli.terminal import AS_JSON, print_values, screen, write_page
 from garp_agent.hypervisor.core.drill import Direction, drill_values, sample_of
 from garp_agent.hypervisor.core.path_probes import ProbePath
 from garp_agent.hypervisor.core.probe_series import DELIVERED
@@ -106,8 +105,7 @@ def drill_command(
         time=began, probed=len(chosen), guests_in_all=len(targets), ended_early=ended_early
     )
     values["passed"] = values["passed"] and not ended_early
-    text = json.dumps(values, indent=2) if as_json else render.drill_text(values, screen())
-    click.echo(text, nl=as_json)
+    print_values(values, as_json, lambda: render.drill_text(values, screen()))
     if html:
         write_page(html, render.drill_page(values), "garp-hint")
     sys.exit(0 if values["passed"] else EXIT_FAILED)

@@ -7,7 +7,6 @@ without this module where it can, because click costs memory.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 from typing import Any, Callable, NoReturn
@@ -17,7 +16,7 @@ import click
 from garp_agent import __version__
 from garp_agent.cli.commands import Commands
 from garp_agent.cli.install_commands import FILE_NAMES, add_install_commands
-from garp_agent.cli.terminal import screen
+from garp_agent.cli.terminal import AS_JSON, print_values, screen
 from garp_agent.config import in_force
 from garp_agent.config.errors import ConfigError
 from garp_agent.config.settings import Settings
@@ -59,9 +58,6 @@ def _with_options(*wanted: options.Option) -> Callable[[Callable[..., Any]], Cal
         return command
 
     return decorate
-
-
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -141,10 +137,7 @@ def list_command(config: str | None, as_json: bool) -> None:
     plans, unmatched = once.look(_settings(config))
     links = status.links(plans)
     _say_unmatched(unmatched)
-    if as_json:
-        click.echo(json.dumps(links, indent=2))
-    else:
-        click.echo(render.link_list(links, screen()), nl=False)
+    print_values(links, as_json, lambda: render.link_list(links, screen()))
 
 
 def _say_unmatched(selectors: list[tuple[str, str]]) -> None:
@@ -196,12 +189,10 @@ def status_command(
     from garp_agent.render import agent, prometheus
 
     values = _ask(control_socket or _control_socket(config), "status")
-    if as_json:
-        click.echo(json.dumps(values, indent=2))
-    elif as_metrics:
+    if as_metrics and not as_json:
         click.echo(prometheus.agent_metrics(values), nl=False)
     else:
-        click.echo(agent.status_text(values, screen()), nl=False)
+        print_values(values, as_json, lambda: agent.status_text(values, screen()))
 
 
 @cli.command("burst")

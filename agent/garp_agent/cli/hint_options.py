@@ -10,6 +10,7 @@ from garp_agent.cli.install_commands import DIRECTORY_NAMES, FILE_NAMES
 from garp_agent.hypervisor import options as watch_options
 from garp_agent.hypervisor.core.channel_names import CUT_AT
 from garp_agent.hypervisor.io import channels, fanout
+from garp_agent.wire.bounds import Bound
 
 FINDING = (
     click.option(
@@ -46,7 +47,6 @@ FINDING = (
         help="Time that a guest has to answer.",
     ),
 )
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 STATUS_SOCKET = click.option(
     "--status-socket",
     metavar="PATH",
@@ -62,3 +62,8 @@ def finding_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(FINDING):
         command = option(command)
     return command
+
+
+def float_range(bound: Bound) -> click.FloatRange:
+    """Return the type of an option whose value is a number within a bound."""
+    return click.FloatRange(bound.least, bound.most)

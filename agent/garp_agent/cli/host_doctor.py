@@ -6,8 +6,8 @@ import sys
 
 import click
 
-from garp_agent.cli.hint_options import AS_JSON, STATUS_SOCKET, finding_options
-from garp_agent.cli.terminal import screen
+from garp_agent.cli.hint_options import STATUS_SOCKET, finding_options
+from garp_agent.cli.terminal import AS_JSON, screen
 
 
 @click.command("doctor")

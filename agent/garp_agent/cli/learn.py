@@ -14,7 +14,7 @@ from typing import Any, Callable
 import click
 
 from garp_agent.cli.install_commands import DIRECTORY_NAMES
-from garp_agent.cli.terminal import screen
+from garp_agent.cli.terminal import AS_JSON, screen
 from garp_agent.hypervisor import learning_lookup
 from garp_agent.hypervisor.core.learning_rules import PACE, parse_mac_prefix, parse_vlans
 from garp_agent.hypervisor.io.channels import STATUS_DIRECTORY
@@ -101,7 +101,7 @@ def learning_options(command: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
     help="Directory of libvirt's status files, for the MACs and names of guests.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@AS_JSON
 def learn_command(
     dry_run: bool,
     bonds: tuple[str, ...],

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from garp_agent.cli.hint_options import AS_JSON, STATUS_SOCKET
-from garp_agent.cli.terminal import screen
+from garp_agent.cli.hint_options import STATUS_SOCKET
+from garp_agent.cli.terminal import AS_JSON, screen
 from garp_agent.hypervisor.core.probe_series import (
     DELIVERED,
     ProbeResult,

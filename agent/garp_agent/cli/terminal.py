@@ -1,4 +1,4 @@
-"""The terminal that a command prints to: its width and its colours; and files of HTML.
+"""The terminal that a command prints to: its width and its colours; JSON, and files of HTML.
 
 Does not decide what has a colour: render and the doctors say what a text means.
 
@@ -7,16 +7,18 @@ Source: no-color.org.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
-from typing import Any
+from typing import Any, Callable
 
 import click
 
 from garp_agent.render.table import PIPE, Screen
 from garp_agent.runtime.exits import EXIT_FAILED
 
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 STYLES: dict[str, dict[str, Any]] = {
     "heading": {"bold": True},
     "good": {"fg": "green"},
@@ -34,6 +36,11 @@ def screen() -> Screen:
     if os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb":
         return Screen(width)
     return Screen(width, lambda text, meaning: click.style(text, **STYLES[meaning]))
+
+
+def print_values(values: object, as_json: bool, text: Callable[[], str]) -> None:
+    """Print values as JSON, or else the text that shows them, which ends with its own newline."""
+    click.echo(json.dumps(values, indent=2) + "\n" if as_json else text(), nl=False)
 
 
 def write_page(path: str, text: str, program: str) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from enum import Enum
 
 from garp_agent.wire import strict_json
+from garp_agent.wire.arguments import Arguments, brief
 from garp_agent.wire.bounds import BURST_ROUNDS, Bound
 from garp_agent.wire.lines import DELIMITER, Overlong
 from garp_agent.wire.record import NamedTuple
@@ -124,53 +125,6 @@ if TYPE_CHECKING:
     Request = Union[Burst, Info, Lease, Status, Sync]
 
 
-class _Arguments:
-    """Reads arguments by name and type; collects everything that is wrong with them."""
-
-    __slots__ = ("adjusted", "allowed", "given", "problems")
-
-    def __init__(self, given: dict[str, object], allowed: tuple[str, ...]) -> None:
-        self.given = given
-        self.allowed = allowed
-        self.adjusted: list[tuple[str, int | float | str]] = []
-        self.problems: list[str] = []
-        for name in given:
-            if name not in allowed:
-                known = ", ".join(allowed) if allowed else "none"
-                self.problems.append(f"argument {_brief(name)} is unknown; allowed: {known}")
-
-    def number(self, name: str, bound: Bound) -> float | None:
-        value = self.given.get(name)
-        if type(value) is int or type(value) is float:
-            return self._clamp(name, float(value), bound)
-        self._wrong(name, value, "a number")
-        return None
-
-    def integer(self, name: str, bound: Bound) -> int | None:
-        value = self.given.get(name)
-        if type(value) is int:
-            return int(self._clamp(name, value, bound))
-        self._wrong(name, value, "an integer")
-        return None
-
-    def text(self, name: str) -> str | None:
-        value = self.given.get(name)
-        if isinstance(value, str):
-            return value
-        self._wrong(name, value, "a string")
-        return None
-
-    def _clamp(self, name: str, value: float, bound: Bound) -> float:
-        clamped = min(max(value, bound.least), bound.most)
-        if clamped != value:
-            self.adjusted.append((name, clamped))
-        return clamped
-
-    def _wrong(self, name: str, value: object, expected: str) -> None:
-        if name in self.given:
-            self.problems.append(f"argument {name} must be {expected}, not {_brief(value)}")
-
-
 def parse(line: Line, commands: tuple[str, ...] = PORT_COMMANDS) -> Request:
     """Return the request in ``line``.
 
@@ -191,24 +145,24 @@ def parse(line: Line, commands: tuple[str, ...] = PORT_COMMANDS) -> Request:
         )
     for name in members:
         if name not in ("execute", "arguments", "id"):
-            text = f"member {_brief(name)} is unknown; allowed: execute, arguments, id"
+            text = f"member {brief(name)} is unknown; allowed: execute, arguments, id"
             raise ProtocolError(ErrorClass.INVALID_REQUEST, text, id)
     given = members.get("arguments", {})
     if not isinstance(given, dict):
-        text = f'member "arguments" must be an object, not {_brief(given)}'
+        text = f'member "arguments" must be an object, not {brief(given)}'
         raise ProtocolError(ErrorClass.INVALID_REQUEST, text, id)
     if command not in commands:
-        text = f"command {_brief(command)} is unknown here; known: {', '.join(commands)}"
+        text = f"command {brief(command)} is unknown here; known: {', '.join(commands)}"
         raise ProtocolError(ErrorClass.COMMAND_NOT_FOUND, text, id)
     allowed, build = _COMMANDS[command]
-    arguments = _Arguments(given, allowed)
+    arguments = Arguments(given, allowed)
     request = build(id, arguments)
     if arguments.problems:
         raise ProtocolError(ErrorClass.INVALID_ARGUMENT, "; ".join(arguments.problems), id)
     return request
 
 
-def _burst(id: Scalar, arguments: _Arguments) -> Burst:
+def _burst(id: Scalar, arguments: Arguments) -> Burst:
     reason = _reason(arguments)
     rounds = arguments.integer("count", BURST_COUNT)
     interval = arguments.number("interval", BURST_INTERVAL)
@@ -218,7 +172,7 @@ def _burst(id: Scalar, arguments: _Arguments) -> Burst:
     return Burst(id, reason, rounds, interval, delay or 0.0, boot, sequence, adjusted)
 
 
-def _reason(arguments: _Arguments) -> str:
+def _reason(arguments: Arguments) -> str:
     """Return the reason, cut and made printable: a hint is not refused because of its text."""
     given = arguments.text("reason") or ""
     reason = given[:REASON_LIMIT]
@@ -229,7 +183,7 @@ def _reason(arguments: _Arguments) -> str:
     return reason
 
 
-def _numbering(arguments: _Arguments) -> tuple[str, int]:
+def _numbering(arguments: Arguments) -> tuple[str, int]:
     if ("boot" in arguments.given) != ("sequence" in arguments.given):
         arguments.problems.append("arguments boot and sequence come together or not at all")
     boot, sequence = arguments.text("boot"), arguments.given.get("sequence", 0)
@@ -238,19 +192,19 @@ def _numbering(arguments: _Arguments) -> tuple[str, int]:
         arguments.problems.append(text)
     if type(sequence) is not int or sequence < 0:
         text = f"argument sequence must be an integer from 0 to {INTEGER_MOST}"
-        arguments.problems.append(f"{text}, not {_brief(sequence)}")
+        arguments.problems.append(f"{text}, not {brief(sequence)}")
         return "", 0
     return boot or "", sequence
 
 
-def _lease(id: Scalar, arguments: _Arguments) -> Lease:
+def _lease(id: Scalar, arguments: Arguments) -> Lease:
     if "seconds" not in arguments.given:
         arguments.problems.append("argument seconds is missing")
     seconds = arguments.number("seconds", LEASE_SECONDS)
     return Lease(id, seconds or 0.0, tuple(arguments.adjusted))
 
 
-_COMMANDS: dict[str, tuple[tuple[str, ...], Callable[[Scalar, _Arguments], Request]]] = {
+_COMMANDS: dict[str, tuple[tuple[str, ...], Callable[[Scalar, Arguments], Request]]] = {
     "burst": (("reason", "count", "interval", "delay", "boot", "sequence"), _burst),
     "info": ((), lambda id, arguments: Info(id)),
     "lease": (("seconds",), _lease),
@@ -268,7 +222,7 @@ def _object(line: bytes) -> dict[str, object]:
     except strict_json.JsonError as error:
         raise ProtocolError(ErrorClass.INVALID_JSON, str(error)) from None
     if not isinstance(value, dict):
-        text = f"the line must be an object, not {_brief(value)}"
+        text = f"the line must be an object, not {brief(value)}"
         raise ProtocolError(ErrorClass.INVALID_REQUEST, text)
     return value
 
@@ -286,16 +240,6 @@ def _id(members: dict[str, object]) -> Scalar:
 def is_plain(text: str) -> bool:
     """Return whether text has printable ASCII characters only; true for none."""
     return all(" " <= character <= "~" for character in text)
-
-
-def _brief(value: object) -> str:
-    """Return a value for an error text: short and ASCII, without the content of containers."""
-    if isinstance(value, dict):
-        return "an object"
-    if isinstance(value, list):
-        return "an array"
-    cut = value[:32] + "..." if isinstance(value, str) and len(value) > 32 else value
-    return strict_json.dumps(cut).decode()
 
 
 # -- replies ----------------------------------------------------------------------------
