@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench import agent, hints, lab
+from bench import agent, hints, host, lab
 from bench.agent import Figure
 from bench.fleet import written
 from bench.lab import ROOT, TinyLab
@@ -53,6 +53,7 @@ def measured(quick: bool) -> Iterator[Figure]:
     yield from agent.measure(quick)
     yield from hints.latency(quick)
     yield from hints.fanout(5 if quick else 20)
+    yield from host.measure(quick)
     yield from of_floods(quick)
     yield from of_demo(quick)
 

@@ -36,6 +36,7 @@ class LinkFailovers:
         self._logged: set[str] = set()  # names of the links in the log
         self.is_complete = False  # the first dump has ended
         self.followed: tuple[FollowedLink, ...] = ()  # as of the latest message
+        self._version: tuple[int, int] | None = None  # of `followed`
 
     def fileno(self) -> int:
         """Return the descriptor to wait on, for reading."""
@@ -86,7 +87,9 @@ class LinkFailovers:
                         advice=ADVICE,
                     )
         failovers = self.follower.advance(now)
-        if events and self.is_complete:
+        # Most messages concern no followed link: those of the guests' ports.
+        if self.is_complete and self._version != self.follower.version:
+            self._version = self.follower.version
             self.followed = tuple(self.follower.followed())
             self._log_followed()
         return failovers

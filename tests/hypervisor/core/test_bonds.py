@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import random
 from math import inf
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from garp_agent.hypervisor.core import linkstate as ls
 from garp_agent.hypervisor.core.bonds import BondFailover, FollowedLink, Follower
-from garp_agent.hypervisor.core.linkstate import Bond, BondPort, LinkReport, LinkSnapshot
+from garp_agent.hypervisor.core.linkstate import (
+    Bond,
+    BondPort,
+    LinkReport,
+    LinkSnapshot,
+    PortStateReport,
+)
 from garp_agent.wire.model import IFF_LOWER_UP, IFF_UP, DumpComplete, DumpStarted, LinkGone
+from tests.world import property_settings
 
 UP, NO_CARRIER = IFF_UP | IFF_LOWER_UP, IFF_UP
 ETH0, ETH1, ETH2, BOND0, BR0, TAP = 2, 3, 4, 5, 6, 7
@@ -479,6 +489,38 @@ def test_bond_that_flaps_while_a_bridge_is_down_waits_for_the_bridge() -> None:
     assert told(follower, 20.0, free_bond(), free_bond(0, NO_CARRIER)) == []
     assert told(follower, 20.1, free_bond()) == []
     assert told(follower, 20.1, *vlan_bridges(1)) == [over(ZERO, ZERO)]
+
+
+def test_messages_of_guest_ports_work_nothing_out_again() -> None:
+    """Counted, not timed: a host with 1,000 guests has thousands of such messages."""
+    follower = started(*ACTIVE_BACKUP, reported(BRIDGE), reported(GUEST))
+    version, path = follower.version, follower.topology.path(TAP)
+    for flags in (0, UP) * 500:
+        assert told(follower, 10.0, reported(GUEST._replace(flags=flags))) == []
+    assert follower.version == version
+    assert follower.topology.path(TAP) is path
+
+
+@given(st.integers(0, 1 << 32))
+@property_settings(100)
+def test_version_differs_after_each_change_of_the_followed_links(seed: int) -> None:
+    rng = random.Random(seed)
+    follower = started(*ACTIVE_BACKUP, reported(BRIDGE), reported(GUEST))
+    links = [BRIDGE, UPLINK, GUEST, *(each.link for each in (*ACTIVE_BACKUP, bond(ETH1)))]
+    links += [each._replace(ifindex=each.ifindex + 10) for each in links]
+    for _ in range(40):
+        before = follower.version, follower.followed()
+        link = rng.choice(links)
+        changed = link._replace(
+            name=rng.choice([link.name, "renamed"]),
+            flags=rng.choice([0, UP, NO_CARRIER]),
+            master_ifindex=rng.choice([0, link.master_ifindex, BR0]),
+            port_state=rng.choice([None, 3, 4]),
+        )
+        messages = (reported(changed), LinkGone(link.ifindex), PortStateReport(ETH0, BR0, 4))
+        told(follower, 10.0, rng.choices(messages, (8, 1, 1))[0])
+        if follower.followed() != before[1]:
+            assert follower.version != before[0]
 
 
 def test_reason_is_in_words() -> None:

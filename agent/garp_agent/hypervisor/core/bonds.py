@@ -131,6 +131,7 @@ class Follower:
         self._quiet: dict[frozenset[int], float] = {}  # end of the debounce time, by root
         self._moves = PortMoves(self.table, self.topology, self._is_open)
         self._complete = False  # the first dump has ended: a link that appears now is new
+        self._changes = 0  # of what followed() returns, except for places
 
     def handle(self, event: LinkEvent, now: float) -> None:
         """Take in one event of the kernel."""
@@ -138,11 +139,13 @@ class Follower:
             self._moves.note(before, after, now)
             if after is None:
                 assert before is not None
-                self._active.pop(before.ifindex, None)
+                self._leave(before.ifindex)
                 self._examine_master(before, now)
                 continue
             if before is not None and before.master_ifindex != after.master_ifindex:
                 self._examine_master(before, now)
+            if after.ifindex in self._active and before != after:
+                self._changes += 1
             self._examine_master(after, now)
             self._examine(after.ifindex, why, now)
         if isinstance(event, DumpComplete):
@@ -171,6 +174,11 @@ class Follower:
     def follows(self, ifindex: int) -> bool:
         """Return whether a failover of this link would be reported."""
         return ifindex in self._active
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Return a value that differs after each change of what :meth:`followed` returns."""
+        return self.table.places, self._changes
 
     def followed(self) -> list[FollowedLink]:
         """Return the links that are followed, by name."""
@@ -249,7 +257,7 @@ class Follower:
     def _examine(self, ifindex: int, event: int, now: float) -> None:
         link = self.table.links.get(ifindex)
         if link is None or not self._is_to_follow(link):
-            self._active.pop(ifindex, None)
+            self._leave(ifindex)
             return
         ports = self._ports_in_use(link)
         carrying = bool(ports) and (link.has_carrier or _is_bridge_up(link))
@@ -268,7 +276,9 @@ class Follower:
         active.unreported |= changed or switched
         if active.carrying and not carrying:
             active.lost_at = min(active.lost_at, now)
-        active.ports, active.carrying = ports, carrying
+        if (ports, carrying) != (active.ports, active.carrying):
+            active.ports, active.carrying = ports, carrying
+            self._changes += 1
         self._set_changed(active, now)
 
     def _begin(self, link: LinkSnapshot, ports: frozenset[int], carrying: bool, now: float) -> None:
@@ -278,7 +288,12 @@ class Follower:
         active = _ActivePorts(ports, carrying, reported, unreported)
         active.is_new = self._complete and is_bridge and not carrying
         self._active[link.ifindex] = active
+        self._changes += 1
         self._set_changed(active, now)
+
+    def _leave(self, ifindex: int) -> None:
+        if self._active.pop(ifindex, None) is not None:
+            self._changes += 1
 
     def _set_changed(self, active: _ActivePorts, now: float) -> None:
         is_due = active.unreported and active.carrying

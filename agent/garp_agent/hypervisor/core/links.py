@@ -65,8 +65,9 @@ class LinkTable:
         if not self._marks.seen(link.ifindex, report.dumped):
             return []
         before = self.links.get(link.ifindex)
-        if before is not None and before.kind == link.kind and link.bond is None:
-            link = link._replace(bond=before.bond)  # a message without bond data
+        bond = before.bond if before is not None and before.kind == link.kind else None
+        if bond is not None and link.bond is None:
+            link = link._replace(bond=bond)  # a message without bond data
         told = self._port_states.get(link.ifindex)
         if report.dumped and told is not None and told.bridge_ifindex == link.master_ifindex:
             link = link._replace(port_state=told.state, port_options=told.options)

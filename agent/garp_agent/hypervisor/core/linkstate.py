@@ -69,6 +69,36 @@ _BOND_STATE_ACTIVE = 0
 _PACKETS = Struct("=QQ")  # struct rtnl_link_stats64: rx_packets, tx_packets
 _TICK = 0.01  # seconds; USER_HZ is 100 on all that Linux runs on but alpha and ia64
 
+# What is read of a message.  It has four times as many attributes.
+_READ = frozenset(
+    (
+        rtnetlink.IFLA_ADDRESS,
+        rtnetlink.IFLA_IFNAME,
+        rtnetlink.IFLA_LINK,
+        rtnetlink.IFLA_MASTER,
+        rtnetlink.IFLA_WIRELESS,
+        rtnetlink.IFLA_PROTINFO,
+        rtnetlink.IFLA_LINKINFO,
+        rtnetlink.IFLA_STATS64,
+        rtnetlink.IFLA_LINK_NETNSID,
+        rtnetlink.IFLA_PHYS_PORT_NAME,
+        rtnetlink.IFLA_EVENT,
+        rtnetlink.IFLA_PARENT_DEV_BUS_NAME,
+    )
+)
+_READ_OF_KINDS = {  # in IFLA_INFO_DATA
+    "bond": frozenset((_IFLA_BOND_MODE, _IFLA_BOND_ACTIVE_SLAVE, _IFLA_BOND_ALL_SLAVES_ACTIVE)),
+    "bridge": frozenset((_IFLA_BR_AGEING_TIME, _IFLA_BR_VLAN_FILTERING, _IFLA_BR_VLAN_PROTOCOL)),
+    "vlan": frozenset((_IFLA_VLAN_ID, _IFLA_VLAN_PROTOCOL)),
+    "vxlan": frozenset((_IFLA_VXLAN_LINK,)),
+}
+_READ_OF_PORTS = {  # in IFLA_INFO_SLAVE_DATA, by the kind of the master
+    "bond": frozenset((_IFLA_BOND_SLAVE_STATE, _IFLA_BOND_SLAVE_MII_STATUS)),
+    "bridge": frozenset(
+        (_IFLA_BRPORT_STATE, _IFLA_BRPORT_LEARNING, _IFLA_BRPORT_ISOLATED, _IFLA_BRPORT_LOCKED)
+    ),
+}
+
 ETH_P_8021Q = 0x8100
 
 
@@ -165,7 +195,7 @@ def decode(datagram: bytes) -> list[LinkMessage | rtnetlink.ControlMessage]:
 
 
 def _report(data: bytes, start: int, end: int, dumped: bool) -> tuple[LinkMessage, ...]:
-    family, _hardware_type, ifindex, flags, found = rtnetlink.link_header(data, start, end)
+    family, _hardware_type, ifindex, flags, found = rtnetlink.link_header(data, start, end, _READ)
     if family == rtnetlink.AF_BRIDGE:
         return _port_state(ifindex, found)
     if rtnetlink.is_partial(family, found):
@@ -173,8 +203,8 @@ def _report(data: bytes, start: int, end: int, dumped: bool) -> tuple[LinkMessag
     info = rtnetlink.nested(found.get(rtnetlink.IFLA_LINKINFO, b""))
     kind = rtnetlink.text(info, rtnetlink.IFLA_INFO_KIND)
     port_kind = rtnetlink.text(info, rtnetlink.IFLA_INFO_SLAVE_KIND)
-    own = rtnetlink.nested(info.get(rtnetlink.IFLA_INFO_DATA, b""))
-    port = rtnetlink.nested(info.get(rtnetlink.IFLA_INFO_SLAVE_DATA, b""))
+    own = _chosen_of(_READ_OF_KINDS, kind, info, rtnetlink.IFLA_INFO_DATA)
+    port = _chosen_of(_READ_OF_PORTS, port_kind, info, rtnetlink.IFLA_INFO_SLAVE_DATA)
     link = LinkSnapshot(
         ifindex,
         rtnetlink.text(found, rtnetlink.IFLA_IFNAME),
@@ -201,6 +231,14 @@ def _report(data: bytes, start: int, end: int, dumped: bool) -> tuple[LinkMessag
     return (LinkReport(link, rtnetlink.u32(found, rtnetlink.IFLA_EVENT), dumped, packets),)
 
 
+def _chosen_of(
+    wanted: dict[str, frozenset[int]], kind: str, info: dict[int, bytes], attribute_type: int
+) -> dict[int, bytes]:
+    if kind not in wanted or attribute_type not in info:
+        return {}
+    return rtnetlink.nested(info[attribute_type], wanted[kind])
+
+
 def _lower(kind: str, found: dict[int, bytes], data: dict[int, bytes]) -> int:
     if rtnetlink.IFLA_LINK_NETNSID in found:  # the index is one of another namespace
         return 0
@@ -210,7 +248,7 @@ def _lower(kind: str, found: dict[int, bytes], data: dict[int, bytes]) -> int:
 
 
 def _port_state(ifindex: int, found: dict[int, bytes]) -> tuple[PortStateReport, ...]:
-    port = rtnetlink.nested(found.get(rtnetlink.IFLA_PROTINFO, b""))
+    port = _chosen_of(_READ_OF_PORTS, "bridge", found, rtnetlink.IFLA_PROTINFO)
     state = _state_in(port)
     if state is None:  # a message about the bridge itself
         return ()

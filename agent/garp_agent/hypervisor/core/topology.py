@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # A tun device of a VPN is taken for a guest's: the kernel does not tell them apart.
 _GUEST_KINDS = ("tun", "netkit", "macvtap", "ipvtap", "dummy")
 _TAPS_OF_A_LINK = ("macvtap", "ipvtap")
+_NO_UPLINKS = frozenset((*_GUEST_KINDS, "veth"))
 _STACKED = ("vlan", "macvlan", "macsec", *_TAPS_OF_A_LINK)
 TUNNELS = ("vxlan", "geneve", "gretap", "ip6gretap", "erspan", "ip6erspan")
 _SWITCHES = ("bridge", "openvswitch")
@@ -48,15 +49,22 @@ class Topology:
     def __init__(self, table: LinkTable) -> None:
         self._table = table
         self._paths: dict[int, Path] = {}
-        self._places = -1  # of the table, for which _paths holds
+        self._uplinks: dict[int, list[int]] = {}  # by bridge
+        self._places = -1  # of the table, for which these hold
 
     def uplinks(self, bridge: int) -> list[LinkSnapshot]:
         """Return the uplinks of a bridge, without the veths that join it to others."""
-        return [port for port in self._table.ports(bridge) if self.is_uplink(port)]
+        self._forget_old()
+        found = self._uplinks.get(bridge)
+        if found is None:
+            ports = self._table.ports(bridge)
+            found = [port.ifindex for port in ports if self.is_uplink(port)]
+            self._uplinks[bridge] = found
+        return [self._table.links[ifindex] for ifindex in found]
 
     def is_uplink(self, port: LinkSnapshot) -> bool:
         """Return whether a link is an uplink of the bridge that it is in."""
-        if port.port_kind not in _SWITCHES or port.kind in (*_GUEST_KINDS, "veth"):
+        if port.port_kind not in _SWITCHES or port.kind in _NO_UPLINKS:
             return False
         return bool(port.kind) or not _serves_a_guest(port)
 
@@ -77,13 +85,17 @@ class Topology:
 
     def path(self, ifindex: int) -> Path:
         """Return what is below a guest port, a bridge, a bond or any other link."""
-        if self._places != self._table.places:
-            self._paths.clear()
-            self._places = self._table.places
+        self._forget_old()
         link = self._table.links.get(ifindex)
         start = link.master_ifindex if link is not None and self._is_in_switch(link) else ifindex
         found = self._paths.get(start)
         return found if found is not None else self._explore(start)
+
+    def _forget_old(self) -> None:
+        if self._places != self._table.places:
+            self._paths.clear()
+            self._uplinks.clear()
+            self._places = self._table.places
 
     def _is_in_switch(self, link: LinkSnapshot) -> bool:
         return link.port_kind in _SWITCHES and not self.is_uplink(link)
