@@ -76,7 +76,7 @@ class AddressSelection(NamedTuple):
 
 
 class RateLimit(NamedTuple):
-    """The most frames that one link sends, whatever the causes: a token bucket."""
+    """The most frames that one NIC sends, whatever the causes: a token bucket."""
 
     frames_per_second: float = 10.0
     depth: int = 12  # frames at once
