@@ -8,10 +8,10 @@ The file is a shell script and, behind it, a zip archive:
     cpython-3XX/    one of the two, compiled for an interpreter of the building machine
 
 The script finds an interpreter and starts it with -E and -s, because a daemon of root must not read
-PYTHONPATH.  (-I is the same, and Python 2.7, which is to say that it is too old, does not know it.)
+PYTHONPATH.  (-I is the same, but Python 2.7 does not know it, and has to say that it is too old.)
 It starts the daemons (`run`, garp-hint's `watch`) with -S too: they import nothing outside of the
-archive, and looking through site-packages takes longer than all the rest.
-`python3 garp-agent.pyz` works as well, more slowly.
+archive, and looking through site-packages takes longer than all the rest.  `python3 garp-agent.pyz`
+works as well, more slowly.
 
 The same tree and the same interpreters to compile for give the same bytes, whichever builds.
 """

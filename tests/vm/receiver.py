@@ -1,8 +1,8 @@
 """Waits for what the machines send.
 
-Frames, replies to hints, QMP events and results of commands are stored by callbacks, which
-run while a test waits for a condition on what was stored. Timeouts only find machines that
-hang: no test asserts how long something took.
+Callbacks store frames, replies to hints, QMP events and results of commands. They run while a test
+waits for a condition on what was stored. Timeouts only find machines that hang: no test asserts how
+long something took.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Measures the rate of this machine's time stamp counter, for its guests to be told.
 
-An emulated guest reads the host's counter. Without being told it measures the rate at boot,
-which on a busy machine can be wrong by a factor, and with it every timeout in the guest.
+An emulated guest reads the host's counter. If it is not told the rate, it measures it at boot. On a
+busy machine the result can be wrong by a factor, and so is every timeout in the guest.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ bridge of its own in dom0: a relay there joins it to a virtio port. So the contr
 lives on when xl saves and restores the guest, at which a channel is hung up.
 
 A boot takes 20 s, and minutes on a busy machine. So the state of both, booted and configured, is
-kept beside the images and restored in seconds, and they get the agent as it is now.
+kept beside the images and restored in seconds. Then they get the agent as it is now.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ Responsible for YAML itself: encoding, syntax, the limits on size, depth and num
 refused wherever it stands (aliases, anchors, tags, a second document).  Knows no key.
 
 PyYAML's composer (``yaml.compose()``) keeps lines and duplicate keys, and builds no object that a
-tag names.  One of its methods is overridden, because it would follow aliases, with which a small
-file can describe 10^9 values, and would recurse until Python raises RecursionError.
+tag names.  One of its methods is overridden.  It would follow aliases, with which a small file can
+describe 10^9 values.  It would also recurse until Python raises RecursionError.
 
 Source: YAML 1.1 (https://yaml.org/spec/1.1/), as PyYAML reads it.
 """

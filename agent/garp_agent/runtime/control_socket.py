@@ -1,7 +1,7 @@
 """The control socket: a listening Unix socket that takes request lines from local clients.
 
 Limits how many clients there are and how much each may ask at once; does not know what a line
-means.  It takes one line of a client and the next one after the reply is sent, so a client that
+means.  It takes one line of a client, and the next one after the reply is sent.  So a client that
 asks without end, or does not read, delays only itself.
 
 Source: unix(7).

@@ -42,8 +42,8 @@ def advertisement(target: str, hop_limit: int = 255) -> bytes:
 def kernel_filter(program: bytes) -> Iterator[Callable[[bytes], bool]]:
     """Whether the running kernel lets a frame through; needs no privilege.
 
-    The filter of a Unix datagram socket sees a datagram from its first byte on, as the filter of
-    a packet socket sees a frame without a tag.
+    The filter of a Unix datagram socket sees a datagram from its first byte on.  The filter of a
+    packet socket sees an untagged frame in the same way.
     """
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with near, far:

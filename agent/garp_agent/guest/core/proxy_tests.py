@@ -6,9 +6,9 @@ answers all of them.  Does not send the probes, and does not decide what a rival
 
 A rival can have many addresses of its own, even most of a small network.  So an answer for an
 address far from ours counts more than one for a near address: a proxy has a route there.  A station
-that answers for near addresses only (a firewall that answers for the network it translates) has to
-do so CERTAIN times without a miss.  After a failure a station is tested more rarely, and needs more
-answers: chance must not make a rival a proxy in the end.
+that answers for near addresses only has to do so CERTAIN times without a miss: it may be a firewall
+that answers for the network it translates.  After a failure a station is tested more rarely, and
+needs more answers: chance must not make a rival a proxy in the end.
 
 Sources: RFC 1027 (proxy ARP), RFC 4389 (ND proxies), RFC 4291 section 2.5.1 (interface
 identifiers of 64 bits).

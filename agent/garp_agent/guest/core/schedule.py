@@ -3,11 +3,11 @@
 Decides the order and the moment.  Does not know what an announcement contains, and reads no
 clock: ``now`` is an argument, in seconds.
 
-Each link has one ordered set of pending addresses.  A refresh tick adds the next few addresses
-to it, a round of a burst adds the addresses of the burst, and the token bucket of the NIC
+Each link has one ordered set of pending addresses.  A refresh tick adds the next few addresses to
+it, and a round of a burst adds those of the burst.  The token bucket of the NIC
 (guest.core.rate_limit) lets them out one by one.  An address is pending once or not at all, so
-neither memory nor traffic grows with the number of triggers.  Rounds and ticks that were missed
-are not caught up.
+neither memory nor traffic grows with the number of triggers.  Rounds and ticks that were missed are
+not caught up.
 
 Links that leave by the same NIC (its VLANs, macvlans, bridge) share one bucket and take turns.  A
 frame is charged when it was sent (:meth:`Schedule.sent`), not when it is planned: many links can
@@ -85,10 +85,9 @@ class Schedule:
     def set_addresses(self, ifindex: int, addresses: Mapping[bytes, int], now: float) -> None:
         """Set the addresses of a link, and the number of frames that each takes.
 
-        With its first address, a link gets a first refresh at a random moment within the
-        interval, so that guests that boot together do not announce together.  Without an
-        address nothing is due, but the bucket stays as empty as it was: a carrier that flaps
-        gains no tokens.
+        With its first address, a link gets a first refresh at a random moment within the interval:
+        guests that boot together must not announce together.  Without an address nothing is due,
+        but the bucket stays as empty as it was: a carrier that flaps gains no tokens.
         """
         link = self._links.get(ifindex)
         if link is None:

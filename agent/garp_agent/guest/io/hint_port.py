@@ -1,25 +1,26 @@
 """The hint port: request lines from the host, over the channel that the hypervisor offers.
 
-A channel is a virtio-serial port or a Xen channel, which is a terminal (found by name), another
-character device or a Unix socket (by path).  Opens it, reads lines, writes replies, and derives
-from the kernel's results whether a host is connected.  Does not know what a line means.
+A channel is a virtio-serial port or a Xen channel, which is a terminal; both are found by name.  It
+can also be another character device or a Unix socket, by its path.  Opens it, reads lines, writes
+replies, and derives from the kernel's results whether a host is connected.  Does not know what a
+line means.
 
 A virtio-serial port without a host polls as readable all the time, and reads as b""
 (drivers/char/virtio_console.c).  So the port is watched edge-triggered: one wake-up for each
 connect, datum and disconnect, none while idle.  There b"" means "no host".  On a socket or a
 terminal it means "closed".
 
-A Xen console that is not read makes a write spin in the kernel, once 2048 bytes wait in its ring
-(domU_write_console() in drivers/tty/hvc/hvc_xen.c), whether or not the write may block.  At most
-two chunks of requests can come from a host that has stopped, so each chunk allows few replies.
-Up to 1024 bytes wait in its ring while no process has the terminal open, also when their host has
-left.  The kernel hands them over soon after it is opened.  They are discarded: a hint or a lease
-among them is old.
+A Xen console that is not read makes a write spin in the kernel, once 2048 bytes wait in its ring,
+also if the write may not block (domU_write_console() in drivers/tty/hvc/hvc_xen.c).  At most two
+chunks of requests can come from a host that has stopped, so each chunk allows few replies.  Up to
+1024 bytes wait in its ring while no process has the terminal open, also when their host has left.
+The kernel hands them over soon after it is opened.  They are discarded: a hint or a lease among
+them is old.
 
 A reply is one non-blocking write, so a host that does not read loses it.  There is one exception.
 Data and the notice of a connect come through different virtio queues.  In a busy guest the first
-request of a new host can arrive while the kernel still refuses writes (EAGAIN), because it does
-not know the host.  Such a reply is kept until the notice arrives, at most EARLY seconds.
+request of a new host can arrive before the kernel knows the host: it refuses writes (EAGAIN).  Such
+a reply is kept until the notice arrives, at most EARLY seconds.
 """
 
 from __future__ import annotations

@@ -113,8 +113,8 @@ class _Outlet:
 class _BytesOutlet:
     """Sends on links whose names are any bytes, at most MOST of them.
 
-    A socket of type SOCK_PACKET takes the link's name with each frame, in a struct sockaddr whose
-    family the kernel does not look at (packet_sendmsg_spkt() in net/packet/af_packet.c).  Python
+    A socket of type SOCK_PACKET takes the link's name with each frame, in a struct sockaddr.  The
+    kernel does not look at its family (packet_sendmsg_spkt() in net/packet/af_packet.c).  Python
     writes the bytes of a name into such a struct if it takes the socket for one of AF_UNIX.
     """
 

@@ -1,9 +1,9 @@
 """Guest ports whose frames leave this host another way than before: which, and when to say so.
 
-A guest port moves when it comes to another bridge, when what is below its bridge changes (the
-bridge or one that it is joined to gets another uplink, a tunnel another device), and when STP lets
-it forward.  A port without a way out has not moved: its guest may come back to the same one.  Does
-not know what a failover of a link is (hypervisor.core.bonds).
+A guest port moves when it comes to another bridge, when what is below its bridge changes, and when
+STP lets it forward.  What is below changes if the bridge, or one that it is joined to, gets another
+uplink, or a tunnel another device.  A port without a way out has not moved: its guest may come back
+to the same one.  Does not know what a failover of a link is (hypervisor.core.bonds).
 """
 
 from __future__ import annotations

@@ -6,8 +6,9 @@ contain the name of the port, and those of other namespaces, are found by patter
 
 On Xen, xenstore has the paths of channels and the names of their guests, whatever the paths are.
 
-Any local user can bind a socket to any name.  Therefore a socket is a channel only if its path
-leads to it, by device and inode, and through folders that others may not write to.
+Any local user can bind a socket to any name.  So a socket is a channel only if its path leads to
+it, by device and inode.  The folders on the path must be closed to writers other than root and this
+user.
 
 A guest is gone only when its socket is: when its path leads elsewhere, or when the kernel says
 that this socket does not listen any more.  A search that failed removes no guest.

@@ -1,7 +1,7 @@
 """Sends learning frames on bonds (packet(7)).  Decides nothing about them; never blocks.
 
-A socket is bound to each bond: one that is bound to a name again and again would be slower, and a
-frame goes to the link that the plan was made for, whatever its name is now.  Needs CAP_NET_RAW.
+A socket is bound to each bond, because binding one again and again would be slower.  A frame goes
+to the link that the plan was made for, whatever its name is now.  Needs CAP_NET_RAW.
 """
 
 from __future__ import annotations
