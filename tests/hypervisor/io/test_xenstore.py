@@ -16,6 +16,7 @@ import pytest
 from garp_agent.hypervisor.core.exchange import Call, Exchange, Outcome, Result
 from garp_agent.hypervisor.io.xenstore import (
     ATTEMPTS,
+    XenChannel,
     rewrite_states,
     xen_cards,
     xen_channels,
@@ -183,3 +184,26 @@ def test_guests_are_given_up_together_if_xenstored_does_not_answer(
     rewrites.add(Call(FOLDER, Exchange({}), number=number) for number in range(3))
     assert [each[1::2] for each in rewrites.advance()] == 3 * [(Outcome.FAILED, errno.ETIMEDOUT)]
     assert len(store.seen) == 1
+
+
+def test_channels_with_the_name_are_found_with_guest_and_path(
+    xenstored: Callable[..., FakeXenstored],
+) -> None:
+    console = b"/local/domain/0/backend/console"
+    store = xenstored(
+        {
+            (DIRECTORY, console): b"3\0004\0",
+            (DIRECTORY, console + b"/3"): b"0\0001\0002\0",
+            (DIRECTORY, console + b"/4"): b"1\0",
+            (READ, b"/local/domain/3/name"): b"web1",
+            (READ, b"/local/domain/4/name"): "ENOENT",  # it has just ended
+            (READ, console + b"/3/0/name"): "ENOENT",  # the guest's own console
+            (READ, console + b"/3/1/name"): b"org.garp_agent.0",
+            (READ, console + b"/3/1/path"): b"/run/garp/web1.sock",
+            (READ, console + b"/3/2/name"): b"org.other",
+            (READ, console + b"/4/1/name"): b"org.garp_agent.0",
+        }
+    )
+    assert xen_channels("org.garp_agent.0", store.device) == [
+        XenChannel("web1", "/run/garp/web1.sock")
+    ]
