@@ -25,7 +25,12 @@ from tests.hypervisor.core.talk import A, Talk
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "garp-hint.md").read_text()
 OPTIONS = {
-    name: {long for option in command.params for long in option.opts if long.startswith("--")}
+    name: {
+        long
+        for option in command.params
+        for long in (*option.opts, *option.secondary_opts)
+        if long.startswith("--")
+    }
     for name, command in cli.commands.items()
 }
 

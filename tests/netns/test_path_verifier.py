@@ -5,6 +5,7 @@ The kernel of a test machine may have no bonds; tests/vm has a real one, and the
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -24,16 +25,19 @@ from garp_agent.hypervisor.core.linkstate import (
     BondPort,
     LinkReport,
 )
+from garp_agent.hypervisor.daemon import NO_PROBES
 from garp_agent.hypervisor.guest_path_lookup import dumped
 from garp_agent.hypervisor.io.probe_socket import ProbeSender
-from garp_agent.hypervisor.path_verifier import HOLD, LATELY, NEWS, PathVerifier
+from garp_agent.hypervisor.path_verifier import HOLD, LATELY, NEWS, READ_TABLES, PathVerifier
+from garp_agent.runtime.exits import EXIT_NO_PERMISSION
 from garp_agent.runtime.reactor import Reactor
-from tests.hypervisor.watching import watching
+from tests.hypervisor.watching import COMMAND, ENVIRONMENT, run, watching
 from tests.world import mac
 
 BOND = 900  # ifindex
 GUEST = "52:54:00:12:34:56"
 PATIENCE = 30.0
+WITHOUT = ("setpriv", "--bounding-set", "-net_raw", "--inh-caps", "-net_raw")
 NAMES = frozenset({"bond0", "br0"})
 
 
@@ -76,6 +80,19 @@ class Network(lab.Lab):
         for name in ("eth0", "eth1"):
             self.put(name)
 
+    def add_third_port(self) -> None:
+        """Give the bond eth2, with its end port-c in the switch."""
+        self.wire(("host", "eth2", "switch", "port-c"))
+        self.ip("switch", "link set port-c master br0 up")
+        self.host("host", "eth2", "02:00:5e:00:53:0a")
+        self.wait_until_up("host", "switch")
+        with self.entered("host"):
+            for event in dumped(LINKS, PATIENCE):
+                if isinstance(event, LinkReport) and event.link.name == "eth2":
+                    self.index["eth2"] = event.link.ifindex
+                    self.follower.handle(event, 0.0)
+        self.put("eth2")
+
     def put(self, name: str, **changes: Any) -> None:
         """Make a link a port of the bond."""
         link = self.follower.table.links[self.index[name]]
@@ -105,10 +122,12 @@ class Network(lab.Lab):
 class Running:
     """A verifier in the host's namespace."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, read_tables: float = READ_TABLES) -> None:
         with network.entered("host"):
             self._reactor = Reactor()
-            self.verifier = PathVerifier(network.follower, self._reactor, ProbeSender())
+            self.verifier = PathVerifier(
+                network.follower, self._reactor, ProbeSender(), read_tables
+            )
         self._network = network
         self.events: list[PathForwards | AddressesReached] = []
 
@@ -241,6 +260,46 @@ def test_hints_do_not_wait_where_the_path_has_never_worked(network: Network) -> 
         assert running.verifier.hold(NAMES, 200.0) == 0.0
 
 
+def test_proof_does_not_outlive_a_change_in_the_network(network: Network) -> None:
+    """Otherwise hints would wait for a path that probes can never show."""
+    ports = {network.index["eth0"], network.index["eth1"]}
+    with closing(Running(network, read_tables=0.1)) as running:
+        running.until(lambda: running.verifier.proven == ports)
+        network.forward("port-b", False)
+        running.until(lambda: running.verifier.proven == {network.index["eth0"]})
+        network.forward("port-b", True)
+        running.until(lambda: running.verifier.proven == ports)
+    assert running.events == []
+
+
+@pytest.mark.parametrize(("far", "joined"), [("port-b", "eth2"), ("port-c", "eth1")])
+def test_standby_port_that_is_joined_is_asked_before_one_that_is_not(
+    network: Network, far: str, joined: str
+) -> None:
+    network.add_third_port()
+    network.forward(far, False)
+    with closing(Running(network)) as running:
+        running.until(lambda: running.verifier.proven and not running.verifier.is_checking)
+        assert running.verifier.proven == {network.index["eth0"], network.index[joined]}
+        running.begin(7)
+        running.until(running.forwards)
+
+
+def test_standby_port_that_got_its_carrier_lately_is_asked_last(network: Network) -> None:
+    network.add_third_port()
+    with closing(Running(network)) as running:
+        running.verifier.note_links(0.0)
+        running.until(lambda: len(running.verifier.proven) == 3)
+        now = time.monotonic()
+        network.put("eth1", flags=0)
+        running.verifier.note_links(now)
+        network.put("eth1", flags=network.follower.table.links[network.index["eth2"]].flags)
+        running.verifier.note_links(now)
+        network.forward("port-b", False)
+        running.begin(7)
+        running.until(running.forwards)
+
+
 def test_check_without_an_address_to_probe_does_not_begin(network: Network) -> None:
     """So that no hint waits for it."""
     with closing(Running(network)) as running:
@@ -251,9 +310,36 @@ def test_check_without_an_address_to_probe_does_not_begin(network: Network) -> N
         assert not running.begin(2)
 
 
-def test_watcher_verifies_only_if_it_is_told_to(tiny_lab: lab.TinyLab, short_path: Path) -> None:
-    inside = ("ip", "netns", "exec", tiny_lab.namespace("guest"))
-    for options, verifies in (((), False), (("--verify",), True)):
-        with watching(short_path, *options, prefix=inside) as watcher:
-            assert watcher.ask()["verifies"] is verifies
-            assert watcher.stop()[0] == 0
+@pytest.mark.parametrize(
+    ("options", "prefix", "why_not"),
+    [
+        ((), (), None),
+        (("--verify",), (), None),
+        ((), WITHOUT, NO_PROBES),
+        (("--no-verify",), (), "--no-verify was given"),
+    ],
+)
+def test_watcher_verifies_where_it_may_unless_told_otherwise(
+    tiny_lab: lab.TinyLab,
+    short_path: Path,
+    options: tuple[str, ...],
+    prefix: tuple[str, ...],
+    why_not: str | None,
+) -> None:
+    inside = ("ip", "netns", "exec", tiny_lab.namespace("guest"), *prefix)
+    with watching(short_path, *options, prefix=inside) as watcher:
+        told = watcher.ask()
+        assert (told["verifies"], told["not_verified"]) == (why_not is None, why_not)
+        status = run("status", "--status-socket", watcher.status_socket)[1]
+        assert ("not verified" in status, str(why_not) in status) == (bool(why_not),) * 2
+        code, log = watcher.stop()
+    assert (code, log.count("failovers-not-verified")) == (0, int(why_not == NO_PROBES))
+
+
+def test_watcher_that_must_verify_and_may_not_ends_at_its_start(tmp_path: Path) -> None:
+    status_socket = tmp_path / "s"
+    command = [*WITHOUT, *COMMAND, "watch", "--verify", "--status-socket", str(status_socket)]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
+    assert (done.returncode, done.stdout) == (EXIT_NO_PERMISSION, "")
+    assert done.stderr.startswith(f"garp-hint: --verify: {NO_PROBES} (Operation not permitted)")
+    assert not status_socket.exists()

@@ -16,7 +16,7 @@ from garp_agent.hypervisor.core.probe_series import (
     ProbeResult,
     target_values,
 )
-from garp_agent.render.probe import drill_page, drill_text, left_out_text, probe_table
+from garp_agent.render.probe import drill_page, drill_text, left_out_text, path_losses, probe_table
 from tests.render.test_page import Reader
 from tests.world import mac
 
@@ -58,6 +58,52 @@ def test_probe_table_without_results_says_what_would_be_probed() -> None:
         "",
         "1 to probe",
     ]
+
+
+LEFT = ProbeTarget(mac("52:54:00:00:00:04"), ((0x8100, 100),), PATH, "", "vnet2")
+OTHER_PATH = PATH._replace(standby=2, active=3)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        ({WEB: DELIVERED, LEFT: DELIVERED, HOST: DELIVERED}, []),
+        ({WEB: LOST, LEFT: LOST, HOST: LOST}, ["bond0: eth1 -> eth0: all 3 MACs lost"]),
+        ({HOST: LOST}, ["bond0: eth1 -> eth0: all 1 MAC lost"]),
+        ({WEB: LOST, LEFT: LOST}, ["bond0: eth1 -> eth0: VLAN 100 lost, 2 MACs"]),
+        (
+            {WEB: LOST, LEFT: LOST, HOST: DELIVERED, STACKED: LOST},
+            [
+                "bond0: eth1 -> eth0: VLAN 100 lost, 2 MACs",
+                "bond0: eth1 -> eth0: VLAN 50,7 lost, 1 MAC",
+            ],
+        ),
+        (
+            {WEB: LOST, LEFT: DELIVERED, HOST: LOST},
+            [
+                "bond0: eth1 -> eth0: web1 (52:54:00:00:00:01 in VLAN 100): lost",
+                "bond0: eth1 -> eth0: (host) (52:54:00:00:00:03): lost",
+            ],
+        ),
+        (
+            {WEB: DELIVERED, LEFT: NOT_SENT, HOST: OTHER_VLAN},
+            [
+                "bond0: eth1 -> eth0: vnet2 (52:54:00:00:00:04 in VLAN 100): not sent",
+                "bond0: eth1 -> eth0: (host) (52:54:00:00:00:03): arrives in VLAN none",
+            ],
+        ),
+        (
+            {WEB: DELIVERED, WEB._replace(path=OTHER_PATH): LOST},
+            ["bond0: eth0 -> eth1: VLAN 100 lost, 1 MAC"],
+        ),
+    ],
+)
+def test_losses_are_told_for_whole_paths_and_vlans_first(
+    verdicts: dict[ProbeTarget, str], expected: list[str]
+) -> None:
+    results = [ProbeResult(each, verdict, 3, 0, 0.1, ()) for each, verdict in verdicts.items()]
+    found = path_losses(each.values(NAMES) for each in results)
+    assert [each.what for each in found] == expected
 
 
 def test_bond_that_is_left_out_has_a_line_with_the_reason() -> None:

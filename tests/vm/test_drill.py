@@ -114,7 +114,8 @@ def test_doctor_sees_the_bond_and_the_paths(testbed: Testbed) -> None:
     testbed.hypervisor.ip("link set bond0 type bond miimon 10 all_slaves_active 0")
     assert [level for level, _ in found["bond bond0"]] == ["warn", "fail"]
     assert found["bond bond0"][0][1].startswith("miimon is 100: ")
-    assert [level for level, _ in found["paths"]] == ["fail", "fail"]
+    assert [level for level, _ in found["paths"]] == ["fail"]
+    assert "all 2 MACs lost: the switches are not joined" in found["paths"][0][1]
     assert found["watcher"][0][0] == "fail"
 
 

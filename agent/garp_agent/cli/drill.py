@@ -6,10 +6,11 @@ hypervisor.core.drill measures, render.probe formats.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -36,6 +37,7 @@ NOT_CONFIRMED = (
     "This cuts off each guest that is not announced after a switch, for up to {watched:g} s. "
     "Add --yes to begin."
 )
+STAYS = "\ngarp-hint: Ctrl-Z is ignored while the bond is switched; Ctrl-C ends the drill\n"
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -132,6 +134,7 @@ def _refuse_unless_delivered(around: Surroundings, targets: Sequence[ProbeTarget
     wrong = [result for result in results if result.verdict != DELIVERED]
     if wrong:
         click.echo(render.probe_table(probe_values(around, wrong)), nl=False, err=True)
+        click.echo(render.loss_text(probe_values(around, results)), nl=False, err=True)
         click.echo(
             f"garp-hint: no drill: {len(wrong)} of {len(targets)} paths do not work, and guests "
             "would be cut off; `garp-hint probe` shows all",
@@ -176,7 +179,8 @@ def _carried_out(
 def _ending_once() -> Iterator[None]:
     """Turn the first signal that ends a process into KeyboardInterrupt; ignore the others.
 
-    So that the bond is put back without another interruption.
+    So that the bond is put back without another interruption.  A signal that stops a process
+    (Ctrl-Z, output in the background) is ignored: guests would stay cut off.
     """
 
     def end(_number: int, _frame: object) -> None:
@@ -184,7 +188,14 @@ def _ending_once() -> Iterator[None]:
             signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
+    def stay(_number: int, _frame: object) -> None:
+        with suppress(OSError):  # not through a buffer that the signal may have interrupted
+            os.write(2, STAYS.encode())
+
     before = {number: signal.signal(number, end) for number in ENDING}
+    before[signal.SIGTSTP] = signal.signal(signal.SIGTSTP, stay)
+    for number in (signal.SIGTTIN, signal.SIGTTOU):
+        before[number] = signal.signal(number, signal.SIG_IGN)
     try:
         yield
     finally:

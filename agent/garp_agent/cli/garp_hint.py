@@ -116,10 +116,10 @@ def cli() -> None:
     "or --connect.",
 )
 @click.option(
-    "--verify",
-    is_flag=True,
+    "--verify/--no-verify",
+    default=None,
     help="After a failover, ask the network with path probes whether the path forwards and the "
-    "guests are reached; hint again until they are. Needs CAP_NET_RAW.",
+    "guests are reached; hint again until they are. By default, if CAP_NET_RAW is there.",
 )
 @click.option(
     "--learn",

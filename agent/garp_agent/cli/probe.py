@@ -64,6 +64,8 @@ def probe_command(bonds: tuple[str, ...], dry_run: bool, as_json: bool, status_s
             click.echo(line, err=True)
         if around.targets:
             click.echo(render.probe_table(values, screen()), nl=False)
+        if results:
+            click.echo(render.loss_text(values, screen()), nl=False)
     if not around.targets:
         click.echo(NOTHING, err=True)
         sys.exit(EXIT_NO_GUEST)

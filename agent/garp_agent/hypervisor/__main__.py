@@ -59,7 +59,9 @@ def _run_daemon(given: dict[str, Any]) -> int:
         print(f"garp-hint: {options.status_socket}: another watcher runs", file=sys.stderr)
         return EXIT_FAILED
     except NoRawFramesError as error:
-        print(f"garp-hint: {error}; see docs/learning.md, or leave out --learn", file=sys.stderr)
+        print(
+            f"garp-hint: {error}; see docs/garp-hint.md, or leave out the option", file=sys.stderr
+        )
         return EXIT_NO_PERMISSION
     except OSError as error:
         where = f"{options.status_socket}: {error.strerror}"

@@ -20,6 +20,7 @@ from garp_agent.hypervisor.core.hint_rounds import HINT
 from garp_agent.hypervisor.core.watcher import HintOptions, Watcher
 from garp_agent.hypervisor.io.channels import Finder
 from garp_agent.hypervisor.io.fanout import Fanout
+from garp_agent.hypervisor.io.learning_socket import NoRawFramesError
 from garp_agent.hypervisor.io.libvirt_cards import LibvirtCards
 from garp_agent.hypervisor.io.probe_socket import ProbeSender
 from garp_agent.hypervisor.io.xenstore import xen_cards
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from garp_agent.hypervisor.path_verifier import PathVerifier
     from garp_agent.runtime.log import Log
 
+NO_PROBES = "path probes need CAP_NET_RAW, and AF_PACKET in the unit"
+
 
 class WatcherDaemon:
     """The watcher while it runs."""
@@ -56,6 +59,8 @@ class WatcherDaemon:
         self._signals = Signals()
         self._links = LinkFailovers(options.bonds, options.debounce, log)
         self._learning = self._make_learning() if options.learn else None
+        self._not_verified = ""  # why not; "": failovers are verified
+        sender = self._probe_sender()
         self._control = ControlSocket(options.status_socket) if options.status_socket else None
         self._guest_paths = GuestPaths(self._links.follower)
         self._tables = BridgeTableReader(self._guest_paths.ports)
@@ -89,17 +94,28 @@ class WatcherDaemon:
         self._reactor.watch(self._tables, self._tables.read)
         if self._learning is not None:
             self._reactor.watch(self._learning, self._learning.read)
-        self._verifier = self._new_verifier() if options.verify else None
+        self._verifier = None if sender is None else self._new_verifier(sender)
         self._verified: dict[int, tuple[BondFailover, float]] = {}  # by number, while checked
 
-    def _new_verifier(self) -> PathVerifier | None:
-        """Return what asks the network after failovers; None where that is not permitted."""
-        try:
-            sender = ProbeSender()
-        except OSError as error:
-            self._log.say(LEVEL_WARNING, "failovers-not-verified", reason=error.strerror)
+    def _probe_sender(self) -> ProbeSender | None:
+        """Return what sends path probes; None if it is not wanted, or not permitted.
+
+        Raises NoRawFramesError with --verify if it is not permitted.
+        """
+        if self._options.verify is False:
+            self._not_verified = "--no-verify was given"
             return None
-        # Only with --verify: the others would pay for its modules with memory.
+        try:
+            return ProbeSender()
+        except OSError as error:
+            if self._options.verify:
+                raise NoRawFramesError(f"--verify: {NO_PROBES} ({error.strerror})") from None
+        self._not_verified = NO_PROBES
+        self._log.say(LEVEL_NOTICE, "failovers-not-verified", reason=NO_PROBES)
+        return None
+
+    def _new_verifier(self, sender: ProbeSender) -> PathVerifier:
+        # Only where it is permitted: the others would pay for its modules with memory.
         from garp_agent.hypervisor.path_verifier import PathVerifier
 
         return PathVerifier(self._links.follower, self._reactor, sender)
@@ -306,6 +322,7 @@ class WatcherDaemon:
             "pid": os.getpid(),
             "ready": self._is_ready,
             "verifies": self._verifier is not None,
+            "not_verified": self._not_verified or None,
             "uptime": round(now - self._started, 1),
             "version": __version__,
         }

@@ -29,7 +29,7 @@ class WatchOptions(NamedTuple):
     discover: float = DISCOVER  # between two searches for guests
     status_socket: str = STATUS_SOCKET  # "": none
     announce_self: bool = False
-    verify: bool = False  # ask the network after failovers, with path probes
+    verify: bool | None = None  # ask the network after failovers; None: where it is permitted
     learn: bool = False  # send learning frames
     learn_never: tuple[str, ...] = ()  # MACs or prefixes
     learn_ports: tuple[str, ...] = ()  # patterns; (): all guest ports

@@ -4,8 +4,9 @@ Decides neither what is probed (hypervisor.core.path_check) nor what follows fro
 (hypervisor.core.watcher).  Needs CAP_NET_RAW, and two ports of a bond with carrier.
 
 Hints wait for the path only after a failover to a port that got its carrier lately: its switch port
-may not forward yet.  And only if the path of the bond has been seen to work in this run: the
-switches of another network may drop the probes.
+may not forward yet.  And only between two ports that probes have shown to be joined: the switches
+of another network may drop the probes.  While no check is under way, each standby port is proven
+again with every dump of the tables, so that a proof does not outlive a change in the network.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from garp_agent.hypervisor.core.failover_record import (
 from garp_agent.hypervisor.core.learning_plan import Moment
 from garp_agent.hypervisor.core.learning_rules import LearningRules
 from garp_agent.hypervisor.core.learning_state import LEARNING_TABLES, LearningState
-from garp_agent.hypervisor.core.path_check import PathCheck
+from garp_agent.hypervisor.core.path_check import PATH_MOST, PathCheck
 from garp_agent.hypervisor.core.path_probes import (
     RUN_LENGTH,
     plan_probe_paths,
@@ -34,7 +35,7 @@ from garp_agent.wire.model import DumpComplete, DumpPartial
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from garp_agent.hypervisor.core.bonds import Follower
     from garp_agent.hypervisor.core.path_probes import ProbePath, ProbeTarget
@@ -45,6 +46,7 @@ HOLD = 40.0  # seconds for which hints wait for a path: spanning trees need 30 s
 LATELY = 60.0  # seconds after its carrier came, in which a port may not forward yet
 LATE = 0.05  # seconds after a failover; hints sent before a path forwards later are lost
 READ_TABLES = 150.0  # seconds between two dumps: half the ageing time of bridges
+PROOF_MOST = 2.0  # seconds for which a standby port is asked for a proof
 PART = 8  # datagrams of a dump that are read in one turn
 FRAMES_MOST = 64  # sent in one turn
 NEWS = 0.1  # seconds between two reports of a check: each costs 10 ms with 1,000 guests
@@ -77,16 +79,25 @@ class _Running:
 class PathVerifier:
     """All checks under way.  The caller supplies the time."""
 
-    def __init__(self, follower: Follower, reactor: Reactor, sender: ProbeSender) -> None:
-        """``sender``: is closed with this.  Raises OSError if there can be no socket."""
+    def __init__(
+        self,
+        follower: Follower,
+        reactor: Reactor,
+        sender: ProbeSender,
+        read_tables: float = READ_TABLES,
+    ) -> None:
+        """``sender``: is closed with this.  ``read_tables``: seconds between two dumps.
+
+        Raises OSError if there can be no socket.
+        """
         self._follower = follower
         self._reactor = reactor
         self._sender = sender
-        self._netlink = Netlink(READ_TABLES, LEARNING_TABLES)
+        self._netlink = Netlink(read_tables, LEARNING_TABLES)
         self._told: list[object] = []  # of the dump under way
         self._state = LearningState(follower.table, follower.topology)
-        self._running: dict[int, _Running] = {}  # by bond
-        self.proven: set[int] = set()  # bonds whose path was seen to forward
+        self._running: dict[tuple[int, int], _Running] = {}  # by bond and standby port
+        self.proven: set[int] = set()  # ports between which a path was seen to forward
         self._is_first = True  # no dump has ended yet
         self._carrier_at: dict[int, float] = {}  # when each port of a bond got its carrier
         reactor.watch(self._netlink, self._read_tables)
@@ -103,8 +114,8 @@ class PathVerifier:
 
     def close(self) -> None:
         """Close all sockets."""
-        for bond in list(self._running):
-            self._end(bond)
+        for each in list(self._running):
+            self._end(each)
         self._reactor.unwatch(self._netlink)
         self._netlink.close()
         self._sender.close()
@@ -118,11 +129,13 @@ class PathVerifier:
 
     def hold(self, names: Iterable[str], now: float) -> float:
         """Return for how many seconds the hints of a failover of these links are to wait."""
-        paths = plan_probe_paths(self._follower.table, self._bonds(names)).paths
-        lately = {port for port, at in self._carrier_at.items() if at > now - LATELY}
+        paths = self._best_paths(self._bonds(names), now)
+        lately = self._lately(now)
         # If the standby port does not forward, no probe arrives, and that says nothing.
         waits = [
-            path.bond in self.proven and path.active in lately and path.standby not in lately
+            self.proven.issuperset(path[1:])
+            and path.active in lately
+            and path.standby not in lately
             for path in paths
         ]
         return HOLD if waits and all(waits) else 0.0
@@ -132,8 +145,7 @@ class PathVerifier:
 
         Return whether one has begun: it can fail, or there can be no address to probe.
         """
-        bonds = self._bonds(names)
-        self._begin(number, plan_probe_paths(self._follower.table, bonds).paths, now)
+        self._begin(number, self._best_paths(self._bonds(names), now), now)
         return number in self.numbers
 
     def advance(self, now: float) -> list[PathForwards | AddressesReached]:
@@ -141,7 +153,7 @@ class PathVerifier:
         for event in self._netlink.reconcile(now):
             self._take(event, now)
         events: list[PathForwards | AddressesReached] = []
-        for bond, running in list(self._running.items()):
+        for each, running in list(self._running.items()):
             for _ in range(FRAMES_MOST):
                 out = running.check.next_frame(now)
                 if out is None:
@@ -150,8 +162,9 @@ class PathVerifier:
                 if link is not None:
                     self._sender.send(link.name, out.frame)
             events += self._news(running, now)
-            if running.check.is_over:
-                self._end(bond)
+            is_proof = running.check.is_open and not running.number
+            if running.check.is_over or is_proof:
+                self._end(each)
         return events
 
     def deadline(self) -> float:
@@ -167,11 +180,35 @@ class PathVerifier:
         bonds = {link.name for link in links if link.kind == "bond"}
         return tuple(sorted(bonds.intersection(names))) or ("",)
 
-    def _begin(self, number: int, paths: Iterable[ProbePath], now: float) -> None:
+    def _lately(self, now: float) -> set[int]:
+        """Return the ports whose switch port may not forward yet."""
+        return {port for port, at in self._carrier_at.items() if at > now - LATELY}
+
+    def _best_paths(self, bonds: tuple[str, ...], now: float) -> list[ProbePath]:
+        """Return one path for each bond, from the standby port that most likely forwards."""
+        lately = self._lately(now)
+
+        def doubt(path: ProbePath) -> tuple[bool, bool]:
+            return path.standby in lately, path.standby not in self.proven
+
+        best: dict[int, ProbePath] = {}
+        for path in plan_probe_paths(self._follower.table, bonds).paths:
+            best[path.bond] = min(best.get(path.bond, path), path, key=doubt)
+        return list(best.values())
+
+    def _prove(self, now: float) -> None:
+        """Ask whether the standby ports are joined to the active ones; no guest is asked for."""
+        busy = {bond for bond, _standby in self._running}
+        paths = plan_probe_paths(self._follower.table).paths
+        self._begin(0, [path for path in paths if path.bond not in busy], now)
+
+    def _begin(self, number: int, paths: Collection[ProbePath], now: float) -> None:
         moment = Moment(now)
         entries = self._state.plan(LearningRules(), moment).entries
-        for path in {path.bond: path for path in paths}.values():
-            self._end(path.bond)
+        bonds = {path.bond for path in paths}
+        for each in [each for each in self._running if each[0] in bonds]:
+            self._end(each)
+        for path in paths:
             targets = targets_behind([path], entries, {})
             if targets:
                 self._start(number, path, targets, now)
@@ -183,8 +220,8 @@ class PathVerifier:
         run = os.urandom(RUN_LENGTH)
         standby, active = (table.links[port] for port in (path.standby, path.active))
         sources = probe_source(table, standby), probe_source(table, active)
-        # At the start of the watcher one address is enough: only the path is of interest.
-        check = PathCheck(path, targets if number else targets[:1], run, sources, now)
+        most = PATH_MOST if number else PROOF_MOST
+        check = PathCheck(path, targets, run, sources, now, most)
         receivers: list[ProbeReceiver] = []
         try:
             receivers.append(ProbeReceiver(standby.name, run, sources[0]))
@@ -193,7 +230,8 @@ class PathVerifier:
             for receiver in receivers:
                 receiver.close()
             return
-        running = self._running[path.bond] = _Running(check, number, now, receivers)
+        running = _Running(check, number, now, receivers)
+        self._running[path.bond, path.standby] = running
         for port, receiver in zip((path.standby, path.active), receivers):
             self._watch(running, port, receiver)
 
@@ -204,12 +242,13 @@ class PathVerifier:
 
         self._reactor.watch(receiver, read)
 
-    def _end(self, bond: int) -> None:
-        running = self._running.pop(bond, None)
-        if running is None:
-            return
+    def _end(self, each: tuple[int, int]) -> None:
+        running = self._running.pop(each)
         if not running.check.is_open:
-            self.proven.discard(bond)
+            path = running.check.path
+            self.proven.discard(path.standby)
+            if running.number:  # else others may prove the active port
+                self.proven.discard(path.active)
         for receiver in running.receivers:
             self._reactor.unwatch(receiver)
             receiver.close()
@@ -219,7 +258,7 @@ class PathVerifier:
         events: list[PathForwards | AddressesReached] = []
         if check.is_open and not running.is_open:
             running.is_open = True
-            self.proven.add(check.path.bond)
+            self.proven.update(check.path[1:])
             is_late = check.opened_at > running.began + LATE
             events.append(PathForwards(running.number, is_late))
         if (running.has_news and now >= running.tell_at) or check.is_over:
@@ -239,9 +278,8 @@ class PathVerifier:
             return
         self._state.take(self._told, now)
         self._told = []
-        if self._is_first:
-            self._is_first = False
-            self._begin(0, plan_probe_paths(self._follower.table).paths, now)
+        self._is_first = False
+        self._prove(now)
 
 
 def _reached(running: _Running) -> AddressesReached:

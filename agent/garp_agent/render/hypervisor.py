@@ -113,6 +113,8 @@ def watcher_status_text(values: dict[str, Any], screen: Screen = PIPE) -> str:
     ]
     if values.get("learning"):
         lines.append(learning_line(values["learning"]))
+    if values.get("not_verified"):
+        lines.append(f"failovers are not verified: {values['not_verified']}")
     lines += [f"last failover {each}" for each in map(verified, values["history"][-1:]) if each]
     lines += _lines_by_reason("no lease", "no_lease", values["guests"])
     lines += _lines_by_reason("not announced", "no_way", values["guests"])

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 from garp_agent.render.page import bar, element, html_table, html_text, page
 from garp_agent.render.table import PIPE, Row, Screen, printable, table, wrapped
@@ -67,6 +67,66 @@ def _verdict(each: Values) -> str:
     if verdict == "not sent":
         return f"not sent: {os.strerror(each['errno'])}" if each["errno"] else "not sent"
     return str(verdict)
+
+
+# -- losses -----------------------------------------------------------------------------
+
+NOT_JOINED = "the switches are not joined, or the standby port does not forward"
+LACKS_VLAN = "the standby port, or a link between the switches, lacks the VLAN"
+ELSEWHERE = "the network has its MAC elsewhere: a stale entry, or another machine has the same MAC"
+OTHER_NATIVE_VLAN = "a port of the switches has another native VLAN than its counterpart"
+REFUSED = "the standby port refused the frame"
+
+
+class Loss(NamedTuple):
+    """What was not delivered, and the likely reason."""
+
+    what: str
+    reason: str
+
+
+def path_losses(targets: Iterable[Values]) -> list[Loss]:
+    """Return what was not delivered: whole paths, whole VLANs of a path, and single MACs."""
+    paths: dict[str, list[Values]] = {}
+    for each in targets:
+        paths.setdefault(_ports(each), []).append(each)
+    return [loss for ports, group in paths.items() for loss in _losses_of_path(ports, group)]
+
+
+def _losses_of_path(ports: str, group: list[Values]) -> Iterator[Loss]:
+    vlans: dict[str, list[Values]] = {}
+    for each in group:
+        vlans.setdefault(_who(each)[3], []).append(each)
+    is_one_vlan = len(vlans) == 1 and "-" not in vlans
+    if all(map(_is_lost, group)) and not is_one_vlan:
+        yield Loss(f"{ports}: all {_macs(len(group))} lost", NOT_JOINED)
+        return
+    for vlan, members in vlans.items():
+        if vlan != "-" and all(map(_is_lost, members)):
+            yield Loss(f"{ports}: VLAN {vlan} lost, {_macs(len(members))}", LACKS_VLAN)
+            continue
+        for each in members:
+            if each["verdict"] != "delivered":
+                yield Loss(f"{ports}: {_whose(each)}: {_verdict(each)}", _REASONS[each["verdict"]])
+
+
+def _is_lost(each: Values) -> bool:
+    return bool(each["verdict"] == "lost")
+
+
+_REASONS = {"lost": ELSEWHERE, "other VLAN": OTHER_NATIVE_VLAN, "not sent": REFUSED}
+
+
+def _whose(each: Values) -> str:
+    guest, port, mac, vlan = _who(each)
+    who = next((name for name in (guest, port) if name != "-"), "a guest")
+    return f"{who} ({mac}{'' if vlan == '-' else f' in VLAN {vlan}'})"
+
+
+def loss_text(values: Values, screen: Screen = PIPE) -> str:
+    """Write a line for each loss."""
+    found = path_losses(values["targets"])
+    return "".join(f"{wrapped(f'{each.what}: {each.reason}', screen)}\n" for each in found)
 
 
 # -- the drill --------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from garp_agent.diagnosis.host.guests import version_numbers
 from garp_agent.diagnosis.host.run import examine_host
 from garp_agent.hypervisor.core import linkstate
 from garp_agent.hypervisor.io.xenstore import XenChannel
+from garp_agent.render.probe import Loss
 from tests.diagnosis.host.world import (
     ETH0,
     TAP,
@@ -243,8 +244,8 @@ def test_healthy_host_has_one_good_finding_for_each_check() -> None:
             *("warn", "ways", "nothing announces web1 after a failover: no --learn", "--learn"),
         ),
         (
-            {"paths": PathFacts(lost=("web1 is lost",))},
-            *("fail", "paths", "web1 is lost", "garp-hint probe"),
+            {"paths": PathFacts(lost=(Loss("VLAN 7 lost", "no VLAN"),))},
+            *("fail", "paths", "VLAN 7 lost: no VLAN", "garp-hint probe"),
         ),
     ],
 )
@@ -280,6 +281,16 @@ def test_one_fault_is_found_with_the_command_that_mends_it(
 )
 def test_what_is_no_fault_is_not_reported(changes: dict[str, Any]) -> None:
     assert {each.level for each in examine_host(facts(**changes))} == {Level.OK}
+
+
+def test_watcher_that_does_not_verify_says_why() -> None:
+    why = "path probes need CAP_NET_RAW"
+    [found] = [
+        each.found
+        for each in examine_host(facts(status={"not_verified": why}))
+        if each.check == "verifying"
+    ]
+    assert found.startswith(f"off: {why}")
 
 
 def test_vlans_that_the_uplink_lacks_are_named_once_for_ports_alike() -> None:

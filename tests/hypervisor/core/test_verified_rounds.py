@@ -6,7 +6,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any
 
 from garp_agent.hypervisor.core.exchange import Call
-from garp_agent.hypervisor.core.failover_record import Verification
+from garp_agent.hypervisor.core.failover_record import REPEATS, Verification
 from garp_agent.hypervisor.core.guests import Channel
 from garp_agent.hypervisor.core.lease_paths import GuestPath
 from garp_agent.hypervisor.core.watcher import HintOptions
@@ -61,7 +61,28 @@ def test_hints_that_are_held_are_sent_when_the_path_forwards() -> None:
     assert counts(asked(calls)) == {"a": [None], "b": [None]}
     talk.answer(calls, 22.0)
     assert talk.history()[0]["slowest_seconds"] == 12.0
-    assert hinted(talk, 100.0) == [(25.0, 1), (40.0, 1), (70.0, 1)]  # as after any failover
+    # As after a failover at this moment.
+    assert hinted(talk, 100.0) == [(22.0 + each, 1) for each in REPEATS]
+
+
+def test_path_that_forwards_when_the_repetitions_are_over_causes_them_again() -> None:
+    """A path is probed for two minutes, and hints are repeated for one."""
+    talk = met(A, B, options=HintOptions(lease=0.0))
+    talk.answer(failover(talk, 10.0), 10.0)
+    verify(talk, "tap-b")  # what one of its ports says does not count before the path
+    assert [now for now, _ in hinted(talk, 110.0)] == [10.0 + each for each in REPEATS]
+    calls = talk.watcher.path_forwards(talk.watcher.latest_failover, True, 110.0)
+    assert counts(asked(calls)) == {"a": [1], "b": [1]}
+    talk.answer(calls, 110.0)
+    assert [now for now, _ in hinted(talk, 190.0)] == [110.0 + each for each in REPEATS]
+
+
+def test_path_that_forwards_after_a_newer_failover_leaves_its_guests_alone() -> None:
+    talk = met(A)
+    talk.answer(failover(talk, 10.0), 10.0)
+    number = talk.watcher.latest_failover
+    failover(talk, 12.0)
+    assert talk.watcher.path_forwards(number, True, 13.0) == []
 
 
 def test_hints_that_are_held_are_sent_at_the_end_of_the_time_at_the_latest() -> None:
@@ -160,7 +181,8 @@ def test_qemu_is_asked_again_when_the_path_forwards_late() -> None:
     assert [call.path for call in calls] == ["/run/a", "/mon/b"]
     calls = talk.watcher.path_forwards(talk.watcher.latest_failover, True, 12.0)
     assert "/mon/b" in [call.path for call in calls]
-    assert failover(talk, 20.0, HOLD) == []
+    # Nothing but QEMU speaks for b: it does not wait for a path that may never be proven.
+    assert [call.path for call in failover(talk, 20.0, HOLD)] == ["/mon/b"]
     calls = talk.watcher.path_forwards(talk.watcher.latest_failover, True, 22.0)
     assert [call.path for call in calls] == ["/run/a", "/mon/b"]
 

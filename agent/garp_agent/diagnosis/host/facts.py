@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from garp_agent.diagnosis.host.link_settings import BondSettings, BridgeSettings
 from garp_agent.hypervisor.io.xenstore import XenChannel
+from garp_agent.render.probe import Loss
 
 
 class BondPortFacts(NamedTuple):
@@ -71,7 +72,7 @@ class PathFacts(NamedTuple):
     skipped: str = ""  # why none was sent
     probed: int = 0  # MACs of guests
     delivered: int = 0
-    lost: tuple[str, ...] = ()  # a text for each guest that the network has elsewhere
+    lost: tuple[Loss, ...] = ()
 
 
 class HostFacts(NamedTuple):

@@ -39,6 +39,7 @@ from garp_agent.hypervisor.io.xenstore import xen_channels
 from garp_agent.hypervisor.probe_driver import PROBE_PACE, PROBE_ROUNDS, ProbeDriver
 from garp_agent.hypervisor.probe_targets import look_around
 from garp_agent.render.hypervisor import where_looked
+from garp_agent.render.probe import Loss, path_losses
 from garp_agent.render.table import counted
 from garp_agent.runtime import client
 
@@ -105,7 +106,7 @@ def probe_paths(status: dict[str, Any] | None, tell: Callable[[str], object]) ->
     """
     around = look_around((), status or {})
     faults = [each for each in around.plan.left_out if each.is_fault]
-    lost = tuple(f"{each.bond}: {each.reason}" for each in faults)
+    lost = tuple(Loss(each.bond, each.reason) for each in faults)
     if not around.targets:
         return PathFacts("" if lost else NO_PATH, lost=lost)
     try:
@@ -119,19 +120,11 @@ def probe_paths(status: dict[str, Any] | None, tell: Callable[[str], object]) ->
     except OSError as error:
         return PathFacts(f"a port cannot be used: {error.strerror}")
     values = [each.values(around.names) for each in series.results()]
-    failed = [each for each in values if each["verdict"] != DELIVERED]
     return PathFacts(
         probed=len(values),
-        delivered=len(values) - len(failed),
-        lost=(*lost, *map(_lost_text, failed)),
+        delivered=sum(each["verdict"] == DELIVERED for each in values),
+        lost=(*lost, *path_losses(values)),
     )
-
-
-def _lost_text(result: dict[str, Any]) -> str:
-    who = result["guest"] or result["port"] or "a guest"
-    vlans = ",".join(map(str, result["vlans"]))
-    where = f"{result['mac']}{f' in VLAN {vlans}' if vlans else ''}"
-    return f"{who} ({where}): {result['verdict']}, {result['standby']} to {result['active']}"
 
 
 # -- links --------------------------------------------------------------------------------

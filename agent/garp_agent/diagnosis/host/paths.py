@@ -10,11 +10,7 @@ from collections.abc import Iterator
 from garp_agent.diagnosis.doctor.findings import Finding, fail, ok, skip
 from garp_agent.diagnosis.host.facts import HostFacts
 
-ADVICE = (
-    "garp-hint probe shows each path. All lost: the switches are not joined, or the standby port "
-    "does not forward; one VLAN: its port or a link between the switches lacks it; one guest: the "
-    "network has its MAC elsewhere"
-)
+ADVICE = "garp-hint probe shows each path (docs/drill.md)"
 
 
 def delivered_paths(facts: HostFacts) -> Iterator[Finding]:
@@ -24,6 +20,6 @@ def delivered_paths(facts: HostFacts) -> Iterator[Finding]:
         yield skip("paths", seen.skipped)
         return
     for lost in seen.lost:
-        yield fail("paths", lost, ADVICE)
+        yield fail("paths", f"{lost.what}: {lost.reason}", ADVICE)
     if seen.delivered:
         yield ok("paths", f"delivered from the standby port: {seen.delivered} of {seen.probed}")

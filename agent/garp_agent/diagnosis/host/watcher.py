@@ -70,6 +70,9 @@ def _capabilities(facts: HostFacts) -> Iterator[Finding]:
         )
     else:
         yield ok(check, found)
+    why_not = (answer.status or {}).get("not_verified")
+    if why_not:  # the default of the unit
+        yield ok("verifying", f"off: {why_not}; hints are repeated instead (docs/garp-hint.md)")
 
 
 def _following(status: dict[str, Any]) -> Iterator[Finding]:

@@ -75,6 +75,7 @@ class FailoverRecord:
         self.fastest: float | None = None  # seconds until the first guest has answered
         self.slowest: float | None = None  # seconds until the last guest has answered
         self.behind: set[str] = set()  # paths of the guests that the next round is for
+        self.concerned: set[str] = set()  # the same, before any was reached or given up
         self.answered: set[str] = set()  # paths of guests that answered a hint
         self.awaited: dict[str, str] = {}  # guests whose outcome is not known yet, by path
         self.unanswered: dict[str, Unanswered] = {}  # by path
@@ -84,9 +85,11 @@ class FailoverRecord:
         self.verification: Verification | None = None  # None: the network was not asked
         self.repeat_at = inf
         self._repeats: tuple[float, ...] = REPEATS
+        self._repeats_from = now
 
     def supersede(self, paths: set[str]) -> None:
         """Leave these guests to a newer failover, whose hints do the work of these."""
+        self.concerned -= paths
         self.behind -= paths
         late = paths & set(self.awaited)
         self.superseded += len(late)
@@ -107,13 +110,18 @@ class FailoverRecord:
         No round begins before ``free``, while guests still wait for their burst: together they
         would exceed the pace.  Of the times that pass meanwhile, the last one counts.
         """
-        times = [self.began + offset for offset in self._repeats]
+        times = [self._repeats_from + offset for offset in self._repeats]
         passed = sum(time <= free for time in times)
         self._repeats = self._repeats[passed:]
         missed = any(now < time for time in times[:passed])
         self.repeat_at = free if missed else inf
         if not missed and self._repeats:
             self.repeat_at = times[passed]
+
+    def begin_again(self, now: float) -> None:
+        """Plan all rounds again, from now on: what was sent before is lost."""
+        self.behind = set(self.concerned)
+        self._repeats, self._repeats_from = REPEATS, now
 
     def end(self) -> None:
         """Send no further round."""

@@ -74,6 +74,7 @@ class Rounds:
         record = FailoverRecord(self._number, link, reason, now, wall)
         record.guests = len(guests)
         record.behind = {guest.channel.path for guest in guests}
+        record.concerned = set(record.behind)
         for older in list(self._active.values()):
             older.supersede(record.behind)
             self._retire(older)
@@ -102,10 +103,17 @@ class Rounds:
         return next((each for each in self.history if each.number == number), None)
 
     def path_forwards(self, number: int, now: float) -> list[Call]:
-        """Return a round for a failover, because its path has just begun to forward."""
-        record = self._active.get(number)
-        if record is None or not record.behind:
+        """Return a round for a failover, because its path has just begun to forward.
+
+        The repetitions begin anew, also if they were over: nothing sent before has arrived.
+        """
+        record = self.record(number)
+        if record is None:
             return []
+        record.begin_again(now)
+        if not record.behind:
+            return []
+        self._active[number] = record
         calls = self._next_round(record, now)
         self._retire(record)
         return calls

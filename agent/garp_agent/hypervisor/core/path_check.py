@@ -57,10 +57,12 @@ class PathCheck:
         run: bytes,
         sources: tuple[bytes, bytes],
         now: float,
+        path_most: float = PATH_MOST,
     ) -> None:
         """``targets``: all of this path.  ``run``: as encode_probe() takes it, of this check.
 
         ``sources``: of the standby port, which has to accept frames to it, and of the active one.
+        ``path_most``: seconds after which the path is given up.
         """
         self.path = path
         self.targets = targets[:ADDRESSES_MOST]
@@ -69,7 +71,7 @@ class PathCheck:
         self._run = run
         self._standby, self._active = sources
         self._vlans = list(dict.fromkeys(target.tags for target in targets))[:VLANS_MOST]
-        self._began = now
+        self._give_up_at = now + path_most
         self.opened_at = inf
         self._queue: deque[FrameOut] = deque()
         self._rounds = 0  # of probes of the path
@@ -116,7 +118,7 @@ class PathCheck:
         return True
 
     def _probe_path(self, now: float) -> None:
-        if now >= self._began + PATH_MOST:
+        if now >= self._give_up_at:
             self._next_path = inf
             return
         for tags in self._vlans:

@@ -109,10 +109,9 @@ class Watcher:
         record = self._rounds.record(number)
         if record is None or (record.rounds and not is_late):
             return []
-        behind = set(record.behind)
         calls = self._rounds.path_forwards(number, now)
         record.announced.clear()
-        return calls + self._announce_silent(record, behind)
+        return calls + self._announce_silent(record, record.concerned)
 
     def verified(self, number: int, found: Verification, reached: frozenset[str]) -> None:
         """Take in what the network says after a failover.
@@ -217,7 +216,7 @@ class Watcher:
         record, calls = self._rounds.begin(link, reason, guests, now, wall, hold)
         if hold:  # until the hint, they refresh as without a lease
             self._contacts.end_leases(guests, now)
-            return calls
+        # Guests without agent do not refresh, so nothing waits for the path here.
         paths = {guest.channel.path for guest in guests}
         return calls + self._announce_silent(record, paths)
 
