@@ -253,4 +253,6 @@ def test_unit_and_rule_agree_with_the_program() -> None:
     assert "RuntimeDirectory=garp-agent\n" in unit
     assert 'GROUP="garp"' in rule
     assert "\nGroup=garp\n" in unit
+    for kernel_name in ("virtio-portsdev", "hvc"):  # in /proc/devices
+        assert f"\nDeviceAllow=char-{kernel_name} rw\n" in unit
     assert re.search(r"^g garp ", users, re.MULTILINE)
