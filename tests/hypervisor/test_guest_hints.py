@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from bench.guests import PORT, Guests, Manner
+from garp_agent.wire.protocol import Lease
 from tests.hypervisor.test_bridge_failovers import run_in
-from tests.hypervisor.test_daemon import bursts, only
+from tests.hypervisor.test_daemon import WITH_CARRIER, bursts, only
 from tests.hypervisor.watching import COMMAND, ENVIRONMENT, Watcher, eventually, watching
 
 pytestmark = [
@@ -41,6 +42,11 @@ def fail_over(watcher: Watcher, uplink: str) -> None:
 def hinted(watcher: Watcher) -> list[tuple[str, int]]:
     """Return the link and the number of guests of each failover."""
     return [(each["link"], each["guests"]) for each in watcher.ask()["history"]]
+
+
+def leases(guests: Guests) -> list[Lease]:
+    """Return the promises that have reached the first guest."""
+    return [each for each in guests.requests(0) if isinstance(each, Lease) and each.seconds]
 
 
 LEARNT = "bridge fdb add 52:54:00:12:34:56 dev vnet0 master static"
@@ -101,3 +107,24 @@ def test_new_bridge_without_guests_is_no_failover(short_path: Path) -> None:
         )
         fail_over(watcher, "uplink0")
         eventually(lambda: hinted(watcher) == [("br0", 1)], "the failover of another bridge")
+
+
+def test_guest_whose_path_is_not_followed_loses_its_lease_and_the_log_says_why(
+    short_path: Path,
+) -> None:
+    """The watcher follows one bridge, and the guest's port comes to another one."""
+    guests = Guests(short_path, [Manner.ANSWERS])
+    options = (*only(short_path), "--bond", "br0", "--lease", "3", "--lease-after", "0")
+    with guests, watching(short_path, *options, prefix=WITH_CARRIER) as watcher:
+        eventually(lambda: watcher.guests()["0-guest0"]["lease"], "the guest has a lease")
+        run_in(watcher, "ip", "link", "add", "br1", "up", "type", "bridge")
+        run_in(watcher, "ip", "link", "set", "near", "master", "br1")
+        reason = "no link of its path is followed"
+        eventually(lambda: watcher.guests()["0-guest0"]["no_lease"] == reason, "the reason")
+        eventually(lambda: watcher.guests()["0-guest0"]["lease"] == 0, "the lease is taken back")
+        granted = len(leases(guests))
+        watcher.ask("burst")
+        eventually(lambda: len(bursts(guests, 0)) >= 4, "a hint and two repetitions")
+        _, log = watcher.stop()
+    assert len(leases(guests)) == granted
+    assert f'no-lease guest=0-guest0 reason="{reason}"' in log

@@ -6,7 +6,7 @@ Joins hypervisor.core.guest_ports, topology and bonds; decides nothing about hin
 from __future__ import annotations
 
 from garp_agent.hypervisor.core.guest_ports import GuestPorts
-from garp_agent.hypervisor.core.lease_paths import LOOKING, GuestPath
+from garp_agent.hypervisor.core.lease_paths import LOOKING, NO_FOLLOWED_LINK, GuestPath
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,7 +64,10 @@ class GuestPaths:
                 reasons.add(f"{min(self._names(path.ends))} is not followed")
             missed = [each for each in path.switches if not self._follower.follows(each)]
             reasons.update(f"{name} is not followed" for name in self._names(missed))
-        return GuestPath(self._names(links) & followed, min(reasons, default=""), names)
+        on_path = self._names(links) & followed
+        if followed and not (on_path or reasons):  # it is in a bridge without uplink, say
+            reasons.add(NO_FOLLOWED_LINK)
+        return GuestPath(on_path, min(reasons, default=""), names)
 
     def _names(self, ifindexes: Iterable[int]) -> frozenset[str]:
         links = self._follower.table.links

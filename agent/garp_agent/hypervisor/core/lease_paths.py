@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     PathOf = Callable[["Guest", frozenset[str]], "GuestPath"]
 
 LEASE_AFTER = 60.0  # seconds without a change of the path, before a lease is promised
+NO_FOLLOWED_LINK = "no link of its path is followed"
 LOOKING = "its port is looked for"  # GuestPath.unfollowed of a guest that has just been found
 
 
@@ -104,7 +105,7 @@ class Paths:
         if path.unfollowed and self._links:
             return path.unfollowed
         if not path.links:
-            return "no link of its path is followed"
+            return NO_FOLLOWED_LINK
         for name in sorted(path.links):
             if not self._links[name].carrier:
                 return f"{name} has no carrier"
