@@ -67,12 +67,13 @@ def test_packages_work_once_installed_and_leave_nothing_when_purged(
         config = system.top / "etc/garp-agent/config.yaml"
         assert not config.exists()
         config.write_text("interval: 2s\n")
-        metrics = system.top / "var/lib/prometheus/node-exporter/garp-agent.prom"
-        metrics.parent.mkdir(parents=True)
-        metrics.touch()
+        metrics = system.top / "var/lib/prometheus/node-exporter"
+        metrics.mkdir(parents=True)
+        for name in STARTS:
+            (metrics / f"{name}.prom").touch()
         system.shell("apt-get remove -y garp-agent garp-hint")
         assert config.read_text() == "interval: 2s\n"
-        assert not metrics.exists()
+        assert list(metrics.iterdir()) == []
         shutil.rmtree(system.top / "var/lib/prometheus")
         assert not (system.top / "usr/sbin/garp-agent").exists()
         assert not (system.top / "usr/share/garp-agent").exists()
@@ -140,10 +141,11 @@ def programs_work(system: Chroot) -> None:
 
 
 def units_satisfy_systemd(system: Chroot, suite: str) -> None:
-    units = ["garp-agent.service", "garp-agent-port.service", "garp-hint.service"]
+    metrics = [f"{name}-textfile.{kind}" for name in STARTS for kind in ("service", "timer")]
+    units = ["garp-agent.service", "garp-agent-port.service", "garp-hint.service", *metrics]
     said = system.run("systemd-analyze", "verify", "--man=no", *units)
     assert [line for line in said.splitlines() if "garp" in line] == []
-    for unit in ("garp-agent.service", "garp-hint.service"):
+    for unit in (unit for unit in units if unit.endswith(".service")):
         judge = ("systemd-analyze", "security", "--offline=true", "--no-pager")
         system.run(*judge, f"--threshold={MAX_EXPOSURE}", f"/lib/systemd/system/{unit}")
     if suite == "trixie":  # the udevadm of bookworm cannot verify
@@ -207,6 +209,8 @@ def test_rpms_share_no_file_and_ship_no_active_configuration(rpms: dict[str, Pat
     assert "/etc/garp-agent/conf.d" in agent
     assert "/etc/garp-agent/config.yaml" not in agent
     assert not {*agent} & {*hint} - {"/usr/share/licenses"}
+    assert "/usr/lib/systemd/system/garp-hint-textfile.timer" in hint
+    assert "/usr/share/garp-hint/prometheus/garp-hint-textfile" in hint
 
 
 @pytest.mark.parametrize("name", STARTS)

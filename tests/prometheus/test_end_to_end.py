@@ -29,7 +29,6 @@ from tests.prometheus.test_rules import CONTRIB, PANELS, RULES_FILE, expressions
 
 pytestmark = pytest.mark.netns
 
-TEXTFILE = CONTRIB / "garp-agent-textfile"
 HINT = (sys.executable, "-m", "garp_agent.hypervisor")
 EXPORTER, SERVER = "127.0.0.1:9100", "127.0.0.1:9090"
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -96,14 +95,18 @@ class Monitoring:
 
     def collect(self) -> str:
         """Run the textfile script once for the agent; return what it prints on standard error."""
-        return self._collect("garp_agent", COMMAND, "--control-socket", str(self.agent.control))
+        return self._collect("garp-agent", COMMAND, "--control-socket", str(self.agent.control))
 
     def collect_hint(self) -> str:
-        return self._collect("garp_hint", HINT, "--status-socket", str(self.status))
+        return self._collect("garp-hint", HINT, "--status-socket", str(self.status))
 
     def _collect(self, name: str, program: tuple[str, ...], *options: str) -> str:
-        environment = {**ENVIRONMENT, "GARP_AGENT": " ".join(program), "GARP_NAME": name}
-        done = self.lab.run("guest", [str(TEXTFILE), str(self.metrics), *options], env=environment)
+        """Run the script under this program's name, as its package installs it."""
+        script = self.folder / f"{name}-textfile"
+        if not script.exists():
+            script.symlink_to(CONTRIB / "garp-agent-textfile")
+        environment = {**ENVIRONMENT, "GARP_PROGRAM": " ".join(program)}
+        done = self.lab.run("guest", [str(script), str(self.metrics), *options], env=environment)
         return str(done.stderr)
 
     def get(self, path: str, **parameters: str) -> Any:
