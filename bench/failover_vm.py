@@ -250,20 +250,10 @@ def versions(testbed: BondTestbed) -> str:
 
 
 def draw(results: dict[str, list[float | None]]) -> None:
-    """Draw the share of failovers whose outage is at most so long, for each method."""
-    from matplotlib.ticker import PercentFormatter  # which the tests do not need
+    """Draw a dot for each outage, in a row for each method."""
+    from bench.plot import draw_rows  # needs matplotlib, which the tests do not
 
-    from bench.plot import plot
-
-    title = "Outage after a failover of the bond"
-    labels = {"xlabel": "outage at most", "ylabel": "share of the failovers", "xscale": "log"}
-    with plot(PLOT, title=title, **labels) as axes:
-        for name, outages in results.items():
-            # What outlasts the limit is to the right of the plot.
-            axes.ecdf([2 * LIMIT if each is None else each for each in outages], label=name)
-        axes.set_xlim(right=LIMIT)
-        axes.xaxis.set_major_formatter(lambda v, _: f"{v:g} s" if v >= 1 else f"{v * 1000:g} ms")
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    draw_rows(PLOT, "Outage after a failover of the bond, one dot each", results, LIMIT)
 
 
 def main() -> None:

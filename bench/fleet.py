@@ -322,7 +322,7 @@ def draw(found: dict[tuple[int, str], tuple[float, int]], scale: Scale, folder: 
     from bench.plot import plot  # needs matplotlib, which the tables do not
 
     title = "Broadcast frames a second, by the size of the fleet"
-    labels = {"xlabel": "guests", "ylabel": "frames/s", "xscale": "log", "yscale": "log"}
+    labels = {"xlabel": "guests", "ylabel": "frames/s"}
     with plot(folder / "scale-steady.svg", title=title, **labels) as axes:
         for kind in dict.fromkeys(kind for _, kind in found):
             rates = [found[guests, kind][0] for guests in scale.fleets]
@@ -347,13 +347,10 @@ def draw(found: dict[tuple[int, str], tuple[float, int]], scale: Scale, folder: 
 def _draw_rates(
     file: Path, title: str, fleets: Mapping[str, Times], start: float, end: float
 ) -> None:
-    from bench.plot import plot
+    from bench.plot import draw_panels
 
-    with plot(file, title=title, xlabel="seconds", ylabel="frames/s", yscale="log") as axes:
-        for name, times in fleets.items():
-            axes.plot(*zip(*times.binned(start, end, 0.1)), label=name, drawstyle="steps-mid")
-        axes.set_ylim(bottom=1)
-        axes.yaxis.set_major_formatter("{x:,g}")
+    curves = {name: [*zip(*times.binned(start, end, 0.1))] for name, times in fleets.items()}
+    draw_panels(file, title, {name: (x, y) for name, (x, y) in curves.items()}, "frames/s")
 
 
 def main() -> None:

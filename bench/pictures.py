@@ -6,22 +6,16 @@ The bars show the medians in the table of docs/measurements.md, which `make benc
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib import pyplot
 
 from bench.fleet import DOCS
-
-matplotlib.use("svg")
-from matplotlib import pyplot
+from bench.plot import BAD, FAINT, GOOD, INK, PAGE, STYLE, save
 
 FAULT, BARS = DOCS / "fault.svg", DOCS / "outages.svg"
 MEASUREMENTS = DOCS / "measurements.md"
-# Each stands for a variable of the style sheet below: SVG as matplotlib writes it has no theme.
-INK, FAINT, BAD, GOOD, PAGE = "#010101", "#020202", "#030303", "#040404", "#050505"
-LIGHT = {INK: "#1f2328", FAINT: "#8c959f", BAD: "#b35900", GOOD: "#0969da", PAGE: "#ffffff"}
-DARK = {INK: "#e6edf3", FAINT: "#7d8590", BAD: "#f0883e", GOOD: "#58a6ff", PAGE: "#0d1117"}
 SHOWN = {  # the row of the table, and its name in the picture
     "nothing": "nothing",
     "arping loop, sleep 5 s": "arping loop, every 5 s",
@@ -29,30 +23,6 @@ SHOWN = {  # the row of the table, and its name in the picture
     "no agent, QMP announce-self on failover": "QEMU announce-self, no agent",
     "garp-agent with hints (garp-hint watch)": "garp-agent with hints",
 }
-STYLE = {
-    "figure.constrained_layout.use": True,
-    "font.size": 11,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "garp-agent",
-    "text.color": INK,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-}
-
-
-def save(figure: Any, file: Path) -> None:
-    """Write the figure; its colours follow the reader's theme (CSS prefers-color-scheme)."""
-    figure.savefig(file, metadata={"Date": None}, transparent=True)
-    pyplot.close(figure)
-    text = file.read_text()
-    rules = []
-    for theme in (LIGHT, DARK):
-        rules.append(" ".join(f"--c{colour[-1]}: {theme[colour]};" for colour in theme))
-    sheet = f":root {{{rules[0]}}} @media (prefers-color-scheme: dark) {{:root {{{rules[1]}}}}}"
-    text = re.sub(r"#0(\d)0\1(?:0\1)", lambda match: f"var(--c{match[1]})", text)
-    file.write_text(re.sub("(<svg [^>]*>)", rf"\1\n <style>{sheet}</style>", text, count=1))
 
 
 def medians() -> dict[str, float]:
