@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from garp_agent.hypervisor.monitor_child import MonitorChild
+from garp_agent.runtime.log import Log
+from garp_agent.runtime.reactor import Reactor
 from tests.hypervisor.test_daemon import only
 from tests.hypervisor.watching import ENVIRONMENT, eventually, watching
 
@@ -71,3 +74,18 @@ def test_watcher_without_libvirt_says_so_once_and_goes_on(
         status, log = watcher.stop()
     assert status == 0
     assert log.count("no-libvirt uri=test:///none reason=") == 1
+
+
+def test_folder_of_another_program_keeps_its_files(tmp_path: Path) -> None:
+    folder = tmp_path / "status.sock.monitors"
+    folder.mkdir()
+    (folder / "file").touch()
+    (folder / "old.qmp").touch()  # of a watcher that was killed
+    reactor = Reactor()
+    child = MonitorChild(TEST_DRIVER, str(tmp_path / "status.sock"), reactor, Log())
+    child.close()
+    assert sorted(os.listdir(folder)) == ["file", "old.qmp"]
+    child.keep(now=0.0)
+    child.close()
+    assert os.listdir(folder) == ["file"]
+    reactor.close()

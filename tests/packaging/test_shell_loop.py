@@ -163,7 +163,7 @@ class Steps:
         self.guest = guest
         self.state = ""
         self.pause = 0.0
-        script, found, _ = STARTER.read_text().partition("\nrecord=/dev/null\n")
+        script, found, _ = STARTER.read_text().partition("\ncase ${1:-} in\n")
         assert found
         self.script = guest.folder / "steps"
         awk = f'awk() {{ {guest.path}/awk "$@"; }}\n' if (guest.path / "awk").exists() else ""
@@ -260,7 +260,7 @@ REQUESTS = {
 def test_loop_answers_as_the_protocol_says(
     request_line: bytes, program: str, tmp_path: Path
 ) -> None:
-    script, _, _ = STARTER.read_text().partition("\nrecord=/dev/null\n")
+    script, _, _ = STARTER.read_text().partition("\ncase ${1:-} in\n")
     awk = f"{need(program, program)} {'awk' if program == 'busybox' else ''}"
     call = f'awk() {{ {awk} "$@"; }}\ntrap "" USR1\nGARP_INTERVAL=5\nanswer\n'
     (tmp_path / "script").write_text(f"{script}\n{call}")

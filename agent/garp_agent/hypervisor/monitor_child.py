@@ -35,6 +35,7 @@ class MonitorChild:
         self._child: Child | None = None
         self._start_at = -inf
         self._reason = ""  # why the last one has ended, as logged
+        self._has_folder = False
 
     @property
     def pattern(self) -> str:
@@ -49,6 +50,7 @@ class MonitorChild:
         try:
             self._clear()
             os.mkdir(folder, 0o700)
+            self._has_folder = True
             self._child = Child(lambda: _serve(uri, folder), time_limit=0)
         except OSError as error:
             self._ended(str(error), now)
@@ -56,10 +58,12 @@ class MonitorChild:
         self._reactor.watch(self._child, self._read)
 
     def close(self) -> None:
-        """End the child, and remove its sockets."""
+        """End the child, and remove its sockets and the folder, if this made them."""
         if self._child is not None:
             self._child.end()
-        self._clear()
+        if self._has_folder:
+            with suppress(OSError):
+                self._clear()
 
     def _read(self, now: float) -> None:
         assert self._child is not None
@@ -79,9 +83,11 @@ class MonitorChild:
             self._log.say(LEVEL_WARNING, "no-libvirt", uri=self._uri, reason=reason)
 
     def _clear(self) -> None:
+        """Remove the folder of an earlier child.  Raises OSError if it has files of others."""
         with suppress(FileNotFoundError):
             for name in os.listdir(self._folder):
-                os.unlink(f"{self._folder}/{name}")
+                if name.endswith(".qmp"):
+                    os.unlink(f"{self._folder}/{name}")
             os.rmdir(self._folder)
 
 
