@@ -28,7 +28,14 @@ from garp_agent.hypervisor.core.linkstate import (
 from garp_agent.hypervisor.daemon import NO_PROBES
 from garp_agent.hypervisor.guest_path_lookup import dumped
 from garp_agent.hypervisor.io.probe_socket import ProbeSender
-from garp_agent.hypervisor.path_verifier import HOLD, LATELY, NEWS, READ_TABLES, PathVerifier
+from garp_agent.hypervisor.path_verifier import (
+    HOLD,
+    LATELY,
+    NEWS,
+    PROOF_LASTS,
+    READ_TABLES,
+    PathVerifier,
+)
 from garp_agent.runtime.exits import EXIT_NO_PERMISSION
 from garp_agent.runtime.reactor import Reactor
 from tests.hypervisor.watching import COMMAND, ENVIRONMENT, run, watching
@@ -248,6 +255,21 @@ def test_hints_wait_for_a_port_that_got_its_carrier_lately(network: Network) -> 
         assert running.verifier.hold(NAMES, 230.0) == 0.0  # eth1 may not forward yet
 
 
+@pytest.mark.parametrize(("away", "hold"), [(PROOF_LASTS / 2, HOLD), (PROOF_LASTS + 1, 0.0)])
+def test_proof_is_not_used_for_a_port_that_was_down_for_long(
+    network: Network, away: float, hold: float
+) -> None:
+    with closing(Running(network)) as running:
+        running.verifier.note_links(0.0)
+        running.prove()
+        back = time.monotonic() + away
+        network.put("eth0", flags=0)
+        running.verifier.note_links(back - 1.0)
+        network.put("eth0", flags=network.follower.table.links[network.index["eth1"]].flags)
+        running.verifier.note_links(back)
+        assert running.verifier.hold(NAMES, back) == hold
+
+
 def test_hints_do_not_wait_where_the_path_has_never_worked(network: Network) -> None:
     network.forward("port-b", False)
     with closing(Running(network)) as running:
@@ -264,11 +286,11 @@ def test_proof_does_not_outlive_a_change_in_the_network(network: Network) -> Non
     """Otherwise hints would wait for a path that probes can never show."""
     ports = {network.index["eth0"], network.index["eth1"]}
     with closing(Running(network, read_tables=0.1)) as running:
-        running.until(lambda: running.verifier.proven == ports)
+        running.until(lambda: running.verifier.proven.keys() == ports)
         network.forward("port-b", False)
-        running.until(lambda: running.verifier.proven == {network.index["eth0"]})
+        running.until(lambda: running.verifier.proven.keys() == {network.index["eth0"]})
         network.forward("port-b", True)
-        running.until(lambda: running.verifier.proven == ports)
+        running.until(lambda: running.verifier.proven.keys() == ports)
     assert running.events == []
 
 
@@ -280,7 +302,7 @@ def test_standby_port_that_is_joined_is_asked_before_one_that_is_not(
     network.forward(far, False)
     with closing(Running(network)) as running:
         running.until(lambda: running.verifier.proven and not running.verifier.is_checking)
-        assert running.verifier.proven == {network.index["eth0"], network.index[joined]}
+        assert running.verifier.proven.keys() == {network.index["eth0"], network.index[joined]}
         running.begin(7)
         running.until(running.forwards)
 

@@ -47,6 +47,7 @@ LATELY = 60.0  # seconds after its carrier came, in which a port may not forward
 LATE = 0.05  # seconds after a failover; hints sent before a path forwards later are lost
 READ_TABLES = 150.0  # seconds between two dumps: half the ageing time of bridges
 PROOF_MOST = 2.0  # seconds for which a standby port is asked for a proof
+PROOF_LASTS = 900.0  # seconds; a port that was down for longer may come back in another network
 PART = 8  # datagrams of a dump that are read in one turn
 FRAMES_MOST = 64  # sent in one turn
 NEWS = 0.1  # seconds between two reports of a check: each costs 10 ms with 1,000 guests
@@ -97,7 +98,7 @@ class PathVerifier:
         self._told: list[object] = []  # of the dump under way
         self._state = LearningState(follower.table, follower.topology)
         self._running: dict[tuple[int, int], _Running] = {}  # by bond and standby port
-        self.proven: set[int] = set()  # ports between which a path was seen to forward
+        self.proven: dict[int, float] = {}  # ports on a path that was seen to forward, and when
         self._is_first = True  # no dump has ended yet
         self._carrier_at: dict[int, float] = {}  # when each port of a bond got its carrier
         reactor.watch(self._netlink, self._read_tables)
@@ -132,10 +133,9 @@ class PathVerifier:
         paths = self._best_paths(self._bonds(names), now)
         lately = self._lately(now)
         # If the standby port does not forward, no probe arrives, and that says nothing.
+        proven = {port for port, at in self.proven.items() if at > now - PROOF_LASTS}
         waits = [
-            self.proven.issuperset(path[1:])
-            and path.active in lately
-            and path.standby not in lately
+            proven.issuperset(path[1:]) and path.active in lately and path.standby not in lately
             for path in paths
         ]
         return HOLD if waits and all(waits) else 0.0
@@ -246,9 +246,9 @@ class PathVerifier:
         running = self._running.pop(each)
         if not running.check.is_open:
             path = running.check.path
-            self.proven.discard(path.standby)
+            self.proven.pop(path.standby, None)
             if running.number:  # else others may prove the active port
-                self.proven.discard(path.active)
+                self.proven.pop(path.active, None)
         for receiver in running.receivers:
             self._reactor.unwatch(receiver)
             receiver.close()
@@ -258,7 +258,7 @@ class PathVerifier:
         events: list[PathForwards | AddressesReached] = []
         if check.is_open and not running.is_open:
             running.is_open = True
-            self.proven.update(check.path[1:])
+            self.proven.update(dict.fromkeys(check.path[1:], check.opened_at))
             is_late = check.opened_at > running.began + LATE
             events.append(PathForwards(running.number, is_late))
         if (running.has_news and now >= running.tell_at) or check.is_over:
