@@ -91,7 +91,7 @@ def drill_command(
     around = look_around((bond,) if bond else (), watcher_status(status_socket))
     path = _path(around)
     targets = [target for target in around.targets if target.path == path]
-    _refuse_unless_delivered(around, targets)
+    _refuse_unless_delivered(around, around.targets)  # a failover could use any standby port
     chosen = sample_of(targets, TARGETS_MOST)
     name = around.names[path.bond]
     if not yes:
@@ -101,7 +101,8 @@ def drill_command(
         sys.exit(2)
     began = wall_time()
     directions, ended_early = _carried_out(around, path, chosen, count, limit)
-    ways = ways_of_guests(watcher_status(status_socket))
+    behind = [target.port for target in targets]
+    ways = ways_of_guests(watcher_status(status_socket), behind)
     values = drill_values(name, directions, around.names, ways, limit)
     values.update(
         time=began, probed=len(chosen), guests_in_all=len(targets), ended_early=ended_early

@@ -6,10 +6,11 @@ Reads links, VLAN tables, forwarding tables and counters once, without a daemon.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from garp_agent.hypervisor.core.learning_plan import HOST as KIND_HOST
-from garp_agent.hypervisor.core.learning_plan import LearningPlan, Moment
+from garp_agent.hypervisor.core.learning_plan import LEFT_OUT, LearningPlan, Moment
 from garp_agent.hypervisor.core.learning_rules import LearningRules
 from garp_agent.hypervisor.core.links import LinkTable
 from garp_agent.hypervisor.core.path_probes import (
@@ -18,6 +19,7 @@ from garp_agent.hypervisor.core.path_probes import (
     plan_probe_paths,
     targets_behind,
 )
+from garp_agent.hypervisor.core.ways import LEARNING
 from garp_agent.hypervisor.io.channels import STATUS_DIRECTORY
 from garp_agent.hypervisor.io.libvirt_cards import LibvirtCards
 from garp_agent.hypervisor.learning_lookup import read_learning_state
@@ -58,9 +60,19 @@ def names_of_guests(status: dict[str, Any]) -> dict[str, str]:
     return {port: guest["guest"] for guest in _guests(status) for port in guest["ports"]}
 
 
-def ways_of_guests(status: dict[str, Any]) -> dict[str, str]:
-    """Return for each guest port in which way its guest is announced, as the watcher knows it."""
-    return {port: _way(guest) for guest in _guests(status) for port in guest["ports"]}
+def ways_of_guests(status: dict[str, Any], ports: Iterable[str] = ()) -> dict[str, str]:
+    """Return for each guest port in which way its guest is announced, as the watcher knows it.
+
+    ``ports``: others, of guests that the watcher does not know, and of the host.  They get learning
+    frames, if the watcher sends these and was not told to leave some out.
+    """
+    learning = status.get("learning")
+    is_sent = learning and not learning["left_out"].get(LEFT_OUT)
+    ways = dict.fromkeys(ports, LEARNING) if is_sent else {}
+    return {
+        **ways,
+        **{port: _way(guest) for guest in _guests(status) for port in guest["ports"]},
+    }
 
 
 def _guests(status: dict[str, Any]) -> list[dict[str, Any]]:
