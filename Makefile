@@ -6,7 +6,7 @@ LINT = .venv-lint/bin
 unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH
 
 .PHONY: help demo test lint mutation bench bench-failover bench-late-paths bench-outages bench-pyz bench-scale \
-	pictures recording clean
+	bench-tick pictures recording clean
 
 help:
 	@echo 'make demo    the outage after a failover with nothing, the arping loop, the agent (1 min)'
@@ -16,6 +16,7 @@ help:
 	@echo 'make lint    ruff, mypy, codespell'
 	@echo 'make mutation  how many small faults in the cores their tests find (10 min)'
 	@echo 'make bench   cost and speed of the agent, beside its peers'
+	@echo 'make bench-tick  calls and system calls of one tick and of one hint (1 min)'
 	@echo 'make bench-pyz  first frame and memory of the single file on each Python (3 min)'
 	@echo 'make bench-scale  what a fleet costs its network, simulated (5 min)'
 	@echo 'make bench-outages  outages by situation: nothing, the arping loop, the agent (10 min)'
@@ -57,6 +58,10 @@ mutation:
 bench:
 	@tools/setup.sh bench
 	@$(BIN)/python -m bench.performance $(ARGS)
+
+bench-tick:
+	@tools/setup.sh bench
+	@$(BIN)/python -m bench.tick_profile $(ARGS)
 
 bench-pyz:
 	@tools/setup.sh bench

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import tty
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from statistics import median, quantiles
@@ -73,7 +73,9 @@ def compiled() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def listening(lab: Lab, terminal: bool, *command: str) -> Iterator[int]:
+def listening(
+    lab: Lab, terminal: bool, *command: str, agent: Sequence[str] = AGENT
+) -> Iterator[int]:
     """Run a command with a port as its standard input, or the agent; give the host's end.
 
     The port is a Unix socket, or a pseudo-terminal like a Xen channel.
@@ -92,8 +94,8 @@ def listening(lab: Lab, terminal: bool, *command: str) -> Iterator[int]:
             listener.listen()
             host, guest = -1, os.open(os.devnull, os.O_RDONLY)
         stack.callback(os.close, guest)
-        agent = [*AGENT, "--interval", "270s", "--hint-port", path]
-        stack.enter_context(spawned(lab, list(command) or agent, stdin=guest))
+        ours = [*agent, "--interval", "270s", "--hint-port", path]
+        stack.enter_context(spawned(lab, list(command) or ours, stdin=guest))
         if host < 0:
             host = listener.accept()[0].detach()
         stack.callback(os.close, host)

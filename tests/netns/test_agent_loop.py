@@ -21,7 +21,7 @@ from garp_agent.guest.core.kernel import GUEST
 from garp_agent.guest.core.model import BurstRequested, Cause, SendOutcome
 from garp_agent.guest.daemon import AgentDaemon
 from garp_agent.guest.io.packet import PacketSender
-from garp_agent.guest.loop import Loop
+from garp_agent.guest.loop import Loop, NextTurn
 from garp_agent.guest.options import RunOptions
 from garp_agent.runtime.log import Log
 from garp_agent.runtime.netlink import Netlink
@@ -35,8 +35,14 @@ QUIET = Settings(
 class Guest:
     """A loop in the guest's namespace.  ``sent``: the links of the frames that it sent."""
 
-    def __init__(self, lab: TinyLab, after_frame: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self,
+        lab: TinyLab,
+        after_frame: Callable[[], object] = lambda: None,
+        settings: Settings = QUIET,
+    ) -> None:
         self.sent: list[str] = []
+        self.call_at = -inf  # what ``after_turn`` asks for: a call in each turn
         sent = self.sent
 
         class Sender(PacketSender):
@@ -46,10 +52,12 @@ class Guest:
                 after_frame()
                 return outcome
 
+        self.heard: list[set[bytes]] = []  # the addresses at each call of ``listen``
         with lab.entered("guest"):
-            self.engine = Engine(QUIET, lambda: 0.999)
+            self.engine = Engine(settings, lambda: 0.999)
             netlink = Netlink(300.0, GUEST)
-            self.loop = Loop(self.engine, netlink, Sender(), Log(LEVEL_ERROR), self._after_turn)
+            log = Log(LEVEL_ERROR)
+            self.loop = Loop(self.engine, netlink, Sender(), log, self._after_turn, self._listen)
 
     def run(self, after_turn: Callable[[], float]) -> None:
         """Run until stopped; call ``after_turn`` after each turn once the dump is complete."""
@@ -57,8 +65,12 @@ class Guest:
         self.loop.run()
         self.loop.close()
 
-    def _after_turn(self, now: float) -> float:
-        return self.after_turn() if self.engine.inventory.complete else inf
+    def _after_turn(self, now: float) -> NextTurn:
+        at = self.after_turn() if self.engine.inventory.complete else inf
+        return NextTurn(at, self.call_at)
+
+    def _listen(self) -> None:
+        self.heard.append({a for plan in self.engine.plans.values() for a in plan.targets})
 
 
 def test_kernel_is_read_before_a_request_that_came_earlier(tiny_lab: TinyLab) -> None:
@@ -84,6 +96,46 @@ def test_kernel_is_read_before_a_request_that_came_earlier(tiny_lab: TinyLab) ->
         guest.run(after_turn)
     assert frames == [1, 0]
     assert guest.sent == ["eth0", "eth0"]  # at the start, and for the first request
+
+
+def test_turn_that_only_sends_a_refresh_does_not_call_after_turn(tiny_lab: TinyLab) -> None:
+    """The next call comes with the next thing that is read."""
+    turns: list[int] = []
+    read_end, write_end = os.pipe2(os.O_NONBLOCK)
+
+    def after_frame() -> None:
+        if len(guest.sent) > 5:
+            os.write(write_end, b"!")
+
+    def after_turn() -> float:
+        turns.append(len(guest.sent))
+        if guest.sent:
+            guest.call_at = inf
+        if len(guest.sent) > 5:
+            guest.loop.stop()
+        return inf
+
+    guest = Guest(tiny_lab, after_frame, QUIET._replace(interval=0.2, burst=(0.0,)))
+    with open(read_end, "rb", buffering=0) as pipe, open(write_end, "wb"):
+        guest.loop.watch(pipe, lambda now: pipe.read(1))
+        guest.run(after_turn)
+    assert 6 in turns
+    assert len({2, 3, 4, 5} & set(turns)) <= 1
+
+
+def test_loop_listens_for_an_address_before_its_first_frame(tiny_lab: TinyLab) -> None:
+    """And again only when the addresses change."""
+    heard: list[int] = []
+
+    def after_turn() -> float:
+        if guest.sent:
+            guest.loop.stop()
+        return inf
+
+    guest = Guest(tiny_lab, lambda: heard.append(len(guest.heard)))
+    guest.run(after_turn)
+    assert heard == [1]
+    assert guest.heard == [{socket.inet_aton(GUEST_ADDRESS)}]
 
 
 @pytest.mark.parametrize("removal", ["address del 192.0.2.12/24 dev mv2", "link del mv2"])

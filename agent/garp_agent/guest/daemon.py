@@ -22,7 +22,7 @@ from garp_agent.guest.io.conflict_socket import ConflictSocket
 from garp_agent.guest.io.hint_port import HintPort, PortState
 from garp_agent.guest.io.packet import DryRun, PacketSender
 from garp_agent.guest.io.routes import link_towards
-from garp_agent.guest.loop import Loop
+from garp_agent.guest.loop import Loop, NextTurn
 from garp_agent.guest.reload import Reload
 from garp_agent.guest.serving import Service
 from garp_agent.runtime.control_socket import AlreadyRunningError, ControlSocket
@@ -101,7 +101,7 @@ class AgentDaemon:
         self._engine = Engine(settings, _uniform, log.level, link_towards)
         self._netlink = Netlink(settings.reconcile_interval, GUEST)
         self._loop = Loop(
-            self._engine, self._netlink, frames, log, self._after_turn, self._listen_for_conflicts
+            self._engine, self._netlink, frames, log, self._after_turn, self._listen_for_claims
         )
         self._loop.watch(self._signals, self._read_signals)
         self._reload = Reload(options, self._loop, log, self._notify, self._apply)
@@ -111,7 +111,6 @@ class AgentDaemon:
         self._port_notices = Repetition()
         self._conflict_socket: ConflictSocket | None = None
         self._is_partly_unheard = False  # the filter has no room for all addresses
-        self._conflict_revision = -1  # the engine's revision that the conflict socket listens for
         self._open_conflict_socket()
         self._open_control_socket()
         self._open_hint_port()
@@ -137,10 +136,10 @@ class AgentDaemon:
             self._signals.close()
         self._log.say(LEVEL_INFO, "stopped", frames_sent=self._engine.counters.sent)
 
-    def _after_turn(self, now: float) -> float:
-        """Do what the loop leaves to the daemon; return when to be called again at the latest."""
+    def _after_turn(self, now: float) -> NextTurn:
+        """Do what the loop leaves to the daemon; return when to be called again."""
         self._notify.alive(now)
-        wake_at = self._notify.deadline()
+        wake_at = call_at = self._notify.deadline()
         if self._engine.inventory.complete:
             if not self._is_ready:
                 self._start(now)
@@ -150,9 +149,9 @@ class AgentDaemon:
             self._host.attempt(now)
             self._log_port(now)
             self._operator.attempt(now)
-            self._listen_for_conflicts()
             wake_at = min(wake_at, self._port.deadline())
-        return wake_at
+            call_at = min(wake_at, self._host.attempt_at(), self._operator.attempt_at())
+        return NextTurn(wake_at, call_at)
 
     def _start(self, now: float) -> None:
         """Load and open what the first frames did not wait for."""
@@ -272,13 +271,12 @@ class AgentDaemon:
         for claim in self._conflict_socket.read():
             self._engine.handle(claim, now)
 
-    def _listen_for_conflicts(self) -> None:
+    def _listen_for_claims(self) -> None:
         """Let the conflict socket listen for the addresses that are announced now.
 
         Also before a frame: the first one is a probe, and its answer must be heard.
         """
-        if self._conflict_socket is not None and self._conflict_revision != self._engine.revision:
-            self._conflict_revision = self._engine.revision
+        if self._conflict_socket is not None:
             plans = self._engine.plans.values()
             # First those of tests: the filter may not have room for all.
             tests = self._engine.conflicts.proxy_tests

@@ -14,6 +14,7 @@ from math import inf
 from garp_agent.guest.core.frames import encode
 from garp_agent.guest.core.model import Resumed, Sent
 from garp_agent.runtime.reactor import Reactor
+from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,12 +37,21 @@ SUSPENDED = 0.5
 TURN = 0.1
 
 
+class NextTurn(NamedTuple):
+    """When ``after_turn`` is to be called again, if nothing is read before; seconds, monotonic."""
+
+    wake_at: float  # the loop wakes up for it; ``math.inf``: it does not
+    call_at: float  # the first turn from this moment on calls it; ``-math.inf``: every turn
+
+
 class Loop:
     """Kernel, engine and sender, and the other sources that the daemon watches.
 
     ``after_turn`` is called with the time (seconds, monotonic) when everything that was due is
-    sent.  It returns when it must be called again at the latest; ``math.inf`` for never.
-    ``before_frame`` is called before each frame leaves.
+    sent, in turns that have read something.  It returns in which other turns it is to be called:
+    an ordinary refresh does not touch what the daemon does between frames.
+    ``listen`` is called, before the next frame and at the end of the turn, when the engine has
+    other addresses to announce or to listen for.
     """
 
     def __init__(
@@ -50,15 +60,16 @@ class Loop:
         netlink: Netlink[KernelChange],
         sender: Sender,
         log: Log,
-        after_turn: Callable[[float], float] = lambda now: inf,
-        before_frame: Callable[[], object] = lambda: None,
+        after_turn: Callable[[float], NextTurn] = lambda now: NextTurn(inf, inf),
+        listen: Callable[[], object] = lambda: None,
     ) -> None:
         self.engine = engine
         self._netlink = netlink
         self._sender = sender
         self._log = log
         self._after_turn = after_turn
-        self._before_frame = before_frame
+        self._listen = listen
+        self._revision = engine.revision  # when ``listen`` was called last
         self._reactor = Reactor()
         self._before_frames: set[int] = set()  # descriptors to poll before every frame
         self._suspended = _suspended(time.monotonic())
@@ -86,17 +97,29 @@ class Loop:
 
     def run(self) -> None:
         """Wait, read and send until stopped."""
+        turn = NextTurn(inf, -inf)
         wake_at = -inf
         while not self._stopping:
-            ready = self._reactor.wait(wake_at)
+            ready = self._reactor.wait(wake_at, look_again=False)  # send_due() does
             now = time.monotonic()
-            self._note_suspension(now)
-            self._reactor.call(ready, now)
+            gained = _suspended(now) - self._suspended
+            if gained >= SUSPENDED:
+                self.engine.handle(Resumed(gained), now)
+            self._suspended += gained
+            must_call = bool(ready) or now >= turn.call_at
+            if ready:
+                self._reactor.call(ready, now)
             if now >= self._netlink.deadline():
                 self._hand_over(self._netlink.reconcile(now), now)
+                must_call = True
             self.send_due()
-            wake_at = min(self._after_turn(now), self.engine.deadline(), self._netlink.deadline())
-            self._write_notices()
+            if self.engine.revision != self._revision:
+                self._note_revision()
+            if must_call:
+                turn = self._after_turn(now)
+            wake_at = min(turn.wake_at, self.engine.deadline(), self._netlink.deadline())
+            if self.engine.notices.kept:
+                self._write_notices()
 
     def act(self, event: EngineEvent, now: float) -> int:
         """Let the engine act on one event at once; return the number of frames sent."""
@@ -113,11 +136,14 @@ class Loop:
         end = now + TURN
         before = self.engine.counters.sent
         while self.engine.deadline() <= now <= end:
-            self._reactor.call(self._reactor.wait(-inf) & self._before_frames, now)
+            ready = self._reactor.look()
+            if ready:
+                self._reactor.call(ready & self._before_frames, now)
             frame = self.engine.next_frame(now)
             if frame is None:
                 break
-            self._before_frame()
+            if self.engine.revision != self._revision:
+                self._note_revision()
             name = self.engine.inventory.links[frame.ifindex].name
             outcome, errno = self._sender.send(frame.ifindex, name, encode(frame))
             now = time.monotonic()  # frames of many links leave later than the turn began
@@ -138,11 +164,9 @@ class Loop:
         for event in events:
             self.engine.handle(event, now)
 
-    def _note_suspension(self, now: float) -> None:
-        gained = _suspended(now) - self._suspended
-        self._suspended += gained
-        if gained >= SUSPENDED:
-            self.engine.handle(Resumed(gained), now)
+    def _note_revision(self) -> None:
+        self._revision = self.engine.revision
+        self._listen()
 
     def _write_notices(self) -> None:
         for notice in self.engine.notices.take():

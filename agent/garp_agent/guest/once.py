@@ -13,7 +13,7 @@ from garp_agent.guest.core.kernel import GUEST
 from garp_agent.guest.core.model import Cause
 from garp_agent.guest.io.packet import DryRun
 from garp_agent.guest.io.routes import link_towards
-from garp_agent.guest.loop import Loop
+from garp_agent.guest.loop import Loop, NextTurn
 from garp_agent.runtime.log import Log
 from garp_agent.runtime.netlink import Netlink
 from garp_agent.wire.model import LEVEL_ERROR
@@ -67,10 +67,10 @@ def only(settings: Settings, interfaces: tuple[str, ...]) -> Settings:
 def _run(engine: Engine, sender: Sender, log: Log, is_done: Callable[[], bool]) -> None:
     """Run the loop until the first dump is complete and ``is_done`` returns true."""
 
-    def after_turn(now: float) -> float:
+    def after_turn(now: float) -> NextTurn:
         if engine.inventory.complete and is_done():
             loop.stop()
-        return inf
+        return NextTurn(inf, -inf)
 
     loop = Loop(engine, Netlink(engine.settings.reconcile_interval, GUEST), sender, log, after_turn)
     loop.run()

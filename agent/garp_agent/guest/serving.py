@@ -5,6 +5,8 @@ Does not know what a request means (guest.requests) or how its bytes come (the e
 
 from __future__ import annotations
 
+from math import inf
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
         @property
         def reply_limit(self) -> float: ...  # bytes
         def fileno(self) -> int: ...
+        def attempt_at(self) -> float: ...
         def attempt(self, now: float) -> None: ...
         def read(self, now: float) -> Iterable[tuple[int, Line]]: ...
         def reply(self, client: int, data: bytes) -> None: ...
@@ -67,9 +70,13 @@ class Service:
         self._loop.watch(endpoint, self._read)
 
     def attempt(self, now: float) -> None:
-        """Let the endpoint try again what failed before.  Call this in every turn."""
+        """Let the endpoint try again what failed before."""
         if self._endpoint is not None:
             self._endpoint.attempt(now)
+
+    def attempt_at(self) -> float:
+        """Return from when on :meth:`attempt` has something to do; ``math.inf``: nothing failed."""
+        return inf if self._endpoint is None else self._endpoint.attempt_at()
 
     def close(self) -> None:
         """Close the endpoint, if there is one."""

@@ -36,6 +36,8 @@ from garp_agent.wire.model import LEVEL_NOTICE, LEVEL_WARNING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Set
+
     from garp_agent.hypervisor.core.bonds import BondFailover
     from garp_agent.hypervisor.core.exchange import Call, Result
     from garp_agent.hypervisor.core.guests import Channel
@@ -132,7 +134,7 @@ class WatcherDaemon:
             wake_at = self._deadline()
         self._close()
 
-    def _turn(self, ready: set[int], now: float) -> None:
+    def _turn(self, ready: Set[int], now: float) -> None:
         self._hint(self._links.advance(now), now)
         self._reactor.call(ready, now)
         if self._control is not None:

@@ -72,6 +72,10 @@ class ControlSocket:
         """Return the descriptor to wait on, for reading."""
         return self._epoll.fileno()
 
+    def attempt_at(self) -> float:
+        """Return from when on :meth:`attempt` has something to do."""
+        return self._accept_at
+
     def attempt(self, now: float) -> None:
         """Accept clients again if ACCEPT_RETRY has passed since descriptors ran out."""
         if now >= self._accept_at:

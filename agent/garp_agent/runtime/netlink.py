@@ -64,7 +64,7 @@ class Netlink(Generic[T]):
 
     def deadline(self) -> float:
         """Return when to call :meth:`reconcile` at the latest."""
-        return -inf if self._must_start() else self._next_dump
+        return -inf if self._again and self._step is None else self._next_dump
 
     def reconcile(self, now: float) -> Events[T]:
         """Start a dump if it is time to; return the events that follow from it."""

@@ -14,13 +14,16 @@ from math import inf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Set
     from typing import Protocol
 
     class Source(Protocol):
         """Something with a descriptor to wait on."""
 
         def fileno(self) -> int: ...
+
+
+NOTHING: Set[int] = frozenset()
 
 
 class Reactor:
@@ -46,21 +49,26 @@ class Reactor:
         self._epoll.unregister(source.fileno())
         del self._handlers[source.fileno()]
 
-    def wait(self, wake_at: float) -> set[int]:
+    def wait(self, wake_at: float, look_again: bool = True) -> Set[int]:
         """Wait until a source is readable or until ``wake_at``; return the readable descriptors.
 
         ``wake_at``: seconds of the monotonic clock; ``-math.inf`` returns at once, ``math.inf``
-        waits without a limit.
+        waits without a limit.  After SIGSTOP and SIGCONT, epoll_wait can report a time-out although
+        a source is readable.  So it is asked once more, unless the caller does so with
+        :meth:`look` before it acts on the time.
         """
         timeout = None if wake_at == inf else max(0.0, wake_at - time.monotonic())
         found = self._epoll.poll(timeout)
-        if not found and timeout != 0.0:
-            # After SIGSTOP and SIGCONT, epoll_wait can report a time-out although a source is
-            # readable: poll once more.
+        if not found and look_again and timeout != 0.0:
             found = self._epoll.poll(0)
-        return {descriptor for descriptor, _ in found}
+        return {descriptor for descriptor, _ in found} if found else NOTHING
 
-    def call(self, ready: set[int], now: float) -> None:
+    def look(self) -> Set[int]:
+        """Return the readable descriptors at once."""
+        found = self._epoll.poll(0)
+        return {descriptor for descriptor, _ in found} if found else NOTHING
+
+    def call(self, ready: Set[int], now: float) -> None:
         """Call the handlers of these descriptors, in order of priority."""
         if not ready:
             return

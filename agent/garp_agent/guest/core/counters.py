@@ -43,8 +43,11 @@ class Counters:
     def record(self, event: Sent, now: float) -> bool:
         """Count one frame; return whether its errno differs from the previous frame's."""
         frame = event.announcement
-        is_ours = frame.cause is not Cause.PROXY_TEST
-        mine = self.address(frame.ifindex, frame.address) if is_ours else AddressCounters()
+        known = self._addresses.get(frame.ifindex, {})
+        mine = known.get(frame.address)  # the usual case, without a call
+        if mine is None:
+            is_ours = frame.cause is not Cause.PROXY_TEST
+            mine = self.address(frame.ifindex, frame.address) if is_ours else AddressCounters()
         is_news = mine.last_errno != event.errno
         mine.last_errno = event.errno
         if event.outcome is not SendOutcome.SENT:

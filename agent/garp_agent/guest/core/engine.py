@@ -142,28 +142,38 @@ class Engine:
         """
         if not self.inventory.complete:
             return None
-        self._expire(now)
-        self._make_plans(now)
-        if self.conflicts.deadline() <= now:
+        if now - self.schedule.deadline() > LATE or self.lease.until <= now:
+            self._expire(now)
+        if self._bursts or self.planner.deadline() <= now:
+            self._make_plans(now)
+        if self.conflicts.rivals and self.conflicts.deadline() <= now:
             self._take_steps(now)
-        while self._frames or self._begin_address(now):
-            if not self._frames:
-                continue  # nothing is to be sent for that address any more
-            due, kind = self._frames.pop(0)
-            # An address of two frames can go, or change its form, between the two.
-            if kind in self._kinds(due):
-                plan = self.plans[due.ifindex]
-                target = plan.targets.get(due.address)
-                return Announcement(
-                    due.ifindex,
-                    kind,
-                    plan.link.hardware_address,
-                    due.address,
-                    due.cause,
-                    target is not None and target.router,
-                    target is None or target.override,
-                )
-        return None
+        while True:
+            if self._frames:
+                due, kind = self._frames.pop(0)
+                # An address of two frames can go, or change its form, between the two.
+                if kind not in self._kinds(due):
+                    continue
+            else:
+                next_due = self.schedule.next_due(now)
+                if next_due is None:
+                    return None
+                due, kinds = next_due, self._first_kinds(next_due, now)
+                if not kinds:
+                    continue  # nothing is to be sent for that address any more
+                kind = kinds[0]
+                self._frames = [(due, each) for each in kinds[1:]]
+            plan = self.plans[due.ifindex]
+            target = plan.targets.get(due.address)
+            return Announcement(
+                due.ifindex,
+                kind,
+                plan.link.hardware_address,
+                due.address,
+                due.cause,
+                target is not None and target.router,
+                target is None or target.override,
+            )
 
     def kinds(self, ifindex: int, target: Target) -> tuple[Kind, ...]:
         """Return the frames that are sent for an address now."""
@@ -177,25 +187,20 @@ class Engine:
             return inf
         if self._bursts or self._frames:
             return -inf
-        return min(
-            self.schedule.deadline(),
-            self.conflicts.deadline(),
-            self.lease.until,
-            self.planner.deadline(),
-        )
+        deadline = min(self.schedule.deadline(), self.lease.until, self.planner.deadline())
+        return min(deadline, self.conflicts.deadline()) if self.conflicts.rivals else deadline
 
-    def _begin_address(self, now: float) -> bool:
-        """Take the next address that is due and queue its frames; return whether there is one."""
-        due = self.schedule.next_due(now)
-        if due is None:
-            return False
-        if not self._waits(due) or self.conflicts.check_again(*due):
-            self._frames = [
-                (due, kind)
-                for kind in self._kinds(due)
-                if kind is not Kind.RARP or not due.address or self._teaches(due.ifindex, now)
-            ]
-        return True
+    def _first_kinds(self, due: Due, now: float) -> tuple[Kind, ...]:
+        """Return the frames for an address whose turn has come.
+
+        As a rule there is no rival, and the frames are those of the plan.
+        """
+        if self._waits(due) and not self.conflicts.check_again(*due):
+            return ()
+        kinds = self._kinds(due)
+        if Kind.RARP in kinds and due.address and not self._teaches(due.ifindex, now):
+            return tuple(kind for kind in kinds if kind is not Kind.RARP)
+        return kinds
 
     def _teaches(self, ifindex: int, now: float) -> bool:
         """Return whether a broadcast from a link would tell the switches something new.
@@ -208,7 +213,11 @@ class Engine:
 
     def _waits(self, due: Due) -> bool:
         """Return whether an announcement waits until a probe was not answered."""
-        return due.cause in WAITS and self.conflicts.is_unsure(due.ifindex, due.address)
+        return (
+            due.ifindex in self.conflicts.rivals
+            and due.cause in WAITS
+            and self.conflicts.is_unsure(due.ifindex, due.address)
+        )
 
     def _kinds(self, due: Due) -> tuple[Kind, ...]:
         """Return the frames for what is due; () if it is no longer to be announced."""
@@ -218,6 +227,8 @@ class Engine:
         target = plan.targets.get(due.address)
         if target is None:
             return probe_kinds(due.address)[-1:] if due.cause is Cause.PROXY_TEST else ()
+        if due.ifindex not in self.conflicts.rivals and due.cause is not Cause.CONFLICT:
+            return target.kinds  # the usual case
         kinds = self.kinds(due.ifindex, target)
         if kinds is target.kinds and (due.cause is Cause.CONFLICT or self._waits(due)):
             return probe_kinds(due.address)[-1:]
@@ -378,7 +389,7 @@ class Engine:
             ifindex, address = event.announcement.ifindex, event.announcement.address
             self.conflicts.proxy_tests.probed(ifindex, address, now)
             self.conflicts.probed(ifindex, address, now, event.outcome is SendOutcome.SENT)
-        else:
+        elif event.announcement.ifindex in self.conflicts.rivals:
             self.conflicts.announced(event.announcement.ifindex, event.announcement.address, now)
         if not is_news and self.notices.level < LEVEL_DEBUG:
             return  # the usual case

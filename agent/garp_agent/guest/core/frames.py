@@ -100,10 +100,12 @@ def encode(announcement: Announcement) -> bytes:
     if len(hardware_address) != 6:
         raise FrameError(f"hardware address has {len(hardware_address)} bytes; must have 6")
     if kind is Kind.UNSOLICITED_NA:
-        _require_length(kind, address, 16)
+        if len(address) != 16:
+            raise _wrong_length(kind, address, 16)
         return _neighbour_advertisement(announcement)
     if kind is Kind.DAD_PROBE:
-        _require_length(kind, address, 16)
+        if len(address) != 16:
+            raise _wrong_length(kind, address, 16)
         return _dad_probe(hardware_address, address)
     if kind is Kind.RARP:
         return _ARP_FRAME.pack(
@@ -115,7 +117,8 @@ def encode(announcement: Announcement) -> bytes:
             hardware_address,
             _NO_ADDRESS,
         )
-    _require_length(kind, address, 4)
+    if len(address) != 4:
+        raise _wrong_length(kind, address, 4)
     reply = kind is Kind.ARP_REPLY
     return _ARP_FRAME.pack(
         _BROADCAST,
@@ -128,9 +131,8 @@ def encode(announcement: Announcement) -> bytes:
     )
 
 
-def _require_length(kind: Kind, address: bytes, length: int) -> None:
-    if len(address) != length:
-        raise FrameError(f"{kind.value}: address has {len(address)} bytes; must have {length}")
+def _wrong_length(kind: Kind, address: bytes, length: int) -> FrameError:
+    return FrameError(f"{kind.value}: address has {len(address)} bytes; must have {length}")
 
 
 def _neighbour_advertisement(announcement: Announcement) -> bytes:

@@ -96,7 +96,3 @@ class LinkSchedule(Timer):
         self.next_round = inf
         for burst in self.bursts.values():
             self.next_round = min(self.next_round, burst.next_round)
-
-    def frames(self) -> int:
-        """Return the number of frames of the first pending address."""
-        return self.addresses.get(next(iter(self.pending)), 1)

@@ -68,6 +68,8 @@ def is_virtual_router(hardware_address: bytes) -> bool:
 class Kind(Enum):
     """The type of frame that an announcement is sent as."""
 
+    __hash__ = object.__hash__  # that of Enum is two calls in Python
+
     ARP_REQUEST = "arp-request"
     ARP_REPLY = "arp-reply"
     ARP_PROBE = "arp-probe"
@@ -78,6 +80,8 @@ class Kind(Enum):
 
 class Cause(Enum):
     """Why an announcement is made."""
+
+    __hash__ = object.__hash__  # as above
 
     START = "start"
     REFRESH = "refresh"

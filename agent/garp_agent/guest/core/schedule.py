@@ -126,9 +126,8 @@ class Schedule:
         if ifindex in self._links:
             self.set_addresses(ifindex, {}, now)
             link = self._links.pop(ifindex)
-            link.serial = 0
+            self._push(link, inf)
             link.nic.links -= 1
-            self._drop_stale_entries()
         self._forget_nics(now)
 
     # -- triggers -------------------------------------------------------------------
@@ -219,7 +218,7 @@ class Schedule:
             timer.due = inf
             if isinstance(timer, LinkSchedule):
                 self._collect(timer, now)
-                self._enqueue(timer)
+                self._push(timer, min(timer.refresh, timer.next_round))
                 continue
             assert isinstance(timer, Nic)
             due = self._take(timer, now)
@@ -330,9 +329,9 @@ class Schedule:
         """Take the first pending address of the link whose turn it is."""
         link = next(iter(nic.waiting))
         due = None
-        if nic.bucket.ready_at(link.frames(), now) <= now:
+        address = next(iter(link.pending))
+        if nic.bucket.ready_at(link.addresses.get(address, 1), now) <= now:
             del nic.waiting[link]
-            address = next(iter(link.pending))
             due = Due(link.ifindex, address, link.pending.pop(address))
             if link.pending:
                 nic.waiting[link] = None
@@ -344,7 +343,8 @@ class Schedule:
     def _enqueue_nic(self, nic: Nic, now: float) -> None:
         """Put the NIC into the heap for the moment at which it lets a frame out."""
         if nic.waiting:
-            frames = next(iter(nic.waiting)).frames()
+            link = next(iter(nic.waiting))
+            frames = link.addresses.get(next(iter(link.pending)), 1)
             self._push(nic, nic.bucket.ready_at(frames, now))
         else:
             self._push(nic, inf)
@@ -363,10 +363,7 @@ class Schedule:
             timers = len(self._links) + len(self._nics)
             if len(self._heap) > 2 * timers + 64:  # a flood of triggers, all replaced
                 self._heap = sorted(entry for entry in self._heap if entry[2] == entry[3].serial)
-        self._drop_stale_entries()
-
-    def _drop_stale_entries(self) -> None:
-        """Keep an entry that counts at the top: its link is there and due at no other time."""
+        # Keep an entry that counts at the top: its link is there and due at no other time.
         heap = self._heap
         while heap and heap[0][2] != heap[0][3].serial:
             heappop(heap)

@@ -114,9 +114,13 @@ class HintPort:
 
     def deadline(self) -> float:
         """Return when to call :meth:`attempt` at the latest; ``math.inf``: whenever it suits."""
+        return self.attempt_at() if self._is_settling or self._must_wake else inf
+
+    def attempt_at(self) -> float:
+        """Return from when on :meth:`attempt` has something to do."""
         if self._is_settling:
             return self._opened_at + SETTLING
-        return self._next_attempt if self._must_wake and self._descriptor < 0 else inf
+        return self._next_attempt if self.name and self._descriptor < 0 else inf
 
     def attempt(self, now: float) -> None:
         """Open the port if it is closed and it is time to; listen once a terminal has settled."""
