@@ -300,7 +300,7 @@ def test_status_and_burst_work_with_a_broken_configuration(site: Site) -> None:
         assert GUEST_ADDRESS in text
 
 
-@pytest.mark.parametrize("name", ["w\u00e4n".encode(), b"w\xff"])
+@pytest.mark.parametrize("name", ["w\u00e4n".encode(), b"w\xff", b"[x]", b"e*"])
 def test_announce_finds_an_interface_whatever_the_locale_is(site: Site, name: bytes) -> None:
     ascii_only = ("env", "LC_ALL=C", "PYTHONCOERCECLOCALE=0", "PYTHONUTF8=0")
     for change in (["down"], ["name", os.fsdecode(name)]):
@@ -311,6 +311,23 @@ def test_announce_finds_an_interface_whatever_the_locale_is(site: Site, name: by
         done = result(site, "announce", os.fsdecode(name), prefix=prefix)
         assert done == (0, "1 frame sent, 0 dropped\n", "")
     assert len(site.wire.announcements(GUEST_ADDRESS)) == 2
+
+
+def test_announce_of_a_name_with_a_star_announces_that_interface_only(site2: Site) -> None:
+    site2.guest("link set eth0 down", "link set eth0 name e*", "link set e* up")
+    site2.wire.clear()
+    assert result(site2, "announce", "e*") == (0, "1 frame sent, 0 dropped\n", "")
+    assert len(site2.wire.announcements(GUEST_ADDRESS)) == 1
+
+
+def test_announce_prints_escapes_in_interface_names_safely(site: Site) -> None:
+    # A reset of the terminal: click itself leaves out the escapes of colours.
+    site.guest("link set eth0 down", "link set eth0 name e\x1bc")
+    for name, wrong in (("x", "no such interface"), ("e\x1bc", "not announced: down")):
+        status, out, err = result(site, "announce", name)
+        assert (status, out) == (1, "")
+        assert wrong in err
+        assert "\x1b" not in err
 
 
 def test_check_takes_its_file_as_an_argument_or_as_an_option(site: Site) -> None:

@@ -115,7 +115,7 @@ def announce_command(
     silent = [each for each in done.plans if each.link.name in interfaces and not each.targets]
     for each in silent:
         why = each.skip.value if each.skip else "no address to announce"
-        click.echo(f"garp-agent: {each.link.name}: not announced: {why}", err=True)
+        click.echo(f"garp-agent: {printable(each.link.name)}: not announced: {why}", err=True)
     if not done.sent and not done.dropped:
         _fail(NOTHING)
     verb = "would be sent" if dry_run else "sent"
@@ -324,7 +324,8 @@ def _require_interfaces(names: tuple[str, ...]) -> None:
     known = [name for _, name in socket.if_nameindex()]
     for name in names:
         if name not in known:
-            _fail(f"{name}: no such interface; there are: {', '.join(known)}")
+            there = ", ".join(map(printable, known))
+            _fail(f"{printable(name)}: no such interface; there are: {there}")
 
 
 def _ask(path: str, command: str, arguments: dict[str, object] | None = None) -> dict[str, Any]:

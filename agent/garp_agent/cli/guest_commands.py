@@ -21,6 +21,7 @@ from garp_agent.hypervisor.core.guests import Channel
 from garp_agent.hypervisor.guest_path_lookup import add_paths
 from garp_agent.hypervisor.io.channels import Finder
 from garp_agent.render import hypervisor as render
+from garp_agent.render.table import printable
 from garp_agent.runtime import client
 from garp_agent.runtime.exits import EXIT_FAILED, EXIT_NO_GUEST
 from garp_agent.wire.protocol import (
@@ -144,7 +145,7 @@ def _chosen(
     if missing or not names:
         _tell_of_search(finder)
     for name in missing:
-        click.echo(f"garp-hint: {name}: no such guest, or it has no channel", err=True)
+        click.echo(f"garp-hint: {printable(name)}: no such guest, or it has no channel", err=True)
     chosen = [channel for channel in found if to_all or channel.guest in names]
     chosen += [Channel(path, path) for path in sockets]
     if not chosen and not missing:

@@ -21,6 +21,7 @@ from garp_agent.hypervisor.io.channels import STATUS_DIRECTORY
 from garp_agent.hypervisor.io.learning_socket import NoRawFramesError
 from garp_agent.hypervisor.learning_options import learning_rules
 from garp_agent.render import learning as render
+from garp_agent.render.table import printable
 from garp_agent.runtime.exits import EXIT_FAILED, EXIT_NO_GUEST, EXIT_NO_PERMISSION
 from garp_agent.runtime.log import address_text
 
@@ -131,7 +132,7 @@ def learn_command(
         click.echo(f"garp-hint: learn: {error.strerror}", err=True)
         sys.exit(EXIT_FAILED)
     for warning in found.warnings:
-        click.echo(f"garp-hint: {warning}", err=True)
+        click.echo(f"garp-hint: {printable(warning)}", err=True)
     if as_json:
         click.echo(json.dumps(values, indent=2))
     else:

@@ -61,7 +61,13 @@ def look(settings: Settings) -> tuple[list[LinkPlan], list[tuple[str, str]]]:
 
 def only(settings: Settings, interfaces: tuple[str, ...]) -> Settings:
     """Return the settings with just these interfaces selected, whatever the file says of them."""
-    return settings._replace(interfaces=InterfaceSelection(include=interfaces))
+    selection = InterfaceSelection(include=tuple(map(_glob_of, interfaces)))
+    return settings._replace(interfaces=selection)
+
+
+def _glob_of(name: str) -> str:
+    """Return the glob that matches just this name: in brackets, each special character is itself."""
+    return "".join(f"[{each}]" if each in "*?[" else each for each in name)
 
 
 def _run(engine: Engine, sender: Sender, log: Log, is_done: Callable[[], bool]) -> None:

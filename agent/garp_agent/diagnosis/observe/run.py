@@ -26,7 +26,7 @@ from garp_agent.diagnosis.capture_file import (
 from garp_agent.diagnosis.observe.observer import Observer, SeenAnnouncement
 from garp_agent.diagnosis.observe.table import Table, as_json, summary
 from garp_agent.diagnosis.sighting import dissect
-from garp_agent.render.table import PIPE, Screen
+from garp_agent.render.table import PIPE, Screen, printable
 from garp_agent.runtime.exits import EXIT_FAILED, EXIT_NO_PERMISSION
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _print_line(text: str) -> None:
 
 
 def _print_error(text: str) -> int:
-    print(f"garp-agent watch: {text}", file=sys.stderr)
+    print(f"garp-agent watch: {printable(text)}", file=sys.stderr)
     return EXIT_FAILED
 
 
