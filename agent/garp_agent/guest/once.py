@@ -66,7 +66,7 @@ def only(settings: Settings, interfaces: tuple[str, ...]) -> Settings:
 
 
 def _glob_of(name: str) -> str:
-    """Return the glob that matches just this name: in brackets, each special character is itself."""
+    """Return the glob that matches just this name: in brackets, a character is itself."""
     return "".join(f"[{each}]" if each in "*?[" else each for each in name)
 
 
