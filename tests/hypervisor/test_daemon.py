@@ -213,6 +213,19 @@ def test_status_socket_that_cannot_be_made_is_an_error(short_path: Path) -> None
     path = str(short_path / "file" / "status.sock")
     text = f"garp-hint: {path}: Not a directory; choose another --status-socket, or none\n"
     assert run("watch", "--status-socket", path) == (1, "", text)
+    path = f"{short_path}/{100 * 'x'}"
+    text = f"garp-hint: {path}: AF_UNIX path too long; choose another --status-socket, or none\n"
+    assert run("watch", "--status-socket", path) == (1, "", text)
+
+
+def test_watcher_without_standard_streams_finds_and_hints_its_guests(short_path: Path) -> None:
+    closed = ("sh", "-c", 'exec "$@" <&- >&- 2>&-', "-")
+    guests = Guests(short_path, [Manner.ANSWERS])
+    with guests, watching(short_path, *only(short_path), prefix=closed) as watcher:
+        eventually(lambda: watcher.states() == {"0-guest0": "answered"}, "the first contact")
+        watcher.ask("burst")
+        eventually(lambda: len(bursts(guests, 0)) >= 2, "the hint")
+        assert watcher.stop() == (0, "")
 
 
 def test_watcher_without_a_status_socket_tells_the_service_manager(short_path: Path) -> None:

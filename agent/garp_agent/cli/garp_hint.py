@@ -233,7 +233,8 @@ def read_watch_options(arguments: list[str]) -> dict[str, Any] | int:
     except click.exceptions.Exit as error:
         return error.exit_code
     finally:
-        sys.stdout.flush()
+        if sys.stdout:  # None if it was closed at the start
+            sys.stdout.flush()
     return given if isinstance(given, dict) else 0
 
 

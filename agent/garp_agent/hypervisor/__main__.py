@@ -64,7 +64,7 @@ def _run_daemon(given: dict[str, Any]) -> int:
         )
         return EXIT_NO_PERMISSION
     except OSError as error:
-        where = f"{options.status_socket}: {error.strerror}"
+        where = f"{options.status_socket}: {error.strerror or error}"
         print(f"garp-hint: {where}; choose another --status-socket, or none", file=sys.stderr)
         return EXIT_FAILED
     daemon.run()
