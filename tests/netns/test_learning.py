@@ -193,6 +193,31 @@ def test_watcher_with_learn_remembers_what_bridges_have_heard(
     assert values["learning"]["sent"] == 0
 
 
+def lines(text: str) -> list[str]:
+    """Return the lines of a table, with single spaces."""
+    return [" ".join(line.split()) for line in text.splitlines()]
+
+
+def test_list_shows_guests_without_channel_with_their_ways(
+    host: lab.TinyLab, short_path: Path
+) -> None:
+    """br0 is followed; its uplink is no bond."""
+    (short_path / "web.xml").write_text(CARD)
+    options = ("--libvirt-status", str(short_path), "--channel", str(short_path / "none"))
+    with host.entered("guest"):
+        alone = run("list", *options, "--status-socket", str(short_path / "no"))
+        with watching(short_path, "--learn", *options) as watcher:
+            eventually(lambda: watcher.ask()["learning"]["remembered"], "it has read the tables")
+            listed = run("list", *options, "--status-socket", watcher.status_socket)
+            status = run("status", "--status-socket", watcher.status_socket)
+    assert alone[0] == EXIT_NO_GUEST
+    assert "web no-channel nothing (no watcher answers) - - p0 br0 -" in lines(alone[1])
+    found = {line.split()[0]: line for line in lines(listed[1])}
+    assert found["web"] == "web no-channel nothing (uplink is no bond) - - p0 br0 -"
+    assert found["p1"] == "p1 no-channel nothing (nothing was heard from it) - - p1 br0 -"
+    assert "not announced: web: uplink is no bond" in status[1].splitlines()
+
+
 def test_watcher_with_learn_but_without_the_capability_ends_at_its_start(
     tiny_lab: lab.TinyLab, tmp_path: Path
 ) -> None:

@@ -51,7 +51,9 @@ def list_guests_command(
     garp-agent answers there). WAY is how the guest is announced after a failover: by its agent,
     by announce-self (QEMU, Xen), by learning-frames (this host) or by nothing, as the watcher says.
     BEHIND is the guest's port on this host, and the links of its path that the watcher follows; ?
-    if the port is not known. Exit status 0 if there is a channel, whatever its state.
+    if the port is not known. Guests without channel follow (STATE no-channel), as the links show
+    them: with their names in libvirt, or with those of their ports. Exit status 0 if there is a
+    channel, whatever its state.
     """
     finder = Finder(port, channels, libvirt_status)
     found = finder.find()
@@ -60,9 +62,9 @@ def list_guests_command(
     if not found:
         click.echo(_no_channel(finder), err=True)
     guests = ask_guests(found, "info", {}, timeout)
-    add_paths(guests, timeout, libvirt_status)
+    guests += add_paths(guests, timeout, libvirt_status)
     _add_ways(guests, status_socket)
-    if found or as_json:
+    if guests or as_json:
         print_values(guests, as_json, lambda: render.guest_list(guests, screen()))
     sys.exit(0 if found else EXIT_FAILED if finder.trouble else EXIT_NO_GUEST)
 
@@ -169,10 +171,14 @@ def _tell_of_search(finder: Finder) -> None:
 
 def _add_ways(guests: list[dict[str, Any]], status_socket: str) -> None:
     """Add to each guest its way, as the watcher says; without one only agents announce."""
-    told: dict[str, Any] = {}
+    told: dict[str, tuple[str, str | None]] = {}
     with suppress(client.ClientError):
         status: dict[str, Any] = client.ask(status_socket, "status", program="garp-hint watch")
-        told = {guest["path"]: guest.get("way") for guest in status["guests"]}
+        for each in (*status["guests"], *status.get("without_channel", ())):
+            if each.get("way"):
+                told[each.get("path") or each["guest"]] = each["way"], each.get("no_way")
     for guest in guests:
-        default = "agent" if guest["state"] == Outcome.ANSWERED.value else "nothing"
-        guest["way"] = told.get(guest["path"]) or default
+        answers = guest["state"] == Outcome.ANSWERED.value
+        default = ("agent", None) if answers else ("nothing", "no watcher answers")
+        key = guest.get("path") or guest["guest"]
+        guest["way"], guest["no_way"] = told.get(key, default)

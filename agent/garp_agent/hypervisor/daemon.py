@@ -16,6 +16,7 @@ from garp_agent.hypervisor.bridge_table_reader import BridgeTableReader
 from garp_agent.hypervisor.core.announce_self import REWRITE
 from garp_agent.hypervisor.core.failover_record import PathForwards
 from garp_agent.hypervisor.core.guest_paths import GuestPaths
+from garp_agent.hypervisor.core.guests_without_channel import guests_without_channel
 from garp_agent.hypervisor.core.hint_rounds import HINT
 from garp_agent.hypervisor.core.watcher import HintOptions, Watcher
 from garp_agent.hypervisor.io.channels import Finder
@@ -37,10 +38,12 @@ from garp_agent.wire.model import LEVEL_NOTICE, LEVEL_WARNING
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Set
+    from typing import Any
 
     from garp_agent.hypervisor.core.bonds import BondFailover
     from garp_agent.hypervisor.core.exchange import Call, Result
     from garp_agent.hypervisor.core.guests import Channel
+    from garp_agent.hypervisor.io.libvirt_cards import LibvirtCard
     from garp_agent.hypervisor.learning import Learning
     from garp_agent.hypervisor.options import WatchOptions
     from garp_agent.hypervisor.path_verifier import PathVerifier
@@ -70,6 +73,7 @@ class WatcherDaemon:
         self._notify = Notify()
         self._finder = Finder(options.port, options.channels, options.libvirt_status)
         self._cards = LibvirtCards(options.libvirt_status)
+        self._found_cards: list[LibvirtCard] = []
         self._xen_cards: list[Channel] = []  # as xenstore said last
         self._rewrites = XenRewrites()
         self._searched = SearchNotices(log)
@@ -266,7 +270,7 @@ class WatcherDaemon:
     def _find(self, now: float) -> None:
         self._next_find = now + self._options.discover
         self._watcher.found(self._finder.find(), now)
-        cards = self._cards.read()
+        self._found_cards = cards = self._cards.read()
         self._guest_paths.ports.state((mac, port) for _, port, mac in cards)
         self._guest_paths.ports.look_for(self._watcher.macs(), now)
         if self._libvirt is not None:
@@ -315,6 +319,7 @@ class WatcherDaemon:
 
     def _status(self, now: float) -> dict[str, object]:
         values = {**self._watcher.status(now), "learning": None}
+        values["without_channel"] = self._without_channel(values["guests"])
         if self._learning is not None:
             self._learning.add_to(values, now)
         return {
@@ -328,6 +333,18 @@ class WatcherDaemon:
             "uptime": round(now - self._started, 1),
             "version": __version__,
         }
+
+    def _without_channel(self, guests: Any) -> list[dict[str, object]]:
+        """Return the guests that only the links show; ``guests``: the others, of the status."""
+        names = {card.port: card.guest for card in self._found_cards}
+        known = {guest["guest"] for guest in guests}
+        ports = {port for guest in guests for port in guest["ports"]}
+        found = guests_without_channel(self._links.follower, names, known, ports)
+        ways = {each.guest: self._watcher.way_without_channel(each.guest) for each in found}
+        return [
+            {**each.values(), "way": ways[each.guest][0], "no_way": ways[each.guest][1] or None}
+            for each in found
+        ]
 
 
 class SearchNotices:

@@ -11,6 +11,7 @@ from garp_agent.hypervisor.core.bonds import Follower
 from garp_agent.hypervisor.core.bridge_tables import BRIDGE_TABLES
 from garp_agent.hypervisor.core.guest_paths import GuestPaths
 from garp_agent.hypervisor.core.guests import macs_in
+from garp_agent.hypervisor.core.guests_without_channel import guests_without_channel
 from garp_agent.hypervisor.core.linkstate import LINKS
 from garp_agent.hypervisor.io.libvirt_cards import LibvirtCards
 from garp_agent.runtime.netlink import Netlink
@@ -22,15 +23,20 @@ if TYPE_CHECKING:
     from garp_agent.wire.rtnetlink import Subject
 
 
-def add_paths(guests: list[dict[str, Any]], timeout: float, status_directory: str) -> None:
+def add_paths(
+    guests: list[dict[str, Any]], timeout: float, status_directory: str
+) -> list[dict[str, Any]]:
     """Add to guests what the watcher's status says of their paths: ``ports`` and ``behind``.
+
+    Return the guests without channel, with the same and ``guest`` and ``state``.
 
     ``guests``: with their replies to ``info``.  ``timeout``: seconds for each of two dumps.
     ``status_directory``: of libvirt.  Without netlink, no path is known.
     """
     follower = Follower()
     paths = GuestPaths(follower)
-    paths.ports.state((mac, port) for _, port, mac in LibvirtCards(status_directory).read())
+    cards = LibvirtCards(status_directory).read()
+    paths.ports.state((mac, port) for _, port, mac in cards)
     with suppress(OSError):  # a sandbox can forbid it
         for event in dumped(LINKS, timeout):
             follower.handle(event, 0.0)
@@ -45,6 +51,10 @@ def add_paths(guests: list[dict[str, Any]], timeout: float, status_directory: st
         path = paths.work_out(True, each, followed)
         guest["ports"] = sorted(path.ports)
         guest["behind"] = sorted(path.links) if path.is_known else None
+    names = {card.port: card.guest for card in cards}
+    known = {guest["guest"] for guest in guests}
+    ports = {port for guest in guests for port in guest["ports"]}
+    return [each.values() for each in guests_without_channel(follower, names, known, ports)]
 
 
 def dumped(subject: Subject[Any], timeout: float) -> list[Any]:

@@ -122,9 +122,10 @@ class Learning:
         assert isinstance(history, list)
         for entry in history:
             entry["learning"] = records.get(entry["time"])
-        guests = status["guests"]
+        guests, others = status["guests"], status["without_channel"]
         assert isinstance(guests, list)
-        self._add_ways([guest for guest in guests if guest["way"] == NOTHING], now)
+        assert isinstance(others, list)
+        self._add_ways([guest for guest in guests + others if guest["way"] == NOTHING], now)
 
     def _add_ways(self, guests: list[dict[str, Any]], now: float) -> None:
         if not guests:
@@ -157,7 +158,7 @@ class Learning:
         self._rounds.tables_read(now)
         table = self._follower.table
         self._netlink.reconcile_interval = snapshot_interval(table)
-        warnings = learning_warnings(table, self._follower.topology)
+        warnings = learning_warnings(table, self._follower.topology, self._state.memory)
         for warning in warnings:
             if warning not in self._warned:
                 self._notices.say(LEVEL_WARNING, "learning-hindered", reason=warning)

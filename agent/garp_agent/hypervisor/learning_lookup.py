@@ -62,9 +62,8 @@ def look_up_learning(
     named = {card.port: card.hardware_address for card in cards}
     moment = Moment(now, bonds=chosen if bonds else None, named=named)
     guests = {card.port: card.guest for card in cards}
-    return LearningLookup(
-        state.plan(rules, moment), guests, learning_warnings(table, Topology(table))
-    )
+    warnings = learning_warnings(table, Topology(table), state.memory)
+    return LearningLookup(state.plan(rules, moment), guests, warnings)
 
 
 def send_learning(entries: tuple[LearningEntry, ...], pace: int) -> dict[int, int]:

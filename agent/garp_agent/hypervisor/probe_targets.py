@@ -76,7 +76,7 @@ def ways_of_guests(status: dict[str, Any], ports: Iterable[str] = ()) -> dict[st
 
 
 def _guests(status: dict[str, Any]) -> list[dict[str, Any]]:
-    guests = status.get("guests", [])
+    guests = [*status.get("guests", ()), *status.get("without_channel", ())]
     return [guest for guest in guests if guest.get("ports")]
 
 

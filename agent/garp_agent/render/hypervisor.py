@@ -25,23 +25,25 @@ SHOWN = 200  # characters of a text that a guest sent
 
 
 def guest_list(guests: list[dict[str, Any]], screen: Screen = PIPE) -> str:
-    """Write what ``list`` prints: a line for each channel."""
+    """Write what ``list`` prints: a line for each guest."""
     rows: list[Row] = [("GUEST", "STATE", "WAY", "VERSION", "ADDRESSES", "BEHIND", "SOCKET")]
     for guest in guests:
         info = guest.get("reply", {})
         version = from_guest(info.get("version", "-"))
         addresses = from_guest(" ".join(_address_texts(info.get("links")))) or "-"
         state = _with_reason(guest["state"], from_guest(guest.get("error", "")))
-        way = guest.get("way") or "?"
-        rows.append((guest["guest"], state, way, version, addresses, _behind(guest), guest["path"]))
-    return table(rows, screen, (0, 1, 3, 4, 5, 6), _state_meaning)
+        way = _with_reason(guest.get("way") or "?", guest.get("no_way") or "")
+        path = guest.get("path") or "-"
+        rows.append((guest["guest"], state, way, version, addresses, _behind(guest), path))
+    return table(rows, screen, (0, 1, 2, 3, 4, 5, 6), _state_meaning)
 
 
 def _state_meaning(column: int, text: str) -> str:
     """Return how bad the state of a guest is, which stands in the second column of tables."""
     if column != 1:
         return ""
-    return {"answered": "good", "new": "quiet"}.get(text, "warn" if text == "no-agent" else "bad")
+    fixed = {"answered": "good", "new": "quiet", "no-agent": "warn", "no-channel": "quiet"}
+    return fixed.get(text, "bad")
 
 
 def sent(guest: dict[str, Any]) -> str:
@@ -117,7 +119,8 @@ def watcher_status_text(values: dict[str, Any], screen: Screen = PIPE) -> str:
         lines.append(f"failovers are not verified: {values['not_verified']}")
     lines += [f"last failover {each}" for each in map(verified, values["history"][-1:]) if each]
     lines += _lines_by_reason("no lease", "no_lease", values["guests"])
-    lines += _lines_by_reason("not announced", "no_way", values["guests"])
+    others = values.get("without_channel", [])  # an older watcher does not know them
+    lines += _lines_by_reason("not announced", "no_way", values["guests"] + others)
     rows: list[Row] = [("GUEST", "STATE", "WAY", "VERSION", "LEASE", "ANSWERED", "LAST", "BEHIND")]
     for guest in values["guests"]:
         rows.append(
@@ -131,6 +134,10 @@ def watcher_status_text(values: dict[str, Any], screen: Screen = PIPE) -> str:
                 _milliseconds(guest["last_seconds"]),
                 _behind(guest),
             )
+        )
+    for guest in others:
+        rows.append(
+            (guest["guest"], guest["state"], guest["way"], *"----", _behind(guest)),
         )
     head = "".join(wrapped(line, screen) + "\n" for line in lines)
     return head + "\n" + table(rows, screen, (0, 1, 3, 7), _state_meaning)

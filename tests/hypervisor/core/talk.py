@@ -55,7 +55,9 @@ class Talk:
         self.seconds: object = None  # None: as asked
         self.frames: object = 2
         self.info: dict[str, object] = {}  # the links that each guest names, by path
-        self.watcher = Watcher(options or HintOptions(), boot, lambda: self.random, path_of)
+        self.watcher = Watcher(
+            options or HintOptions(lease=90.0), boot, lambda: self.random, path_of
+        )
         self.watcher.follow(links, -60.0)
         self.watcher.found(channels, 0.0)
 

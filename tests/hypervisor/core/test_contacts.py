@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from garp_agent.config.settings import Settings
 from garp_agent.hypervisor.core.bonds import FollowedLink
 from garp_agent.hypervisor.core.contacts import CONTACT, REVOCATION
 from garp_agent.hypervisor.core.exchange import Call, Exchange, Outcome, Result
@@ -312,3 +313,10 @@ def test_reason_of_a_call_that_failed_is_kept_and_logged() -> None:
     fields = {"guest": "a", "state": "failed", "errno": 24}
     assert talk.notices()[-1] == (LEVEL_INFO, "guest-state", fields)
     assert talk.meet(2.0).guest("a")["errno"] == 0
+
+
+def test_lease_of_a_watcher_that_dies_ends_within_three_intervals_of_the_agent() -> None:
+    talk = Talk(A, options=HintOptions()).meet()
+    now = talk.watcher.deadline()
+    talk.turn(now)  # the renewal; then it dies
+    assert 0 < float(str(talk.guest("a", now)["lease"])) <= 3 * Settings().interval

@@ -61,7 +61,7 @@ class Site(Talk):
         for event in events:
             self.follower.handle(event, -100.0)
         self.channels = [Channel(name, f"/run/{name}") for name in guests]
-        options, followed = HintOptions(lease_after=lease_after), tuple(self.follower.followed())
+        options, followed = HintOptions(90.0, lease_after), tuple(self.follower.followed())
         super().__init__(
             *self.channels, options=options, links=followed, path_of=self.paths.path_of
         )

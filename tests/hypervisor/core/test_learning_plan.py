@@ -383,15 +383,33 @@ def test_list_of_vlans_that_is_none_is_refused(text: str) -> None:
 
 def test_links_that_hinder_learning_frames_are_warned_of() -> None:
     host = simple()
-    assert learning_warnings(host.table, host.topology) == []
+    assert learning_warnings(host.table, host.topology, host.memory) == []
     hears = bond(3, "bond0", 10)._replace(bond=Bond(1, 90, hears_all_ports=True), port_state=2)
     in_ovs = bond(4, "bond1", 11)._replace(port_kind="openvswitch")
     host.change(hears, in_ovs, port(20, "p0", 10, port_state=2))
-    found = [each.split(": ")[:2] for each in learning_warnings(host.table, host.topology)]
+    found = [
+        each.split(": ")[:2] for each in learning_warnings(host.table, host.topology, host.memory)
+    ]
     assert [name for name, _ in found] == ["bond0", "bond0", "bond1"]
     assert found[0][1] == "all_slaves_active is on"
     assert found[1][1].startswith("STP of its bridge")
     assert found[2][1].startswith("is in Open vSwitch")
+
+
+@pytest.mark.parametrize("filters", [False, True])
+def test_warning_of_a_guest_that_tags_by_itself_where_a_bridge_in_its_vlan_hears_it(
+    filters: bool,
+) -> None:
+    """A bridge that filters knows its VLANs."""
+    host = simple()
+    options = FILTERS if filters else None
+    host.change(bridge(10, "br0", options), bridge(11, "br60"), vlan(12, "br0.60", 10, 60, 11))
+    host.hear(100.0, at(1, 20), at(2, 12, bridge=11))
+    assert learning_warnings(host.table, host.topology, host.memory) == []
+    host.hear(100.0, at(1, 20), at(1, 12, bridge=11))
+    found = learning_warnings(host.table, host.topology, host.memory)
+    named = [each.partition(", with ")[0] for each in found]
+    assert named == [] if filters else ["p0: its guest tags frames by itself"]
 
 
 # -- under arbitrary tables -------------------------------------------------------------

@@ -35,3 +35,9 @@ def test_guest_with_a_port_that_gets_a_frame_is_announced_by_it(
     ports: list[str], way: tuple[str, str]
 ) -> None:
     assert way_with_learning(ports, {"vnet1": "eth0 is no bond"}) == way
+
+
+def test_guest_without_channel_says_so() -> None:
+    why = "it has no channel, and watch has no --learn"
+    assert way_without_learning(False, False, has_channel=False) == ("nothing", why)
+    assert way_without_learning(False, True, has_channel=False) == ("announce-self", "")

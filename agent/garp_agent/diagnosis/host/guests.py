@@ -146,7 +146,9 @@ def _unknown_ports(answering: list[dict[str, Any]]) -> Iterator[Finding]:
 
 def _ways(facts: HostFacts) -> Iterator[Finding]:
     """Say how guests are announced after a failover; an older watcher does not tell."""
-    told = [each for each in (facts.watcher.status or {}).get("guests", ()) if each.get("way")]
+    status = facts.watcher.status or {}
+    guests = (*status.get("guests", ()), *status.get("without_channel", ()))
+    told = [each for each in guests if each.get("way")]
     without = [each for each in told if each["way"] == NOTHING]
     if without:
         why = without[0].get("no_way")

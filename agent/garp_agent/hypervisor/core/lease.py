@@ -14,7 +14,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from garp_agent.wire.protocol import Reply
 
-LEASE = 90.0  # seconds promised by default; renewed after a third
+# Seconds promised by default; renewed after a third.  A watcher that dies or hangs keeps no
+# promise, and its guests refresh less often until the end: three of the agent's intervals.
+LEASE = 15.0
 RENEWAL_LEAST = 1.0  # seconds between two renewals at least
 
 

@@ -226,6 +226,10 @@ class Watcher:
         spared = [each for each in others if each.answers or each.channel.path not in paths]
         return self._announcements.announce_silent(record, spared)
 
+    def way_without_channel(self, guest: str) -> tuple[str, str]:
+        """Return the way of a guest that has no channel, as way_without_learning()."""
+        return way_without_learning(False, self._announcements.covers(guest), has_channel=False)
+
     def macs(self) -> list[bytes]:
         """Return the MACs of all guests, as their agents say."""
         return [mac for guest in self._contacts.guests.values() for mac in guest.macs]

@@ -17,14 +17,19 @@ ANNOUNCE = "announce-self"
 LEARNING = "learning-frames"
 NOTHING = "nothing"
 PORT_NOT_KNOWN = "its port is not known"
+NO_CHANNEL = "it has no channel"
+NO_ANSWER = "no agent answers"
 NOT_ASKED = "watch has no --learn"  # and no monitor
 
 
-def way_without_learning(answers: bool, has_monitor: bool) -> tuple[str, str]:
+def way_without_learning(
+    answers: bool, has_monitor: bool, has_channel: bool = True
+) -> tuple[str, str]:
     """Return the way of a guest, and why there is none, as long as no learning frames are sent."""
     if answers:
         return AGENT, ""
-    return (ANNOUNCE, "") if has_monitor else (NOTHING, f"no agent answers, and {NOT_ASKED}")
+    why = NO_ANSWER if has_channel else NO_CHANNEL
+    return (ANNOUNCE, "") if has_monitor else (NOTHING, f"{why}, and {NOT_ASKED}")
 
 
 def way_with_learning(ports: list[str], left_out: dict[str, str]) -> tuple[str, str]:
