@@ -16,7 +16,7 @@ import pytest
 
 from bench import lab
 from garp_agent.hypervisor.core.bonds import Follower
-from garp_agent.hypervisor.core.failover_record import AddressesReached, PathForwards
+from garp_agent.hypervisor.core.failover_record import AddressesReached, PathForwards, PathLost
 from garp_agent.hypervisor.core.linkstate import (
     LINK_UP,
     LINKS,
@@ -136,7 +136,7 @@ class Running:
                 network.follower, self._reactor, ProbeSender(), read_tables
             )
         self._network = network
-        self.events: list[PathForwards | AddressesReached] = []
+        self.events: list[PathForwards | PathLost | AddressesReached] = []
 
     def close(self) -> None:
         self.verifier.close()
@@ -319,6 +319,34 @@ def test_standby_port_that_got_its_carrier_lately_is_asked_last(network: Network
         running.verifier.note_links(now)
         network.forward("port-b", False)
         running.begin(7)
+        running.until(running.forwards)
+
+
+def test_check_is_given_up_when_the_standby_port_loses_its_carrier(network: Network) -> None:
+    """No probe could show the path any more, so hints must not wait for one."""
+    with closing(Running(network)) as running:
+        running.verifier.note_links(0.0)
+        running.prove()
+        network.forward("port-a", False)
+        running.begin(7)
+        network.put("eth1", flags=0)
+        running.verifier.note_links(time.monotonic())
+        running.until(lambda: running.events)
+        assert running.events == [PathLost(7)]
+        assert not running.verifier.is_checking
+        assert len(running.verifier.proven) == 2  # that says nothing about the network
+
+
+def test_check_goes_on_with_another_standby_port(network: Network) -> None:
+    network.add_third_port()
+    with closing(Running(network)) as running:
+        running.prove()
+        network.forward("port-a", False)
+        running.begin(7)
+        network.put("eth1", flags=0)
+        running.verifier.note_links(time.monotonic())
+        running.until(lambda: (BOND, network.index["eth2"]) in running.verifier.checked)
+        network.forward("port-a", True)
         running.until(running.forwards)
 
 

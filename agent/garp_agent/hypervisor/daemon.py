@@ -14,7 +14,7 @@ from math import inf
 from garp_agent import __version__
 from garp_agent.hypervisor.bridge_table_reader import BridgeTableReader
 from garp_agent.hypervisor.core.announce_self import REWRITE
-from garp_agent.hypervisor.core.failover_record import PathForwards
+from garp_agent.hypervisor.core.failover_record import PathForwards, PathLost
 from garp_agent.hypervisor.core.guest_paths import GuestPaths
 from garp_agent.hypervisor.core.guests_without_channel import guests_without_channel
 from garp_agent.hypervisor.core.hint_rounds import HINT
@@ -235,6 +235,9 @@ class WatcherDaemon:
             return
         for event in self._verifier.advance(now):
             number = event.number
+            if isinstance(event, PathLost):
+                self._call(self._watcher.path_forwards(number, False, now), now)
+                continue
             if isinstance(event, PathForwards):
                 self._call(self._watcher.path_forwards(number, event.is_late, now), now)
                 if event.is_late and self._learning is not None:

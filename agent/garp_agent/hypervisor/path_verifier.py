@@ -17,6 +17,7 @@ from math import inf
 from garp_agent.hypervisor.core.failover_record import (
     AddressesReached,
     PathForwards,
+    PathLost,
     Verification,
 )
 from garp_agent.hypervisor.core.learning_plan import Moment
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from garp_agent.hypervisor.core.path_probes import ProbePath, ProbeTarget
     from garp_agent.hypervisor.io.probe_socket import ProbeSender
     from garp_agent.runtime.reactor import Reactor
+
+    Found = PathForwards | PathLost | AddressesReached
 
 HOLD = 40.0  # seconds for which hints wait for a path: spanning trees need 30 s
 LATELY = 60.0  # seconds after its carrier came, in which a port may not forward yet
@@ -99,6 +102,7 @@ class PathVerifier:
         self._state = LearningState(follower.table, follower.topology)
         self._running: dict[tuple[int, int], _Running] = {}  # by bond and standby port
         self.proven: dict[int, float] = {}  # ports on a path that was seen to forward, and when
+        self._are_links_new = False  # since the running checks were compared with them
         self._is_first = True  # no dump has ended yet
         self._carrier_at: dict[int, float] = {}  # when each port of a bond got its carrier
         reactor.watch(self._netlink, self._read_tables)
@@ -112,6 +116,11 @@ class PathVerifier:
     def is_checking(self) -> bool:
         """Return whether a check is under way."""
         return bool(self._running)
+
+    @property
+    def checked(self) -> set[tuple[int, int]]:
+        """Return bonds and standby ports, by ifindex, between which frames are sent."""
+        return set(self._running)
 
     def close(self) -> None:
         """Close all sockets."""
@@ -127,6 +136,7 @@ class PathVerifier:
         ports = {port.ifindex for port in links if port.port_kind == "bond" and port.has_carrier}
         first = -inf if self._is_first else now
         self._carrier_at = {port: self._carrier_at.get(port, first) for port in ports}
+        self._are_links_new = True
 
     def hold(self, names: Iterable[str], now: float) -> float:
         """Return for how many seconds the hints of a failover of these links are to wait."""
@@ -148,11 +158,11 @@ class PathVerifier:
         self._begin(number, self._best_paths(self._bonds(names), now), now)
         return number in self.numbers
 
-    def advance(self, now: float) -> list[PathForwards | AddressesReached]:
+    def advance(self, now: float) -> list[Found]:
         """Send what is due; return what the checks have found out."""
         for event in self._netlink.reconcile(now):
             self._take(event, now)
-        events: list[PathForwards | AddressesReached] = []
+        events = self._end_lost(now)
         for each, running in list(self._running.items()):
             for _ in range(FRAMES_MOST):
                 out = running.check.next_frame(now)
@@ -202,6 +212,29 @@ class PathVerifier:
         paths = plan_probe_paths(self._follower.table).paths
         self._begin(0, [path for path in paths if path.bond not in busy], now)
 
+    def _end_lost(self, now: float) -> list[Found]:
+        """End the checks whose ports have changed; go on with another standby port, if there is."""
+        if not self._are_links_new:
+            return []
+        self._are_links_new = False
+        table = self._follower.table
+        known = plan_probe_paths(table).paths
+        events: list[Found] = []
+        for each, running in list(self._running.items()):
+            if running.check.path in known:
+                continue
+            self._close(each)
+            if not running.number:
+                continue
+            if running.is_open:
+                events.append(_reached(running)._replace(is_over=True))
+                continue
+            bond = table.links.get(running.check.path.bond)
+            self._begin(running.number, self._best_paths((bond.name if bond else "",), now), now)
+            if running.number not in self.numbers:
+                events.append(PathLost(running.number))
+        return events
+
     def _begin(self, number: int, paths: Collection[ProbePath], now: float) -> None:
         moment = Moment(now)
         entries = self._state.plan(LearningRules(), moment).entries
@@ -243,19 +276,23 @@ class PathVerifier:
         self._reactor.watch(receiver, read)
 
     def _end(self, each: tuple[int, int]) -> None:
-        running = self._running.pop(each)
+        running = self._close(each)
         if not running.check.is_open:
             path = running.check.path
             self.proven.pop(path.standby, None)
             if running.number:  # else others may prove the active port
                 self.proven.pop(path.active, None)
+
+    def _close(self, each: tuple[int, int]) -> _Running:
+        running = self._running.pop(each)
         for receiver in running.receivers:
             self._reactor.unwatch(receiver)
             receiver.close()
+        return running
 
-    def _news(self, running: _Running, now: float) -> list[PathForwards | AddressesReached]:
+    def _news(self, running: _Running, now: float) -> list[Found]:
         check = running.check
-        events: list[PathForwards | AddressesReached] = []
+        events: list[Found] = []
         if check.is_open and not running.is_open:
             running.is_open = True
             self.proven.update(dict.fromkeys(check.path[1:], check.opened_at))

@@ -51,6 +51,12 @@ class PathForwards(NamedTuple):
     is_late: bool
 
 
+class PathLost(NamedTuple):
+    """The path of a failover cannot be probed any more: no hint waits for it."""
+
+    number: int
+
+
 class AddressesReached(NamedTuple):
     """What the network has said so far about a failover."""
 
