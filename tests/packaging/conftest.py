@@ -14,7 +14,13 @@ from tests.packaging.shell_guest import habets as habets
 from tests.packaging.shell_guest import shell as shell
 from tests.packaging.support import need
 
-HEAVY = ["test_booted.py", "test_docs.py", "test_packages.py"]
+HEAVY = [
+    "test_ansible.py",
+    "test_booted.py",
+    "test_docs.py",
+    "test_metrics_units.py",
+    "test_packages.py",
+]
 collect_ignore = [] if WITH_PACKAGES else HEAVY
 
 

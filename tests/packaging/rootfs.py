@@ -30,7 +30,7 @@ RECIPES = {
     "booted-bookworm": ("bookworm", "systemd-sysv", *COMMON, *KERNEL),
     "booted-trixie": ("trixie", "systemd-sysv", *COMMON, *KERNEL),
     "booted-sysv": ("bookworm", *SYSV, *COMMON, *KERNEL),
-    "booted-ssh": ("bookworm", "systemd-sysv", "openssh-server", *COMMON, *KERNEL),
+    "ssh": ("bookworm", "systemd-sysv", "openssh-server", *COMMON),
     "booted-cloud": ("bookworm", "systemd-sysv", "cloud-init", *COMMON, *KERNEL),
 }
 

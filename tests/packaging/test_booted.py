@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -69,7 +68,9 @@ find / /run -xdev -name '*garp*' -not -path '/var/log/*' -not -path '/payload/*'
 getent group garp || true
 """
 INSTALL = "DEBIAN_FRONTEND=noninteractive apt-get install -y {}"
+PURGE = "DEBIAN_FRONTEND=noninteractive apt-get purge -y {}"
 CONFIG = "/etc/garp-agent/config.yaml"
+PORT_MODE = ("stat", "-Lc", "%a %G", f"/dev/virtio-ports/{HINT_PORT}")
 
 
 def make_disk(name: str, folder: Path, files: Mapping[str, Path]) -> None:
@@ -203,7 +204,7 @@ def test_package_lives_under_systemd_and_leaves_nothing(
     announced(system)
     active(system)
     takes_a_port_that_comes_later(system)
-    system.shell("DEBIAN_FRONTEND=noninteractive apt-get purge -y garp-agent", timeout=BOOT)
+    system.shell(PURGE.format("garp-agent"), timeout=BOOT)
     assert "garp" not in system.shell("cat /proc/[0-9]*/comm")
     assert system.shell(FIND_OURS) == ""
 
@@ -217,8 +218,7 @@ def starts_when_installed(system: Booted, package: Path) -> None:
     group = system.check("getent", "group", "garp").split(":")[2]
     assert status["Gid"].split()[0] == group
     # The service sets it at its start; udev may apply the rule only to ports that appear later.
-    stat = ("stat", "-Lc", "%a %G", f"/dev/virtio-ports/{HINT_PORT}")
-    assert system.check(*stat) == "660 garp\n"
+    assert system.check(*PORT_MODE) == "660 garp\n"
     assert system.check("stat", "-c", "%a %G", "/run/garp-agent/control.sock") == "660 garp\n"
     hinted(system)
     assert HINT_PORT in system.check("garp-agent", "status")
@@ -317,94 +317,6 @@ def test_cloud_init_starts_the_agent_of_the_user_data(
     assert "/usr/local/sbin/garp-agent" in show(system, "ExecStart")
     assert system.read(CONFIG) == "interval: 5s\n"
     hinted(system)
-
-
-RC_LOCAL = """#!/bin/sh
-touch /run/started
-while true
-do
-    arping -q -U -c1 -I eth0 192.0.2.10
-    sleep 5
-done &
-exit 0
-"""
-SSH_NETWORK = """[Match]
-Name=eth1
-[Network]
-Address=10.0.2.15/24
-"""
-PLAYBOOK = """
-- hosts: all
-  gather_facts: false
-  roles:
-    - role: garp_agent
-      garp_agent_file: {pyz}
-      garp_agent_config: {{interval: 2s}}
-    - role: garp_hint
-      garp_hint_file: {pyz}
-      garp_hint_options: --pace 100
-"""
-
-
-def greets(port: int) -> bool:
-    """Return whether an SSH server answers behind a port of this machine."""
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
-            return client.recv(4) == b"SSH-"
-    except OSError:
-        return False
-
-
-@pytest.mark.timeout(2400)
-def test_ansible_roles_install_both_programs_remove_the_loop_and_change_nothing_again(
-    boot: Callable[..., Booted], pyz: Path, tmp_path: Path
-) -> None:
-    playbook = need("ansible-playbook", "ansible-core")
-    key = tmp_path / "key"
-    run(need("ssh-keygen", "openssh-client"), "-q", "-t", "ed25519", "-N", "", "-f", key)
-    texts = {
-        "/etc/rc.local": RC_LOCAL,
-        "/root/.ssh/authorized_keys": key.with_suffix(".pub").read_text(),
-        "/etc/systemd/network/20-eth1.network": SSH_NETWORK,
-    }
-    files = {inside: tmp_path / Path(inside).name for inside in texts}
-    for inside, text in texts.items():
-        files[inside].write_text(text)
-        files[inside].chmod(0o755 if inside == "/etc/rc.local" else 0o644)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    forward = f"user,id=ssh,restrict=on,hostfwd=tcp:127.0.0.1:{port}-10.0.2.15:22"
-    cards = ("-netdev", forward, "-device", "virtio-net-pci,netdev=ssh")
-    system = boot("booted-ssh", files=files, arguments=cards)
-    wait_for(lambda: greets(port), "the SSH server greets", BOOT)
-
-    (tmp_path / "site.yml").write_text(PLAYBOOK.format(pyz=pyz))
-    (tmp_path / "inventory").write_text(
-        f"guest ansible_host=127.0.0.1 ansible_port={port} ansible_user=root "
-        f"ansible_ssh_private_key_file={key} ansible_python_interpreter=/usr/bin/python3\n"
-    )
-    environment = {
-        "ANSIBLE_ROLES_PATH": str(CONTRIB / "ansible" / "roles"),
-        "ANSIBLE_HOST_KEY_CHECKING": "false",
-        "ANSIBLE_LOCAL_TEMP": str(tmp_path / "local"),
-        "ANSIBLE_PIPELINING": "true",
-        "ANSIBLE_TIMEOUT": "120",
-        "HOME": str(tmp_path),
-        "LC_ALL": "C.UTF-8",
-    }
-    command = (playbook, "-i", tmp_path / "inventory", tmp_path / "site.yml")
-    first = run(*command, env=environment)
-    assert re.search(r"changed=[1-9]\d* .*failed=0", first)
-    assert system.read("/etc/rc.local") == "#!/bin/sh\ntouch /run/started\nexit 0\n"
-    active(system)
-    active(system, "garp-hint")
-    announced(system)
-    assert json.loads(system.check("garp-agent", "status", "--json"))["interval"] == 2.0
-    assert "--pace 100" in show(system, "ExecStart", "garp-hint")
-    hinted(system)
-    processes = [show(system, "MainPID", unit) for unit in ("garp-agent", "garp-hint")]
-    assert re.search(r"changed=0 .*failed=0", run(*command, env=environment))
-    assert processes == [show(system, "MainPID", unit) for unit in ("garp-agent", "garp-hint")]
 
 
 CHANNEL = "/run/libvirt/qemu/channel/1-guest"
