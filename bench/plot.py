@@ -52,7 +52,7 @@ def save(figure: Any, file: Path) -> None:
     """Write the figure; its colours follow the reader's theme (CSS prefers-color-scheme)."""
     figure.savefig(file, metadata={"Date": None}, transparent=True)
     pyplot.close(figure)
-    text = file.read_text()
+    text = re.sub(r"(\.\d\d)\d+", r"\1", file.read_text())  # a hundredth of a point is enough
     rules = []
     for theme in (LIGHT, DARK):
         rules.append(" ".join(f"--c{colour[-1]}: {theme[colour]};" for colour in theme))
@@ -106,9 +106,9 @@ def draw_panels(
         for panel, colour, (name, (times, values)) in zip(panels, COLOURS, curves.items()):
             panel.fill_between(times, values, color=colour, step="mid", lw=0)
             text = f"{name}: at most {max(values):,.0f} {unit}"
-            panel.text(0.99, 0.94, text, transform=panel.transAxes, ha="right", va="top")
+            panel.set_title(text, size="medium", weight="normal")
             panel.yaxis.set_major_formatter("{x:,g}")
-            panel.margins(x=0)
+            panel.margins(x=0.005)
         panels[0].set_ylim(bottom=0)
         panels[-1].set_xlabel("seconds")
         figure.supylabel(unit)
