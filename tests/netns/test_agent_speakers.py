@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 from scapy.layers.inet6 import ICMPv6ND_RA, ICMPv6NDOptPrefixInfo, IPv6
@@ -24,6 +22,7 @@ from tests.netns.agent import (
     command,
     until,
 )
+from tests.netns.keepalived import start_keepalived
 
 FREQUENT = "interval: 100ms\ninterval_with_lease: 100ms\nburst: [0s]\n"
 
@@ -184,40 +183,6 @@ def test_virtual_router_mac_with_autoconfigured_address_is_silent(
         assert agent.announced("vr0") == set()
 
 
-KEEPALIVED = """\
-global_defs {{
-    vrrp_version 3
-    vrrp_garp_master_delay 1
-}}
-vrrp_instance test {{
-    interface eth0
-    state BACKUP
-    virtual_router_id 51
-    priority {priority}
-    advert_int 1
-    use_vmac
-    {more}
-    virtual_ipaddress {{
-        {address}
-    }}
-}}
-"""
-
-
-def start_keepalived(lab: TinyLab, role: str, directory: Path, **config: Any) -> Any:
-    program = shutil.which("keepalived")
-    if not program:
-        pytest.skip("needs `keepalived` (Debian package keepalived)")
-    directory = directory / role
-    directory.mkdir()
-    file = directory / "keepalived.conf"
-    file.write_text(KEEPALIVED.format(**config))
-    files = [f"--{name}={directory / name}" for name in ("pid", "vrrp_pid")]
-    with open(directory / "log", "wb") as log:
-        command = [program, "-n", "-P", "-D", "-l", "-f", str(file), *files]
-        return lab.start(role, command, stdout=log, stderr=log)
-
-
 def has_address(lab: TinyLab, role: str, address: str) -> bool:
     shown = lab.run(role, ["ip", "-json", "address", "show"]).stdout
     return any(
@@ -235,12 +200,11 @@ def test_keepalived_backup_is_silent_and_master_speaks(
     labs: None, tmp_path: Path, more: str, address: str, mac: str
 ) -> None:
     with TinyLab(ipv6=True) as lab, Capture(lab) as wire:
-        master = start_keepalived(
-            lab, "peer", tmp_path, priority=200, more="vmac_xmit_base", address=address
-        )
+        vmac = ("advert_int 1", "use_vmac")
+        master = start_keepalived(lab, "peer", tmp_path, address, 200, *vmac, "vmac_xmit_base")
         until(lambda: has_address(lab, "peer", address), "the peer is the master")
         with Agent(lab, tmp_path, config=FREQUENT) as agent:
-            start_keepalived(lab, "guest", tmp_path, priority=100, more=more, address=address)
+            start_keepalived(lab, "guest", tmp_path, address, 100, *vmac, more)
             link = until(
                 lambda: [
                     each["interface"]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from pathlib import Path
-from typing import Any
 
 import pytest
 from scapy.layers.l2 import ARP, Ether
@@ -29,6 +28,7 @@ from tests.netns.agent import (
     until,
     wait_until_believed,
 )
+from tests.netns.keepalived import start_keepalived
 from tests.world import ip
 
 RIVAL_MAC = "02:00:5e:00:53:66"
@@ -226,42 +226,17 @@ def test_port_that_forwards_later_than_its_carrier_lets_one_claim_through_at_mos
                 assert len([each for each in found if ARP not in each or each.psrc == address]) <= 1
 
 
-KEEPALIVED = """\
-global_defs {{
-    vrrp_version 3
-    vrrp_garp_master_delay 1
-}}
-vrrp_instance test {{
-    interface eth0
-    state BACKUP
-    virtual_router_id 51
-    priority {priority}
-    advert_int 0.2
-    virtual_ipaddress {{
-        192.0.2.100/24
-    }}
-}}
-"""
 VIRTUAL = "192.0.2.100"
 
 
 def test_virtual_address_left_by_a_killed_keepalived_stays_with_the_backup(
     trio: Trio, tmp_path: Path
 ) -> None:
-    keepalived = shutil.which("keepalived")
-    if not keepalived:
-        pytest.skip("needs `keepalived` (Debian package keepalived)")
     trio.ip("rival", "address add 192.0.2.66/24 dev eth0")
 
-    def start(role: str, priority: int) -> Any:
-        directory = tmp_path / role
-        directory.mkdir()
-        config = directory / "keepalived.conf"
-        config.write_text(KEEPALIVED.format(priority=priority))
-        files = [f"--{name}={directory / name}" for name in ("pid", "vrrp_pid")]
-        command = [keepalived, "-n", "-P", "-f", str(config), *files]
-        with open(directory / "log", "wb") as log:
-            return trio.start(role, command, stdout=log, stderr=log)
+    def start(role: str, priority: int) -> subprocess.Popen[str]:
+        network = f"{VIRTUAL}/24"
+        return start_keepalived(trio, role, tmp_path, network, priority, "advert_int 0.2")
 
     set_entry(trio, VIRTUAL, "02:00:5e:00:53:99")
     with trio.start_daemon(FREQUENT) as agent:
