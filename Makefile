@@ -6,7 +6,7 @@ LINT = .venv-lint/bin
 unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH
 
 .PHONY: help demo test lint mutation bench bench-failover bench-late-paths bench-outages bench-pyz bench-scale \
-	bench-tick pictures recording clean
+	bench-growth bench-peers bench-tick pictures recording clean
 
 help:
 	@echo 'make demo    the outage after a failover with nothing, the arping loop, the agent (1 min)'
@@ -19,6 +19,8 @@ help:
 	@echo 'make bench-tick  calls and system calls of one tick and of one hint (1 min)'
 	@echo 'make bench-pyz  first frame and memory of the single file on each Python (3 min)'
 	@echo 'make bench-scale  what a fleet costs its network, simulated (5 min)'
+	@echo 'make bench-growth  how the cost grows with addresses, links, guests, claims (6 min)'
+	@echo 'make bench-peers  cost and outages of the agent, keepalived, Open vSwitch, arping (5 min)'
 	@echo 'make bench-outages  outages by situation: nothing, the arping loop, the agent (10 min)'
 	@echo 'make bench-failover  outages behind a real bond, in virtual machines (10 min)'
 	@echo 'make bench-late-paths  outages where a path works later than its carrier (20 min)'
@@ -66,6 +68,14 @@ bench-tick:
 bench-pyz:
 	@tools/setup.sh bench
 	@$(BIN)/python -m bench.single_file $(ARGS)
+
+bench-growth:
+	@tools/setup.sh plot
+	@.venv-plot/bin/python -m bench.growth $(ARGS)
+
+bench-peers:
+	@tools/setup.sh peers
+	@$(BIN)/python -m bench.peers $(ARGS)
 
 bench-failover:
 	@tools/setup.sh plot

@@ -253,13 +253,13 @@ def serve(folder: Path) -> None:
             sock = listener.accept()[0]
             if number < GUESTS - STUCK:
                 with sock:
-                    for reason, now in _answered(sock):
+                    for reason, now in answered(sock):
                         arrivals.setdefault(reason, {}).setdefault(number, now)
             else:
                 held.append(sock)
 
 
-def _answered(sock: socket.socket) -> Iterator[tuple[str, float]]:
+def answered(sock: socket.socket) -> Iterator[tuple[str, float]]:
     """Answer one client.  It has sent already or is about to, so that recv() hardly waits."""
     data = sock.recv(4096)
     now = time.monotonic()

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Set up what the make targets and .ci/run need, where it is missing:
 #
-#   tools/setup.sh demo|bench|man|test|packaging   Debian packages, and .venv with this project
+#   tools/setup.sh demo|bench|peers|man|test|packaging   Debian packages, and .venv with this project
 #   tools/setup.sh python        only .venv
 #   tools/setup.sh plot|mutation   .venv-plot, .venv-mutation
 #   tools/setup.sh release|recording   Debian packages, and .venv-release, .venv-recording
@@ -19,6 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 # FILE:PACKAGE, where FILE is a command or a path.
 DEMO_TOOLS='ip:iproute2 arping:iputils-arping'
 BENCH_TOOLS="$DEMO_TOOLS cc:gcc /usr/include/stdio.h:libc6-dev"
+PEERS_TOOLS="$DEMO_TOOLS keepalived:keepalived ovs-vswitchd:openvswitch-switch"
 TEST_TOOLS="$DEMO_TOOLS ping:iputils-ping tcpdump:tcpdump tshark:tshark busybox:busybox \
 shellcheck:shellcheck udevadm:udev keepalived:keepalived socat:socat \
 ksh93:ksh93u+m mksh:mksh posh:posh yash:yash \
@@ -161,6 +162,7 @@ fi
 case ${1:-} in
 demo) packages $DEMO_TOOLS ;;
 bench) packages $BENCH_TOOLS ;;
+peers) packages $PEERS_TOOLS ;;
 man) packages pandoc:pandoc ;;
 plot | test) packages $TEST_TOOLS ;;
 packaging) packages $PACKAGING_TOOLS ;;
@@ -173,10 +175,10 @@ pure)
     make_venv ".venv-$2" "$3"
     pip_install ".venv-$2" $PURE_NEEDS
     ;;
-*) fail "usage: $0 demo|bench|plot|mutation|man|release|recording|test|packaging|python|lint|pythons|pure" ;;
+*) fail "usage: $0 demo|bench|peers|plot|mutation|man|release|recording|test|packaging|python|lint|pythons|pure" ;;
 esac
 case $1 in
-demo | bench | man | test | packaging | python) main_venv .venv test ;;
+demo | bench | peers | man | test | packaging | python) main_venv .venv test ;;
 plot | mutation) main_venv ".venv-$1" "test,$1" ;;
 release | recording) main_venv ".venv-$1" "$1" ;;
 esac
