@@ -322,7 +322,7 @@ def draw(series: Series, points: Sequence[Point], file: Path) -> None:
     """Draw processor time and memory side by side, with their lines and slopes."""
     from matplotlib import pyplot, rc_context
 
-    from bench.pictures import BAD, FAINT, GOOD, INK, STYLE, save
+    from bench.plot import BAD, FAINT, GOOD, INK, STYLE, save
 
     sizes = [each.size for each in points]
     values = ([each.cpu for each in points], [each.memory for each in points])
