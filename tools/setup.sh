@@ -23,6 +23,7 @@ PEERS_TOOLS="$DEMO_TOOLS keepalived:keepalived ovs-vswitchd:openvswitch-switch"
 TEST_TOOLS="$DEMO_TOOLS ping:iputils-ping tcpdump:tcpdump tshark:tshark busybox:busybox \
 shellcheck:shellcheck udevadm:udev keepalived:keepalived socat:socat \
 ksh93:ksh93u+m mksh:mksh posh:posh yash:yash \
+nft:nftables arptables-legacy:arptables arptables-nft:iptables \
 prometheus:prometheus prometheus-node-exporter:prometheus-node-exporter \
 systemd-analyze:systemd man:man-db groff:groff-base mandoc:mandoc pandoc:pandoc \
 /usr/lib/python3/dist-packages/libvirt.py:python3-libvirt \

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -277,3 +278,70 @@ def test_hint_port_socket_is_connected_or_busy(
         finding = port_finding(site6, path)
     assert finding[0] == level
     assert finding[1].startswith(found.format(path=path))
+
+
+# -- rules for ARP: a real server of LVS-DR -----------------------------------------------------
+
+NFT = """\
+table arp lvs {{
+    set vips {{ type ipv4_addr; elements = {{ 192.0.2.99, {set_element} }} }}
+    chain in {{
+        type filter hook input priority 0;
+        arp daddr ip {rule} drop
+        arp daddr ip @vips drop
+    }}
+}}
+"""
+VIRTUAL = "192.0.2.100"
+WRITE = f"addresses: {{exclude: [{VIRTUAL}/32]}}"
+PACKAGES = {"nft": "nftables", "arptables-legacy": "arptables", "arptables-nft": "iptables"}
+
+
+def add_rules(site: Site, tool: str, rule: str, set_element: str = "192.0.2.98") -> None:
+    """Drop ARP requests for an address or a block, with one of the tools."""
+    program = shutil.which(tool, path="/usr/sbin:/sbin:/usr/bin:/bin")
+    if not program:
+        pytest.skip(f"needs `{tool}` (Debian package {PACKAGES[tool]})")
+    if tool == "nft":
+        file = site.directory / "rules"
+        file.write_text(NFT.format(rule=rule, set_element=set_element))
+        site.lab.run("guest", [program, "-f", str(file)])
+    else:
+        site.lab.run("guest", [program, "-A", "INPUT", "-d", rule, "-j", "DROP"])
+
+
+@pytest.mark.parametrize(
+    ("tool", "rule", "element"),
+    [
+        ("nft", VIRTUAL, "192.0.2.98"),
+        ("nft", "192.0.2.97", VIRTUAL),
+        ("nft", "192.0.2.96/28", "192.0.2.98"),
+        ("arptables-legacy", VIRTUAL, ""),
+        ("arptables-legacy", "192.0.2.96/28", ""),
+        ("arptables-nft", VIRTUAL, ""),
+    ],
+)
+def test_arp_rules_for_an_announced_address_are_a_warning_with_the_exclude(
+    site6: Site, agent: Agent, tool: str, rule: str, element: str
+) -> None:
+    site6.guest(f"address add {VIRTUAL}/32 dev eth0")
+    until(lambda: VIRTUAL in agent.announced(), "it is announced")
+    add_rules(site6, tool, rule, element)
+    check = "arp rules arptables" if tool == "arptables-legacy" else "arp rules nftables"
+    (finding,) = Diagnosis(agent, "--no-send").of(check)
+    assert finding["level"] == "warn"
+    assert f"rules for {VIRTUAL}, which" in finding["found"]
+    assert WRITE in finding["advice"]
+    # With what doctor advises to write, all is well.
+    agent.reload(f"{QUIET}{WRITE}\n")
+    until(lambda: VIRTUAL not in agent.announced(), "it is excluded")
+    (finding,) = Diagnosis(agent, "--no-send").of(check)
+    assert finding["level"] == "ok"
+
+
+def test_arp_ignore_of_a_real_server_is_a_warning_with_the_exclude(site: Site) -> None:
+    site.sysctl("guest", "net.ipv4.conf.eth0.arp_ignore=8")
+    with site.start() as agent:
+        (finding,) = Diagnosis(agent, "--no-send").of("sysctl eth0")
+    assert finding["level"] == "warn"
+    assert f"addresses: {{exclude: [{GUEST_ADDRESS}/32]}}" in finding["advice"]

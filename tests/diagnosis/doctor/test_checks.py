@@ -189,6 +189,14 @@ def port(found: fact.PortFacts, state: str, uptime: float = 1000.0, **more: Any)
     return facts(status={"hint_port": view, "uptime": uptime}, port=found)
 
 
+def lvs(*keys: str) -> fact.Facts:
+    return eth0(sysctls=dict.fromkeys(keys, 1))
+
+
+def rules(digits: str) -> fact.Facts:
+    return facts(arp_rules=fact.ArpRules(nft=bytes.fromhex(f"0100 {digits} 0100")))
+
+
 def sysctl(key: str, value: int = 1) -> fact.Facts:
     return eth0(sysctls={key: value})
 
@@ -259,6 +267,15 @@ FILTERED = {"ipv4/arp_ignore": 1, "ipv4/rp_filter": 2}
         (port(DEVICE, WAITING, 121.0, seconds_since_last=None), "warn hint port: "),
         # Sysctls that interfere.
         (sysctl("ipv4/arp_ignore", 8), "warn sysctl eth0: answers no ARP request"),
+        (sysctl("ipv4/arp_ignore", 8), "warn sysctl eth0: exclude: [192.0.2.10/32]"),
+        (lvs("ipv4/arp_ignore", "ipv4/arp_announce"), "ok sysctl eth0: real server of LVS-DR"),
+        (lvs("ipv4/arp_ignore"), "ok sysctl eth0: no sysctl interferes"),
+        # Rules for ARP.
+        (rules("c000020a"), "warn arp rules nftables: exclude: [192.0.2.10/32]"),
+        (rules("c0000200 fffffff0"), "warn arp rules nftables: rules for 192.0.2.10"),
+        (rules("c0000200"), "warn arp rules nftables: rules for 192.0.2.10"),  # of 24 bits
+        (rules("c0000000"), "ok arp rules nftables: for no address"),
+        (rules("c000020b"), "ok arp rules nftables: for no address"),
         (sysctl("ipv4/drop_gratuitous_arp"), "warn sysctl eth0: drop_gratuitous_arp is 1"),
         (sysctl("ipv6/drop_unsolicited_na"), "warn sysctl eth0: drop_unsolicited_na is 1"),
         (sysctl("ipv4/arp_notify"), "ok sysctl eth0: announces once too"),

@@ -55,6 +55,13 @@ class Interface(NamedTuple):
     tentative: tuple[str, ...] = ()
 
 
+class ArpRules(NamedTuple):
+    """The kernel's rules for ARP, as bytes of the kernel; b"" for none."""
+
+    nft: bytes = b""  # of nftables, and of arptables that use it
+    legacy: bytes = b""  # of arptables
+
+
 class PortFacts(NamedTuple):
     """The chain from the machine's virtio-serial controller to the hint port."""
 
@@ -119,3 +126,4 @@ class Facts(NamedTuple):
     wire: WireFacts = WireFacts(skipped="not asked for")
     claimants: ClaimantFacts = ClaimantFacts(skipped="not asked for")
     not_seen: str = ""  # why `interfaces` have no addresses; "": they have
+    arp_rules: ArpRules = ArpRules()

@@ -19,6 +19,7 @@ from typing import Any
 from garp_agent.config.errors import ConfigError
 from garp_agent.config.in_force import configuration_files
 from garp_agent.config.settings import Settings
+from garp_agent.diagnosis.doctor.arp_rules import read_rules
 from garp_agent.diagnosis.doctor.facts import (
     AgentAnswer,
     ConfigurationFacts,
@@ -41,6 +42,7 @@ SYSCTLS = {
     "ipv4": (
         "arp_notify",
         "arp_ignore",
+        "arp_announce",
         "arp_filter",
         "rp_filter",
         "drop_gratuitous_arp",
@@ -51,7 +53,14 @@ SYSCTLS = {
 # For these the kernel uses the larger of the interface's value and that of `all`
 # (<linux/inetdevice.h>; net/ipv6/ndisc.c).  For the others only the interface's own counts.
 ALL_COUNTS = {
-    "ipv4": ("arp_notify", "arp_ignore", "arp_filter", "rp_filter", "drop_gratuitous_arp"),
+    "ipv4": (
+        "arp_notify",
+        "arp_ignore",
+        "arp_announce",
+        "arp_filter",
+        "rp_filter",
+        "drop_gratuitous_arp",
+    ),
     "ipv6": ("ndisc_notify",),
 }
 VIRTIO_BUS = Path("/sys/bus/virtio/devices")
@@ -81,6 +90,7 @@ def local_facts(path: str | None, control_socket: str | None) -> Facts:
         interfaces,
         port(wanted, pid),
         not_seen=why_not_seen(),
+        arp_rules=read_rules(),
     )
 
 

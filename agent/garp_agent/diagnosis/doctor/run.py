@@ -8,7 +8,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 
-from garp_agent.diagnosis.doctor import agent, gather, hint_port, listen, network, sysctls
+from garp_agent.diagnosis.doctor import (
+    agent,
+    arp_rules,
+    gather,
+    hint_port,
+    listen,
+    network,
+    sysctls,
+)
 from garp_agent.diagnosis.doctor.facts import Facts, SendPlan
 from garp_agent.diagnosis.doctor.findings import Finding, failed
 from garp_agent.diagnosis.doctor.report import as_json_text, as_text
@@ -32,6 +40,7 @@ CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     network.claimants,
     hint_port.hint_port,
     sysctls.sysctls,
+    arp_rules.arp_rules,
 )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 
+from garp_agent.diagnosis.doctor.arp_rules import announced_ipv4, exclude
 from garp_agent.diagnosis.doctor.facts import Facts, Interface
 from garp_agent.diagnosis.doctor.findings import Finding, ok, warn
 
@@ -24,20 +25,21 @@ def sysctls(facts: Facts) -> Iterator[Finding]:
     ]
     for name in announced:
         values = facts.interfaces[name].sysctls
-        bad = list(_bad_sysctls(name, values))
+        bad = list(_bad_sysctls(name, values, announced_ipv4(facts, name)))
         yield from bad
         if not bad:
             yield ok(f"sysctl {name}", _neutral(values))
     yield from _shared_networks({name: facts.interfaces[name] for name in announced})
 
 
-def _bad_sysctls(name: str, values: dict[str, int]) -> Iterator[Finding]:
+def _bad_sysctls(name: str, values: dict[str, int], addresses: list[str]) -> Iterator[Finding]:
     check = f"sysctl {name}"
     if values.get("ipv4/arp_ignore", 0) >= ARP_IGNORE_ALL:
         yield warn(
             check,
             f"arp_ignore is {values['ipv4/arp_ignore']}: the kernel answers no ARP request here",
-            f"peers that forget us cannot find us again: sysctl net.ipv4.conf.{name}.arp_ignore=0",
+            f"peers that forget us cannot find us again: sysctl net.ipv4.conf.{name}.arp_ignore=0"
+            + (f"; or, if that is meant (LVS-DR): {exclude(addresses)}" if addresses else ""),
         )
     for family, key in (("ipv4", "drop_gratuitous_arp"), ("ipv6", "drop_unsolicited_na")):
         if values.get(f"{family}/{key}"):
@@ -53,6 +55,11 @@ def _neutral(values: dict[str, int]) -> str:
     words = []
     if values.get("ipv4/arp_notify") or values.get("ipv6/ndisc_notify"):
         words.append("arp_notify or ndisc_notify is on: the kernel announces once too, harmless")
+    if values.get("ipv4/arp_ignore") and values.get("ipv4/arp_announce"):
+        words.append(
+            "arp_ignore and arp_announce are set, as on a real server of LVS-DR: "
+            "a virtual address belongs on lo, which is not announced, or into addresses.exclude"
+        )
     if values.get("ipv6/forwarding"):
         words.append("forwards IPv6: advertisements carry the router flag")
     if values.get("ipv6/disable_ipv6"):
