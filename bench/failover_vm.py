@@ -16,25 +16,17 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, suppress
 from statistics import median
-from typing import NamedTuple
 
+from bench import learning_lab
 from bench.demo import moments
+from bench.failover_methods import METHODS, OPEN_VSWITCH_METHODS, PLOTTED, XEN_METHODS, Method
 from bench.fleet import DOCS, written
+from bench.open_vswitch import OpenVswitchTestbed
 from tests.vm import debian, fabric, images
-from tests.vm.agent import Agent
-from tests.vm.fabric import GUEST_ADDRESS
 from tests.vm.receiver import HangError, pause, wait_for
-from tests.vm.testbed import (
-    GUEST_AGENT_PORT,
-    GUEST_AGENT_RELAY,
-    MONITOR,
-    BondTestbed,
-    HintWatcher,
-    Testbed,
-)
+from tests.vm.testbed import BondTestbed, Testbed
 from tests.vm.xen import XenTestbed
 
 PAGE, PLOT = DOCS / "measurements.md", DOCS / "measurements-failover.svg"
@@ -44,116 +36,6 @@ QUICK_FAILOVERS = 4
 PING_INTERVAL = 0.005
 LIMIT = 8.0  # seconds; a longer outage counts as endless
 SETTLING = 0.3  # seconds after the last failover
-
-ARPING_LOOP = f"while true; do arping -q -U -c1 -I eth0 {GUEST_ADDRESS}; sleep 5; done"
-FIND_PORT = """
-node=$(grep -lx {name} /sys/class/virtio-ports/*/name)
-node=${{node%/name}}
-port=/dev/${{node##*/}}
-"""
-QEMU_GA = "exec qemu-ga -m virtio-serial -p $port"
-# What an operator without this project can do: have qemu-ga run arping at each failover.
-FAILOVER_HOOK = f"""
-exec 3>$port
-ip monitor link | while read -r line; do
-    case $line in *"event BONDING FAILOVER"*)
-        echo '{{"execute": "guest-exec", "arguments": {{"path": "/usr/bin/arping",
-            "arg": ["-U", "-c1", "-I", "eth0", "{GUEST_ADDRESS}"]}}}}' >&3
-    esac
-done
-"""
-TALK = """
-import threading, time
-talking = True
-def talk():
-    while talking:
-        raw.send(frame)
-        time.sleep(0.01)
-threading.Thread(target=talk).start()
-"""
-
-
-class Method(NamedTuple):
-    """Something that runs in the guest or in the hypervisor, or nothing."""
-
-    key: str
-    title: str
-    cycle: float  # approximate seconds between two of its announcements
-    running: Callable[[BondTestbed], AbstractContextManager[object]]
-
-
-@contextmanager
-def arping_loop(testbed: BondTestbed) -> Iterator[None]:
-    """What operators put into /etc/rc.local."""
-    process = testbed.guest.spawn("sh", "-c", ARPING_LOOP)
-    yield
-    process.kill()
-
-
-def announce_self(testbed: BondTestbed) -> HintWatcher:
-    """No agent: the hypervisor asks QEMU, and QEMU asks the guest's kernel."""
-    options = ("--announce-self", "--monitor", MONITOR)
-    return HintWatcher(testbed.hypervisor, *options, timeout="1")
-
-
-def rewriting(testbed: BondTestbed) -> HintWatcher:
-    """No agent: dom0 of a Xen host asks the guest's kernel."""
-    return HintWatcher(testbed.hypervisor, "--announce-self", timeout="1")
-
-
-@contextmanager
-def learning_frames(testbed: BondTestbed) -> Iterator[None]:
-    """No agent: the hypervisor sends a RARP with the guest's MAC on the bond."""
-    with HintWatcher(testbed.hypervisor, "--learn", timeout="1") as watcher:
-        wait_for(lambda: watcher.status()["learning"]["remembered"], "the guest's MAC", step=0.2)
-        yield
-
-
-@contextmanager
-def guest_exec(testbed: BondTestbed) -> Iterator[None]:
-    """No agent of ours: the hypervisor asks qemu-ga to run arping."""
-    guest_port = FIND_PORT.format(name=GUEST_AGENT_PORT)
-    relay = FIND_PORT.format(name=GUEST_AGENT_RELAY)
-    qemu_ga = testbed.guest.spawn("sh", "-c", guest_port + QEMU_GA)
-    hook = testbed.hypervisor.spawn("setsid", "/bin/dash", "-c", relay + FAILOVER_HOOK)
-    yield
-    testbed.hypervisor.shell(f"kill -- -{hook.pid}")
-    qemu_ga.kill()
-
-
-@contextmanager
-def agent_with_hints(testbed: BondTestbed) -> Iterator[None]:
-    """The agent, and `garp-hint watch` in the hypervisor."""
-    with Agent(testbed.guest, interval="5s") as started, HintWatcher(testbed.hypervisor):
-        started.wait_until(lambda status: status["lease"], "the lease")
-        yield
-
-
-@contextmanager
-def talking(testbed: BondTestbed) -> Iterator[None]:
-    """A guest that sends a frame every 10 ms anyway: no method can be faster."""
-    testbed.guest.python(TALK)
-    yield
-    testbed.guest.python("talking = False")
-
-
-METHODS = (
-    Method("nothing", "nothing", 0.5, lambda _: nullcontext()),
-    Method("arping", "arping loop, sleep 5 s", 6.0, arping_loop),
-    Method("agent", "garp-agent, every 5 s", 5.0, lambda vm: Agent(vm.guest, interval="5s")),
-    Method("announce-self", "no agent, QMP announce-self on failover", 0.5, announce_self),
-    Method("learning", "no agent, garp-hint watch --learn", 0.5, learning_frames),
-    Method("guest-exec", "no agent, qemu-ga guest-exec arping on failover", 0.5, guest_exec),
-    Method("hints", "garp-agent with hints (garp-hint watch)", 0.5, agent_with_hints),
-    Method("talking", "for comparison: a guest that sends every 10 ms", 0.01, talking),
-)
-XEN_METHODS = tuple(
-    Method("announce-self", "no agent, states of its cards rewritten on failover", 0.5, rewriting)
-    if method.key == "announce-self"
-    else method
-    for method in METHODS
-    if method.key != "guest-exec"
-)
 
 
 class Prober:
@@ -192,6 +74,7 @@ class Prober:
 def measure(testbed: BondTestbed, method: Method, failovers: int) -> list[float | None]:
     """Return the outages of so many failovers in seconds; None for those longer than LIMIT."""
     outages: list[float | None] = []
+    failovers = min(failovers, method.most)
     with method.running(testbed), ExitStack() as stack:
         prober = Prober(testbed)
         stack.callback(prober.stop)
@@ -263,22 +146,45 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_FAILOVERS}, only printed")
     parser.add_argument("--miimon", type=int, metavar="MS", help="other than 100; only printed")
     parser.add_argument("--xen", action="store_true", help="behind a Xen host; only printed")
-    keys = [method.key for method in METHODS]
+    keys = [method.key for method in (*METHODS, *OPEN_VSWITCH_METHODS.values())]
     parser.add_argument("--only", choices=keys, action="append", help="these methods, only printed")
     given = parser.parse_args()
     if reason := images.missing_tool() or fabric.missing():
         sys.exit(f"bench-failover: {reason}")
-    failovers = QUICK_FAILOVERS if given.quick else given.failovers
+    given.failovers = QUICK_FAILOVERS if given.quick else given.failovers
+    given.miimon, miimon = given.miimon or 100, given.miimon
+    results, lines = measure_all(given)
+    print(table(results))
+    lab_table = "" if given.only or given.xen else learning_lab.table()
+    print(lab_table)
+    if not (given.quick or given.only or miimon or given.xen):
+        found = {"outages": table(results), "learning": lab_table, "versions": lines}
+        PAGE.write_text(written(PAGE.read_text(), found))
+        shown = [method.title for method in METHODS if method.key in PLOTTED]
+        draw({title: results[title] for title in shown})
+
+
+def measure_all(given: argparse.Namespace) -> tuple[dict[str, list[float | None]], str]:
+    """Return the outages of the chosen methods by their titles, and the versions."""
+    results, lines = {}, ""
     methods = XEN_METHODS if given.xen else METHODS
     chosen = [method for method in methods if not given.only or method.key in given.only]
-    miimon = given.miimon or 100
-    with XenTestbed(miimon=miimon) if given.xen else Testbed(miimon=miimon, extras=True) as testbed:
-        results = {method.title: measure(testbed, method, failovers) for method in chosen}
-        print(table(results))
-        if not (given.quick or given.only or given.miimon or given.xen):
-            found = {"outages": table(results), "versions": versions(testbed)}
-            PAGE.write_text(written(PAGE.read_text(), found))
-            draw(results)
+    if chosen:
+        testbed: BondTestbed
+        testbed = (
+            XenTestbed(miimon=given.miimon)
+            if given.xen
+            else Testbed(miimon=given.miimon, extras=True)
+        )
+        with testbed:
+            for method in chosen:
+                results[method.title] = measure(testbed, method, given.failovers)
+            lines = "" if given.xen else versions(testbed)
+    for detect, method in () if given.xen else OPEN_VSWITCH_METHODS.items():
+        if not given.only or method.key in given.only:
+            with OpenVswitchTestbed(miimon=given.miimon, detect=detect) as with_ovs:
+                results[method.title] = measure(with_ovs, method, given.failovers)
+    return results, lines
 
 
 if __name__ == "__main__":

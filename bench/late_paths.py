@@ -27,7 +27,7 @@ INTERVAL = 5.0  # seconds between refreshes without a lease
 LATE = 12.0  # seconds until the switch's port forwards
 LIMIT = 150.0  # seconds; only a broken program takes longer
 RESTART = 0.1  # seconds until systemd restarts a service, by default
-OPTIONS = ("--lease-after", "60", "--timeout", "1")  # the defaults
+OPTIONS = ("--lease", "15", "--lease-after", "60", "--timeout", "1")  # the defaults
 PRIMARY = "/sys/class/net/bond0/bonding/primary"
 
 
@@ -92,6 +92,19 @@ def watcher_crashed(site: Site) -> float:
     return outage
 
 
+def watcher_dead(site: Site) -> float:
+    """The bond fails over as soon as the watcher was killed; none is started until the repair."""
+    testbed, first = site.testbed, site.testbed.active
+    if site.watcher is not None:
+        site.watcher.crash()
+    testbed.fail_over()
+    outage = site.outage(time.monotonic())
+    testbed.mend(first)
+    if site.watcher is not None:
+        site.watcher = HintWatcher(testbed.hypervisor, *OPTIONS).__enter__()
+    return outage
+
+
 class Case(NamedTuple):
     """One row of the table."""
 
@@ -104,6 +117,7 @@ CASES = (
     Case("primary", f"switch port forwards {LATE:g} s after its carrier", primary_returns),
     Case("stp", "host bridge with STP: uplink listens and learns for 30 s", host_bridge_listens),
     Case("crash", "failover while a crashed watcher is restarted", watcher_crashed),
+    Case("dead", "failover right after the watcher was killed for good", watcher_dead),
 )
 
 

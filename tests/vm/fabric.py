@@ -45,6 +45,7 @@ class Fabric(lab.Lab):
         self.uplinks: dict[str, int] = {}  # the taps' descriptors
         self.answered: set[int] = set()  # the numbers of the pings
         self.heard_rarp = False  # since it was last set to False
+        self.pinged = GUEST_ADDRESS
         self._latest = 0
         self._sockets: list[socket.socket] = []
         super().__init__()
@@ -61,8 +62,7 @@ class Fabric(lab.Lab):
             self.bridge(role, "uplink", *ports)
             self.ip(role, *(f"link set {port} up" for port in ("uplink", *ports)))
         self.host("outside", "eth0", OUTSIDE_MAC, f"{OUTSIDE_ADDRESS}/24")
-        permanent = f"{GUEST_ADDRESS} lladdr {GUEST_MAC} dev eth0 nud permanent"
-        self.ip("outside", f"neigh add {permanent}")
+        self.know(GUEST_ADDRESS, GUEST_MAC)
         with self.entered("outside"):
             # All may ping without being root, icmp(7); the kernel then fills in the checksum.
             Path("/proc/sys/net/ipv4/ping_group_range").write_text("0 2147483647")
@@ -81,6 +81,10 @@ class Fabric(lab.Lab):
         self._sockets, self.uplinks = [], {}
         super().close()
 
+    def know(self, address: str, mac: str) -> None:
+        """Let the outside host ask nobody for the MAC of an address."""
+        self.ip("outside", f"neigh replace {address} lladdr {mac} dev eth0 nud permanent")
+
     def plug(self, uplink: str, *, into_switch: bool) -> None:
         """Connect or cut an uplink at the switch, which then forgets what it learned there."""
         self.ip(f"switch-{uplink}", f"link set uplink {'up' if into_switch else 'down'}")
@@ -91,10 +95,10 @@ class Fabric(lab.Lab):
         self.ip(f"switch-{uplink}", f"link set uplink type bridge_slave state {state}")
 
     def ping(self) -> int:
-        """Send an echo request (RFC 792) from the outside host; return its number."""
+        """Send an echo request (RFC 792) from the outside host to `pinged`; return its number."""
         self._latest += 1
         request = struct.pack("!BBHHHI", 8, 0, 0, 0, self._latest & 0xFFFF, self._latest)
-        self._sockets[0].sendto(request, (GUEST_ADDRESS, 0))
+        self._sockets[0].sendto(request, (self.pinged, 0))
         return self._latest
 
     def _read_reply(self) -> None:

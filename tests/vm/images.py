@@ -37,7 +37,13 @@ USERLAND = {  # package: the programs to take from it
     "iproute2": ("bin/ip", "sbin/bridge"),
     "iputils-arping": ("usr/bin/arping",),
 }
-EXTRAS = {"qemu-guest-agent": ("usr/sbin/qemu-ga",), "libteam-utils": ("usr/bin/teamd",)}
+EXTRAS = {
+    "qemu-guest-agent": ("usr/sbin/qemu-ga",),
+    "libteam-utils": ("usr/bin/teamd",),
+    "openvswitch-common": ("usr/bin/ovsdb-tool", "usr/sbin/ovsdb-server", "usr/bin/ovs-appctl"),
+    "openvswitch-switch": ("usr/bin/ovs-vsctl", "usr/lib/openvswitch-switch/ovs-vswitchd"),
+}
+OVS_SCHEMA = "usr/share/openvswitch/vswitch.ovsschema"
 LIBVIRT = (
     "libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 "
     "iproute2 python3.11 python3-click python3-yaml python3-libvirt dash coreutils mount"
@@ -117,6 +123,9 @@ def _extras() -> Path:
     def build(to: Path) -> None:
         Archive(SUITE).unpack(EXTRAS, to / "unpacked", with_dependencies=True)
         copy_programs(to / "unpacked", sum(EXTRAS.values(), ()), to / "tree")
+        schema = to / "tree" / OVS_SCHEMA
+        schema.parent.mkdir(parents=True)
+        shutil.copy(to / "unpacked" / OVS_SCHEMA, schema)
         pack(to)
 
     return built("extras", [], build)

@@ -22,7 +22,7 @@ DEFAULT_KERNEL = "bookworm-cloud"
 MODULES = (
     *("virtio_pci", "virtio_net", "virtio_console"),
     *("e1000", "8021q", "bonding", "bridge", "veth", "dummy", "macvlan", "ipvlan", "vrf"),
-    *("tun", "macvtap", "vxlan", "team", "team_mode_activebackup", "unix_diag"),
+    *("tun", "macvtap", "vxlan", "team", "team_mode_activebackup", "openvswitch", "unix_diag"),
     *("xen_evtchn", "xen_gntdev", "xen_gntalloc", "xen_privcmd", "xenfs"),
     *("xen_netback", "xen_netfront"),
 )

@@ -8,7 +8,8 @@ import pytest
 
 from tests.vm import fabric
 from tests.vm.agent import Agent
-from tests.vm.receiver import wait_for
+from tests.vm.frames import Announcement, announcement
+from tests.vm.receiver import HANG_TIMEOUT, wait_for
 from tests.vm.testbed import MONITOR, HintWatcher, Testbed
 
 pytestmark = pytest.mark.netns
@@ -163,6 +164,25 @@ def test_guest_without_agent_is_announced_by_learning_frames(testbed: Testbed) -
         wait_for(lambda: watcher.status()["learning"]["remembered"], "the guest's MAC", step=0.2)
         testbed.fail_over()
         testbed.wait_until_reached()
+
+
+def test_learning_frames_are_repeated_until_a_switch_port_forwards(testbed: Testbed) -> None:
+    """Its carrier comes first: it drops the frames of the first two rounds."""
+    late = testbed.active
+    testbed.fail_over()
+    testbed.guest_sends()
+    with HintWatcher(testbed.hypervisor, "--learn", timeout="0.2") as watcher:
+        wait_for(lambda: watcher.status()["learning"]["remembered"], "the guest's MAC", step=0.2)
+        testbed.mend(late, forwards=False)
+        with testbed.fabric.packet_socket(f"switch-{late}", "uplink") as seen:
+            seen.settimeout(HANG_TIMEOUT)
+            testbed.fail_over()
+            for _round in range(2):
+                while announcement(seen.recv(2048)) != Announcement("rarp", fabric.GUEST_MAC):
+                    pass
+        pings = [testbed.fabric.ping() for _ in range(3)]
+        testbed.fabric.forward(late, True)
+        assert testbed.lost(pings) == pings
 
 
 def test_agent_that_comes_later_finds_no_lease_in_the_port(testbed: Testbed) -> None:

@@ -1,206 +1,57 @@
 """Learning frames on real bonds: who gets one, with which tags, and that nothing else changes.
 
-One machine is the hypervisor.  Its guests are veths, tun devices and a macvtap of its own.
-
-    eth0 eth1: bond0 in br0 (p0 q0 vnet0 vnet1), br0.60 in br60 (p60), bond0.100 in br100 (p100),
-               bond0.200 with macvtap mt0, 802.1ad 50 and 802.1Q 7 on bond0 in br7 (p7)
-    eth2 eth3: bond1 in br1, which filters VLANs (pa pt pi vx1)
+The machine and its guests: `tests.vm.learning_host`.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from tests.vm.agent import Agent
 from tests.vm.frames import Announcement
-from tests.vm.qemu import Card, QemuMachine
-from tests.vm.receiver import wait_for
-from tests.vm.testbed import GARP_HINT, NO_IPV6
-
-CARDS = [Card(name, f"52:54:00:00:01:0{n}") for n, name in enumerate("abcd")]
-HOST, HOST60, HOST100, HOST7, HOST1 = (f"02:00:00:00:02:0{n}" for n in range(5))
-HOST_ADDRESS = "192.0.2.50"
-BRIDGE = "up type bridge forward_delay 0 mcast_snooping 0"
-SETUP = f"""
-link add bond0 type bond mode active-backup miimon 10
-link set eth0 master bond0
-link set eth1 master bond0
-link set bond0 up
-link add bond1 type bond mode active-backup miimon 10
-link set eth2 master bond1
-link set eth3 master bond1
-link set bond1 up
-link add br0 address {HOST} {BRIDGE}
-link set bond0 master br0
-link add link br0 br0.60 up type vlan id 60
-link add br60 address {HOST60} {BRIDGE}
-link set br0.60 master br60
-link add link bond0 bond0.100 up type vlan id 100
-link add br100 address {HOST100} {BRIDGE}
-link set bond0.100 master br100
-link add link bond0 bond0.200 up type vlan id 200
-link add link bond0.200 mt0 address 52:54:00:00:00:f0 up type macvtap mode bridge
-link add link bond0 s50 up type vlan protocol 802.1ad id 50
-link add link s50 c7 up type vlan id 7
-link add br7 address {HOST7} {BRIDGE}
-link set c7 master br7
-link add br1 address {HOST1} {BRIDGE} vlan_filtering 1
-link set bond1 master br1
-link add vx1 type vxlan id 1 dev eth0 dstport 4789
-link set vx1 master br1 up
-addr add {HOST_ADDRESS}/24 dev br0
-"""
-PORTS = {  # the guest's end and its MAC, by port and bridge
-    ("p0", "br0"): ("g0", "52:54:00:00:00:01"),
-    ("q0", "br0"): ("h0", "52:54:00:00:00:02"),
-    ("p60", "br60"): ("g60", "52:54:00:00:00:60"),
-    ("p100", "br100"): ("g100", "52:54:00:00:00:02"),  # the MAC of q0's guest, in VLAN 100
-    ("p7", "br7"): ("g7", "52:54:00:00:00:07"),
-    ("pa", "br1"): ("ga", "52:54:00:00:00:0a"),
-    ("pt", "br1"): ("gt", "52:54:00:00:00:0b"),
-    ("pi", "br1"): ("gi", "52:54:00:00:00:0c"),
-}
-VLANS = """
-vlan add dev pa vid 100 pvid untagged
-vlan del dev pa vid 1
-vlan add dev pi vid 100 pvid untagged
-vlan del dev pi vid 1
-vlan add dev pt vid 200
-vlan add dev pt vid 300
-vlan add dev pt vid 400
-vlan add dev bond1 vid 100
-vlan add dev bond1 vid 200
-vlan add dev bond1 vid 300
-link set dev bond1 isolated on
-link set dev pi isolated on
-fdb add 52:54:00:00:00:e0 dev pa master extern_learn vlan 100
-"""
-PROGRAM = """
-import fcntl, os, socket, struct
-def frame(mac, tags=()):
-    tagged = b"".join(struct.pack("!HH", 0x8100, tag) for tag in tags)
-    head = bytes([255] * 6) + bytes.fromhex(mac.replace(":", "")) + tagged
-    return (head + bytes.fromhex("88b5")).ljust(60, bytes(1))
-def send(link, *frames):
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
-        raw.bind((link, 0))
-        for each in frames:
-            raw.send(each)
-def tun(name):
-    descriptor = os.open("/dev/net/tun", os.O_RDWR)
-    fcntl.ioctl(descriptor, 0x400454CA, struct.pack("16sH", name.encode(), 0x1002))
-    return descriptor
-tuns = {name: tun(name) for name in ("vnet0", "vnet1")}
-"""
-TUNS = """
-link set vnet0 address fe:54:00:00:00:71 master br0 up
-link set vnet1 address fe:54:00:00:00:72 master br0 up
-"""
-OWN = "52:54:00:00:00:71"
-MACVTAP_MAC = "52:54:00:00:00:f0"
-MACVTAP = (MACVTAP_MAC, (200,))
-BEHIND_BOND0 = [
-    (HOST, ()),
-    (HOST60, (60,)),
-    (HOST100, (100,)),
-    (HOST7, (50, 7)),
-    (OWN, ()),
-    ("52:54:00:00:00:01", ()),
-    ("52:54:00:00:00:02", ()),
-    ("52:54:00:00:00:02", (100,)),
-    ("52:54:00:00:00:60", (60,)),
-    ("52:54:00:00:00:07", (50, 7)),
+from tests.vm.learning_host import (
+    BEHIND_BOND0,
+    BEHIND_BOND1,
+    CARDS,
+    HOST,
+    HOST_ADDRESS,
     MACVTAP,
-]
-BEHIND_BOND1 = [
-    (HOST1, ()),
-    ("52:54:00:00:00:0a", (100,)),
-    *(("52:54:00:00:00:0b", tags) for tags in ((), (200,), (300,))),
-]
+    MACVTAP_MAC,
+    OWN,
+    LearningWatcher,
+    clear,
+    configure,
+    forget,
+    hear,
+    learn,
+    learning_frames,
+    left_out,
+    received_by_guests,
+    tables,
+    use,
+)
+from tests.vm.qemu import QemuMachine
+from tests.vm.receiver import wait_for
+
+MANY_PORTS, MANY = 16, 63  # further ports, and MACs behind each
+VRRP = "00:00:5e:00:01:07"
 
 
 @pytest.fixture(scope="module")
 def machine() -> Iterator[QemuMachine]:
     with QemuMachine("hypervisor", cards=CARDS, hint_port=False, memory=320) as booted:
-        booted.shell(NO_IPV6)
-        booted.insert("bonding", "bridge", "veth", "8021q", "macvtap", "tun", "vxlan")
-        booted.ip(SETUP)
-        for (port, bridge), (end, mac) in PORTS.items():
-            booted.ip(
-                f"link add {end} address {mac} up type veth peer name {port}\n"
-                f"link set {port} master {bridge} up"
-            )
-        booted.check("bridge", "-batch", "-", stdin=VLANS)
-        booted.python(PROGRAM)
-        booted.ip(TUNS)
+        configure(booted)
         yield booted
 
 
 @pytest.fixture
 def heard(machine: QemuMachine) -> QemuMachine:
     """All guests have just sent, except those of vnet1 and mt0; the bonds use eth0 and eth2."""
-    for card in "abcd":
-        machine.set_link(card, up=True)
-    for n in range(4):
-        status = f"/sys/class/net/eth{n}/bonding_slave/mii_status"
-        wait_for(lambda path=status: machine.read(path) == "up\n", "a card is up", step=0.05)
-    use(machine, "bond0", "eth0")
-    use(machine, "bond1", "eth2")
-    forget(machine)
-    machine.python("os.write(tuns['vnet0'], frame(own))", own=OWN)
-    for end, mac in PORTS.values():
-        machine.python("send(end, frame(mac))", end=end, mac=mac)
-    tagged = "send('gt', *(frame(mac, (tag,)) for tag in (200, 300, 400)))"
-    machine.python(tagged, mac="52:54:00:00:00:0b")
+    hear(machine)
     return machine
-
-
-def forget(machine: QemuMachine) -> None:
-    """Make all bridges forget what they have learnt."""
-    for port, _bridge in PORTS:
-        machine.write(f"/sys/class/net/{port}/brport/flush", "1")
-    for port in ("bond0", "bond1", "vnet0", "vnet1"):
-        machine.write(f"/sys/class/net/{port}/brport/flush", "1")
-
-
-def use(machine: QemuMachine, bond: str, port: str) -> None:
-    machine.write(f"/sys/class/net/{bond}/bonding/active_slave", port)
-
-
-def learning_frames(machine: QemuMachine, card: str) -> Counter[tuple[str, tuple[int, ...]]]:
-    """Return MAC and VLANs of the learning frames that left through a card."""
-    found = machine.cables[card].announcements(padded=True)
-    return Counter((each.mac, each.vlans) for each in found if each.kind == "rarp")
-
-
-def clear(machine: QemuMachine) -> None:
-    for cable in machine.cables.values():
-        cable.clear()
-
-
-def learn(machine: QemuMachine, *options: str) -> dict[str, Any]:
-    done = machine.run(*GARP_HINT, "learn", "--json", *options)
-    assert done.returncode == 0, done
-    values: dict[str, Any] = json.loads(done.stdout)
-    return values
-
-
-def left_out(values: dict[str, Any]) -> set[tuple[str, str, str]]:
-    return {(each["port"], each["mac"], each["reason"]) for each in values["left_out"]}
-
-
-def tables(machine: QemuMachine) -> list[str]:
-    return sorted(machine.check("bridge", "fdb").splitlines())
-
-
-def received_by_guests(machine: QemuMachine) -> list[str]:
-    names = [end for end, _mac in PORTS.values()]
-    return [machine.read(f"/sys/class/net/{name}/statistics/rx_packets") for name in names]
 
 
 def test_learn_sends_each_frame_once_on_the_active_ports_and_changes_nothing_else(
@@ -221,6 +72,7 @@ def test_learn_sends_each_frame_once_on_the_active_ports_and_changes_nothing_els
     assert {
         ("pi", "52:54:00:00:00:0c", "no-path"),  # isolated, as its uplink is
         ("pt", "52:54:00:00:00:0b", "no-path"),  # VLAN 400, which the uplink lacks
+        ("pl", "", "locked"),
         ("mt0", MACVTAP_MAC, "never-sent"),
         ("vnet1", "", "never-sent"),
     } <= left_out(values)
@@ -263,46 +115,25 @@ def test_guest_that_left_and_flood_and_macvtap(heard: QemuMachine) -> None:
     assert (limit["port"], limit["addresses"]) == ("q0", 3001 - 64)
 
 
-# -- the watcher ------------------------------------------------------------------------
-
-
-class LearningWatcher:
-    """``garp-hint watch --learn`` in the hypervisor."""
-
-    def __init__(self, machine: QemuMachine) -> None:
-        self.machine = machine
-        self._process = machine.spawn(*GARP_HINT, "watch", "-v", "--learn")
-
-    def __enter__(self) -> LearningWatcher:
-        wait_for(
-            lambda: (self.status().get("learning") or {}).get("remembered", 0) >= 11,
-            "it has read the tables",
-            step=0.2,
+def test_learn_for_a_thousand_addresses_loses_none(heard: QemuMachine) -> None:
+    heard.python("send('mt0', frame(mac))", mac=MACVTAP_MAC)
+    for number in range(MANY_PORTS):
+        heard.ip(
+            f"link add t{number} up type veth peer name w{number}\nlink set w{number} up master br0"
         )
-        return self
+        send = "send(end, *(frame(f'52:54:02:00:{port:02x}:{n:02x}') for n in range(many)))"
+        heard.python(send, end=f"t{number}", port=number, many=MANY)
+    try:
+        clear(heard)
+        wanted = MANY_PORTS * MANY + len(BEHIND_BOND0)
+        assert learn(heard, "--bond", "bond0")["sent"] == {"0": wanted}
+        wait_for(lambda: learning_frames(heard, "a").total() >= wanted, "the frames")
+        assert set(learning_frames(heard, "a").values()) == {1}
+    finally:
+        heard.ip("".join(f"link delete t{number}\n" for number in range(MANY_PORTS)))
 
-    def __exit__(self, *_: object) -> None:
-        self._process.signal(15)
-        assert self._process.wait() == 0, self._process.output
 
-    def status(self) -> dict[str, Any]:
-        done = self.machine.run(*GARP_HINT, "status", "--json")
-        status: dict[str, Any] = {} if done.returncode else json.loads(done.stdout)
-        return status
-
-    def record(self, rounds: int, reason: str = "") -> dict[str, Any]:
-        """Return the last failover's learning frames, after this many rounds."""
-
-        def found() -> Any:
-            status = self.status()
-            entries = [each for each in status["history"] if reason in each["reason"]]
-            if not entries or status["learning"]["queued"]:
-                return None
-            entry = entries[-1]["learning"]
-            return entry if entry and entry["rounds"] >= rounds else None
-
-        entry: dict[str, Any] = wait_for(found, "the rounds", step=0.1)
-        return entry
+# -- the watcher ------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -329,7 +160,8 @@ def test_watcher_speaks_for_all_in_four_rounds_although_the_bridges_have_forgott
 def test_watcher_after_a_loss_of_all_carriers_speaks_for_whom_it_can_trust(
     heard: QemuMachine, watcher: LearningWatcher
 ) -> None:
-    """A guest's MAC that was silent meanwhile can be elsewhere now."""
+    """A guest's MAC that was silent meanwhile can be elsewhere now, and a VRRP MAC at any time."""
+    heard.python("send('h0', frame(mac))", mac=VRRP)
     for card in "ba":  # the standby first, so that there is no failover
         heard.set_link(card, up=False)
     wait_for(lambda: heard.read("/sys/class/net/bond0/carrier") == "0\n", "bond0 down", step=0.05)
@@ -338,11 +170,26 @@ def test_watcher_after_a_loss_of_all_carriers_speaks_for_whom_it_can_trust(
     clear(heard)
     heard.set_link("a", up=True)
     record = watcher.record(1, "back on")
-    assert record["left_out"]["unheard"] == 4
-    wait_for(lambda: learning_frames(heard, "a").total() >= 7, "the frames")
+    assert (record["left_out"]["unheard"], record["left_out"]["shared-address"]) == (5, 1)
+    wait_for(lambda: learning_frames(heard, "a").total() >= 8, "the frames")
     hosts_and_own = [each for each in BEHIND_BOND0 if each[0].startswith("02:")]
     wanted = {*hosts_and_own, (OWN, ()), MACVTAP, ("52:54:00:00:00:07", (50, 7))}
     assert set(learning_frames(heard, "a")) == wanted
+
+
+def test_watcher_that_starts_without_carrier_speaks_when_it_comes(heard: QemuMachine) -> None:
+    heard.python("send('mt0', frame(mac))", mac=MACVTAP_MAC)
+    for card in "ab":
+        heard.set_link(card, up=False)
+    wait_for(lambda: heard.read("/sys/class/net/bond0/carrier") == "0\n", "bond0 down", step=0.05)
+    assert learn(heard)["sent"] == {"0": len(BEHIND_BOND1)}
+    clear(heard)
+    with LearningWatcher(heard) as watcher:
+        heard.set_link("b", up=True)
+        watcher.record(1)
+        wait_for(lambda: (OWN, ()) in learning_frames(heard, "b"), "the frames")
+        assert {HOST, OWN, MACVTAP_MAC} <= {mac for mac, _tags in learning_frames(heard, "b")}
+    assert learning_frames(heard, "a") == Counter()
 
 
 # -- the host's own agent ---------------------------------------------------------------

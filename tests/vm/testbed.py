@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from typing import Any
+from contextlib import ExitStack, contextmanager
+from typing import Any, ClassVar
 
 from tests.vm.fabric import GUEST_ADDRESS, GUEST_MAC, OUTSIDE_ADDRESS, OUTSIDE_MAC, Fabric
 from tests.vm.machine import Machine
@@ -46,12 +46,17 @@ addr add {GUEST_ADDRESS}/24 dev eth0
 link set eth0 up
 neigh add {OUTSIDE_ADDRESS} lladdr {OUTSIDE_MAC} dev eth0 nud permanent
 """
+HOST_ADDRESS = "192.0.2.50"
+HOST = f"""
+addr add {HOST_ADDRESS}/24 dev br0
+neigh replace {OUTSIDE_ADDRESS} lladdr {OUTSIDE_MAC} dev br0 nud permanent
+"""
 INTERFACES = {"a": "eth0", "b": "eth1"}  # of the hypervisor's uplinks, by their cards' names
-RARP = f"""
+RARP = """
 import socket
 raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-raw.bind(("eth0", 0))
-mac = bytes.fromhex("{GUEST_MAC.replace(":", "")}")
+raw.bind((interface, 0))
+mac = bytes.fromhex(address.replace(":", ""))
 frame = bytes([255] * 6) + mac + bytes.fromhex("8035 0001 0800 06 04 0003")
 frame += mac + bytes(4) + mac + bytes(4 + 18)
 """
@@ -63,12 +68,15 @@ class BondTestbed(ExitStack):
     __test__ = False  # not a class of tests
     hypervisor: QemuMachine
     guest: Machine
+    pinged: Machine  # the guest; or the hypervisor, see ping_hypervisor
+    in_hypervisor: ClassVar[dict[str, Any]] = {}  # options of its machine, besides the usual
 
     def __init__(self, *, miimon: int = 10) -> None:
         super().__init__()
         try:
             self.fabric = self.enter_context(Fabric())
             self.start(miimon)
+            self.pinged = self.guest
         except BaseException:
             self.close()
             raise
@@ -80,14 +88,35 @@ class BondTestbed(ExitStack):
     def configure_guest(self) -> None:
         """Give the guest its address, and what :meth:`guest_sends` needs."""
         self.guest.shell(NO_IPV6)
-        self.guest.python(RARP)
+        self.guest.python(RARP, interface="eth0", address=GUEST_MAC)
         self.guest.ip(GUEST)
+
+    @contextmanager
+    def ping_hypervisor(self) -> Iterator[None]:
+        """Ping an address of the hypervisor's bridge instead of the guest's."""
+        mac = self.hypervisor.read("/sys/class/net/br0/address").strip()
+        self.hypervisor.python(RARP, interface="br0", address=mac)
+        self.hypervisor.ip(HOST)
+        self.fabric.know(HOST_ADDRESS, mac)
+        self.fabric.pinged, self.pinged = HOST_ADDRESS, self.hypervisor
+        yield
+        self.fabric.pinged, self.pinged = GUEST_ADDRESS, self.guest
+        self.hypervisor.ip("addr flush dev br0\nneigh flush dev br0 nud permanent")
 
     def configure_bond(self, miimon: int) -> None:
         """Make the bond and the bridge of the hypervisor."""
         self.hypervisor.shell(NO_IPV6)
         self.hypervisor.insert("bonding", "bridge", "unix_diag")
         self.hypervisor.ip(BOND.format(miimon=miimon))
+
+    def configure_guest_port(self) -> None:
+        """Join the guest's card to the bridge."""
+        self.hypervisor.ip(GUEST_PORT)
+
+    def is_usable(self, uplink: str) -> bool:
+        """Return whether the bond may use an uplink."""
+        path = f"/sys/class/net/{INTERFACES[uplink]}/bonding_slave/mii_status"
+        return self.hypervisor.read(path) == "up\n"
 
     @property
     def active(self) -> str:
@@ -115,8 +144,7 @@ class BondTestbed(ExitStack):
         if not forwards:
             self.fabric.forward(uplink, False)
         self.hypervisor.set_link(uplink, up=True)
-        path = f"/sys/class/net/{INTERFACES[uplink]}/bonding_slave/mii_status"
-        wait_for(lambda: self.hypervisor.read(path) == "up\n", f"uplink {uplink}", step=0.02)
+        wait_for(lambda: self.is_usable(uplink), f"uplink {uplink}", step=0.02)
 
     def fail_over(self) -> str:
         """Cut the active uplink; return the one that the bond has switched to."""
@@ -147,11 +175,11 @@ class BondTestbed(ExitStack):
         return [number for number in numbers if number not in self.fabric.answered]
 
     def guest_sends(self) -> None:
-        """Make the guest send until a frame has reached the outside host, and all switches."""
+        """Make what is pinged send until a frame has reached the outside host, and all switches."""
         self.fabric.heard_rarp = False
 
         def heard() -> bool:
-            self.guest.python("raw.send(frame)")
+            self.pinged.python("raw.send(frame)")
             return self.fabric.heard_rarp
 
         wait_for(heard, "the guest's frame at the outside host", step=0.05)
@@ -171,7 +199,7 @@ class Testbed(BondTestbed):
         self.guest = self._qemu_guest
         self.hypervisor = self.enter_context(self._start_hypervisor())
         self.configure_bond(miimon)
-        self.hypervisor.ip(GUEST_PORT)
+        self.configure_guest_port()
         for name, path in RELAYED.items():
             self.hypervisor.spawn("python3", "-S", "/opt/garp/guest_relay.py", name, path)
         self.configure_guest()
@@ -198,6 +226,7 @@ class Testbed(BondTestbed):
             hint_port=False,
             inherit=tuple(taps.values()),
             arguments=list(self._relay_ports()),
+            **self.in_hypervisor,
         )
 
     def _relay_ports(self) -> Iterator[str]:
@@ -213,14 +242,16 @@ class HintWatcher:
     """``garp-hint watch`` in the hypervisor, which starts with the object.
 
     ``timeout`` is how long it waits for a guest's reply, in seconds: on a busy machine a guest
-    may take longer than the default of 1 s.  It gives leases at once, unless told otherwise.
+    may take longer than the default of 1 s.  It gives leases at once, and long ones for the same
+    reason, unless told otherwise.
     """
 
     def __init__(self, hypervisor: Machine, *options: str, timeout: str = "60") -> None:
         self._hypervisor = hypervisor
         self._has_crashed = False
-        watch = ("watch", "-v", "--discover", "1", "--timeout", timeout, "--lease-after", "0")
-        self._process = hypervisor.spawn(*GARP_HINT, *watch, *options)
+        watch = ("watch", "-v", "--discover", "1", "--timeout", timeout)
+        leases = ("--lease-after", "0", "--lease", "90")
+        self._process = hypervisor.spawn(*GARP_HINT, *watch, *leases, *options)
 
     def __enter__(self) -> HintWatcher:
         """Wait until it has found the guest and follows the bond."""

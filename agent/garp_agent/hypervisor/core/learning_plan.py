@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from garp_agent.hypervisor.core.learning_rules import LearningRules
     from garp_agent.hypervisor.core.links import LinkTable
     from garp_agent.hypervisor.core.linkstate import LinkSnapshot, VlanTag
-    from garp_agent.hypervisor.core.tagged_paths import Exits
+    from garp_agent.hypervisor.core.tagged_paths import BondExit, Exits
     from garp_agent.hypervisor.core.topology import Topology
 
 # LearningEntry.kind
@@ -165,6 +165,7 @@ class _Planner:
         self._heard = {port: list(memory.heard(port)) for port in memory.ports()}
         self._latest = self._latest_ports()
         self._outside: dict[int, dict[tuple[bytes, int], float]] = {}  # by bridge
+        self._bonds: dict[BondExit, tuple[str, str, str, float]] = {}  # as _bond() returns them
         self._entries: dict[tuple[int, bytes, tuple[VlanTag, ...]], LearningEntry] = {}
         self._left_out: list[LeftOut] = []
 
@@ -289,30 +290,30 @@ class _Planner:
         """Add the frames for an address, one for each bond that its frames leave through."""
         if exits.refusal:
             self._leave_out(port, found, NO_PATH, exits.refusal)
-        for ifindex, tags in exits.bonds:
-            bond = self._table.links[ifindex]
+        mac, _vlan, heard_at, kind = found
+        for each in exits.bonds:
+            ifindex, tags = each
             if self._moment.bonds is not None and ifindex not in self._moment.bonds:
                 continue
-            reason, detail = self._bond_refusal(bond, tags, found)
+            known = self._bonds.get(each)
+            if known is None:
+                known = self._bonds[each] = self._bond(self._table.links[ifindex], tags)
+            bond, reason, detail, lost_at = known
+            if not reason and kind == FURTHER and heard_at <= lost_at < inf:
+                reason, detail = UNHEARD, f"not heard since {bond} lost all carriers"
             if reason:
                 self._leave_out(port, found, reason, detail)
                 continue
-            entry = LearningEntry(
-                ifindex,
-                bond.name,
-                found.hardware_address,
-                tags,
-                port.ifindex,
-                port.name,
-                found.kind,
-                self._moment.now - found.heard_at,
-            )
-            key = (ifindex, found.hardware_address, tags)
-            self._entries.setdefault(key, entry)
+            silent = self._moment.now - heard_at
+            entry = LearningEntry(ifindex, bond, mac, tags, port.ifindex, port.name, kind, silent)
+            self._entries.setdefault((ifindex, mac, tags), entry)
 
-    def _bond_refusal(
-        self, bond: LinkSnapshot, tags: tuple[VlanTag, ...], found: _Candidate
-    ) -> tuple[str, str]:
+    def _bond(self, bond: LinkSnapshot, tags: tuple[VlanTag, ...]) -> tuple[str, str, str, float]:
+        """Return name, refusal, and since when all carriers were lost (inf: never), of a bond."""
+        reason, detail = self._bond_refusal(bond, tags)
+        return bond.name, reason, detail, self._moment.lost.get(bond.ifindex, inf)
+
+    def _bond_refusal(self, bond: LinkSnapshot, tags: tuple[VlanTag, ...]) -> tuple[str, str]:
         outer = tags[0].vlan if tags else 0
         if self._rules.vlans and outer not in self._rules.vlans:
             return LEFT_OUT, "by --learn-vlans"
@@ -322,9 +323,6 @@ class _Planner:
             return BOND_MODE, f"{bond.name} sends through several ports at once"
         if not bond.has_carrier:
             return NO_CARRIER, f"{bond.name} has no carrier"
-        lost_at = self._moment.lost.get(bond.ifindex, inf)
-        if found.kind == FURTHER and found.heard_at <= lost_at < inf:
-            return UNHEARD, f"not heard since {bond.name} lost all carriers"
         return "", ""
 
     def _leave_out(self, port: LinkSnapshot, found: _Candidate, reason: str, detail: str) -> None:
