@@ -89,8 +89,10 @@ def test_socket_behind_the_link_of_another_user_is_no_guest(
         os.lchown(public / "4-db", OTHER, OTHER)
         finder = new_finder("", [f"{public}/*/{PORT}"])
         assert found(finder) == []
+        # The kernel itself may not follow the link, so that nothing is there (proc_sys_fs(5)).
+        is_hidden = Path("/proc/sys/fs/protected_symlinks").read_text() == "1\n"
         reason = f"others may write to its folder {public}"
-        assert finder.refused == {f"{public}/4-db/{PORT}": reason}
+        assert finder.refused == ({} if is_hidden else {f"{public}/4-db/{PORT}": reason})
         os.lchown(public / "4-db", OURS, OURS)
         assert found(finder) == [("4-db", str(path))]
 
