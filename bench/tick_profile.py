@@ -114,11 +114,13 @@ def measured(
     """Return the turns of the interpreter, and those of the kernel."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "turns"
-        work([*PYTHON, PREPARE + PROFILED.format(output=str(output)) + RUN, "run"])
+        # Another agent may serve the default socket.
+        run = ["run", "--control-socket", f"{folder}/control.sock"]
+        work([*PYTHON, PREPARE + PROFILED.format(output=str(output)) + RUN, *run])
         python = chosen(json.loads(output.read_text()), signs)
         # -D: the agent, not strace, is the process that the signal at the end reaches.
         strace = ["strace", "-D", "-o", str(output), "-s", "256"]
-        work([*strace, *PYTHON, PREPARE + RUN, "run"])
+        work([*strace, *PYTHON, PREPARE + RUN, *run])
         while "+++ exited" not in output.read_text():
             time.sleep(0.1)
         return python, chosen(system_turns(output.read_text()), signs)

@@ -97,10 +97,21 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     graphlib.TopologicalSorter(graph).prepare()  # CycleError names the circle
 
 
-PURE = {"__future__", "collections", "enum", "heapq", "itertools", "math", "struct"}
+PURE = {
+    "__future__",
+    "_collections",
+    "collections",
+    "enum",
+    "heapq",
+    "itertools",
+    "math",
+    "operator",
+    "struct",
+}
 # The protocol is made of json.  fnmatch loads re, and only selections by name need it.
 PURE_EXCEPTIONS = {("wire.strict_json", "json", False), ("guest.core.policy", "fnmatch", True)}
 IMPURE_CALLS = {"open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint"}
+CALL_EXCEPTIONS = {("wire.record", "eval")}  # of field names, as collections.namedtuple does
 
 
 def is_pure(each: Import) -> bool:
@@ -123,7 +134,8 @@ def test_cores_call_nothing_that_does_input_or_output() -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.Call)
     ]
-    assert [call for call in calls if call[2] in IMPURE_CALLS] == []
+    impure = [call for call in calls if call[2] in IMPURE_CALLS]
+    assert [call for call in impure if (call[0], call[2]) not in CALL_EXCEPTIONS] == []
 
 
 MAY_LOAD = {

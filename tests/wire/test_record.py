@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import typing
 from typing import Any
@@ -41,3 +42,25 @@ def test_record_is_what_typing_makes_of_it_with_methods_and_immutable() -> None:
     for name in ("x", "another"):
         with pytest.raises(AttributeError):
             setattr(mine, name, 1)
+
+
+def test_records_with_equally_many_fields_keep_their_own_names_and_defaults() -> None:
+    class First(record.NamedTuple):
+        a: int
+        b: int = 1
+
+    class Second(record.NamedTuple):
+        c: int
+        d: int
+
+    class Empty(record.NamedTuple):
+        """No fields."""
+
+    assert (First(a=3), First(3, b=4), Second(d=2, c=1)) == ((3, 1), (3, 4), (1, 2))
+    assert (Second(1, 2).c, Second(1, 2).d, Empty()) == (1, 2, ())
+    for wrong in (lambda: Second(1), lambda: First(c=1), lambda: First(1, 2, 3)):  # type: ignore[call-arg]
+        with pytest.raises(TypeError):
+            wrong()
+    with pytest.raises(ValueError, match="'c'"):
+        First(1)._replace(c=1)  # type: ignore[call-arg]
+    assert copy.deepcopy(First(5)) == First(5)

@@ -6,6 +6,7 @@ status.  Loads neither click nor yaml.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -158,6 +159,10 @@ class AgentDaemon:
         self._is_ready = True
         self._operator.load()
         self._host.load()
+        # What is loaded stays: it need not be looked at again, which would touch all of it.
+        if hasattr(gc, "freeze"):  # Python 3.7
+            gc.freeze()
+        gc.enable()
         self._notify.say("READY=1")
         if self._must_reload:
             self._reload.request(now)

@@ -123,7 +123,7 @@ def _link_status(engine: Engine, plan: LinkPlan, now: float) -> dict[str, object
 def _counted(engine: Engine, ifindex: int, address: bytes, now: float) -> dict[str, object]:
     mine = engine.counters.address(ifindex, address)
     rival = engine.conflicts.rivals.get(ifindex, {}).get(address)
-    kinds = engine.kinds(ifindex, engine.plans[ifindex].targets[address])
+    kinds = engine.choice.kinds(ifindex, engine.plans[ifindex].targets[address])
     return {
         "announced_as": [kind.value for kind in kinds],
         "conflict": _rival(rival, now) if rival and rival.hardware_address else None,

@@ -239,7 +239,7 @@ def _id(members: dict[str, object]) -> Scalar:
 
 def is_plain(text: str) -> bool:
     """Return whether text has printable ASCII characters only; true for none."""
-    return all(" " <= character <= "~" for character in text)
+    return text.isprintable() and len(text.encode()) == len(text)  # str.isascii() is of Python 3.7
 
 
 # -- replies ----------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from math import inf
 from garp_agent.config.settings import ConflictPolicy
 from garp_agent.guest.core.model import Cause
 from garp_agent.guest.core.proxy_tests import ProxyTests, remember
-from garp_agent.guest.core.rival import PROBES, Rival, Step
+from garp_agent.guest.core.rival import PROBES, Rival, Step, is_no_station
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -199,9 +199,7 @@ class Conflicts:
 
     def is_no_rival(self, ifindex: int, hardware_address: bytes, now: float) -> bool:
         """Return whether the claims of a station say nothing."""
-        if hardware_address[0] & 1 or not any(hardware_address):
-            return True  # group (broadcast, multicast) and zero addresses belong to no station
-        if any(_fits(hardware_address, pattern) for pattern in self._settings.ignore):
+        if is_no_station(hardware_address, self._settings.ignore):
             return True
         return self.proxy_tests.is_proxy((ifindex, hardware_address), now)
 
@@ -404,9 +402,3 @@ class Conflicts:
         if address not in known:
             known[address] = Rival()
         return known[address]
-
-
-def _fits(hardware_address: bytes, pattern: tuple[bytes, bytes]) -> bool:
-    """Return whether an address fits a pattern: bits, and a mask of those that count."""
-    bits, mask = pattern
-    return all(a & m == b for a, b, m in zip(hardware_address, bits, mask))

@@ -89,6 +89,10 @@ class Planner:
             self._look_at_routes = min(self._look_at_routes, now + ROUTES_SETTLE)
         return [self._replan_link(ifindex) for ifindex in sorted(changed)]
 
+    def announced(self) -> list[int]:
+        """Return the links that have something to announce."""
+        return [ifindex for ifindex, plan in self.plans.items() if plan.targets]
+
     def unmatched(self) -> list[tuple[str, str]]:
         """Return the key and the text of each interface selector that matches nothing."""
         links = self.inventory.links.values()

@@ -76,3 +76,19 @@ class Step(NamedTuple):
     released: Cause | None  # None: send a probe; else announce the address, for this cause
     was_withheld: bool = False
     is_news: bool = False  # the conflict that is over was logged
+
+
+def is_no_station(hardware_address: bytes, ignored: tuple[tuple[bytes, bytes], ...]) -> bool:
+    """Return whether a hardware address belongs to no station, or to one that is ignored.
+
+    Group (broadcast, multicast) and zero addresses belong to none.  ``ignored``: bits of a
+    hardware address, and a mask of those that count.
+    """
+    return (
+        bool(hardware_address[0] & 1)
+        or not any(hardware_address)
+        or any(
+            all(a & m == b for a, b, m in zip(hardware_address, bits, mask))
+            for bits, mask in ignored
+        )
+    )

@@ -217,8 +217,15 @@ class Schedule:
             timer = heappop(self._heap)[3]
             timer.due = inf
             if isinstance(timer, LinkSchedule):
+                is_alone = not timer.pending and not timer.nic.waiting
                 self._collect(timer, now)
                 self._push(timer, min(timer.refresh, timer.next_round))
+                if is_alone and len(timer.pending) == 1:
+                    due = self._take_only(timer, now)
+                    if due is not None:
+                        return due
+                if timer.pending:
+                    self._wait(timer, now)
                 continue
             assert isinstance(timer, Nic)
             due = self._take(timer, now)
@@ -283,7 +290,7 @@ class Schedule:
                     link.pending.setdefault(address, burst.cause)
                 left = tuple(offset for offset in burst.offsets if burst.start + offset > now)
                 if left:
-                    link.bursts[key] = burst._replace(offsets=left)
+                    link.bursts[key] = BurstRounds(burst.start, left, burst.cause)
                 else:
                     del link.bursts[key]
             link.find_next_round()
@@ -291,7 +298,18 @@ class Schedule:
             self._tick(link)
             swing = self._settings.jitter * (2.0 * self._uniform() - 1.0)
             link.refresh = now + min(LONGEST, self.interval * (1.0 + swing))
-        self._wait(link, now)
+
+    def _take_only(self, link: LinkSchedule, now: float) -> Due | None:
+        """Take the only address that is pending, if its bucket lets it out now.
+
+        As a rule a refresh is alone, and need not wait for its NIC.  Other links that are due now
+        come after it anyway.
+        """
+        ((address, cause),) = link.pending.items()
+        if link.nic.bucket.ready_at(link.addresses.get(address, 1), now) > now:
+            return None
+        link.pending.clear()
+        return Due(link.ifindex, address, cause)
 
     def _tick(self, link: LinkSchedule) -> None:
         for _ in range(min(self._settings.addresses_per_tick, len(link.addresses))):
