@@ -20,7 +20,7 @@ help:
 	@echo 'make bench-pyz  first frame and memory of the single file on each Python (3 min)'
 	@echo 'make bench-scale  what a fleet costs its network, simulated (5 min)'
 	@echo 'make bench-growth  how the cost grows with addresses, links, guests, claims (6 min)'
-	@echo 'make bench-peers  cost and outages of the agent, keepalived, Open vSwitch, arping (5 min)'
+	@echo 'make bench-peers  cost and outages of the agent, keepalived, Open vSwitch, arping (8 min)'
 	@echo 'make bench-outages  outages by situation: nothing, the arping loop, the agent (10 min)'
 	@echo 'make bench-failover  outages behind a real bond, in virtual machines (20 min)'
 	@echo 'make bench-late-paths  outages where a path works later than its carrier (25 min)'

@@ -22,8 +22,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle, islice
 from math import log
+from operator import mul
 from pathlib import Path
-from statistics import mean
 from typing import NamedTuple
 
 from scapy.layers.l2 import ARP, Ether
@@ -61,6 +61,7 @@ class Series(NamedTuple):
     sizes: tuple[int, ...]
     quick: tuple[int, ...]
     measure: Callable[[int, bool], Point]
+    straight: int = 0  # the largest size through which the line goes; 0: all
 
 
 class Line(NamedTuple):
@@ -73,18 +74,24 @@ class Line(NamedTuple):
         return self.start + self.slope * size
 
 
-def fitted(sizes: Sequence[float], values: Sequence[float]) -> Line:
-    """Return the least-squares line; at least two sizes differ."""
-    middle, level = mean(sizes), mean(values)
-    above = sum((size - middle) * (value - level) for size, value in zip(sizes, values))
-    slope = above / sum((size - middle) ** 2 for size in sizes)
+def fitted(sizes: Sequence[float], values: Sequence[float], relative: bool = False) -> Line:
+    """Return the least-squares line; at least two sizes differ.
+
+    ``relative``: of the distances as parts of the values, so that small sizes count as much.
+    """
+    weights = [value**-2 if relative else 1.0 for value in values]
+    total = sum(weights)
+    middle = sum(map(mul, weights, sizes)) / total
+    level = sum(map(mul, weights, values)) / total
+    above = sum(w * (size - middle) * (v - level) for w, size, v in zip(weights, sizes, values))
+    slope = above / sum(w * (size - middle) ** 2 for w, size in zip(weights, sizes))
     return Line(level - slope * middle, slope)
 
 
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
     """Return the slope in a plot with two logarithmic axes: 0 constant, 1 proportional."""
     pairs = [(log(size), log(value)) for size, value in zip(sizes, values) if size and value > 0]
-    return fitted(*zip(*pairs)).slope
+    return fitted([size for size, _ in pairs], [value for _, value in pairs]).slope
 
 
 # -- the agent --------------------------------------------------------------------------
@@ -266,6 +273,7 @@ SERIES = (
         (0, 50, 500, 5000, 20000, 50000),
         (0, 500),
         of_claims,
+        500,
     ),
 )
 
@@ -273,18 +281,19 @@ SERIES = (
 # -- the page ---------------------------------------------------------------------------
 
 
-def lines(points: Sequence[Point]) -> tuple[Line, Line]:
+def lines(series: Series, points: Sequence[Point]) -> tuple[Line, Line]:
     """Return the lines through processor time and memory."""
-    sizes = [point.size for point in points]
-    cpu, memory = ([point[field] for point in points] for field in (1, 2))
-    return fitted(sizes, cpu), fitted(sizes, memory)
+    few = [each for each in points if not series.straight or each.size <= series.straight]
+    sizes, cpu, memory = zip(*few)
+    return fitted(sizes, cpu, relative=True), fitted(sizes, memory, relative=True)
 
 
 def slopes(series: Series, points: Sequence[Point]) -> tuple[str, str]:
     """Return the slope of processor time and of memory, in words."""
-    cpu, memory = lines(points)
+    cpu, memory = lines(series, points)
     scale, unit = (1e3, "us") if series.unit == "ms" else (1.0, "us")
-    time_slope = f"{_signed(cpu.slope * scale)} {unit} for each {series.what}"
+    limit = f", up to {series.straight:,}" if series.straight else ""
+    time_slope = f"{_signed(cpu.slope * scale)} {unit} for each {series.what}{limit}"
     return f"CPU {time_slope}", f"memory {_signed(memory.slope * 1024)} kB for each {series.what}"
 
 
@@ -332,17 +341,18 @@ def draw(series: Series, points: Sequence[Point], file: Path) -> None:
         stack.enter_context(rc_context(STYLE))
         picture, panels = pyplot.subplots(1, 2, figsize=(9.6, 3.6))
         for axes, all_values, line, title, label, colour in zip(
-            panels, values, lines(points), titles, labels, (GOOD, BAD)
+            panels, values, lines(series, points), titles, labels, (GOOD, BAD)
         ):
             axes.plot(sizes, all_values, "o", color=colour)
-            path = spread(min(sizes), max(sizes))
+            path = spread(min(sizes), series.straight or max(sizes))
             axes.plot(path, list(map(line.at, path)), "--", color=FAINT, zorder=0)
             axes.set_xscale("symlog", linthresh=min(filter(None, sizes)))
             axes.set_title(title, color=INK, loc="left", size=11)
             axes.set_xlabel(series.many)
             axes.set_ylabel(label)
-            if max(all_values) > 50 * min(all_values) > 0:
+            if not series.straight and max(all_values) > 50 * min(all_values):
                 axes.set_yscale("log")
+                axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
                 axes.set_ylim(min(all_values) / 3, 5 * max(all_values))
             else:
                 axes.set_ylim(0, 1.25 * max(all_values))

@@ -11,6 +11,7 @@ left out.  Outages are those of the demo's namespaces.
 from __future__ import annotations
 
 import argparse
+import compileall
 import contextlib
 import queue
 import re
@@ -35,7 +36,6 @@ from bench.segment import SO_NO_CHECK
 
 VIRTUAL = "192.0.2.100"  # keepalived removes its address at its start: not the guest's own
 EVERY = 5  # seconds between two announcements of each program
-SETTLED = 15.0  # seconds; what all of them send at their start is over by then
 SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 KEEPALIVED = f"""\
 global_defs {{
@@ -66,6 +66,18 @@ VSCTL = (
     "add-br br0 -- set bridge br0 datapath_type=netdev -- add-port br0 guest "
     "-- add-bond br0 bond0 uplink-a uplink-b bond_mode=active-backup"
 )
+
+
+class Effort(NamedTuple):
+    """How much is measured."""
+
+    runs: int = 5  # for the first frame
+    settled: float = 65.0  # seconds; until then the agent also sends probes
+    seconds: float = 8.0 * EVERY
+    failovers: int = 20
+
+
+QUICK = Effort(1, 15.0, 2.0 * EVERY, 2)
 
 
 class Cost(NamedTuple):
@@ -138,17 +150,17 @@ def resident(pid: int) -> float:
     return sum(status_field(each, "VmRSS") for each in family(pid)) / 1024
 
 
-def running_cost(where: Lab, pid: int, seconds: float, first: float | None) -> Cost:
+def running_cost(where: Lab, pid: int, effort: Effort, first: float | None) -> Cost:
     """Measure a program that is running in the guest."""
     with watched(where) as wire:
-        time.sleep(SETTLED)
+        time.sleep(effort.settled)
         before = {each: cpu_seconds(each) for each in family(pid)}
         wire.drain()
-        time.sleep(seconds)
+        time.sleep(effort.seconds)
         cpu = sum(cpu_seconds(each) - at for each, at in before.items())
         frames = wire.drain()
         each = cpu / frames * 1e6 if frames else None
-        return Cost(cpu / seconds * 6e4, each, resident(pid), first)
+        return Cost(cpu / effort.seconds * 6e4, each, resident(pid), first)
 
 
 def first_frame(where: Lab, command: list[str], runs: int, address: str) -> float:
@@ -163,22 +175,21 @@ def first_frame(where: Lab, command: list[str], runs: int, address: str) -> floa
     return median(times) * 1e3
 
 
-def command_cost(
-    command: list[str], runs: int, seconds: float, address: str = GUEST_ADDRESS
-) -> Cost:
+def command_cost(command: list[str], effort: Effort, address: str = GUEST_ADDRESS) -> Cost:
     """Measure a daemon of the guest."""
     with TinyLab() as where:
-        first = first_frame(where, command, runs, address)
+        first = first_frame(where, command, effort.runs, address)
         with spawned(where, command) as process:
-            return running_cost(where, process.pid, seconds, first)
+            return running_cost(where, process.pid, effort, first)
 
 
-def arping_cost(rounds: int, runs: int) -> Cost:
+def arping_cost(effort: Effort) -> Cost:
     """Measure the loop; its processes end, so the kernel's sum of their times counts."""
     arping = ["arping", "-q", "-U", "-c1", "-I", "eth0", GUEST_ADDRESS]
+    rounds = round(effort.seconds / (EVERY + 1))
     loop = f"for i in $(seq {rounds}); do {' '.join(arping)}; sleep {EVERY}; done"
     with TinyLab() as where:
-        first = first_frame(where, arping, runs, GUEST_ADDRESS)
+        first = first_frame(where, arping, effort.runs, GUEST_ADDRESS)
         before, begun = child_seconds(), time.monotonic()
         with where.entered("guest"):
             process = subprocess.Popen(["sh", "-c", loop])
@@ -259,8 +270,8 @@ def row(name: str, cost: Cost, outages: Sequence[float]) -> tuple[str, ...]:
 
 
 def rows(quick: bool) -> Iterator[tuple[str, ...]]:
-    runs, rounds, failovers = (1, 2, 2) if quick else (5, 6, 20)
-    seconds = 2.0 * EVERY if quick else 8.0 * EVERY
+    compileall.compile_dir(lab.ROOT / "agent", quiet=1)
+    effort = QUICK if quick else Effort()
     with tempfile.TemporaryDirectory() as scratch:
         config, pids = Path(scratch, "keepalived.conf"), f"{scratch}/$$"
         config.write_text(KEEPALIVED)
@@ -269,19 +280,20 @@ def rows(quick: bool) -> Iterator[tuple[str, ...]]:
         if shutil.which("keepalived"):
             title = f"keepalived, refresh every {EVERY} s"
             methods.append(demo.Method("keepalived", title, 1.0, 4, shell=keepalived))
-        outages = guest_outages(methods, failovers)
+        outages = guest_outages(methods, effort.failovers)
         agent = [*AGENT, "--interval", f"{EVERY}s"]
         measures: dict[str, Callable[[], Cost]] = {
-            "arping": lambda: arping_cost(rounds, runs),
-            "agent-5s": lambda: command_cost(agent, runs, seconds),
-            "keepalived": lambda: command_cost(["sh", "-c", keepalived], runs, seconds, VIRTUAL),
+            "arping": lambda: arping_cost(effort),
+            "agent-5s": lambda: command_cost(agent, effort),
+            "keepalived": lambda: command_cost(["sh", "-c", keepalived], effort, VIRTUAL),
         }
-        measures["agent-hint"] = measures["agent-5s"]
+        costs = {key: measure() for key, measure in measures.items() if key in outages}
+        costs["agent-hint"] = costs["agent-5s"]
         for method in methods:
-            yield row(method.title, measures[method.key](), outages[method.key])
+            yield row(method.title, costs[method.key], outages[method.key])
     if shutil.which("ovs-vswitchd"):
         title = "Open vSwitch with a bond, on the hypervisor"
-        yield row(title, switch_cost(seconds), switch_outages(failovers))
+        yield row(title, switch_cost(effort.seconds), switch_outages(effort.failovers))
 
 
 def versions() -> str:

@@ -15,6 +15,12 @@ def test_line_through_points_has_their_start_and_slope() -> None:
     assert line.at(1000) == pytest.approx(2010.0)
 
 
+def test_relative_line_starts_where_small_sizes_are() -> None:
+    sizes, values = [1, 10, 100, 1000], [1.0, 1.0, 1.0, 2000.0]
+    assert fitted(sizes, values).start < -10
+    assert -2 < fitted(sizes, values, relative=True).start < 2
+
+
 @pytest.mark.parametrize(
     ("values", "power"), [([5.0, 5.0, 5.0], 0.0), ([3.0, 30.0, 300.0], 1.0), ([2.0, 200.0, 2e4], 2)]
 )
