@@ -142,7 +142,7 @@ class Agent:
     def _turn(self) -> list[Frame]:
         self.wakeups += 1
         frames: list[Frame] = []
-        while (announcement := self.engine.next_frame(self.now)) is not None:
+        for announcement in iter(lambda: self.engine.next_frame(self.now), None):
             frames.append(Frame(self.now, announcement))
             self.engine.handle(Sent(announcement, *self.outcome), self.now)
             for event in self.after_frame(frames[-1]):

@@ -3,7 +3,8 @@
 # 3.13, and those of the agent and the formats on the versions between, where this machine has them.
 # Leave out the Python of .venv: it runs all tests.
 # On Python 3.6 to 3.8 run the single file, with the tests of announcements, hints and conflicts on
-# 3.6 and some of them on the others.  The Python of .venv runs these tests.
+# 3.6 and some of them on the others.  The Python of .venv runs these tests.  Those of the core and
+# the formats run on these versions themselves: old_tests.py.
 # Run two at a time; print how each ended and which are missing; fail if one failed.
 set -eu
 cd "$(dirname "$0")/.."
@@ -44,7 +45,15 @@ if [ "${1:-}" = one ]; then # VERSION INTERPRETER; this script starts itself so,
     3.9 | 3.13) python=.venv-$2/bin/python tests="$TESTS $(echo tests/test_*.py) $NOT_THERE" ;;
     *) python=.venv-$2/bin/python tests=$BETWEEN ;;
     esac
-    [ "$python" != .venv/bin/python ] || export GARP_AGENT_UNDER_TEST="$FILE" GARP_PYTHON="$3"
+    if [ "$python" = .venv/bin/python ]; then
+        if ! "$python" tools/old_tests.py "$3" "$FILE" >"$log" 2>&1; then
+            cat "$log"
+            echo "Python $2: tests of the core FAILED"
+            exit 1
+        fi
+        echo "Python $2: core: $(tail -n 1 "$log")"
+        export GARP_AGENT_UNDER_TEST="$FILE" GARP_PYTHON="$3"
+    fi
     # shellcheck disable=SC2086 # a list of words
     if timeout --foreground 3600 "$python" -m pytest -q -o faulthandler_timeout=120 \
         -o "cache_dir=.cache/pytest-$2" $tests >"$log" 2>&1; then

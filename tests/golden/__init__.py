@@ -10,6 +10,7 @@ it, in their order: bytes after `-` are left out, and the lines that follow stan
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 _HERE = Path(__file__).parent
@@ -21,7 +22,7 @@ def read(name: str) -> bytes:
     for line in (_HERE / f"{name}.hex").read_text(encoding="ascii").splitlines():
         code = line.partition("#")[0]
         if code.startswith("as "):
-            rest = read(code.removeprefix("as ").removesuffix(", but"))
+            rest = read(re.sub("^as |, but$", "", code))
         elif code.startswith("-"):
             same, old, rest = rest.partition(bytes.fromhex(code[1:]))
             assert old, f"{name}: {code} is not there"

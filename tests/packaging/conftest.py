@@ -19,6 +19,7 @@ HEAVY = [
     "test_booted.py",
     "test_docs.py",
     "test_metrics_units.py",
+    "test_old_systemd_runs.py",
     "test_packages.py",
 ]
 collect_ignore = [] if WITH_PACKAGES else HEAVY

@@ -44,7 +44,8 @@ PIECES = st.sampled_from([b"\n", b"\r", b"\xff", b"a", b"bc", b"12345678", b"{}"
 def test_the_chunks_do_not_matter(pieces: list[bytes], data: st.DataObject) -> None:
     whole = b"".join(pieces)
     expected = LineDecoder(limit=8).feed(whole)
-    decoder, found, start = LineDecoder(limit=8), list[object](), 0
+    found: list[object] = []
+    decoder, start = LineDecoder(limit=8), 0
     while start < len(whole):
         size = data.draw(st.integers(1, len(whole) - start))
         found += decoder.feed(whole[start : start + size])

@@ -58,7 +58,7 @@ def test_decode_golden_answer_gives_its_sockets(name: str) -> None:
     ],
 )
 def test_request_gives_golden_bytes(name: str, request_: bytes) -> None:
-    assert request_.hex(" ") == golden.read(f"requests/{name}").hex(" ")
+    assert request_.hex() == golden.read(f"requests/{name}").hex()
 
 
 def test_flag_of_an_interrupted_dump_is_reported() -> None:

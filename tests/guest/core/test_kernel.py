@@ -132,7 +132,7 @@ def test_decode_interrupted_dump_reports_it_once_and_first() -> None:
 def test_dump_request_equals_golden(
     name: str, request_: Callable[[int], bytes], sequence: int
 ) -> None:
-    assert request_(sequence).hex(" ") == golden.read(f"requests/{name}").hex(" ")
+    assert request_(sequence).hex() == golden.read(f"requests/{name}").hex()
 
 
 # -- hand-made datagrams ----------------------------------------------------------------

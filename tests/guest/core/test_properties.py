@@ -227,8 +227,10 @@ class Owned:
         """Return the links with an address that are in one segment with a link, also by others."""
         found = {ifindex}
         others = {each for each in speaking if address in speaking[each]} - found
-        while more := {each for each in others if any(self._is_joined(each, one) for one in found)}:
-            found |= more
+        more = found
+        while more:
+            more = {each for each in others if any(self._is_joined(each, one) for one in found)}
+            found = found | more
             others -= more
         return found
 

@@ -41,7 +41,7 @@ def schedule_of(
 def take(schedule: Schedule, now: float) -> list[Due]:
     """Everything that is due now, and sent at once."""
     taken = []
-    while (due := schedule.next_due(now)) is not None:
+    for due in iter(lambda: schedule.next_due(now), None):
         for _ in range(schedule._links[due.ifindex].addresses[due.address]):
             schedule.sent(due.ifindex, now)
         taken.append(due)
@@ -51,7 +51,8 @@ def take(schedule: Schedule, now: float) -> list[Due]:
 def run(schedule: Schedule, until: float) -> list[tuple[float, Due]]:
     """Come back at each deadline, as the loop does."""
     taken: list[tuple[float, Due]] = []
-    while (now := schedule.deadline()) <= until:
+    while schedule.deadline() <= until:
+        now = schedule.deadline()
         taken += [(round(now, 6), due) for due in take(schedule, now)]
         assert schedule.deadline() > now
     return taken
