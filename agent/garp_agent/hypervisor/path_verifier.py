@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from garp_agent.hypervisor.core.bonds import Follower
+    from garp_agent.hypervisor.core.linkstate import LinkSnapshot
     from garp_agent.hypervisor.core.path_probes import ProbePath, ProbeTarget
     from garp_agent.hypervisor.io.probe_socket import ProbeSender
     from garp_agent.runtime.reactor import Reactor
@@ -102,6 +103,9 @@ class PathVerifier:
         self._state = LearningState(follower.table, follower.topology)
         self._running: dict[tuple[int, int], _Running] = {}  # by bond and standby port
         self.proven: dict[int, float] = {}  # ports on a path that was seen to forward, and when
+        self._places = -1  # of the table, as of the latest look
+        self._bonded: list[int] = []  # bonds and their ports
+        self._links: list[LinkSnapshot] = []  # these, as of the latest look
         self._are_links_new = False  # since the running checks were compared with them
         self._is_first = True  # no dump has ended yet
         self._carrier_at: dict[int, float] = {}  # when each port of a bond got its carrier
@@ -132,7 +136,15 @@ class PathVerifier:
 
     def note_links(self, now: float) -> None:
         """Note which ports have carrier; call this after each change of the links."""
-        links = self._follower.table.links.values()
+        table = self._follower.table
+        if self._places != table.places:  # not at each message: the ports of guests change often
+            self._places = table.places
+            known = table.links.values()
+            self._bonded = [each.ifindex for each in known if "bond" in (each.kind, each.port_kind)]
+        links = [table.links[ifindex] for ifindex in self._bonded]
+        if links == self._links:
+            return
+        self._links = links
         ports = {port.ifindex for port in links if port.port_kind == "bond" and port.has_carrier}
         first = -inf if self._is_first else now
         self._carrier_at = {port: self._carrier_at.get(port, first) for port in ports}
