@@ -6,7 +6,7 @@ LINT = .venv-lint/bin
 unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH
 
 .PHONY: help demo test lint mutation bench bench-failover bench-late-paths bench-outages bench-pyz bench-scale \
-	bench-growth bench-peers bench-tick pictures recording clean
+	bench-growth bench-peers bench-tick pictures screenshots recording clean
 
 help:
 	@echo 'make demo    the outage after a failover with nothing, the arping loop, the agent (1 min)'
@@ -25,6 +25,7 @@ help:
 	@echo 'make bench-failover  outages behind a real bond, in virtual machines (20 min)'
 	@echo 'make bench-late-paths  outages where a path works later than its carrier (25 min)'
 	@echo 'make pictures  the pictures of the README, from docs/measurements.md'
+	@echo 'make screenshots  docs/pictures: what doctor and list print, from real runs'
 	@echo 'make recording  docs/demo.svg: the demo as an animated picture'
 	@echo 'make pyz     dist/garp-agent.pyz: one file for a bare Python 3.6 or newer'
 	@echo 'make deb     dist/*.deb, with debhelper, dh-python, pandoc, python3-click and python3-yaml'
@@ -92,6 +93,10 @@ bench-outages:
 pictures:
 	@tools/setup.sh plot
 	@.venv-plot/bin/python -m bench.pictures
+
+screenshots:
+	@tools/setup.sh plot
+	@.venv-plot/bin/python -m bench.screenshots
 
 # The demo in a terminal of its own (script(1)), faster than it was.
 recording:
