@@ -688,3 +688,16 @@ def test_work_for_new_addresses_grows_with_their_number_and_no_faster() -> None:
         return count
 
     assert calls(800) < 6 * calls(200)
+
+
+def test_claim_makes_no_plan_and_no_filter_anew() -> None:
+    """Its cost must not depend on the number of addresses: anybody can send 50,000 a second."""
+    agent = guest(ETH, *(address(f"10.0.1.{n}/16") for n in range(50)))
+    plan, revision = agent.engine.plans[2], agent.engine.revision
+    for n in range(50):
+        claimed = address(f"10.0.1.{n}/16").address
+        agent.engine.handle(ClaimSeen("eth0", claimed, mac(f"02:00:00:00:01:{n:02x}")), agent.now)
+        agent.engine.next_frame(agent.now)
+    assert agent.engine.conflicts.claims == 50
+    assert agent.engine.plans[2] is plan
+    assert agent.engine.revision == revision
