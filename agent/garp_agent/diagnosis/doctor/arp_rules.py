@@ -1,7 +1,8 @@
 """The kernel's rules for ARP: reads them, and checks whether they name an announced address.
 
 The agent's frames bypass these rules, because AF_PACKET does not pass the hooks of ARP.  Looks for
-the bytes of an address in the rules, so that no tool is needed.
+the bytes of an address in the rules, so that no tool is needed.  Does not judge ranges (interval
+sets, comparisons), nor rules that name no address.
 
 Sources: <linux/netfilter/nf_tables.h>, <linux/netfilter_arp/arp_tables.h>.
 """
@@ -128,7 +129,10 @@ def arp_rules(facts: Facts) -> Iterator[Finding]:
                 + exclude(named),
             )
         else:
-            yield ok(f"arp rules {name}", "there are rules, but for no address that is announced")
+            yield ok(
+                f"arp rules {name}",
+                "there are rules, but none names an announced address; ranges are not judged",
+            )
 
 
 def names_address(rules: bytes, address: bytes) -> bool:
