@@ -13,7 +13,7 @@ help:
 	@echo 'make test    all tests except those of test-packages; skips with a reason what this'
 	@echo '             machine cannot run'
 	@echo 'make test-packages   installation: packages, chroots, booted systems (20 min)'
-	@echo 'make lint    ruff, mypy, codespell'
+	@echo 'make lint    ruff, mypy, codespell, twine, check-wheel-contents'
 	@echo 'make mutation  how many small faults in the cores their tests find (10 min)'
 	@echo 'make bench   cost and speed of the agent, beside its peers'
 	@echo 'make bench-tick  calls and system calls of one tick and of one hint (1 min)'
@@ -52,6 +52,9 @@ lint:
 	$(LINT)/ruff format --check
 	$(LINT)/mypy --explicit-package-bases agent/garp_agent bench tests
 	git ls-files -z | xargs -0 $(LINT)/codespell
+	rm -rf build/lint && $(LINT)/python -m build --outdir build/lint . >/dev/null
+	$(LINT)/python -m twine check --strict build/lint/*
+	$(LINT)/check-wheel-contents build/lint/*.whl
 
 # Sets have the same order in each run.
 mutation:

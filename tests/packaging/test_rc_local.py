@@ -22,6 +22,7 @@ from tests.packaging.support import CONTRIB, ROOT, need, run
 pytestmark = pytest.mark.netns
 
 CAP_NET_RAW = 1 << 13  # <linux/capability.h>
+SHELL = b"#!/bin/sh"
 
 
 @pytest.mark.parametrize("command", ["loop", "start"])
@@ -243,5 +244,8 @@ def test_init_script_starts_reports_restarts_and_stops(guest: Guest) -> None:
 
 
 def test_scripts_satisfy_shellcheck() -> None:
-    scripts = [*(CONTRIB / "rc.local").iterdir(), *(CONTRIB / "sysv").iterdir()]
+    files = [*CONTRIB.rglob("*"), *(ROOT / "tools").iterdir()]
+    scripts = [path for path in files if path.is_file() and path.read_bytes().startswith(SHELL)]
+    scripts = [path for path in scripts if path.parent.name != "pip"]  # Python as well
+    assert {"garp-start", "garp-agent-textfile", "setup.sh"} <= {path.name for path in scripts}
     assert run(need("shellcheck", "shellcheck"), "-s", "sh", *scripts) == ""
