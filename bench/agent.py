@@ -176,15 +176,16 @@ def status_field(pid: int, name: str) -> int:
 # -- the figures ------------------------------------------------------------------------
 
 
-def cpu_per_announcement(lab: Lab, rounds: int) -> Iterator[Figure]:
+def cpu_per_announcement(lab: Lab, rounds: int, settling: float) -> Iterator[Figure]:
     """Measure agent, a minimal Python process and the loop side by side, with one address.
 
-    arping takes 1 s for each call, so the pace is a round every 1.2 s.
+    arping takes 1 s for each call, so the pace is a round every 1.2 s.  ``settling``: seconds from
+    the start.  In the first minute each refresh begins with a probe.
     """
     loop = f"for i in $(seq {rounds}); do arping -q -U -c1 -I eth0 {GUEST_ADDRESS}; sleep .2; done"
     settings = "interval: 1200ms\njitter: 0%\n"
     with configured(lab, settings) as agent, spawned(lab, [*PYTHON, LEAST]) as least:
-        time.sleep(3.0)
+        time.sleep(settling)
         before = {each.pid: (cpu_seconds(each.pid), wakes(each.pid)) for each in (agent, least)}
         arping = child_seconds()
         with lab.entered("guest"):
@@ -352,7 +353,7 @@ def measure(quick: bool) -> Iterator[Figure]:
     compileall.compile_dir(ROOT / "agent", quiet=1)
     times, runs = (1, 5) if quick else (3, 21)
     with TinyLab() as lab:
-        yield from cpu_per_announcement(lab, 8 if quick else 40)
+        yield from cpu_per_announcement(lab, 8 if quick else 40, 3.0 if quick else 65.0)
     yield repeated(times, lambda lab: wakeups(lab, 3.0 if quick else 10.0))
     yield repeated(times, resident)
     yield repeated(1, lambda lab: first_frame(lab, runs))

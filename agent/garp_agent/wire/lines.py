@@ -42,6 +42,10 @@ class LineDecoder:
 
     def feed(self, data: bytes) -> list[Line]:
         """Return the lines that ``data`` completes, without LF and CR LF; skip empty ones."""
+        if not self._collected and not self._discarding and data.find(b"\n") == len(data) - 1:
+            # As a rule a chunk is one line: nothing need be kept.
+            line = data[data.rfind(DELIMITER) + 1 : -2 if data.endswith(b"\r\n") else -1]
+            return [line if len(line) <= self.limit else Overlong(self.limit)] if line else []
         lines: list[Line] = []
         for index, part in enumerate(data.split(DELIMITER)):
             if index:

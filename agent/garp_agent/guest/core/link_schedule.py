@@ -95,4 +95,4 @@ class LinkSchedule(Timer):
         """
         self.next_round = inf
         for burst in self.bursts.values():
-            self.next_round = min(self.next_round, burst.next_round)
+            self.next_round = min(self.next_round, burst.start + burst.offsets[0])
