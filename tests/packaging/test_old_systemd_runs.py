@@ -6,6 +6,7 @@ tests/cli/test_old_systemd.py has the versions that cannot be had.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from tests.packaging.support import run
 
 pytestmark = pytest.mark.netns
 
+CAP_DAC_OVERRIDE = 1 << 1
 CAP_NET_RAW = 1 << 13
 # Python 3.5 cannot run the agent: this does what the unit has to allow, and what it forbids.
 STAND_IN = """#!/usr/bin/python3
@@ -39,15 +41,15 @@ time.sleep(100000)
 
 @pytest.fixture
 def old(request: pytest.FixtureRequest, tmp_path: Path, pyz: Path) -> Iterator[OldSystem]:
-    """A system of a suite in which the agent is installed; the drop-in is not read yet."""
+    """A system of a suite in which both programs are installed; it has not read their units."""
     top = tmp_path / "top"
     top.mkdir()
     fill(request.param, top)
-    program = top / "usr/local/sbin/garp-agent"
-    program.parent.mkdir(parents=True, exist_ok=True)
-    program.write_bytes(pyz.read_bytes())
-    program.chmod(0o755)
-    run(pyz, "install", "--root", top, "--program", "/usr/local/sbin/garp-agent")
+    for name in ("garp-agent", "garp-hint"):
+        program = top / "usr/local/sbin" / name
+        program.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(pyz, program)
+        run(program, "install", "--root", top, "--program", f"/usr/local/sbin/{name}")
     with OldSystem(top) as system:
         yield system
 
@@ -71,7 +73,7 @@ def starts_with_the_drop_in_only(system: OldSystem, unit: str) -> None:
 
 def capabilities(system: OldSystem, unit: str) -> int:
     process = system.systemctl("show", "-p", "MainPID", unit).strip().partition("=")[2]
-    status = (system.run("/bin/cat", f"/proc/{process}/status")).splitlines()
+    status = system.run("/bin/cat", f"/proc/{process}/status").splitlines()
     lines = dict(line.split(":", 1) for line in status)
     assert lines["CapEff"] == lines["CapBnd"]
     return int(lines["CapEff"], 16)
@@ -93,7 +95,8 @@ def test_agent_and_watcher_start_under_systemd_237(old: OldSystem) -> None:
     old.systemctl("start", "garp-agent-port.service")
     shown = old.systemctl("show", "-p", "Result", "garp-agent-port.service")
     assert shown.strip() == "Result=success"
-    run(old.top / "usr/local/sbin/garp-agent", "install", "--root", old.top)
+    starts_with_the_drop_in_only(old, "garp-hint.service")
+    assert capabilities(old, "garp-hint.service") == CAP_DAC_OVERRIDE
 
 
 @pytest.mark.parametrize("old", ["xenial"], indirect=True)

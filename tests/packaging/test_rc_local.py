@@ -94,6 +94,7 @@ def test_starter_of_another_name_starts_no_second_one(guest: Guest) -> None:
     assert "started" in guest.starter("start", script=other)
     assert "already running" in guest.starter("start")
     assert "stopped" in guest.starter("stop")
+    assert not (guest.run_folder / "garp-start.lock").is_symlink()
     assert "not running" in guest.starter("status", script=other, status=3)
 
 
@@ -101,6 +102,8 @@ def test_starter_of_another_name_starts_no_second_one(guest: Guest) -> None:
 def test_starter_ignores_the_files_of_a_crashed_one(guest: Guest, holder: str) -> None:
     number = run("sh", "-c", "echo $$").strip() if holder == "dead" else str(os.getpid())
     (guest.run_folder / "garp-start.lock").symlink_to(f"{number}:7:7")
+    if holder == "dead":  # and so is the one that removed its files
+        (guest.run_folder / f"garp-start.lock.{number}:7:7").symlink_to(number)
     # Where /var/run is no tmpfs, another process may have the number after a reboot.
     (guest.run_folder / "garp-start.pid").write_text(f"{os.getpid()}\n")
     (guest.run_folder / "garp-start.child").write_text(f"agent {os.getpid()}:7\n")
