@@ -1,7 +1,8 @@
 """Attaches channels to guests of libvirt's QEMU driver, and asks their monitors; prints JSON.
 
-Run by test_attach.py in namespaces of its own, behind an import of ``cli``.  The last argument is
-an empty folder.  The guests are never unpaused, so they need no disk.
+Run by test_attach.py in namespaces of its own, behind an import of ``cli`` and the definition of
+SETTINGS, a text for qemu.conf.  The last argument is an empty folder.  The guests are never
+unpaused, so they need no disk.
 """
 
 # ruff: noqa: F821
@@ -25,17 +26,6 @@ from garp_agent.hypervisor.io.libvirt_monitors import serve
 FOLDER = sys.argv[-1]
 URI = f"qemu:///embed?root={FOLDER}"
 CHANNEL = "name='org.garp_agent.0'"
-SETTINGS = """
-user = "root"
-group = "root"
-dynamic_ownership = 0
-remember_owner = 0
-security_driver = "none"
-cgroup_controllers = []
-namespaces = []
-seccomp_sandbox = 0
-stdio_handler = "file"
-"""
 DOMAIN = """
 <domain type='qemu'>
   <name>{}</name>

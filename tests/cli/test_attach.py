@@ -16,6 +16,7 @@ import click
 import pytest
 
 from tests.hypervisor.watching import PATIENCE, ROOT, run
+from tests.vm.libvirt import QEMU_SETTINGS
 
 TEST_DRIVER = "test:///default"  # inside the library; it has one running guest, "test"
 COMMAND = f"""
@@ -119,7 +120,8 @@ def results(python: str) -> Iterator[dict[str, Any]]:
         pytest.skip("needs libvirt's QEMU driver (Debian package libvirt-daemon-driver-qemu)")
     with tempfile.TemporaryDirectory(prefix="gh-") as folder:
         isolated = ["unshare", "-m", "--pid", "--fork", "--mount-proc", "--kill-child"]
-        command = [*isolated, "sh", "-ec", ACCOUNTS, folder, python, "-c", COMMAND + SCENARIO]
+        script = f"{COMMAND}SETTINGS = {QEMU_SETTINGS!r}\n{SCENARIO}"
+        command = [*isolated, "sh", "-ec", ACCOUNTS, folder, python, "-c", script]
         done = subprocess.run(
             [*command, folder], check=False, capture_output=True, text=True, timeout=300
         )

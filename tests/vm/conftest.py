@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.vm import debian, images, machine
+from tests.vm import debian, fabric, images, machine
 from tests.vm.frames import Announcement
 from tests.vm.qemu import Card, QemuMachine
+from tests.vm.testbed import BondTestbed, Testbed
 
 HERE = Path(__file__).parent
 MAC, ADDRESS = "52:54:00:00:00:01", "192.0.2.1"
@@ -60,3 +61,22 @@ def guest() -> Iterator[QemuMachine]:
     with QemuMachine(cards=[CARD]) as booted:
         booted.shell(ONE_ADDRESS)
         yield booted
+
+
+@pytest.fixture(scope="module")
+def shared_testbed(request: pytest.FixtureRequest) -> Iterator[BondTestbed]:
+    """One testbed for the tests of a module: of its class TESTBED if it has one, else Testbed."""
+    if reason := fabric.missing():
+        pytest.skip(reason)
+    with getattr(request.module, "TESTBED", Testbed)() as made:
+        yield made
+
+
+@pytest.fixture
+def testbed(shared_testbed: BondTestbed) -> BondTestbed:
+    """Hypervisor and guest; both uplinks work, and the switches know where the guest is."""
+    for uplink in "ab":
+        shared_testbed.mend(uplink)
+    shared_testbed.guest_sends()
+    shared_testbed.wait_until_reached()
+    return shared_testbed

@@ -24,6 +24,18 @@ from tests.vm.receiver import HANG_TIMEOUT
 LISTENING = "/run/libvirt/libvirt-sock"
 CONTROL_SOCKET = "/run/control.sock"
 
+# For root without its privileges: no accounts, no security labels, no namespaces, no cgroups.
+QEMU_SETTINGS = """
+user = "root"
+group = "root"
+dynamic_ownership = 0
+remember_owner = 0
+security_driver = "none"
+cgroup_controllers = []
+namespaces = []
+seccomp_sandbox = 0
+stdio_handler = "file"
+"""
 # The first process: it mounts what libvirtd expects, starts it, and reaps its orphans.
 INIT = """
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C
@@ -40,17 +52,7 @@ FILES = {  # in the root directory
     "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nlibvirt-qemu:x:64055:64055::/:/bin/false\n",
     "etc/group": "root:x:0:\nkvm:x:104:\nlibvirt:x:105:\nlibvirt-qemu:x:64055:\n",
     "etc/libvirt/libvirtd.conf": 'auth_unix_rw = "none"\nunix_sock_group = "root"\n',
-    "etc/libvirt/qemu.conf": """
-user = "root"
-group = "root"
-dynamic_ownership = 0
-remember_owner = 0
-security_driver = "none"
-cgroup_controllers = []
-namespaces = []
-seccomp_sandbox = 0
-stdio_handler = "file"
-""",
+    "etc/libvirt/qemu.conf": QEMU_SETTINGS,
 }
 DOMAIN = """
 <domain type='qemu'>

@@ -4,36 +4,16 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.vm import fabric
 from tests.vm.agent import Agent
 from tests.vm.fabric import GUEST_MAC
 from tests.vm.receiver import wait_for
-from tests.vm.testbed import GARP_HINT, INTERFACES, HintWatcher, Testbed
+from tests.vm.testbed import GARP_HINT, INTERFACES, OTHER, HintWatcher, Testbed
 
 pytestmark = pytest.mark.netns
-OTHER = {"a": "b", "b": "a"}
-
-
-@pytest.fixture(scope="module")
-def shared_testbed() -> Iterator[Testbed]:
-    if reason := fabric.missing():
-        pytest.skip(reason)
-    with Testbed() as made:
-        yield made
-
-
-@pytest.fixture
-def testbed(shared_testbed: Testbed) -> Testbed:
-    """Both uplinks work, and the switches know where the guest is."""
-    for uplink in "ab":
-        shared_testbed.fabric.forward(uplink, True)
-    shared_testbed.guest_sends()
-    return shared_testbed
 
 
 def hint(testbed: Testbed, *arguments: str) -> tuple[int, str, str]:

@@ -6,32 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.vm import fabric
 from tests.vm.agent import Agent
+from tests.vm.fabric import GUEST_MAC
 from tests.vm.frames import Announcement, announcement
 from tests.vm.receiver import HANG_TIMEOUT, wait_for
-from tests.vm.testbed import MONITOR, HintWatcher, Testbed
+from tests.vm.testbed import MONITOR, OTHER, HintWatcher, Testbed
 
 pytestmark = pytest.mark.netns
-OTHER = {"a": "b", "b": "a"}
-
-
-@pytest.fixture(scope="module")
-def shared_testbed() -> Iterator[Testbed]:
-    if reason := fabric.missing():
-        pytest.skip(reason)
-    with Testbed() as made:
-        yield made
-
-
-@pytest.fixture
-def testbed(shared_testbed: Testbed) -> Testbed:
-    """Hypervisor and guest; both uplinks work, and the switches know where the guest is."""
-    for uplink in "ab":
-        shared_testbed.mend(uplink)
-    shared_testbed.guest_sends()
-    shared_testbed.wait_until_reached()
-    return shared_testbed
 
 
 @pytest.fixture
@@ -178,7 +159,7 @@ def test_learning_frames_are_repeated_until_a_switch_port_forwards(testbed: Test
             seen.settimeout(HANG_TIMEOUT)
             testbed.fail_over()
             for _round in range(2):
-                while announcement(seen.recv(2048)) != Announcement("rarp", fabric.GUEST_MAC):
+                while announcement(seen.recv(2048)) != Announcement("rarp", GUEST_MAC):
                     pass
         pings = [testbed.fabric.ping() for _ in range(3)]
         testbed.fabric.forward(late, True)

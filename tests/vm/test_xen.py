@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import pytest
 
-from tests.vm import fabric
 from tests.vm.agent import Agent
 from tests.vm.cache import ROOT
 from tests.vm.qemu import HINT_PORT
@@ -16,7 +14,7 @@ from tests.vm.testbed import HintWatcher
 from tests.vm.xen import CHANNEL, GUEST, XenTestbed
 
 pytestmark = pytest.mark.netns
-OTHER = {"a": "b", "b": "a"}
+TESTBED = XenTestbed  # of the fixtures
 RULES = ROOT / "contrib/udev/80-garp-agent.rules"
 # What a watcher leaves in the ring of a guest without agent: with these the ring is full.
 STALE = """
@@ -27,24 +25,6 @@ line = '{"execute": "lease", "arguments": {"seconds": 90}, "id": "old-%d"}\\n'
 client.sendall("".join(line % number for number in range(20)).encode())
 client.close()
 """
-
-
-@pytest.fixture(scope="module")
-def shared_testbed() -> Iterator[XenTestbed]:
-    if reason := fabric.missing():
-        pytest.skip(reason)
-    with XenTestbed() as made:
-        yield made
-
-
-@pytest.fixture
-def testbed(shared_testbed: XenTestbed) -> XenTestbed:
-    """Host and guest; both uplinks work, and the switches know where the guest is."""
-    for uplink in "ab":
-        shared_testbed.mend(uplink)
-    shared_testbed.guest_sends()
-    shared_testbed.wait_until_reached()
-    return shared_testbed
 
 
 def test_channel_is_found_by_the_udev_rule_in_the_guest(testbed: XenTestbed) -> None:

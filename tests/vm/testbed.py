@@ -52,6 +52,7 @@ addr add {HOST_ADDRESS}/24 dev br0
 neigh replace {OUTSIDE_ADDRESS} lladdr {OUTSIDE_MAC} dev br0 nud permanent
 """
 INTERFACES = {"a": "eth0", "b": "eth1"}  # of the hypervisor's uplinks, by their cards' names
+OTHER = {"a": "b", "b": "a"}  # by uplink: the one beside it
 RARP = """
 import socket
 raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
@@ -141,8 +142,7 @@ class BondTestbed(ExitStack):
         ``forwards``: False leaves the switch's port listening, until the fabric forwards.
         """
         self.fabric.plug(uplink, into_switch=True)
-        if not forwards:
-            self.fabric.forward(uplink, False)
+        self.fabric.forward(uplink, forwards)
         self.hypervisor.set_link(uplink, up=True)
         wait_for(lambda: self.is_usable(uplink), f"uplink {uplink}", step=0.02)
 
