@@ -30,6 +30,7 @@ TAPS, VLANS = 1000, 60  # and as many bridges as VLANs
 BATCH = 50  # changes sent at once
 PAUSE = 0.02  # seconds between two batches: the socket's buffer holds what they cause
 ASKED = "20,000 /s"
+FIRST_CONTACTS = 10.0  # seconds until the watcher has met all guests
 IFLA_TXQLEN = 13
 IFF_UP = 1
 _LINK = struct.Struct("=BxHiII")
@@ -102,7 +103,7 @@ class Load(NamedTuple):
 
 def queue_length(ifindex: int, number: int) -> bytes:
     """Return a request that changes nothing that the watcher looks at."""
-    length = rtnetlink.attribute(IFLA_TXQLEN, struct.pack("=I", 1000 + number % 2))
+    length = rtnetlink.attribute(IFLA_TXQLEN, struct.pack("=I", 1001 - number % 2))
     return _changed(ifindex, 0, 0, length)
 
 
@@ -168,8 +169,9 @@ class Running(NamedTuple):
 
     watcher: int
     floor: int
-    bare: int
     status_socket: str
+    memory: float  # MB, of the watcher before anybody asked for its status
+    python: float  # MB, of a bare interpreter
 
 
 @contextlib.contextmanager
@@ -188,9 +190,10 @@ def running(host: Host) -> Iterator[Running]:
         watcher = host.start("host", command, env=environment, stderr=subprocess.DEVNULL)
         floor = host.start("host", [sys.executable, "-c", RECEIVER])
         bare = host.start("host", [sys.executable, "-c", ASLEEP])
+        time.sleep(FIRST_CONTACTS)
+        memory, python = (status_field(_last(each.pid), "VmRSS") / 1024 for each in (watcher, bare))
         list(hints.hinted(status_socket, 0))
-        time.sleep(2.0)
-        yield Running(_last(watcher.pid), _last(floor.pid), _last(bare.pid), status_socket)
+        yield Running(_last(watcher.pid), _last(floor.pid), status_socket, memory, python)
         for process in (guests, watcher, floor, bare):
             host.stop(process, 9)
 
@@ -222,5 +225,5 @@ def measure(quick: bool) -> Iterator[Figure]:
             ours, floor = (found.messages / cpu for cpu in (found.watcher, found.floor))
             title = f"messages of {name}, a processor second"
             yield Figure(title, "/s", ours, floor, "Python: recv()", ASKED)
-        memory, python = (status_field(each, "VmRSS") / 1024 for each in (it.watcher, it.bare))
-        yield Figure("garp-hint watch with these links", "MB", memory, python, "python", "20 MB")
+        title = "garp-hint watch with these links"
+        yield Figure(title, "MB", it.memory, it.python, "python", "at most 20 MB")

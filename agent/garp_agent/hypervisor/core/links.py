@@ -71,6 +71,8 @@ class LinkTable:
         told = self._port_states.get(link.ifindex)
         if report.dumped and told is not None and told.bridge_ifindex == link.master_ifindex:
             link = link._replace(port_state=told.state, port_options=told.options)
+        if before is not None and before == link:
+            link = before  # what is kept does not move in memory with each message
         self._put(before, link)
         return [LinkChange(before, link, report.event)]
 

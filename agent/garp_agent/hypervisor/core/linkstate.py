@@ -86,6 +86,8 @@ _READ = frozenset(
         rtnetlink.IFLA_PARENT_DEV_BUS_NAME,
     )
 )
+# One string for all links of a kind: a host can have thousands of links.
+_KINDS = {each: each for each in ("bond", "bridge", "macvtap", "tun", "veth", "vlan")}
 _READ_OF_KINDS = {  # in IFLA_INFO_DATA
     "bond": frozenset((_IFLA_BOND_MODE, _IFLA_BOND_ACTIVE_SLAVE, _IFLA_BOND_ALL_SLAVES_ACTIVE)),
     "bridge": frozenset((_IFLA_BR_AGEING_TIME, _IFLA_BR_VLAN_FILTERING, _IFLA_BR_VLAN_PROTOCOL)),
@@ -140,6 +142,9 @@ class PortOptions(NamedTuple):
     isolated: bool = False  # it exchanges no frames with other isolated ports
 
 
+_USUAL_OPTIONS = PortOptions()
+
+
 class LinkSnapshot(NamedTuple):
     """The state of one link."""
 
@@ -158,7 +163,7 @@ class LinkSnapshot(NamedTuple):
     bus: str = ""  # of its device: "pci", "xen-backend", ...; "" for others and before Linux 5.14
     vlan: VlanTag | None = None  # of a link of kind "vlan"
     bridge: BridgeOptions | None = None  # of a link of kind "bridge"
-    port_options: PortOptions = PortOptions()  # of a bridge's port
+    port_options: PortOptions = _USUAL_OPTIONS  # of a bridge's port
 
     @property
     def has_carrier(self) -> bool:
@@ -203,6 +208,7 @@ def _report(data: bytes, start: int, end: int, dumped: bool) -> tuple[LinkMessag
     info = rtnetlink.nested(found.get(rtnetlink.IFLA_LINKINFO, b""))
     kind = rtnetlink.text(info, rtnetlink.IFLA_INFO_KIND)
     port_kind = rtnetlink.text(info, rtnetlink.IFLA_INFO_SLAVE_KIND)
+    kind, port_kind = _KINDS.get(kind, kind), _KINDS.get(port_kind, port_kind)
     own = _chosen_of(_READ_OF_KINDS, kind, info, rtnetlink.IFLA_INFO_DATA)
     port = _chosen_of(_READ_OF_PORTS, port_kind, info, rtnetlink.IFLA_INFO_SLAVE_DATA)
     link = LinkSnapshot(
@@ -221,7 +227,7 @@ def _report(data: bytes, start: int, end: int, dumped: bool) -> tuple[LinkMessag
         rtnetlink.text(found, rtnetlink.IFLA_PARENT_DEV_BUS_NAME),
         _vlan(own) if kind == "vlan" else None,
         _bridge(own) if kind == "bridge" else None,
-        _port_options(port) if port_kind == "bridge" else PortOptions(),
+        _port_options(port) if port_kind == "bridge" else _USUAL_OPTIONS,
     )
     packets = (0, 0)
     if rtnetlink.IFLA_STATS64 in found and not link.has_carrier:
@@ -263,11 +269,12 @@ def _state_in(port: dict[int, bytes]) -> int | None:
 
 
 def _port_options(port: dict[int, bytes]) -> PortOptions:
-    return PortOptions(
+    options = PortOptions(
         bool(rtnetlink.u8(port, _IFLA_BRPORT_LEARNING, 1)),
         bool(rtnetlink.u8(port, _IFLA_BRPORT_LOCKED)),
         bool(rtnetlink.u8(port, _IFLA_BRPORT_ISOLATED)),
     )
+    return _USUAL_OPTIONS if options == _USUAL_OPTIONS else options
 
 
 def _bridge(data: dict[int, bytes]) -> BridgeOptions:

@@ -60,9 +60,11 @@ class PortMoves:
         if self._places == self._table.places:
             return
         self._places = self._table.places
+        shared: dict[frozenset[int], frozenset[int]] = {}  # one set for all ports of a bridge
         for link in filter(self._topology.is_guest_port, self._table.links.values()):
             path = self._topology.path(link.ifindex)
             below = path.switches | path.ends if path.ends else frozenset()
+            below = shared.setdefault(below, below)
             home = self._homes.get(link.ifindex)
             bridge = link.master_ifindex
             if home is None:
