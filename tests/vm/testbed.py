@@ -100,9 +100,11 @@ class BondTestbed(ExitStack):
         self.hypervisor.ip(HOST)
         self.fabric.know(HOST_ADDRESS, mac)
         self.fabric.pinged, self.pinged = HOST_ADDRESS, self.hypervisor
-        yield
-        self.fabric.pinged, self.pinged = GUEST_ADDRESS, self.guest
-        self.hypervisor.ip("addr flush dev br0\nneigh flush dev br0 nud permanent")
+        try:
+            yield
+        finally:
+            self.fabric.pinged, self.pinged = GUEST_ADDRESS, self.guest
+            self.hypervisor.ip("addr flush dev br0\nneigh flush dev br0 nud permanent")
 
     def configure_bond(self, miimon: int) -> None:
         """Make the bond and the bridge of the hypervisor."""
