@@ -274,8 +274,8 @@ FILTERED = {"ipv4/arp_ignore": 1, "ipv4/rp_filter": 2}
         (rules("c000020a"), "warn arp rules nftables: exclude: [192.0.2.10/32]"),
         (rules("c0000200 fffffff0"), "warn arp rules nftables: rules for 192.0.2.10"),
         (rules("c0000200"), "warn arp rules nftables: rules for 192.0.2.10"),  # of 24 bits
-        (rules("c0000000"), "ok arp rules nftables: none names an address"),
-        (rules("c000020b"), "ok arp rules nftables: none names an address"),
+        (rules("c0000000"), "ok arp rules nftables: none names an announced address"),
+        (rules("c000020b"), "ok arp rules nftables: none names an announced address"),
         (sysctl("ipv4/drop_gratuitous_arp"), "warn sysctl eth0: drop_gratuitous_arp is 1"),
         (sysctl("ipv6/drop_unsolicited_na"), "warn sysctl eth0: drop_unsolicited_na is 1"),
         (sysctl("ipv4/arp_notify"), "ok sysctl eth0: announces once too"),
