@@ -133,6 +133,15 @@ def versions(testbed: BondTestbed) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
+def xen_versions(testbed: BondTestbed) -> str:
+    """Return the versions of a Xen host and its guest as an item of a Markdown list."""
+    xen = testbed.hypervisor.check("xl", "info", "xen_version").strip()
+    dom0, guest = (
+        machine.check("uname", "-r").strip() for machine in (testbed.hypervisor, testbed.guest)
+    )
+    return f"- Xen {xen}, Linux {dom0} in dom0, Linux {guest} in a PV guest, Debian bookworm"
+
+
 def draw(results: dict[str, list[float | None]]) -> None:
     """Draw a dot for each outage, in a row for each method."""
     from bench.plot import draw_rows  # needs matplotlib, which the tests do not
@@ -146,7 +155,7 @@ def main() -> None:
     parser.add_argument("--failovers", type=int, default=FAILOVERS, help="of each method")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_FAILOVERS}, only printed")
     parser.add_argument("--miimon", type=int, metavar="MS", help="other than 100; only printed")
-    parser.add_argument("--xen", action="store_true", help="behind a Xen host; only printed")
+    parser.add_argument("--xen", action="store_true", help="behind a Xen host")
     keys = [method.key for method in (*METHODS, *OPEN_VSWITCH_METHODS.values())]
     parser.add_argument("--only", choices=keys, action="append", help="these methods, only printed")
     given = parser.parse_args()
@@ -158,7 +167,12 @@ def main() -> None:
     print(table(results))
     lab_table = "" if given.only or given.xen else learning_lab.table()
     print(lab_table)
-    if not (given.quick or given.only or miimon or given.xen):
+    if given.quick or given.only or miimon:
+        return
+    if given.xen:
+        found = {"xen": table(results), "xen-versions": lines}
+        PAGE.write_text(written(PAGE.read_text(), found))
+    else:
         found = {"outages": table(results), "learning": lab_table, "versions": lines}
         PAGE.write_text(written(PAGE.read_text(), found))
         shown = [method.title for method in METHODS if method.key in PLOTTED]
@@ -190,7 +204,7 @@ def measure_all(given: argparse.Namespace) -> tuple[dict[str, list[float | None]
             for method in chosen:
                 with going_on(method):
                     results[method.title] = measure(testbed, method, given.failovers)
-            lines = "" if given.xen else versions(testbed)
+            lines = xen_versions(testbed) if given.xen else versions(testbed)
     for detect, method in () if given.xen else OPEN_VSWITCH_METHODS.items():
         if not given.only or method.key in given.only:
             with going_on(method), OpenVswitchTestbed(miimon=given.miimon, detect=detect) as ovs:
