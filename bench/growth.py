@@ -271,7 +271,7 @@ SERIES = (
         "ms",
         "a second",
         (0, 50, 500, 5000, 20000, 50000),
-        (0, 500),
+        (0, 50, 500),
         of_claims,
         500,
     ),
@@ -283,7 +283,8 @@ SERIES = (
 
 def lines(series: Series, points: Sequence[Point]) -> tuple[Line, Line]:
     """Return the lines through processor time and memory."""
-    few = [each for each in points if not series.straight or each.size <= series.straight]
+    most = 1.1 * series.straight or max(each.size for each in points)  # sizes are measured, too
+    few = [each for each in points if each.size <= most]
     sizes, cpu, memory = zip(*few)
     return fitted(sizes, cpu, relative=True), fitted(sizes, memory, relative=True)
 
