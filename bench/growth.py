@@ -286,7 +286,8 @@ def lines(series: Series, points: Sequence[Point]) -> tuple[Line, Line]:
     most = 1.1 * series.straight or max(each.size for each in points)  # sizes are measured, too
     few = [each for each in points if each.size <= most]
     sizes, cpu, memory = zip(*few)
-    return fitted(sizes, cpu, relative=True), fitted(sizes, memory, relative=True)
+    relative = min(cpu) > 0  # nothing can cost nothing, as no claim does
+    return fitted(sizes, cpu, relative), fitted(sizes, memory, relative=True)
 
 
 def slopes(series: Series, points: Sequence[Point]) -> tuple[str, str]:
