@@ -5,14 +5,15 @@ LINT = .venv-lint/bin
 # A shell may have set these for other work.
 unexport PYTHONPATH PYTHONHOME PYTHONSAFEPATH
 
-.PHONY: help demo test lint mutation bench bench-failover bench-late-paths bench-outages bench-pyz bench-scale \
-	bench-growth bench-peers bench-tick pictures screenshots recording clean
+.PHONY: help demo test test-xen lint mutation bench bench-failover bench-late-paths bench-outages \
+	bench-pyz bench-scale bench-growth bench-peers bench-tick pictures screenshots recording clean
 
 help:
 	@echo 'make demo    the outage after a failover with nothing, the arping loop, the agent (1 min)'
-	@echo 'make test    all tests except those of test-packages; skips with a reason what this'
-	@echo '             machine cannot run'
+	@echo 'make test    all tests except those of test-packages and test-xen; skips with a'
+	@echo '             reason what this machine cannot run'
 	@echo 'make test-packages   installation: packages, chroots, booted systems (20 min)'
+	@echo 'make test-xen  all tests of a Xen host'
 	@echo 'make lint    ruff, mypy, codespell, twine, check-wheel-contents'
 	@echo 'make mutation  how many small faults in the cores their tests find (10 min)'
 	@echo 'make bench   cost and speed of the agent, beside its peers'
@@ -45,6 +46,10 @@ test:
 	@tools/setup.sh test
 	@others=0; [ -n '$(ARGS)' ] || tools/every-python.sh || others=1; \
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS) && exit $$others
+
+test-xen:
+	@tools/setup.sh test
+	GARP_AGENT_XEN=1 $(BIN)/python -m pytest tests/vm/test_xen.py $(ARGS)
 
 lint:
 	@tools/setup.sh lint

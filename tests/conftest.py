@@ -26,7 +26,9 @@ hypothesis.settings.register_profile("busy", deadline=None)
 hypothesis.settings.load_profile("busy")
 
 PACKAGING = Path(__file__).with_name("packaging")
+VM = Path(__file__).with_name("vm")
 NO_SKIPS = os.environ.get("GARP_AGENT_NO_SKIPS", "") not in ("", "0")
+WITH_XEN = os.environ.get("GARP_AGENT_XEN", "") not in ("", "0")
 WITH_PACKAGES = os.environ.get("GARP_AGENT_PACKAGES", "") not in ("", "0")
 
 
@@ -41,6 +43,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     asked = [Path(argument.partition("::")[0]).resolve() for argument in config.args]
     if not WITH_PACKAGES and any(PACKAGING.is_relative_to(path) for path in asked):
         terminalreporter.write_line("left out: the slow tests of packages (make test-packages)")
+    if not WITH_XEN and any(VM.is_relative_to(path) for path in asked):
+        terminalreporter.write_line("left out: more tests of Xen (make test-xen)")
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import WITH_XEN
 from tests.vm import debian, fabric, images, machine
 from tests.vm.frames import Announcement
 from tests.vm.qemu import Card, QemuMachine
@@ -26,8 +27,14 @@ ip link set eth0 up
 """
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of this folder; skip them where no guest can run."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests of this folder; skip them where no guest can run.
+
+    Leave out those of `make test-xen` otherwise.
+    """
+    left_out = [item for item in items if item.get_closest_marker("by_command") and not WITH_XEN]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
     reason = images.missing_tool()
     for item in items:
         if HERE in item.path.parents:

@@ -10,7 +10,7 @@ from tests.vm.agent import Agent
 from tests.vm.cache import ROOT
 from tests.vm.qemu import HINT_PORT
 from tests.vm.receiver import wait_for
-from tests.vm.testbed import HintWatcher
+from tests.vm.testbed import GARP_HINT, HintWatcher
 from tests.vm.xen import CHANNEL, GUEST, XenTestbed
 
 pytestmark = pytest.mark.netns
@@ -62,3 +62,16 @@ def test_guest_without_agent_is_announced_by_its_cards(testbed: XenTestbed) -> N
         testbed.fail_over()
         testbed.wait_until_reached()
         wait_for(lambda: watcher.status()["history"][-1]["announced_self"] == 1, "the rewriting")
+
+
+@pytest.mark.by_command
+def test_channel_is_opened_again_after_each_restore(testbed: XenTestbed) -> None:
+    send = (*GARP_HINT, "send", GUEST)
+    with Agent(testbed.guest) as agent:
+        agent.wait_for_port("open")
+        for requests in (1, 2):  # the second restore finds the port open for a short time
+            testbed.xl("save", GUEST, "/tmp/saved")
+            testbed.xl("restore", "/tmp/saved")
+            wait_for(lambda: testbed.hypervisor.run(*send).returncode == 0, "a hint")
+            port = agent.wait_for_port("open")["hint_port"]
+            assert (port["path"], port["requests"]) == ("/dev/hvc1", requests)
