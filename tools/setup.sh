@@ -29,7 +29,7 @@ systemd-analyze:systemd man:man-db groff:groff-base mandoc:mandoc pandoc:pandoc 
 /usr/lib/python3/dist-packages/libvirt.py:python3-libvirt \
 /usr/share/doc/libvirt-daemon-driver-qemu:libvirt-daemon-driver-qemu \
 virt-xml-validate:libvirt-clients xmllint:libxml2-utils \
-qemu-system-x86_64:qemu-system-x86 lz4:lz4 zstd:zstd \
+chromium:chromium qemu-system-x86_64:qemu-system-x86 lz4:lz4 zstd:zstd \
 /usr/share/keyrings/debian-archive-keyring.gpg:debian-archive-keyring"
 MODULES=/usr/lib/python3/dist-packages
 PACKAGING_TOOLS="$TEST_TOOLS dh:debhelper dh_python3:dh-python $MODULES/click:python3-click \

@@ -146,6 +146,10 @@ def test_status_and_history_show_guests_and_hints(short_path: Path) -> None:
     with guests, watching(short_path, *HERE) as watcher:
         where = ("--status-socket", watcher.status_socket)
         eventually(lambda: "new" not in watcher.states().values(), "all were contacted")
+        none = run("history", *where)
+        assert (none[0], none[1].splitlines()[1:], none[2]) == (0, [], "")
+        assert none[1].startswith("no failover since the watcher started at 20")
+        assert run("history", *where, "--json") == (0, "[]\n", "")
         watcher.ask("burst")
         entry = watcher.last()
         text = run("status", *where)[1]

@@ -21,6 +21,7 @@ ENTRY: dict[str, Any] = {
     "unanswered_without_agent": [],
     "unanswered_by_state": {},
 }
+STATUS: dict[str, Any] = {"version": "1.2.3", "uptime": 100.0, "history": [ENTRY]}
 PARTLY = ENTRY | {
     "reason": "<b>\x1b[2J",
     "answered": 40,
@@ -32,7 +33,7 @@ PARTLY = ENTRY | {
 
 
 def test_history_page_has_a_row_for_each_failover_the_newest_first() -> None:
-    text = history_page([ENTRY, PARTLY], "host1", "1.2.3", 1_700_000_100.0)
+    text = history_page({**STATUS, "history": [ENTRY, PARTLY]}, "host1", 1_700_000_100.0)
     cells = [cell.replace("\xa0", " ").strip() for cell in Reader(text).cells]
     when = local_time(ENTRY["time"])
     assert cells == [
@@ -45,17 +46,19 @@ def test_history_page_has_a_row_for_each_failover_the_newest_first() -> None:
 
 def test_history_page_has_the_learning_frames_of_a_failover() -> None:
     sent = {"sent": 42, "failed": {}, "left_out": {"never": 1}, "last_seconds": 0.021}
-    text = history_page([ENTRY | {"learning": sent}], "host1", "1.2.3", 0.0)
+    text = history_page({**STATUS, "history": [ENTRY | {"learning": sent}]}, "host1", 0.0)
     told = "learning frames: 42 sent within 21 ms, 1 left out (never)"
     assert Reader(text).cells[1] == f"{ENTRY['reason']}{told}"
 
 
-def test_history_page_without_a_failover_says_so() -> None:
-    text = history_page([], "host1", "1.2.3", 0.0)
-    assert "No failover since the watcher started." in text
+def test_history_page_without_a_failover_says_since_when() -> None:
+    text = history_page({**STATUS, "history": []}, "host1", 1_700_000_100.0)
+    started = local_time(1_700_000_000.0)
+    assert f"No failover since the watcher started at {started}." in text
     assert Reader(text).cells == []
 
 
 def test_history_page_without_guests_or_answers_has_no_time() -> None:
     empty = ENTRY | {"guests": 0, "answered": 0, "slowest_seconds": None}
-    assert Reader(history_page([empty], "h", "1", 0.0)).cells[2:4] == ["\xa00\xa0of\xa00", "-"]
+    text = history_page({**STATUS, "history": [empty]}, "h", 0.0)
+    assert Reader(text).cells[2:4] == ["\xa00\xa0of\xa00", "-"]

@@ -8,6 +8,7 @@ import pytest
 
 from garp_agent.render import hypervisor
 from garp_agent.render.history_page import history_page
+from garp_agent.render.table import Screen
 
 HOSTILE = "\x1b]0;forged\x07\n\u202e"
 
@@ -104,16 +105,27 @@ REACHED = {"forwards_seconds": 0.004, "reached": 41, "addresses": 41, "slowest_s
 )
 def test_history_and_status_say_what_the_network_has_said(found: dict[str, Any], text: str) -> None:
     entry = {**ENTRY, "verified": found}
-    assert hypervisor.history([entry]).splitlines()[2].strip() == text
-    status = hypervisor.watcher_status_text({**STATUS, "history": [entry]})
+    values = {**STATUS, "history": [entry]}
+    assert hypervisor.history(values, 0.0).splitlines()[2].strip() == text
+    status = hypervisor.watcher_status_text(values)
     assert f"last failover {text}\n" in status
-    assert text in history_page([entry], "host", "1", 0.0)
+    assert text in history_page(values, "host", 0.0)
 
 
 @pytest.mark.parametrize("older", [ENTRY, {**ENTRY, "verified": None}])
 def test_history_of_a_failover_that_was_not_verified_has_no_line_for_it(
     older: dict[str, Any],
 ) -> None:
-    assert len(hypervisor.history([older]).splitlines()) == 2
-    status = hypervisor.watcher_status_text({**STATUS, "history": [older]})
+    values = {**STATUS, "history": [older]}
+    assert len(hypervisor.history(values, 0.0).splitlines()) == 2
+    status = hypervisor.watcher_status_text(values)
     assert "last failover" not in status
+
+
+def test_history_without_a_failover_is_one_line_that_says_since_when() -> None:
+    started = hypervisor.local_time(1_700_000_000.0)
+    line = f"no failover since the watcher started at {started}"
+    assert hypervisor.history({**STATUS, "uptime": 7.0}, 1_700_000_007.0) == f"{line}\n"
+    narrow = hypervisor.history(STATUS, 1_700_000_003.0, Screen(40))
+    assert narrow.split() == line.split()
+    assert max(map(len, narrow.splitlines())) <= 40

@@ -199,12 +199,11 @@ def watcher_status_command(status_socket: str, as_json: bool, prometheus: bool) 
 def history_command(status_socket: str, as_json: bool, html: str | None) -> None:
     """Show the last failovers, and which guests answered."""
     values = _ask_watcher(status_socket)
-    entries = values["history"]
+    now = time.time()
     if html:
-        page = history_page(entries, platform.node(), values["version"], time.time())
-        write_page(html, page, "garp-hint")
+        write_page(html, history_page(values, platform.node(), now), "garp-hint")
     else:
-        print_values(entries, as_json, lambda: render.history(entries, screen()))
+        print_values(values["history"], as_json, lambda: render.history(values, now, screen()))
 
 
 INSTALL_HELP = """Install the systemd unit of the watcher, and enable it.

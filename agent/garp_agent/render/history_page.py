@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from garp_agent.render.hypervisor import from_guest, local_time, unanswered, verified
+from garp_agent.render.hypervisor import from_guest, local_time, no_failover, unanswered, verified
 from garp_agent.render.learning import learning_line
 from garp_agent.render.page import bar, element, html_table, html_text, page
 from garp_agent.render.table import counted
@@ -18,22 +18,25 @@ HEADINGS = (
 )
 
 
-def history_page(entries: list[dict[str, Any]], host: str, version: str, now: float) -> str:
-    """Return the page.  ``now``: seconds since 1970; ``version``: of the watcher."""
+def history_page(values: dict[str, Any], host: str, now: float) -> str:
+    """Return the page.  ``values``: the watcher's status; ``now``: seconds since 1970."""
+    entries = values["history"]
     slowest = max((each["slowest_seconds"] or 0.0 for each in entries), default=0.0)
-    parts = [element("p", _answers_line(entries))]
+    parts = [element("p", _answers_line(values, now))]
     if entries:
         rows = (_history_cells(each, slowest) for each in reversed(entries))
         parts.append(html_table(HEADINGS, rows))
     footer = (
-        f"garp-hint {version} on {host}, {local_time(now)}. The history begins with the watcher."
+        f"garp-hint {values['version']} on {host}, {local_time(now)}. "
+        "The history begins with the watcher."
     )
     return page(f"Failovers of {host}", parts, footer)
 
 
-def _answers_line(entries: list[dict[str, Any]]) -> str:
+def _answers_line(values: dict[str, Any], now: float) -> str:
+    entries = values["history"]
     if not entries:
-        return "No failover since the watcher started."
+        return f"N{no_failover(values, now)[1:]}."
     complete = sum(each["answered"] == each["guests"] for each in entries)
     count = counted(len(entries), "failover")
     return f"{count}. All hinted guests answered in {complete} of {len(entries)}."

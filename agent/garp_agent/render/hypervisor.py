@@ -180,13 +180,16 @@ def _link_text(link: dict[str, Any]) -> str:
     return f"{link['link']} ({kind}): {ports}{'' if link['carrier'] else ', no carrier'}"
 
 
-def history(entries: list[dict[str, Any]], screen: Screen = PIPE) -> str:
+def history(values: dict[str, Any], now: float, screen: Screen = PIPE) -> str:
     """Write what ``history`` prints: a line for each failover, the newest last.
 
     A second line has the guests that have not answered, and a third what the network says.
+    ``now``: seconds since 1970.
     """
+    if not values["history"]:
+        return f"{wrapped(no_failover(values, now), screen)}\n"
     rows: list[Row] = [("TIME", "ANSWERED", "ROUNDS", "LAST", "REASON")]
-    for entry in entries:
+    for entry in values["history"]:
         rows.append(
             (
                 local_time(entry["time"]),
@@ -205,6 +208,12 @@ def history(entries: list[dict[str, Any]], screen: Screen = PIPE) -> str:
     return table(
         rows, screen, (4,), lambda column, text: "bad" if text.startswith(UNANSWERED) else ""
     )
+
+
+def no_failover(values: dict[str, Any], now: float) -> str:
+    """Write since when there was no failover.  ``now``: seconds since 1970."""
+    started = local_time(now - values["uptime"])
+    return f"no failover since the watcher started at {started}"
 
 
 def verified(entry: dict[str, Any]) -> str:

@@ -29,6 +29,7 @@ _PAGE = Template("""\
 @media (prefers-color-scheme: dark) { :root { --good: #3fb950; --bad: #ff7b72; } }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; margin-bottom: 0; }
+h1, p, footer { overflow-wrap: anywhere; }
 h2 { font-size: 1.1rem; margin-top: 2rem; }
 footer { margin-top: 2rem; font-size: .85rem; opacity: .7; }
 .scroll { overflow-x: auto; }
