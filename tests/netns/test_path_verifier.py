@@ -389,7 +389,8 @@ def test_watcher_verifies_where_it_may_unless_told_otherwise(
 def test_watcher_that_must_verify_and_may_not_ends_at_its_start(tmp_path: Path) -> None:
     status_socket = tmp_path / "s"
     command = [*WITHOUT, *COMMAND, "watch", "--verify", "--status-socket", str(status_socket)]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
+    options: Any = {"capture_output": True, "text": True, "env": ENVIRONMENT, "timeout": PATIENCE}
+    done = subprocess.run(command, check=False, **options)
     assert (done.returncode, done.stdout) == (EXIT_NO_PERMISSION, "")
     assert done.stderr.startswith(f"garp-hint: --verify: {NO_PROBES} (Operation not permitted)")
     assert not status_socket.exists()

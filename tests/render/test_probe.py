@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from garp_agent.hypervisor.core.drill import Direction, Outage, drill_values
 from garp_agent.hypervisor.core.path_probes import BondLeftOut, ProbePath, ProbeTarget
@@ -16,9 +19,16 @@ from garp_agent.hypervisor.core.probe_series import (
     ProbeResult,
     target_values,
 )
-from garp_agent.render.probe import drill_page, drill_text, left_out_text, path_losses, probe_table
+from garp_agent.render.probe import (
+    drill_page,
+    drill_text,
+    left_out_text,
+    loss_text,
+    path_losses,
+    probe_table,
+)
 from tests.render.test_page import Reader
-from tests.world import mac
+from tests.world import mac, property_settings
 
 NAMES = {9: "bond0", 3: "eth1", 2: "eth0"}
 PATH = ProbePath(9, 3, 2)
@@ -104,6 +114,73 @@ def test_losses_are_told_for_whole_paths_and_vlans_first(
     results = [ProbeResult(each, verdict, 3, 0, 0.1, ()) for each, verdict in verdicts.items()]
     found = path_losses(each.values(NAMES) for each in results)
     assert [each.what for each in found] == expected
+
+
+def targets() -> st.SearchStrategy[ProbeTarget]:
+    return st.builds(
+        ProbeTarget,
+        st.sampled_from([WEB.address, STACKED.address, HOST.address]),
+        st.sampled_from([(), WEB.tags, ((0x8100, 7),), STACKED.tags]),
+        st.sampled_from([PATH, OTHER_PATH, ProbePath(8, 5, 4)]),
+        st.sampled_from(["", "web1", HOSTILE]),
+        st.sampled_from(["", "vnet0", HOSTILE]),
+    )
+
+
+@property_settings(300)
+@given(
+    st.dictionaries(
+        targets(),
+        st.sampled_from([DELIVERED, LOST, LOST, LOST, NOT_SENT, OTHER_VLAN]),
+        max_size=12,
+    )
+)
+def test_losses_have_each_lost_mac_once_and_nothing_that_was_delivered(
+    verdicts: dict[ProbeTarget, str],
+) -> None:
+    one = {each[:3]: (each, verdict) for each, verdict in verdicts.items()}
+    results = [ProbeResult(each, verdict, 3, 0, 0.1, ()) for each, verdict in one.values()]
+    values: list[dict[str, Any]] = [each.values(NAMES) for each in results]
+    told = [each.what for each in path_losses(values)]
+    assert all(map(str.isprintable, told))
+    explained = dict.fromkeys(told, 0)
+    for each in values:
+        ports = f"{each['bond']}: {each['standby']} -> {each['active']}: "
+        vlan = ",".join(map(str, each["vlans"]))
+        here = [what for what in told if what.startswith(ports)]
+        whole = [what for what in here if re.fullmatch(r"all \d+ MACs? lost", what[len(ports) :])]
+        wide = [what for what in here if what.startswith(f"{ports}VLAN {vlan} lost, ")]
+        place = f"{each['mac']}{vlan and f' in VLAN {vlan}'}"
+        single = [what for what in here if f" ({place}): " in what]
+        covering = whole + wide + single
+        assert len(covering) == (each["verdict"] != DELIVERED)
+        if each["verdict"] != LOST:
+            assert not any(what.endswith("lost") or what in wide for what in covering)
+        for what in covering:
+            explained[what] += 1
+            assert what in single or what in whole or f", {_count(values, each)} MAC" in what
+    assert all(explained.values())
+
+
+def _count(values: list[dict[str, Any]], like: dict[str, Any]) -> int:
+    """Return how many MACs the VLAN of a target has on its path."""
+    place = ("bond", "standby", "active", "vlans")
+    return len({v["mac"] for v in values if all(v[each] == like[each] for each in place)})
+
+
+def test_lost_path_counts_a_mac_of_two_vlans_once() -> None:
+    twice = [WEB, WEB._replace(tags=((0x8100, 7),))]
+    results = [ProbeResult(each, LOST, 3, 0, None, ()) for each in twice]
+    [found] = path_losses(each.values(NAMES) for each in results)
+    assert found.what == "bond0: eth1 -> eth0: all 1 MAC lost"
+
+
+def test_loss_text_of_a_hostile_name_is_printable() -> None:
+    lost = ProbeResult(HOST._replace(guest=HOSTILE), LOST, 3, 0, None, ())
+    kept = ProbeResult(WEB, DELIVERED, 3, 3, 0.001, ())
+    text = loss_text({"targets": [each.values(NAMES) for each in (lost, kept)]})
+    assert "<i>\\x1b[2J (52:54:00:00:00:03)" in text
+    assert all(map(str.isprintable, text.splitlines()))
 
 
 def test_bond_that_is_left_out_has_a_line_with_the_reason() -> None:

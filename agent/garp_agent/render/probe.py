@@ -79,7 +79,7 @@ REFUSED = "the standby port refused the frame"
 
 
 class Loss(NamedTuple):
-    """What was not delivered, and the likely reason."""
+    """What was not delivered, and the likely reason; both can be printed."""
 
     what: str
     reason: str
@@ -90,7 +90,11 @@ def path_losses(targets: Iterable[Values]) -> list[Loss]:
     paths: dict[str, list[Values]] = {}
     for each in targets:
         paths.setdefault(_ports(each), []).append(each)
-    return [loss for ports, group in paths.items() for loss in _losses_of_path(ports, group)]
+    return [
+        Loss(printable(what), reason)
+        for ports, group in paths.items()
+        for what, reason in _losses_of_path(ports, group)
+    ]
 
 
 def _losses_of_path(ports: str, group: list[Values]) -> Iterator[Loss]:
@@ -99,11 +103,11 @@ def _losses_of_path(ports: str, group: list[Values]) -> Iterator[Loss]:
         vlans.setdefault(_who(each)[3], []).append(each)
     is_one_vlan = len(vlans) == 1 and "-" not in vlans
     if all(map(_is_lost, group)) and not is_one_vlan:
-        yield Loss(f"{ports}: all {_macs(len(group))} lost", NOT_JOINED)
+        yield Loss(f"{ports}: all {_macs_of(group)} lost", NOT_JOINED)
         return
     for vlan, members in vlans.items():
         if vlan != "-" and all(map(_is_lost, members)):
-            yield Loss(f"{ports}: VLAN {vlan} lost, {_macs(len(members))}", LACKS_VLAN)
+            yield Loss(f"{ports}: VLAN {vlan} lost, {_macs_of(members)}", LACKS_VLAN)
             continue
         for each in members:
             if each["verdict"] != "delivered":
@@ -115,6 +119,10 @@ def _is_lost(each: Values) -> bool:
 
 
 _REASONS = {"lost": ELSEWHERE, "other VLAN": OTHER_NATIVE_VLAN, "not sent": REFUSED}
+
+
+def _macs_of(group: list[Values]) -> str:
+    return _macs(len({each["mac"] for each in group}))
 
 
 def _whose(each: Values) -> str:
