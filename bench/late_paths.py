@@ -12,11 +12,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import groupby
 from typing import NamedTuple
 
 from bench.demo import moments
 from bench.failover_vm import PAGE, Prober
 from bench.fleet import written
+from bench.open_vswitch import OpenVswitchTestbed
 from tests.vm import fabric, images
 from tests.vm.agent import Agent
 from tests.vm.receiver import pause, wait_for
@@ -29,6 +31,13 @@ LIMIT = 150.0  # seconds; only a broken program takes longer
 RESTART = 0.1  # seconds until systemd restarts a service, by default
 OPTIONS = ("--lease", "15", "--lease-after", "60", "--timeout", "1")  # the defaults
 PRIMARY = "/sys/class/net/bond0/bonding/primary"
+OTHER_BOND = """
+link add bond1 up type bond mode active-backup miimon 100
+link add port0 type veth peer name peer0
+link set port0 master bond1
+link set peer0 up
+link set port0 up
+"""
 
 
 class Site:
@@ -105,12 +114,36 @@ def watcher_dead(site: Site) -> float:
     return outage
 
 
+def path_not_followed(site: Site) -> float:
+    """The bond of Open vSwitch fails over, which the watcher does not follow."""
+    first = site.testbed.active
+    site.testbed.fail_over()
+    outage = site.outage(time.monotonic())
+    site.testbed.mend(first)
+    return outage
+
+
+def bond_testbed() -> Testbed:
+    """Return machines whose bond the watcher follows."""
+    return Testbed(miimon=100)
+
+
+def open_vswitch_testbed() -> Testbed:
+    """Return machines with the guest behind Open vSwitch, and another bond to follow."""
+    testbed = OpenVswitchTestbed(miimon=100, detect="carrier")
+    testbed.hypervisor.insert("bonding", "veth")
+    testbed.hypervisor.ip(OTHER_BOND)
+    return testbed
+
+
 class Case(NamedTuple):
     """One row of the table."""
 
     key: str
     title: str
     outage: Callable[[Site], float]
+    leases: bool = True  # the guest has a lease when the fault comes
+    testbed: Callable[[], Testbed] = bond_testbed
 
 
 CASES = (
@@ -118,6 +151,13 @@ CASES = (
     Case("stp", "host bridge with STP: uplink listens and learns for 30 s", host_bridge_listens),
     Case("crash", "failover while a crashed watcher is restarted", watcher_crashed),
     Case("dead", "failover right after the watcher was killed for good", watcher_dead),
+    Case(
+        "unfollowed",
+        "guest on Open vSwitch, the watcher follows another bond",
+        path_not_followed,
+        False,
+        open_vswitch_testbed,
+    ),
 )
 
 
@@ -140,7 +180,7 @@ def measure(testbed: Testbed, case: Case, watched: bool, samples: int) -> list[f
     with prepared(testbed, watched) as (site, agent):
         for wait in moments(samples, INTERVAL):
             testbed.guest_sends()
-            if watched:
+            if watched and case.leases:
                 agent.wait_until(lambda status: status["lease"], "the lease")
             pause(wait)
             outages.append(case.outage(site))
@@ -169,14 +209,15 @@ def main() -> None:
         sys.exit(f"bench-late-paths: {reason}")
     samples = QUICK_SAMPLES if given.quick else SAMPLES
     chosen = [case for case in CASES if not given.only or case.key in given.only]
-    with Testbed(miimon=100) as testbed:
-        found = []
-        for case in chosen:
-            alone = measure(testbed, case, False, samples)
-            found.append((case.title, alone, measure(testbed, case, True, samples)))
-        print(table(found))
-        if not (given.quick or given.only):
-            PAGE.write_text(written(PAGE.read_text(), {"late": table(found)}))
+    found = []
+    for make, cases in groupby(chosen, lambda case: case.testbed):
+        with make() as testbed:
+            for case in cases:
+                alone = measure(testbed, case, False, samples)
+                found.append((case.title, alone, measure(testbed, case, True, samples)))
+    print(table(found))
+    if not (given.quick or given.only):
+        PAGE.write_text(written(PAGE.read_text(), {"late": table(found)}))
 
 
 if __name__ == "__main__":

@@ -166,6 +166,15 @@ def test_learning_frames_are_repeated_until_a_switch_port_forwards(testbed: Test
         assert testbed.lost(pings) == pings
 
 
+def test_hosts_own_address_is_announced_by_learning_frames(testbed: Testbed) -> None:
+    with testbed.ping_hypervisor():
+        testbed.guest_sends()
+        testbed.wait_until_reached()
+        with HintWatcher(testbed.hypervisor, "--learn", timeout="0.2"):
+            testbed.fail_over()
+            testbed.wait_until_reached()
+
+
 def test_agent_that_comes_later_finds_no_lease_in_the_port(testbed: Testbed) -> None:
     """The port keeps what was sent before the agent opened it; a lease there would be stale."""
     with HintWatcher(testbed.hypervisor, timeout="0.2") as watcher:
