@@ -13,7 +13,7 @@ help:
 	@echo 'make test    all tests except those of test-packages and test-xen; skips with a'
 	@echo '             reason what this machine cannot run'
 	@echo 'make test-packages   installation: packages, chroots, booted systems (20 min)'
-	@echo 'make test-xen  all tests of a Xen host'
+	@echo 'make test-xen  guests of a Xen host, PV and PVH (10 min)'
 	@echo 'make lint    ruff, mypy, codespell, twine, check-wheel-contents'
 	@echo 'make mutation  how many small faults in the cores their tests find (10 min)'
 	@echo 'make bench   cost and speed of the agent, beside its peers'
@@ -47,6 +47,7 @@ test:
 	@others=0; [ -n '$(ARGS)' ] || tools/every-python.sh || others=1; \
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS) && exit $$others
 
+# A Xen host for each kind of guest.
 test-xen:
 	@tools/setup.sh test
 	GARP_AGENT_XEN=1 $(BIN)/python -m pytest tests/vm/test_xen.py $(ARGS)

@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.vm import images, xen_images
 from tests.vm.cache import built
 from tests.vm.fabric import GUEST_MAC
 from tests.vm.machine import Machine, MachineError
+from tests.vm.qemu import CPU as PLAIN_CPU
 from tests.vm.qemu import HINT_PORT, Card, QemuMachine
 from tests.vm.testbed import BOND, NO_IPV6, RARP, BondTestbed
 from tests.vm.testbed import GUEST as CONFIGURED
@@ -27,6 +30,7 @@ from tests.vm.testbed import GUEST as CONFIGURED
 GUEST = "guest"  # its name in Xen
 CHANNEL = "/run/garp/first.sock"  # a path that only xenstore connects with the guest
 RELAY_PORT = "relay.control"
+CPU = f"{PLAIN_CPU},+svm,+npt"  # which a PVH guest needs; QEMU emulates them
 PARAMETERS = (
     "console=hvc0 panic=-1 loglevel=4 nokaslr mitigations=off no_timer_check "
     "rcupdate.rcu_expedited=1 random.trust_cpu=on cryptomgr.notests rootfstype=ramfs"
@@ -49,10 +53,33 @@ CONTROL_BRIDGE = """
 link add control up type bridge stp_state 0 forward_delay 0 mcast_snooping 0
 addr add 198.51.100.1/24 dev control
 """
+HINT_CHANNEL = f"name={HINT_PORT},connection=socket,path={CHANNEL}"
+VIF = f"mac={GUEST_MAC},bridge=br0,script=/{xen_images.VIF_SCRIPT}"
+CONTROL_VIF = f"mac=52:54:00:00:00:02,bridge=control,script=/{xen_images.VIF_SCRIPT}"
 # xl 4.17 loses the first channel of a list, so that there is another in front.
-DOMAIN = f"""
+CHANNELS = ("name=unused,connection=pty", HINT_CHANNEL)
+# What the state depends on, beside the images.
+STATE_CODE = ("xen_guest_init.sh", "qemu.py", "guest_control.py", "guest_relay.py")
+RENEW = """
+import base64, io, shutil, tarfile
+shutil.rmtree('/opt/garp/garp_agent')
+with tarfile.open(fileobj=io.BytesIO(base64.b64decode(code))) as tar: tar.extractall('/opt/garp')
+"""
+RENEWING = 600.0  # seconds; a PVH guest under emulation takes minutes for 400 kB
+# The relay serves one guest, and does not notice its end.
+END_RELAY = """
+for process in processes.values():
+    if "/opt/garp/guest_relay.py" in process.args:
+        process.kill()
+        process.wait()
+"""
+
+
+def domain(kind: str, channels: Sequence[str]) -> str:
+    """Return the configuration of the guest, for xl.  ``kind``: "pv" or "pvh"."""
+    return f"""
 name="{GUEST}"
-type="pv"
+type="{kind}"
 kernel="/guest/vmlinux"
 ramdisk="/guest/initramfs"
 memory=200
@@ -60,21 +87,8 @@ vcpus=1
 on_crash="preserve"
 on_reboot="destroy"
 extra="{PARAMETERS}"
-vif=[
-    "mac={GUEST_MAC},bridge=br0,script=/{xen_images.VIF_SCRIPT}",
-    "mac=52:54:00:00:00:02,bridge=control,script=/{xen_images.VIF_SCRIPT}",
-]
-channel=[
-    "name=unused,connection=pty",
-    "name={HINT_PORT},connection=socket,path={CHANNEL}",
-]
-"""
-# What the state depends on, beside the images.
-STATE_CODE = ("xen.py", "xen_guest_init.sh", "qemu.py", "guest_control.py", "guest_relay.py")
-RENEW = """
-import base64, io, shutil, tarfile
-shutil.rmtree('/opt/garp/garp_agent')
-with tarfile.open(fileobj=io.BytesIO(base64.b64decode(code))) as tar: tar.extractall('/opt/garp')
+vif={json.dumps([VIF, CONTROL_VIF])}
+channel={json.dumps(list(channels))}
 """
 
 
@@ -89,6 +103,7 @@ class XenHost(QemuMachine):
             hint_port=False,
             memory=1300,
             inherit=tuple(taps.values()),
+            arguments=("-cpu", CPU),
             restore_from=restore_from,
         )
         self.relay_path = self.folder / "relay"
@@ -135,6 +150,7 @@ class XenTestbed(BondTestbed):
     """A Xen host with the bond in dom0, and a guest whose channel is a socket there."""
 
     hypervisor: XenHost
+    kind = "pv"  # of the guest
 
     def start(self, miimon: int) -> None:
         saved = _saved_state() / "state"
@@ -142,12 +158,27 @@ class XenTestbed(BondTestbed):
         self.hypervisor.resume()
         self.guest = self.enter_context(XenGuest(self.hypervisor))
         self.hypervisor.write("/sys/class/net/bond0/bonding/miimon", str(miimon))
-        with io.BytesIO() as packed:
-            with tarfile.open(fileobj=packed, mode="w:gz") as tar:
-                tar.add(images.agent_code() / "tree/opt/garp/garp_agent", "garp_agent")
-            code = base64.b64encode(packed.getvalue()).decode()
         for machine in (self.hypervisor, self.guest):
-            machine.python(RENEW, code=code)
+            renew_agent(machine)
+
+    def create_guest(self, configuration: str) -> None:
+        """Let xl create the guest, and join it to its control connection."""
+        self.hypervisor.write("/guest/domain", configuration)
+        self.xl("create", "/guest/domain")
+        relay = ("python3", "-S", "/opt/garp/guest_relay.py", RELAY_PORT, "198.51.100.2:7")
+        self.hypervisor.spawn(*relay)
+
+    def replace_guest(self, channels: Sequence[str] = CHANNELS, *, kind: str = "") -> None:
+        """Destroy the guest, and start another one in its place.
+
+        ``kind``: "pv" or "pvh"; "" for that of the guest before.
+        """
+        self.kind = kind or self.kind
+        self.hypervisor.python(END_RELAY)
+        self.xl("destroy", GUEST)
+        self.create_guest(domain(self.kind, channels))
+        self.configure_guest()
+        renew_agent(self.guest)
 
     def xl(self, *arguments: str) -> str:
         """Run the tool xl in dom0; return what it prints."""
@@ -165,12 +196,18 @@ class _BootedTestbed(XenTestbed):
         self.hypervisor.ip(CONTROL_BRIDGE)
         self.hypervisor.insert(*MODULES)
         self.hypervisor.shell(START)
-        self.hypervisor.write("/guest/domain", DOMAIN)
-        self.xl("create", "/guest/domain")
+        self.create_guest(domain(self.kind, CHANNELS))
         self.guest = self.enter_context(XenGuest(self.hypervisor))
-        relay = ("python3", "-S", "/opt/garp/guest_relay.py", RELAY_PORT, "198.51.100.2:7")
-        self.hypervisor.spawn(*relay)
         self.configure_guest()
+
+
+def renew_agent(machine: Machine) -> None:
+    """Give a machine the agent as it is now, in place of the one it has booted with."""
+    with io.BytesIO() as packed:
+        with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+            tar.add(images.agent_code() / "tree/opt/garp/garp_agent", "garp_agent")
+        code = base64.b64encode(packed.getvalue()).decode()
+    machine.call("python", timeout=RENEWING, source=RENEW, arguments={"code": code})
 
 
 def _saved_state() -> Path:
@@ -183,5 +220,6 @@ def _saved_state() -> Path:
         with _BootedTestbed() as booted:
             booted.hypervisor.save(to / "state")
 
-    setup = (BOND, NO_IPV6, RARP, CONFIGURED)
-    return built("xen-state", [*map(str, parts), *code, *setup], build)
+    setup = (BOND, NO_IPV6, RARP, CONFIGURED, START, CONTROL_BRIDGE, *MODULES)
+    machine = (CPU, XEN_PARAMETERS, domain(XenTestbed.kind, CHANNELS))
+    return built("xen-state", [*(part.name for part in parts), *code, *setup, *machine], build)
