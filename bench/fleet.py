@@ -158,14 +158,14 @@ def _read(outgoing: bytes, settings: Settings) -> EngineEvent:
 
 
 def leases(guests: int, since: float, until: float, seed: int = SEED) -> list[Happening]:
-    """Return leases of 90 s, renewed every 30 s, each guest in a phase of its own."""
+    """Return leases of 15 s, renewed every 5 s, each guest in a phase of its own."""
     draw = random.Random(seed).random
     told: list[Happening] = []
     for number in range(guests):
-        now = since + draw() * 30.0
+        now = since + draw() * 5.0
         while now < until:
-            told.append((now, number, LeaseGranted(90.0)))
-            now += 30.0
+            told.append((now, number, LeaseGranted(15.0)))
+            now += 5.0
     return told
 
 

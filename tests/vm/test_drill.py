@@ -298,7 +298,7 @@ def test_drill_that_is_interrupted_puts_the_bond_back(testbed: Testbed) -> None:
 
 def test_drill_on_a_terminal_shows_its_progress_and_ignores_control_z(testbed: Testbed) -> None:
     before = testbed.active
-    testbed.hypervisor.python("os.makedirs('/dev/pts', exist_ok=True)")
+    testbed.hypervisor.python("import os; os.makedirs('/dev/pts', exist_ok=True)")
     testbed.hypervisor.shell("mount -t devpts devpts /dev/pts")
     process = testbed.hypervisor.spawn("python3", "-c", TERMINAL, *GARP_HINT, "drill", "--yes")
     assert process.wait() == 1, process.output  # the guest is silent; 99: the drill was stopped
