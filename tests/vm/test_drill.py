@@ -224,6 +224,15 @@ def test_each_standby_port_of_a_bond_with_three_ports_is_probed(
     assert "bond1: t2 -> t1: all 4 MACs lost" in hint(testbed, "probe", "--bond", "bond1")[1]
 
 
+def test_standby_port_with_port_security_is_found(
+    testbed: Testbed, second_bond: QemuMachine
+) -> None:
+    """The switch drops frames of hardware addresses that it does not know behind the port."""
+    state = ("dev", "p2", "learning", "off", "locked", "on")
+    second_bond.check("bridge", "-n", "switches", "link", "set", *state)
+    assert verdicts_of_bond1(testbed) == (1, behind("t0"), behind("t2"))
+
+
 def test_vlan_that_one_switch_lacks_is_named(testbed: Testbed, second_bond: QemuMachine) -> None:
     second_bond.check("bridge", "-n", "switches", "vlan", "del", "dev", "p0", "vid", "200")
     lost = {each for each in behind("t0") if 200 in each}
