@@ -52,8 +52,8 @@ def list_guests_command(
     by announce-self (QEMU, Xen), by learning-frames (this host) or by nothing, as the watcher says.
     BEHIND is the guest's port on this host, and the links of its path that the watcher follows; ?
     if the port is not known. Guests without channel follow (STATE no-channel), as the links show
-    them: with their names in libvirt, or with those of their ports. Exit status 0 if there is a
-    channel, whatever its state.
+    them: with their names in libvirt, or with those of their ports. A port is unmatched if it may
+    be that of a guest above with BEHIND ?. Exit status 0 if there is a channel, whatever its state.
     """
     finder = Finder(port, channels, libvirt_status)
     found = finder.find()

@@ -16,7 +16,7 @@ from garp_agent.hypervisor.bridge_table_reader import BridgeTableReader
 from garp_agent.hypervisor.core.announce_self import REWRITE
 from garp_agent.hypervisor.core.failover_record import PathForwards, PathLost
 from garp_agent.hypervisor.core.guest_paths import GuestPaths
-from garp_agent.hypervisor.core.guests_without_channel import guests_without_channel
+from garp_agent.hypervisor.core.guests_without_channel import UNMATCHED, guests_without_channel
 from garp_agent.hypervisor.core.hint_rounds import HINT
 from garp_agent.hypervisor.core.watcher import HintOptions, Watcher
 from garp_agent.hypervisor.io.channels import Finder
@@ -340,10 +340,11 @@ class WatcherDaemon:
     def _without_channel(self, guests: Any) -> list[dict[str, object]]:
         """Return the guests that only the links show; ``guests``: the others, of the status."""
         names = {card.port: card.guest for card in self._found_cards}
-        known = {guest["guest"] for guest in guests}
-        ports = {port for guest in guests for port in guest["ports"]}
-        found = guests_without_channel(self._links.follower, names, known, ports)
-        ways = {each.guest: self._watcher.way_without_channel(each.guest) for each in found}
+        found = guests_without_channel(self._links.follower, names, guests)
+        ways = {
+            each.guest: self._watcher.way_without_channel(each.guest, each.state == UNMATCHED)
+            for each in found
+        }
         return [
             {**each.values(), "way": ways[each.guest][0], "no_way": ways[each.guest][1] or None}
             for each in found

@@ -52,9 +52,7 @@ def add_paths(
         guest["ports"] = sorted(path.ports)
         guest["behind"] = sorted(path.links) if path.is_known else None
     names = {card.port: card.guest for card in cards}
-    known = {guest["guest"] for guest in guests}
-    ports = {port for guest in guests for port in guest["ports"]}
-    return [each.values() for each in guests_without_channel(follower, names, known, ports)]
+    return [each.values() for each in guests_without_channel(follower, names, guests)]
 
 
 def dumped(subject: Subject[Any], timeout: float) -> list[Any]:

@@ -42,8 +42,9 @@ def _state_meaning(column: int, text: str) -> str:
     """Return how bad the state of a guest is, which stands in the second column of tables."""
     if column != 1:
         return ""
-    fixed = {"answered": "good", "new": "quiet", "no-agent": "warn", "no-channel": "quiet"}
-    return fixed.get(text, "bad")
+    fixed = {"answered": "good", "no-agent": "warn"}
+    quiet = dict.fromkeys(("new", "no-channel", "unmatched"), "quiet")
+    return {**fixed, **quiet}.get(text, "bad")
 
 
 def sent(guest: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from garp_agent.hypervisor.core.ways import way_with_learning, way_without_learning
+from garp_agent.hypervisor.core.ways import NO_CHANNEL, way_with_learning, way_without_learning
 
 
 @pytest.mark.parametrize(
@@ -39,5 +39,5 @@ def test_guest_with_a_port_that_gets_a_frame_is_announced_by_it(
 
 def test_guest_without_channel_says_so() -> None:
     why = "it has no channel, and watch has no --learn"
-    assert way_without_learning(False, False, has_channel=False) == ("nothing", why)
-    assert way_without_learning(False, True, has_channel=False) == ("announce-self", "")
+    assert way_without_learning(False, False, NO_CHANNEL) == ("nothing", why)
+    assert way_without_learning(False, True, NO_CHANNEL) == ("announce-self", "")

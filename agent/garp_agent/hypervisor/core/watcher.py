@@ -14,7 +14,7 @@ from garp_agent.hypervisor.core.hint_rounds import HINT, Rounds
 from garp_agent.hypervisor.core.hints import HintWriter
 from garp_agent.hypervisor.core.lease import LEASE
 from garp_agent.hypervisor.core.lease_paths import LEASE_AFTER, Paths, behind_every_link
-from garp_agent.hypervisor.core.ways import way_without_learning
+from garp_agent.hypervisor.core.ways import NO_CHANNEL, NO_GUEST, way_without_learning
 from garp_agent.wire.model import LEVEL_NOTICE, LEVEL_WARNING
 from garp_agent.wire.notices import Notices
 from garp_agent.wire.record import NamedTuple
@@ -226,9 +226,13 @@ class Watcher:
         spared = [each for each in others if each.answers or each.channel.path not in paths]
         return self._announcements.announce_silent(record, spared)
 
-    def way_without_channel(self, guest: str) -> tuple[str, str]:
-        """Return the way of a guest that has no channel, as way_without_learning()."""
-        return way_without_learning(False, self._announcements.covers(guest), has_channel=False)
+    def way_without_channel(self, guest: str, is_unmatched: bool) -> tuple[str, str]:
+        """Return the way of a guest that has no channel, as way_without_learning().
+
+        ``is_unmatched``: only its port is known, and it may have a channel.
+        """
+        why = NO_GUEST if is_unmatched else NO_CHANNEL
+        return way_without_learning(False, self._announcements.covers(guest), why)
 
     def macs(self) -> list[bytes]:
         """Return the MACs of all guests, as their agents say."""

@@ -18,17 +18,18 @@ LEARNING = "learning-frames"
 NOTHING = "nothing"
 PORT_NOT_KNOWN = "its port is not known"
 NO_CHANNEL = "it has no channel"
+NO_GUEST = "the guest of this port is not known"
 NO_ANSWER = "no agent answers"
 NOT_ASKED = "watch has no --learn"  # and no monitor
 
 
-def way_without_learning(
-    answers: bool, has_monitor: bool, has_channel: bool = True
-) -> tuple[str, str]:
-    """Return the way of a guest, and why there is none, as long as no learning frames are sent."""
+def way_without_learning(answers: bool, has_monitor: bool, why: str = NO_ANSWER) -> tuple[str, str]:
+    """Return the way of a guest, and why there is none, as long as no learning frames are sent.
+
+    ``why``: its agent does not answer.
+    """
     if answers:
         return AGENT, ""
-    why = NO_ANSWER if has_channel else NO_CHANNEL
     return (ANNOUNCE, "") if has_monitor else (NOTHING, f"{why}, and {NOT_ASKED}")
 
 
