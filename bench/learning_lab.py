@@ -44,7 +44,8 @@ class Result(NamedTuple):
 
     entries: int
     pace: int  # frames in a millisecond; 0: no limit
-    last: float  # seconds from the event to the last frame
+    first: float  # seconds from the event to the first frame
+    last: float  # to the last one
     kib: float  # memory, KiB
 
 
@@ -85,7 +86,7 @@ class LearningWatcher:
         self._follower = Follower()
         for event in dumped(LINKS, LIMIT):
             self._follower.handle(_with_bond(event), 0.0)
-        self._learning = Learning(self._follower, LearningRules(), pace)
+        self._learning = Learning(self._follower, LearningRules(), pace, time.monotonic)
         self._reactor = Reactor()
         self._reactor.watch(self._learning, self._learning.read)
 
@@ -99,11 +100,15 @@ class LearningWatcher:
         while self._status(0.0)["learning"]["remembered"] < entries:
             self._turn()
 
-    def fail_over(self) -> float:
-        """Report a failover; return the seconds until the last frame of the first round."""
-        wall, now = time.time(), time.monotonic()
+    def report_failover(self, wall: float) -> None:
+        """Report a failover, and do no more.  ``wall``: seconds since 1970."""
         failover = BondFailover(UPLINK, ("a",), ("b",), frozenset((UPLINK,)))
-        self._learning.failover(failover, now, wall)
+        self._learning.failover(failover, time.monotonic(), wall)
+
+    def fail_over(self) -> tuple[float, float]:
+        """Report a failover; return the seconds until the first and last frame of round one."""
+        wall = time.time()
+        self.report_failover(wall)
         while True:
             self._turn()
             if self._learning.deadline() < time.monotonic() + IDLE:
@@ -112,7 +117,7 @@ class LearningWatcher:
             record = status["history"][0]["learning"]
             if record["rounds"] and not status["learning"]["queued"]:
                 assert not record["failed"], record
-                return float(record["last_seconds"])
+                return record["first_seconds"], record["last_seconds"]
 
     def _turn(self) -> None:
         now = time.monotonic()
@@ -139,7 +144,8 @@ def measure(entries: int, pace: int) -> Result:
                 for _failover in range(FAILOVERS):
                     found.append(watcher.fail_over())
                     assert _received(far) == entries + 1, "the host's own and one for each MAC"
-    return Result(entries, pace, median(found), kib)
+    first, last = (median(each) for each in zip(*found))
+    return Result(entries, pace, first, last, kib)
 
 
 def _with_bond(event: LinkEvent) -> LinkEvent:
@@ -173,11 +179,13 @@ def _received(far: socket.socket) -> int:
 
 def table() -> str:
     """Measure; return the results as a Markdown table."""
-    rows = ["| MACs | pace | last frame after | memory |", "|---|---|---|---|"]
-    for entries, pace in ((1000, PACE), (1000, 0), (10000, 0)):
+    rows = ["| MACs | pace | first frame after | last frame after | memory |"]
+    rows.append("|---|---|---|---|---|")
+    for entries, pace in ((1, PACE), (1000, PACE), (1000, 0), (10000, 0)):
         found = measure(entries, pace)
         shown = f"{pace} in 1 ms" if pace else "no limit"
-        rows.append(f"| {entries:,} | {shown} | {found.last * 1000:.0f} ms | {found.kib:.0f} KiB |")
+        times = f"{found.first * 1000:.1f} ms | {found.last * 1000:.1f} ms"
+        rows.append(f"| {entries:,} | {shown} | {times} | {found.kib:.0f} KiB |")
     return "\n".join(rows)
 
 

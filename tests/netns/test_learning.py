@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from bench import lab
+from bench.learning_lab import BRIDGE_MAC, RARP, LearningWatcher, ManyGuests
 from garp_agent.hypervisor.core.learning_frames import learning_frame
 from garp_agent.hypervisor.core.linkstate import VlanTag
 from garp_agent.hypervisor.io.learning_socket import LearningSocket
@@ -191,6 +192,17 @@ def test_watcher_with_learn_remembers_what_bridges_have_heard(
         status, _log = watcher.stop()
     assert status == 0
     assert values["learning"]["sent"] == 0
+
+
+def test_first_frames_leave_before_anything_else_is_done_about_a_failover() -> None:
+    """The tables are read, planned and sent in one turn, ahead of hints and path probes."""
+    wanted = {mac(BRIDGE_MAC), *(bytes((0x52, 0x54, 0, 0, 0, n)) for n in range(3))}
+    with ManyGuests(3) as made, made.entered("host"), closing(LearningWatcher(16)) as watcher:
+        watcher.remember(3)
+        with closing(made.packet_socket("host", "far", RARP)) as far:
+            far.settimeout(30.0)
+            watcher.report_failover(0.0)
+            assert {far.recv(2048)[6:12] for _ in wanted} == wanted
 
 
 def lines(text: str) -> list[str]:

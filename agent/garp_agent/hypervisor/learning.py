@@ -19,7 +19,7 @@ from garp_agent.wire.notices import Notices
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from garp_agent.hypervisor.core.bonds import BondFailover, FollowedLink, Follower
@@ -40,9 +40,14 @@ class Learning:
         follower: Follower,
         rules: LearningRules,
         pace: int,
+        clock: Callable[[], float],
     ) -> None:
-        """Raises NoRawFramesError, OSError if there can be no socket."""
+        """``clock``: tells when a frame has left, on the clock of the caller's times.
+
+        Raises NoRawFramesError, OSError if there can be no socket.
+        """
         self._follower = follower
+        self._clock = clock
         self._notices = Notices()
         self.take_notices = self._notices.take
         self._socket = LearningSocket()
@@ -78,13 +83,17 @@ class Learning:
         self._rounds.follow(links, now)
 
     def failover(self, failover: BondFailover, now: float, wall: float) -> None:
-        """Begin the rounds for the bonds of a failover.  ``wall``: seconds since 1970."""
+        """Begin the rounds for the bonds of a failover; send the first frames before it returns.
+
+        ``wall``: seconds since 1970.
+        """
         links = self._follower.table.links
         named = [link for link in links.values() if link.name in failover.links]
         bonds = self._bonds_of(link.ifindex for link in named)
         changed = bool(failover.before) and not set(failover.before) & set(failover.after)
         aggregators = frozenset(each for each in bonds if changed and self._mode(each))
         self._rounds.begin(bonds, aggregators, now, wall)
+        self._send_at_once(now)
 
     def learn_all(self, now: float, wall: float) -> None:
         """Begin the rounds for all bonds, because the operator says so."""
@@ -179,6 +188,13 @@ class Learning:
         bond = self._follower.table.links[ifindex].bond
         return bond is not None and bond.mode == MODE_8023AD
 
+    def _send_at_once(self, now: float) -> None:
+        """Read the tables and send in the same turn: the kernel has answered when it was asked."""
+        self.advance(now)
+        if self._rounds.wants_tables:
+            self.read(now)
+            self._send(now)
+
     def _send(self, now: float) -> None:
         while True:
             entry = self._rounds.next_entry(now)
@@ -186,4 +202,5 @@ class Learning:
                 return
             frame = learning_frame(entry.hardware_address, entry.tags)
             number = self._socket.send(entry.bond_ifindex, entry.bond, frame)
-            self._rounds.sent(number, is_full(number), now)
+            # Not `now`: the tables were read and planned since, and the history tells how long.
+            self._rounds.sent(number, is_full(number), self._clock())

@@ -206,8 +206,11 @@ def test_full_queue_of_a_bond_does_not_hold_up_another_bond() -> None:
     rounds.rounds.advance(100.0)
     rounds.read(100.0)
     first = rounds.send(100.0, errno.ENOBUFS, is_full=True)
-    [other] = rounds.send(100.0)
+    other = rounds.rounds.next_entry(100.0)
+    assert other is not None
     assert (first[0].bond, other.bond) == ("bond0", "bond1")
+    rounds.rounds.sent(0, False, 100.0 + 2 * TICK)  # when the first may be sent again
+    assert rounds.rounds.history[-1].values()["first_seconds"] == 2 * TICK
     assert rounds.rounds.deadline() == 100.0 + TICK
     assert rounds.send(100.0 + TICK) == first
 

@@ -106,6 +106,7 @@ class LearningRounds:
         self._pace = pace
         self._notices = notices
         self._runs: list[_Run] = []
+        self._sending: _Run | None = None  # has the frame of the latest next_entry()
         self._down: dict[str, float] = {}  # since when a bond has had no carrier, by name
         self._lost: dict[str, float] = {}  # the same of those that had none for LOST_FOR
         self._budget = 0.0  # frames that may be sent now
@@ -186,6 +187,7 @@ class LearningRounds:
             while run.queue and run.retry_at <= now:  # a full queue holds up no other bond
                 entry = run.queue[0]
                 if entry.bond_ifindex in run.bonds and self._is_there(entry):
+                    self._sending = run
                     return entry
                 run.queue.popleft()
                 self._end_round(run)
@@ -194,9 +196,11 @@ class LearningRounds:
     def sent(self, number: int, is_full: bool, now: float) -> None:
         """Take in the result of the frame of :meth:`next_entry`.
 
-        ``number``: the errno; 0: sent.  ``is_full``: it may be sent again later.
+        ``number``: the errno; 0: sent.  ``is_full``: it may be sent again later.  ``now`` may be
+        later than that of :meth:`next_entry`.
         """
-        run = next(run for run in self._runs if run.queue and run.retry_at <= now)
+        run = self._sending
+        assert run is not None
         run.attempts += 1
         if is_full and run.attempts < ATTEMPTS:
             run.retry_at = now + TICK
