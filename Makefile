@@ -14,7 +14,7 @@ help:
 	@echo '             reason what this machine cannot run'
 	@echo 'make test-packages   installation: packages, chroots, booted systems (20 min)'
 	@echo 'make test-xen  guests of a Xen host, PV and PVH (10 min)'
-	@echo 'make lint    ruff, mypy, codespell, twine, check-wheel-contents'
+	@echo 'make lint    ruff, mypy, codespell, twine, check-wheel-contents, check-jsonschema'
 	@echo 'make mutation  how many small faults in the cores their tests find (10 min)'
 	@echo 'make bench   cost and speed of the agent, beside its peers'
 	@echo 'make bench-tick  calls and system calls of one tick and of one hint (1 min)'
@@ -58,6 +58,7 @@ lint:
 	$(LINT)/ruff format --check
 	$(LINT)/mypy --explicit-package-bases agent/garp_agent bench tests
 	git ls-files -z | xargs -0 $(LINT)/codespell
+	$(LINT)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	rm -rf build/lint && $(LINT)/python -m build --outdir build/lint . >/dev/null
 	$(LINT)/python -m twine check --strict build/lint/*
 	$(LINT)/check-wheel-contents build/lint/*.whl
