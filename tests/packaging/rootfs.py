@@ -21,6 +21,7 @@ CACHE = Path(os.environ.get("GARP_PACKAGING_CACHE", ROOT / ".cache" / "packaging
 COMMON = ("python3-click", "python3-yaml", "iproute2", "iputils-arping", "kmod", "udev")
 KERNEL = ("linux-image-cloud-amd64", "initramfs-tools")
 SYSV = ("sysvinit-core", "initscripts")
+LIBVIRT = ("libvirt-daemon-system", "qemu-system-x86", "python3-apt", "python3-libvirt")
 # Suite and packages.
 RECIPES = {
     "bookworm": ("bookworm", "systemd-sysv", *COMMON),
@@ -31,6 +32,7 @@ RECIPES = {
     "booted-trixie": ("trixie", "systemd-sysv", *COMMON, *KERNEL),
     "booted-sysv": ("bookworm", *SYSV, *COMMON, *KERNEL),
     "ssh": ("bookworm", "systemd-sysv", "openssh-server", *COMMON),
+    "hypervisor": ("bookworm", "systemd-sysv", "openssh-server", *LIBVIRT, *COMMON),
     "booted-cloud": ("bookworm", "systemd-sysv", "cloud-init", *COMMON, *KERNEL),
 }
 
