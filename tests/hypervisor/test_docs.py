@@ -16,6 +16,7 @@ from garp_agent.hypervisor.core import channel_names, hint_rounds
 from garp_agent.hypervisor.core.contacts import FIRST_SPREAD
 from garp_agent.hypervisor.core.exchange import Outcome
 from garp_agent.hypervisor.core.failover_record import NAMES, REPEATS
+from garp_agent.hypervisor.core.guests_without_channel import NO_CHANNEL, UNMATCHED
 from garp_agent.hypervisor.core.lease import LEASE
 from garp_agent.hypervisor.core.lease_paths import LEASE_AFTER
 from garp_agent.hypervisor.io import channels, fanout
@@ -35,9 +36,10 @@ OPTIONS = {
 }
 
 
-def quoted_after(start: str) -> set[str]:
-    """Return what stands in backquotes from ``start`` to the end of the paragraph."""
-    return set(re.findall("`([^`]*)`", PAGE.partition(start)[2].partition("\n\n")[0]))
+def first_column(start: str) -> set[str]:
+    """Return what stands in backquotes in the first column of the first table after ``start``."""
+    rows = PAGE.partition(start)[2].partition("\n|")[2].partition("\n\n")[0].splitlines()[2:]
+    return {name for row in rows for name in re.findall("`([^`]*)`", row.split("|")[1])}
 
 
 def test_page_names_every_option_of_watch_and_every_command() -> None:
@@ -49,14 +51,13 @@ def test_page_names_every_option_of_watch_and_every_command() -> None:
 
 
 def test_page_names_every_state_and_every_value() -> None:
-    rows = PAGE.partition("| state |")[2].partition("\n\n")[0].splitlines()[2:]
-    states = {name for row in rows for name in re.findall("`(.*?)`", row.split("|")[1])}
-    assert states == {outcome.value for outcome in Outcome}
+    states = first_column("`garp-hint list` shows the channels")
+    assert states == {*(outcome.value for outcome in Outcome), NO_CHANNEL, UNMATCHED}
     talk = Talk(A)
     talk.failover(0.0)
-    values = set(talk.watcher.status(0.0)) | set(talk.guest("a")) - {"guest"}
-    assert values <= quoted_after("`garp-hint status --json` has")
-    assert set(talk.history()[0]) == quoted_after("`garp-hint history --json`:")
+    assert set(talk.watcher.status(0.0)) <= first_column("`garp-hint status --json` has")
+    assert set(talk.guest("a")) - {"guest"} == first_column("Each of `guests` has")
+    assert set(talk.history()[0]) == first_column("`garp-hint history --json` has")
 
 
 def test_numbers_on_the_page_are_those_of_the_code() -> None:
