@@ -14,6 +14,8 @@ from bench import lab
 
 # A daemon that is started with this has a mount namespace of its own.
 OWN_MOUNTS = ("unshare", "--mount")
+# A daemon that is started with this has no megabyte of free memory in reserve.
+NO_ARENAS = ("env", "PYTHONMALLOC=malloc", "MALLOC_TRIM_THRESHOLD_=0", "MALLOC_TOP_PAD_=0")
 
 
 def in_mounts_of(pid: int, *command: str) -> None:

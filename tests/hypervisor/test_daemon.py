@@ -272,3 +272,28 @@ def test_watcher_without_library_or_descriptors_continues(
     assert "no-longer-following" in log
     assert "guest-gone" not in log
     assert "nothing-to-follow" not in log
+
+
+@pytest.mark.netns
+@needs_root
+def test_watcher_without_memory_for_kernel_messages_continues_and_reads_them_again(
+    short_path: Path,
+) -> None:
+    options = (*only(short_path), "--bond", "br0")
+    pairs = "".join(f"link add v{n} type veth peer name w{n}\n" for n in range(1000))
+    with Guests(short_path, [Manner.ANSWERS]) as guests:
+        prefix = (*WITH_BRIDGE, *faults.NO_ARENAS)
+        with watching(short_path, *options, prefix=prefix) as watcher:
+            eventually(lambda: watcher.states() == {"0-guest0": "answered"}, "the first contact")
+            pid = watcher.process.pid
+            ip = ["nsenter", f"--net=/proc/{pid}/ns/net", "ip"]
+            with faults.no_more_memory(pid):
+                subprocess.run([*ip, "-batch", "-"], input=pairs, text=True, check=True)
+                subprocess.run([*ip, "link", "del", "br0"], check=True)
+                eventually(lambda: "out-of-memory action=" in watcher.new_log(), "it says so")
+            eventually(lambda: not watcher.ask()["following"], "it knows that the bridge is gone")
+            watcher.ask("burst")
+            eventually(lambda: len(bursts(guests, 0)) >= 2, "the hint")
+            status, log = watcher.stop()
+    assert status == 0, log
+    assert "no-longer-following link=br0" in log

@@ -62,6 +62,14 @@ class Watcher:
         eventually(lambda: not self.ask()["history"][-1]["awaited"], "every hint has its outcome")
         return dict(self.ask()["history"][-1])
 
+    def new_log(self) -> str:
+        """Return the log lines that came since the last call; :meth:`stop` returns the rest."""
+        assert self.process.stderr is not None
+        os.set_blocking(self.process.stderr.fileno(), False)
+        with contextlib.suppress(BlockingIOError):
+            return os.read(self.process.stderr.fileno(), 1 << 16).decode()
+        return ""
+
     def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
         """End it; return its exit status and its log."""
         self.process.send_signal(number)

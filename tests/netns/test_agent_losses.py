@@ -14,6 +14,7 @@ from tests import faults
 from tests.netns.agent import NO_BUCKET, QUIET, Agent, Site, until
 from tests.netns.hint_host import SocketHost
 
+FAST = "interval: 100ms\naddresses_per_tick: 32\nburst: [0s]\n" + NO_BUCKET
 HINT = {"execute": "burst", "arguments": {"reason": 'two words, "quoted" \N{SNOWMAN}'}}
 
 
@@ -85,3 +86,21 @@ def test_status_without_memory_for_it_is_refused_and_announcing_continues(site: 
         assert len(agent.addresses()) > len(many)
         site.guest(*(f"address del {each}/32 dev eth0" for each in many))
         assert agent.burst() == 1
+
+
+def test_agent_without_memory_for_kernel_messages_continues_and_misses_nothing(site: Site) -> None:
+    """It knows fewer addresses than the guest has, and announces the others meanwhile."""
+    gone, added = "192.0.2.78", [f"10.{n // 250}.{n % 250}.1" for n in range(500)]
+    site.guest(f"address add {gone}/24 dev eth0")
+    with site.start(config=FAST, prefix=faults.NO_ARENAS) as agent:
+        with faults.no_more_memory(agent.pid):
+            site.guest(*(f"address add {each}/32 dev eth0" for each in added))
+            assert agent.wait_for_log("out-of-memory")["action"] == "reading everything anew"
+            site.guest(f"address del {gone}/24 dev eth0")
+            site.wire.clear()
+            site.wire.wait_for(GUEST_ADDRESS, count=5)
+        until(lambda: agent.announced() == {GUEST_ADDRESS, *added}, "nothing is missed")
+        assert agent.sent_by("refresh")
+        site.guest(f"address add {gone}/24 dev eth0")
+        site.wire.clear()
+        site.wire.wait_for(gone)

@@ -14,6 +14,7 @@ from math import inf
 from garp_agent.guest.core.frames import encode
 from garp_agent.guest.core.model import Resumed, Sent
 from garp_agent.runtime.reactor import Reactor
+from garp_agent.wire.model import LEVEL_WARNING
 from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False
@@ -70,7 +71,7 @@ class Loop:
         self._after_turn = after_turn
         self._listen = listen
         self._revision = engine.revision  # when ``listen`` was called last
-        self._reactor = Reactor()
+        self._reactor = Reactor(self._repair)
         self._before_frames: set[int] = set()  # descriptors to poll before every frame
         self._suspended = _suspended(time.monotonic())
         self._stopping = False
@@ -97,6 +98,13 @@ class Loop:
 
     def run(self) -> None:
         """Wait, read and send until stopped."""
+        while not self._stopping:
+            try:
+                self._take_turns()
+            except MemoryError:
+                self._reactor.repair(time.monotonic())
+
+    def _take_turns(self) -> None:
         turn = NextTurn(inf, -inf)
         wake_at = -inf
         while not self._stopping:
@@ -120,6 +128,13 @@ class Loop:
             wake_at = min(turn.wake_at, self.engine.deadline(), self._netlink.deadline())
             if self.engine.notices.kept:
                 self._write_notices()
+
+    def _repair(self, now: float, is_news: bool) -> None:
+        """Treat a lack of memory as an overrun: what was being done is lost, and read anew."""
+        self.engine.is_damaged = True  # first: this needs no memory
+        self._netlink.lose(now)
+        if is_news:
+            self._log.say(LEVEL_WARNING, "out-of-memory", action="reading everything anew")
 
     def act(self, event: EngineEvent, now: float) -> int:
         """Let the engine act on one event at once; return the number of frames sent."""

@@ -85,7 +85,7 @@ class WatcherDaemon:
         self._next_find = -inf  # when to search for guests
         self._is_ready = False  # the links are known, and guests were searched for once
         self._stop_at = inf
-        self._reactor = Reactor()  # calls handlers in this order
+        self._reactor = Reactor(self._repair)  # calls handlers in this order
         self._libvirt: MonitorChild | None = None
         monitors = options.monitors
         if options.connect:
@@ -132,11 +132,20 @@ class WatcherDaemon:
         while True:
             ready = self._reactor.wait(wake_at)
             now = time.monotonic()
-            self._turn(ready, now)
+            try:
+                self._turn(ready, now)
+            except MemoryError:
+                self._reactor.repair(now)
             if self._stop_at < inf and (now >= self._stop_at or not len(self._fanout)):
                 break
             wake_at = self._deadline()
         self._close()
+
+    def _repair(self, now: float, is_news: bool) -> None:
+        """Treat a lack of memory as an overrun of the kernel's messages."""
+        self._links.lose(now)
+        if is_news:
+            self._log.say(LEVEL_WARNING, "out-of-memory", action="reading everything anew")
 
     def _turn(self, ready: Set[int], now: float) -> None:
         self._hint(self._links.advance(now), now)

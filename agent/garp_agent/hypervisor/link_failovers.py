@@ -54,6 +54,11 @@ class LinkFailovers:
         """Ask for a dump if one is due; return the failovers that are due."""
         return self._handle(self._netlink.reconcile(now), now)
 
+    def lose(self, now: float) -> None:
+        """Take the latest messages for lost: ask for a dump in a second."""
+        self._version = None
+        self._netlink.lose(now)
+
     def deadline(self) -> float:
         """Return when :meth:`advance` must be called at the latest."""
         return min(self._netlink.deadline(), self.follower.deadline())

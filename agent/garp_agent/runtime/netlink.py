@@ -1,8 +1,8 @@
 """A stream of kernel events: one rtnetlink socket for dumps and live events (rtnetlink(7)).
 
 Keeps the stream complete: starts a new dump after an overrun (ENOBUFS), a second after a dump that
-changes interrupted (NLM_F_DUMP_INTR), and every ``reconcile_interval``.  Does not decide what an
-event means.
+changes interrupted (NLM_F_DUMP_INTR) or that the caller had no memory for, and every
+``reconcile_interval``.  Does not decide what an event means.
 """
 
 from __future__ import annotations
@@ -80,6 +80,11 @@ class Netlink(Generic[T]):
     def ask_again(self, now: float) -> None:
         """Start a dump with the next call of :meth:`reconcile`, at ``now`` or later."""
         self._next_dump = min(self._next_dump, now)
+
+    def lose(self, now: float) -> None:
+        """Take events for lost that the caller could not handle: start a new dump after RETRY."""
+        self._overrun = True
+        self._give_up(now)
 
     def read(self, now: float, most: int = BATCH) -> Events[T]:
         """Return the events that have arrived, at most ``most`` datagrams of them."""

@@ -44,6 +44,8 @@ from garp_agent.wire.model import (
     LEVEL_INFO,
     LEVEL_NOTICE,
     LEVEL_WARNING,
+    DumpComplete,
+    DumpPartial,
     DumpStarted,
     Errno,
 )
@@ -95,6 +97,9 @@ class Engine:
         self._lease_notices = Repetition()
         self.revision = 0  # goes up whenever what is announced, or is listened for, changes
         self.overruns = 0
+        # The caller had no memory for an event, a plan or a frame: at the end of the next dump,
+        # everything is looked at again.
+        self.is_damaged = False
         self.resumes = 0
         self._bursts = WaitingBursts(
             self.planner, self.schedule, self.conflicts, self.choice, self.notices
@@ -222,6 +227,10 @@ class Engine:
             self.overruns += 1
             self.notices.say(LEVEL_WARNING, "netlink-overrun", action="reading everything anew")
         self.planner.apply(event)
+        if self.is_damaged and isinstance(event, (DumpComplete, DumpPartial)):
+            self.is_damaged = False
+            self.planner.rebuild()
+            self._set_interval(now)  # which also puts into the schedule's heap what it has lost
 
     def _link_seen(self, event: LinkSeen, now: float) -> None:
         ifindex = event.link.ifindex
@@ -324,13 +333,18 @@ class Engine:
         if not self.inventory.complete:
             return
         if self._topology != self.inventory.topology:
-            self._topology = self.inventory.topology
             self.schedule.group(self.inventory.nics(), now)
+            self._topology = self.inventory.topology
         for ifindex, before, after in self.planner.replan(now):
-            if after is not None and after.targets:
-                self._announce(before, after, now)
-            else:
-                self._withdraw(ifindex, before, after, now)
+            try:
+                if after is not None and after.targets:
+                    self._announce(before, after, now)
+                else:
+                    self._withdraw(ifindex, before, after, now)
+            except MemoryError:
+                if before is not None and after is not None:
+                    self.plans[ifindex] = before  # the next plans show the change again
+                raise
         self._bursts.start(now)
         if self._occasion is not None:  # other settings are in force
             for key, selector in self.planner.unmatched():

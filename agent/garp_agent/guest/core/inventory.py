@@ -159,9 +159,9 @@ class Inventory:
             self._forget_name(before)
         if before is None or _stacking(before) != _stacking(link):
             self.topology += 1
-        self.links[link.ifindex] = link
         self.by_name[link.name] = link.ifindex
         self._remember_own(link.hardware_address, before)
+        self.links[link.ifindex] = link  # last: without memory for the others it is not known
         return (link.ifindex,)
 
     def _remember_own(self, hardware_address: bytes, before: Link | None) -> None:

@@ -18,6 +18,7 @@ from garp_agent.wire.model import DumpComplete
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Union
 
     from garp_agent.config.settings import Settings
@@ -43,6 +44,7 @@ class Planner:
         "_changed",
         "_look_at_routes",
         "_relations",
+        "_route",
         "_shared",
         "inventory",
         "plans",
@@ -53,6 +55,7 @@ class Planner:
         self.settings = settings
         self.inventory = Inventory()
         self.plans: dict[int, LinkPlan] = {}  # of every link, also of those that are skipped
+        self._route = route
         self._relations = Relations()
         self._shared = SharedAddresses(route)
         self._changed: set[int] = set()  # links whose plans are to be made anew
@@ -69,17 +72,25 @@ class Planner:
         self.settings = settings
         self._changed.update(self.inventory.links)
 
+    def rebuild(self) -> None:
+        """Make all plans anew, from the inventory alone: what was folded from it has gaps."""
+        self._relations, self._shared = Relations(), SharedAddresses(self._route)
+        self._changed.update(self.inventory.links, self.plans)
+
     def deadline(self) -> float:
         """Return when to call :meth:`replan` at the latest."""
         return -inf if self._changed else self._look_at_routes
 
-    def replan(self, now: float) -> list[Replanned]:
-        """Make the plans of the changed links anew, in the order of their ifindexes."""
+    def replan(self, now: float) -> Iterator[Replanned]:
+        """Make the plans of the changed links anew, in the order of their ifindexes.
+
+        One at a time: the caller takes one in before the next is made.
+        """
         if self._look_at_routes <= now:
             self._changed.update(self._shared.links())
             self._look_at_routes = -inf if self._changed else inf
         if not self._changed:
-            return []
+            return
         changed, self._changed = self._changed, set()
         changed = self._relations.update(self.inventory, changed)
         changed |= self._shared.update(self.inventory, changed, self._suitable)
@@ -87,7 +98,8 @@ class Planner:
             self._look_at_routes = inf
         elif self._shared.depend_on_routes():
             self._look_at_routes = min(self._look_at_routes, now + ROUTES_SETTLE)
-        return [self._replan_link(ifindex) for ifindex in sorted(changed)]
+        for ifindex in sorted(changed):
+            yield self._replan_link(ifindex)
 
     def announced(self) -> list[int]:
         """Return the links that have something to announce."""

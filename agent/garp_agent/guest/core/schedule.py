@@ -375,9 +375,9 @@ class Schedule:
         if due == inf:
             timer.due, timer.serial = inf, 0  # no entry has this serial
         elif due != timer.due:
-            timer.due = due
-            self._serial = timer.serial = self._serial + 1
-            heappush(self._heap, (due, timer.rank, timer.serial, timer))
+            self._serial = serial = self._serial + 1
+            heappush(self._heap, (due, timer.rank, serial, timer))
+            timer.due, timer.serial = due, serial  # after it: there may be no memory for the entry
             timers = len(self._links) + len(self._nics)
             if len(self._heap) > 2 * timers + 64:  # a flood of triggers, all replaced
                 self._heap = sorted(entry for entry in self._heap if entry[2] == entry[3].serial)

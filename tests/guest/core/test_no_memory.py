@@ -1,0 +1,54 @@
+"""Lack of memory in the core: each allocation of a turn fails once, and a dump mends all."""
+
+from __future__ import annotations
+
+import pytest
+
+from garp_agent.guest.core.engine import Engine
+from tests.world import Agent, address, dump, link
+
+_testcapi = pytest.importorskip("_testcapi")  # a part of CPython's own tests
+ETH0, ETH1 = link(2), link(3)
+A, B, C = address("10.0.0.1/24"), address("10.0.0.2/24"), address("10.1.0.1/24", 3)
+BEFORE, AFTER = (ETH0, A), (ETH0, A, B, ETH1, C)
+MOST = 700  # allocations; a turn has fewer
+
+
+def fails_at(agent: Agent, number: int) -> bool:
+    """Let things change, without memory for one allocation; return whether something failed."""
+    events = dump(*AFTER)
+    _testcapi.set_nomemory(number, number + 1)
+    try:
+        for event in events:
+            agent.engine.handle(event, agent.now)
+        while agent.engine.next_frame(agent.now) is not None:
+            pass
+    except MemoryError:
+        return True
+    finally:
+        _testcapi.remove_mem_hooks()
+    return False
+
+
+def planned(engine: Engine) -> set[tuple[int, bytes]]:
+    return {(ifindex, each) for ifindex, plan in engine.plans.items() for each in plan.targets}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_engine_without_memory_for_any_one_allocation_announces_all_after_the_next_dump() -> None:
+    wanted = {(item.ifindex, item.address) for item in (A, B, C)}
+    failures = 0
+    for number in range(1, MOST):
+        agent = Agent(now=1000.0)
+        agent.tell(*dump(*BEFORE))
+        agent.wait(20.0)
+        if not fails_at(agent, number):
+            continue
+        failures += 1
+        agent.engine.is_damaged = True
+        agent.now += 1.0
+        frames = agent.tell(*dump(*AFTER)) + agent.wait(90.0)
+        assert planned(agent.engine) == wanted, number
+        late = {(f.announcement.ifindex, f.announcement.address) for f in frames if f.at > 1030.0}
+        assert late >= wanted, number
+    assert failures > 100
