@@ -161,7 +161,7 @@ def test_attach_all_changes_what_is_missing(results: dict[str, Any]) -> None:
         ADDED.format("on", "the running guest"),
         ADDED.format("other", "the configuration"),
         "other: the running guest has the channel",
-        ADDED.format("off", "the configuration"),
+        ADDED.format("off", "the configuration, for its next start"),
         ADDED.format("bare", "the configuration"),
         f"bare: has no channel until it is started anew: {NO_CONTROLLER}",
     }

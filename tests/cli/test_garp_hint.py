@@ -21,7 +21,9 @@ from garp_agent.render import hypervisor as render
 from garp_agent.wire.protocol import Burst
 from tests.hypervisor.watching import eventually, run, watching
 
-NO_GUEST = f"garp-hint: no guest has a channel: no socket named {PORT} listens in this network "
+NO_GUEST = (
+    f"garp-hint: no running guest has a channel: no socket named {PORT} listens in this network "
+)
 IS_FOLDER = os.strerror(errno.EISDIR)
 HERE = ("--port", PORT, "--timeout", "1")
 
@@ -101,14 +103,22 @@ def test_sockets_that_are_no_channels_are_shown_with_the_reason(short_path: Path
     [
         *((each, 0, "Usage: garp-hint") for each in ("--help", "watch --help", "watch -h")),
         ("--version", 0, "garp-hint, version "),
-        ("list --port PORT", 3, "garp-hint: no guest has a channel: no socket named "),
-        ("list --json --port PORT", 3, "garp-hint: no guest has a channel: no socket named "),
+        ("list --port PORT", 3, "garp-hint: no running guest has a channel: "),
+        (
+            "list --json --port PORT",
+            3,
+            "garp-hint: no running guest has a channel: no socket named ",
+        ),
         ("send", 2, "name the guests: NAME..., --all or --socket PATH"),
         ("send --all x", 2, "--all and names of guests exclude each other"),
         ("send --all --guest x", 2, "--all and names of guests exclude each other"),
         ("send --all --count 11", 2, "11 is not in the range 1<=x<=10"),
         ("send --all --delay 61", 2, "not in the range 0.0<=x<=60.0"),
-        ("send --all --port PORT", 3, "garp-hint: no guest has a channel: no socket named "),
+        (
+            "send --all --port PORT",
+            3,
+            "garp-hint: no running guest has a channel: no socket named ",
+        ),
         ("send --guest x --port PORT", 3, "garp-hint: x: no such guest, or it has no channel\n"),
         ("send x y --port PORT", 3, "garp-hint: y: no such guest, or it has no channel\n"),
         ("watch --lease -1", 2, "not in the range 0.0<=x<=3600.0"),

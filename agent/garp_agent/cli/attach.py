@@ -99,6 +99,7 @@ def attach_command(
         )
         sys.exit(EXIT_FAILED)
     domains = connection.listAllDomains() if to_all else _named(libvirt, connection, guests)
+    domains.sort(key=lambda domain: domain.name())
     if not domains:
         click.echo(f"garp-hint: libvirt at {connection.getURI()} has no guest", err=True)
         sys.exit(EXIT_NO_GUEST)
@@ -168,7 +169,7 @@ def _attach_one(libvirt: Any, domain: Any, wanted: AttachOptions) -> Iterator[st
             yield f"would be added to {part}:\n{channel}"
             continue
         domain.attachDeviceFlags(channel, flag)
-        yield f"added to {part}"
+        yield f"added to {part}{'' if domain.isActive() else ', for its next start'}"
 
 
 def _parts(libvirt: Any, domain: Any, wanted: AttachOptions) -> Iterator[tuple[str, int, str]]:

@@ -65,7 +65,7 @@ def refused_socket(path: str, reason: str) -> str:
 
 
 def no_channel(port: str, patterns: tuple[str, ...], trouble: str) -> str:
-    """Write that no guest has a channel, where it was looked for, and what to do.
+    """Write that no running guest has a channel, where it was looked for, and what to do.
 
     As :func:`where_looked`.
     """
@@ -73,7 +73,7 @@ def no_channel(port: str, patterns: tuple[str, ...], trouble: str) -> str:
 
 
 def where_looked(port: str, patterns: tuple[str, ...], trouble: str) -> str:
-    """Write that no guest has a channel, and where it was looked for.
+    """Write that no running guest has a channel, and where it was looked for.
 
     ``port``: the name of the port.  ``patterns``: of more sockets.
     ``trouble``: why the sockets that listen are not known; "" if they are.
@@ -81,7 +81,7 @@ def where_looked(port: str, patterns: tuple[str, ...], trouble: str) -> str:
     looked = [] if trouble else [f"no socket named {port} listens in this network namespace"]
     looked += [f"no socket matches {pattern}" for pattern in patterns]
     where = printable(", ".join(looked))
-    return f"no guest has a channel{': ' * bool(where)}{where}"
+    return f"no running guest has a channel{': ' * bool(where)}{where}"
 
 
 def _with_reason(state: str, reason: str) -> str:

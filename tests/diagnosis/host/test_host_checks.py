@@ -35,7 +35,7 @@ from tests.diagnosis.host.world import (
 ETH1_DOWN = BondPortFacts("eth1", False)
 OTHER_UPLINK = BridgePortFacts("eth7", True, linkstate.STATE_FORWARDING)
 PORTS = "ports eth0, eth1, eth0 is active"
-NOT_FOUND = "no guest has a channel: no socket named x listens in this network namespace"
+NOT_FOUND = "no running guest has a channel: no socket named x listens in this network namespace"
 
 
 def with_guests(*guests: dict[str, Any], **more: Any) -> dict[str, Any]:
