@@ -10,7 +10,9 @@ from garp_agent.config.settings import Settings
 
 
 def settings_of(text: str | bytes) -> Settings:
-    return read.read_text(text if isinstance(text, bytes) else text.encode(), "f.yaml")
+    return read.read_files(
+        ["f.yaml"], lambda path: text if isinstance(text, bytes) else text.encode()
+    )
 
 
 def refusals(text: str | bytes) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from garp_agent.config.document import MOST_BYTES
+from garp_agent.config.read import MOST_BYTES
 from garp_agent.config.settings import Settings
 from tests.config.refusals import refusals, settings_of
 

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from garp_agent.config.errors import ConfigError
-from garp_agent.config.keys import FORMS
-from garp_agent.config.read import read_text
+from garp_agent.config.forms import FORMS
 from tests.config.refusals import refusals, settings_of
 from tests.world import property_settings
 
@@ -131,7 +130,7 @@ def wrong_with(key: str, written: str) -> list[str]:
     section, _, name = key.rpartition(".")
     text = f"{section}: {{{name}: {written}}}" if section else f"{key}: {written}"
     try:
-        read_text(text.encode(), "f.yaml")
+        settings_of(text)
     except ConfigError as error:
         return [each.wrong for each in error.problems if not each.wrong.startswith(RULES)]
     return []

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from garp_agent.config import read
 from garp_agent.config.errors import ConfigError, Problem
-from garp_agent.config.keys import FORMS
+from garp_agent.config.forms import FORMS
 from garp_agent.config.settings import (
     AddressSelection,
     ArpForm,
@@ -95,14 +95,14 @@ def test_mac_only_is_enough_to_announce() -> None:
 
 def file_error(path: str) -> str:
     with pytest.raises(ConfigError) as caught:
-        read.read_file(path)
+        read.read_files([path])
     return str(caught.value).replace(path, "FILE")
 
 
 def test_a_file_gives_the_settings_of_its_text(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(EVERY_KEY)
-    assert read.read_file(path) == read.read_file(str(path)) == EVERY_SETTING
+    assert read.read_files([str(path)]) == EVERY_SETTING
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:

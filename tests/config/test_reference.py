@@ -12,7 +12,7 @@ import pytest
 
 from garp_agent.config import read
 from garp_agent.config.errors import ConfigError
-from garp_agent.config.keys import FORMS
+from garp_agent.config.forms import FORMS
 from garp_agent.config.settings import Settings
 from tests.config.refusals import refusals, settings_of
 
@@ -52,7 +52,7 @@ def test_the_reference_shows_the_errors_of_its_example() -> None:
     text += b"addresses: {exclude: [10.0.0.1/8]}\n"
     (shown,) = re.findall(r"^```\n(.*?)\n```$", REFERENCE, re.M | re.S)
     with pytest.raises(ConfigError) as caught:
-        read.read_text(text, "/etc/garp-agent/config.yaml")
+        read.read_files(["/etc/garp-agent/config.yaml"], lambda path: text)
     assert str(caught.value) == shown
 
 

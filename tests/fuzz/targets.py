@@ -98,11 +98,12 @@ def replies(data: bytes) -> None:
 def configuration(data: bytes) -> None:
     """Valid settings read back from their own dump; each error names its place."""
     try:
-        settings = config.read_text(data, "fuzzed.yaml")
+        settings = config.read_files(["fuzzed.yaml"], lambda path: data)
     except ConfigError as error:
         problems = error.problems
     else:
-        assert config.read_text(config.as_yaml(settings).encode(), "dumped.yaml") == settings
+        written = config.as_yaml(settings).encode()
+        assert config.read_files(["dumped.yaml"], lambda path: written) == settings
         return
     assert problems
     assert all(str(problem).startswith("fuzzed.yaml") for problem in problems)

@@ -19,10 +19,10 @@ SHOWN_CHARACTERS = 60  # of a value; the line and the key say where the rest is
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong with a configuration."""
+    """One thing that is wrong with a configuration; while ``wrong`` is "", the place of a value."""
 
     source: str  # the file's name, or COMMAND_LINE
-    wrong: str
+    wrong: str = ""
     allowed: str = ""
     key: str = ""  # dotted, list items by index: "interfaces.include[2]"; "" for the document
     given: str = ""  # as written in the file; "" where there is nothing to show
@@ -44,24 +44,34 @@ class ConfigError(Exception):
     """
 
     def __init__(self, problems: Iterable[Problem], usable: Any = None) -> None:
-        problems = list(problems)
-        files = list(dict.fromkeys(each.source for each in problems))
-        self.problems = tuple(
-            sorted(problems, key=lambda each: (files.index(each.source), each.line, each.column))
-        )
-        self.usable = usable
-        self.is_usage = all(each.source == COMMAND_LINE for each in problems)
-        super().__init__("\n".join(map(str, self.problems)))
+        found = list(problems)
+        files = [each.source for each in found]
+        found.sort(key=lambda each: (files.index(each.source), each.line, each.column))
+        self.problems, self.usable = tuple(found), usable
+        self.is_usage = all(each == COMMAND_LINE for each in files)
+        super().__init__("\n".join(map(str, found)))
 
 
 class InvalidError(Exception):
-    """A value is not what its key takes.  The text says why, but not where."""
+    """A value is not what its key takes.  The text says why, but not where.
+
+    ``texts``: what to write instead, the best first; the reader checks whether the key takes them.
+    ``meant`` is added to such advice.
+    """
+
+    def __init__(self, wrong: str, *texts: str, meant: str = "") -> None:
+        self.wrong, self.texts, self._meant = wrong, texts, meant
+        super().__init__(self.advising(*texts[:1]))
+
+    def advising(self, text: str = "") -> str:
+        """Return what is wrong, with the advice to write a text instead."""
+        return f"{self.wrong}, write {text}{self._meant}" if text else self.wrong
 
 
-def require(good: object, wrong: str) -> None:
+def require(good: object, wrong: str, *texts: str, meant: str = "") -> None:
     """Raise InvalidError, unless all is good."""
     if not good:
-        raise InvalidError(wrong)
+        raise InvalidError(wrong, *texts, meant=meant)
 
 
 def escaped(text: str) -> str:

@@ -13,7 +13,9 @@ from garp_agent.config.errors import ConfigError, Problem
 from garp_agent.config.settings import DEFAULT_PATH, Settings, plain, revive
 from garp_agent.runtime.child import Child, ChildError
 
-_ABSENT = (FileNotFoundError, NotADirectoryError)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def configuration_files(path: str | None) -> tuple[str, ...]:
@@ -31,38 +33,22 @@ def configuration_files(path: str | None) -> tuple[str, ...]:
         if not _exists(folder):
             return ()
         os.stat(f"{folder}/")  # a file or a link to nowhere is an error, too
+        usual = [DEFAULT_PATH] if _exists(DEFAULT_PATH) else []
+        names = sorted(os.listdir(more)) if _exists(more) else []
     except OSError as error:
-        raise _refused(folder, error) from None
-    return (*_if_exists(DEFAULT_PATH), *(_yaml_files(more) if _if_exists(more) else ()))
+        wrong = f"cannot be read: {error.strerror}"
+        raise ConfigError([Problem(error.filename.rstrip("/"), wrong)]) from None
+    wanted = (name for name in names if name.endswith(".yaml") and name[0] != ".")
+    return (*usual, *(os.path.join(more, name) for name in wanted))
 
 
 def _exists(path: str) -> bool:
     """Return whether anything is there, also a link to nowhere.  Raises OSError."""
     try:
         os.lstat(path)
-    except _ABSENT:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     return True
-
-
-def _if_exists(path: str) -> tuple[str, ...]:
-    try:
-        return (path,) if _exists(path) else ()
-    except OSError as error:
-        raise _refused(path, error) from None
-
-
-def _yaml_files(folder: str) -> list[str]:
-    try:
-        names = os.listdir(folder)
-    except OSError as error:
-        raise _refused(folder, error) from None
-    wanted = (name for name in names if name.endswith(".yaml") and name[0] != ".")
-    return [os.path.join(folder, name) for name in sorted(wanted)]
-
-
-def _refused(path: str, error: OSError) -> ConfigError:
-    return ConfigError([Problem(path, f"cannot be read: {error.strerror}")])
 
 
 def read_settings(path: str | None, overrides: dict[str, str]) -> Settings:
@@ -78,13 +64,13 @@ def begin_reading(path: str | None, overrides: dict[str, str]) -> Child | None:
     """
     files = configuration_files(path)
 
-    def work() -> tuple[bool, object]:
+    def work() -> tuple[Any, list[tuple[Any, ...]]]:
         from garp_agent.config import read  # not in the daemon: it loads yaml
 
         try:
-            return True, plain(read.override(read.read_files(files), overrides))
+            return plain(read.override(read.read_files(files), overrides)), []
         except ConfigError as error:
-            return False, plain(error.problems)
+            return None, [tuple(each) for each in error.problems]
 
     try:
         return Child(work) if files or overrides else None
@@ -95,12 +81,13 @@ def begin_reading(path: str | None, overrides: dict[str, str]) -> Child | None:
 def finish_reading(reading: Child) -> Settings:
     """Return what the child has read, and wait for it if need be.  Raises ConfigError."""
     try:
-        is_good, value = reading.result()
+        values, problems = reading.result()
     except ChildError as error:
         raise _unreadable(error) from None
-    if not is_good:
-        raise ConfigError(Problem(*each) for each in value)
-    return revive(value)
+    if problems:
+        raise ConfigError(Problem(*each) for each in problems)
+    settings: Settings = revive(values)
+    return settings
 
 
 def _unreadable(reason: object) -> ConfigError:

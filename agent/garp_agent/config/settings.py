@@ -1,7 +1,6 @@
-"""The settings: the configuration in force, as immutable values with their defaults and bounds.
+"""The settings: the configuration in force, as immutable values with their defaults.
 
-Reads no file: ``config.read`` makes these values from YAML.  Durations are floats in seconds.  The
-reader, the error messages and the reference page all take the bounds from here.
+Reads no file: ``config.read`` makes these values from YAML.  Durations are floats in seconds.
 """
 
 from __future__ import annotations
@@ -36,17 +35,9 @@ class ConflictPolicy(Enum):
     DEFEND = "defend"
 
 
-INTERVAL = Bound(0.1, 270.0)
 LONGEST = 290.0  # seconds between two refreshes, with jitter: switches forget after 300 s
-INTERVAL_WITH_LEASE = INTERVAL  # and not shorter than the interval in force
 JITTER = Bound(0.0, 0.5)  # as a fraction of the interval
-ADDRESSES_PER_TICK = Bound(1, 256)
-BURST_OFFSET = Bound(0.0, 10.0)
-FRAMES_PER_SECOND = Bound(0.1, 1000.0)  # frames a second
-RATE_LIMIT_DEPTH = Bound(2, 1000)  # frames; an address may need two (arp: both)
 IN_A_SECOND = 14  # frames; Cisco's dynamic ARP inspection shuts a port at 15 by default
-RECONCILE_INTERVAL = Bound(10.0, 86400.0)
-HOLD_OFF = Bound(1.0, 3600.0)  # seconds
 
 
 class Network(NamedTuple):
@@ -120,24 +111,16 @@ class Settings(NamedTuple):
     control_socket: str = "/run/garp-agent/control.sock"  # "" for none
 
 
-def plain(value: object) -> object:
-    """Return nested tuples of numbers, strings and bytes, which marshal can write to a pipe."""
-    if isinstance(value, Enum):
-        return value.value
-    return tuple(map(plain, value)) if isinstance(value, tuple) else value
+def plain(value: Any) -> Any:
+    """Return settings as nested tuples of names, numbers and bytes, which marshal can write."""
+    parts = (value.value,) if isinstance(value, Enum) else value
+    is_leaf = not isinstance(parts, tuple)
+    return value if is_leaf else (type(value).__name__, *map(plain, parts))
 
 
-def revive(values: tuple[Any, ...]) -> Settings:
-    """Return the settings from their :func:`plain` form."""
-    flat = Settings(*values)
-    wanted, unwanted, *rest = flat.addresses
-    include = tuple(Network(*each) for each in wanted)
-    exclude = tuple(Network(*each) for each in unwanted)
-    policy, hold_off, ignore = flat.conflict
-    return flat._replace(
-        rate_limit=RateLimit(*flat.rate_limit),
-        arp=ArpForm(flat.arp),
-        interfaces=InterfaceSelection(*flat.interfaces),
-        addresses=AddressSelection(include, exclude, *rest),
-        conflict=Conflict(ConflictPolicy(policy), hold_off, ignore),
-    )
+def revive(value: Any) -> Any:
+    """Return the settings of a :func:`plain` form."""
+    if not isinstance(value, tuple):
+        return value
+    name, *parts = value[0], *map(revive, value[1:])
+    return tuple(parts) if name == "tuple" else globals()[name](*parts)
