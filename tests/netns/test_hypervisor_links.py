@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import select
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from itertools import dropwhile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import lab
@@ -13,11 +16,26 @@ from garp_agent.hypervisor.core.links import LinkTable
 from garp_agent.hypervisor.core.linkstate import LINKS
 from garp_agent.runtime.netlink import Netlink
 from garp_agent.wire.model import DumpComplete, DumpStarted
+from tests.hypervisor.watching import ENVIRONMENT, Watcher, eventually
 
 if TYPE_CHECKING:
     from garp_agent.hypervisor.core.linkstate import LinkMessage
 
 PATIENCE = 30.0
+CHANGES = 200
+# Prints a line for each turn that has only messages about links to read.
+COUNTED = """
+import sys
+from garp_agent.hypervisor import __main__, daemon
+turn = daemon.WatcherDaemon._turn
+def counted(self, ready, now):
+    if ready == {self._links.fileno()}:
+        print("turn", flush=True)
+    turn(self, ready, now)
+daemon.WatcherDaemon._turn = counted
+sys.argv[0] = "garp-hint"
+__main__.main()
+"""
 
 
 class Listener:
@@ -65,3 +83,23 @@ def test_table_follows_the_kernel_through_changes_and_overruns(tiny_lab: lab.Tin
             each.until(each.has_recovered)
             assert each.links() == {"eth0": True, "lo": True, "br1": False}
         assert listener.table.links == late.table.links
+
+
+def test_messages_that_concern_no_guest_cause_no_turn(
+    tiny_lab: lab.TinyLab, tmp_path: Path
+) -> None:
+    """Counted, not timed.  A few turns are due at the same moment as a message."""
+    path = str(tmp_path / "status.sock")
+    options = ("--status-socket", path, "--discover", "3600", "--port", "org.garp_agent.none")
+    command = [sys.executable, "-c", COUNTED, "watch", *options]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    process = tiny_lab.start("guest", command, env=ENVIRONMENT, **pipes)
+    watcher = Watcher(process, path)
+    eventually(watcher.is_ready, "it is ready")
+    for change in range(CHANGES):
+        tiny_lab.ip("guest", f"link set lo mtu {1400 + change % 2}")
+    tiny_lab.ip("guest", "link add last type bridge")
+    eventually(lambda: "last" in watcher.ask()["looked_at"], "it has read all messages")
+    process.terminate()
+    turns = process.communicate(timeout=PATIENCE)[0].count("turn")
+    assert turns < CHANGES / 10

@@ -63,6 +63,7 @@ class WatcherDaemon:
         # Before the status socket exists: a process that sees it can send a signal at once.
         self._signals = Signals()
         self._links = LinkFailovers(options.bonds, options.debounce, log)
+        self._followed = self._links.followed  # as the other parts know them
         self._learning = self._make_learning() if options.learn else None
         self._not_verified = ""  # why not; "": failovers are verified
         sender = self._probe_sender()
@@ -129,10 +130,15 @@ class WatcherDaemon:
     def run(self) -> None:
         """Run until SIGTERM or SIGINT, then revoke the leases and close everything."""
         wake_at = -inf
+        links_alone = {self._links.fileno()}
         while True:
             ready = self._reactor.wait(wake_at)
             now = time.monotonic()
             try:
+                if ready == links_alone and now < wake_at and not self._read_links(now):
+                    # Most messages are about guests' ports and change nothing: no more is due.
+                    wake_at = min(wake_at, self._links.deadline())
+                    continue
                 self._turn(ready, now)
             except MemoryError:
                 self._reactor.repair(now)
@@ -216,16 +222,19 @@ class WatcherDaemon:
 
     # -- links --------------------------------------------------------------------------
 
-    def _read_links(self, now: float) -> None:
-        self._hint(self._links.read(now), now)
+    def _read_links(self, now: float) -> bool:
+        """Read the kernel's messages; return whether they can concern anything but the links."""
+        return self._hint(self._links.read(now), now)
 
-    def _hint(self, failovers: list[BondFailover], now: float) -> None:
+    def _hint(self, failovers: list[BondFailover], now: float) -> bool:
+        verifier = self._verifier
+        has_news = verifier is not None and verifier.note_links(now)
+        if self._links.followed is self._followed and not failovers:
+            return has_news
+        self._followed = self._links.followed
         self._watcher.follow(self._links.followed, now)
         if self._learning is not None:
             self._learning.follow(self._links.followed, now)
-        verifier = self._verifier
-        if verifier is not None:
-            verifier.note_links(now)
         for failover in failovers:
             names = failover.links | failover.guest_ports
             link, reason, wall = failover.link, failover.reason, time.time()
@@ -238,6 +247,7 @@ class WatcherDaemon:
                 self._verified[number] = failover, wall
                 if not verifier.begin(number, names, now) and hold:  # nothing is to be waited for
                     self._call(self._watcher.path_forwards(number, False, now), now)
+        return True
 
     def _verify(self, now: float) -> None:
         if self._verifier is None:

@@ -134,8 +134,11 @@ class PathVerifier:
         self._netlink.close()
         self._sender.close()
 
-    def note_links(self, now: float) -> None:
-        """Note which ports have carrier; call this after each change of the links."""
+    def note_links(self, now: float) -> bool:
+        """Note which ports have carrier; return whether a bond or one of its ports has changed.
+
+        Call this after each change of the links.
+        """
         table = self._follower.table
         if self._places != table.places:  # not at each message: the ports of guests change often
             self._places = table.places
@@ -143,12 +146,13 @@ class PathVerifier:
             self._bonded = [each.ifindex for each in known if "bond" in (each.kind, each.port_kind)]
         links = [table.links[ifindex] for ifindex in self._bonded]
         if links == self._links:
-            return
+            return False
         self._links = links
         ports = {port.ifindex for port in links if port.port_kind == "bond" and port.has_carrier}
         first = -inf if self._is_first else now
         self._carrier_at = {port: self._carrier_at.get(port, first) for port in ports}
         self._are_links_new = True
+        return True
 
     def hold(self, names: Iterable[str], now: float) -> float:
         """Return for how many seconds the hints of a failover of these links are to wait."""

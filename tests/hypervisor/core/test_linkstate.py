@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from garp_agent.hypervisor.core import linkstate
 from garp_agent.hypervisor.core.linkstate import (
@@ -24,11 +22,9 @@ from garp_agent.hypervisor.core.linkstate import (
     PortStateReport,
     VlanTag,
 )
-from garp_agent.wire import rtnetlink
 from garp_agent.wire.model import LinkGone
 from garp_agent.wire.rtnetlink import DecodeError, DumpDone, DumpInterrupted
 from tests import golden
-from tests.world import property_settings
 
 pytestmark = pytest.mark.skipif(
     sys.byteorder == "big", reason="the golden datagrams are little-endian"
@@ -167,30 +163,6 @@ def test_decode_gives_the_place_of_a_link(attributes: bytes, found: tuple[Any, .
     assert isinstance(report, LinkReport)
     link = report.link
     assert (link.port_name, link.bus, link.lower_ifindex, link.port_state) == found
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 0xFFFF), st.binary(max_size=9))),
-    st.binary(max_size=6),
-    st.frozensets(st.integers(0, 0x3FFF), max_size=5),
-)
-@property_settings(200)
-def test_chosen_attributes_are_those_of_all(
-    told: list[tuple[int, bytes]], rest: bytes, others: frozenset[int]
-) -> None:
-    data = b"".join(attribute(*each) for each in told) + rest
-    wanted = others | {number & 0x3FFF for number, _value in told[::2]}
-
-    def read(of: Any) -> Any:
-        try:
-            return of()
-        except DecodeError as error:
-            return str(error)
-
-    found = read(lambda: dict(rtnetlink.attributes(data, 0, len(data))))
-    if isinstance(found, dict):
-        found = {number: value for number, value in found.items() if number in wanted}
-    assert read(lambda: rtnetlink.chosen(data, 0, len(data), wanted)) == found
 
 
 def test_decode_attribute_without_value_is_refused() -> None:

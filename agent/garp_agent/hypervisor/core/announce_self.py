@@ -43,7 +43,7 @@ class SelfAnnouncements:
     """The known monitors and Xen guests, and which of them to ask at a failover."""
 
     def __init__(self, is_enabled: bool, notices: Notices) -> None:
-        self._is_enabled = is_enabled
+        self.is_enabled = is_enabled
         self._notices = notices
         self._monitors: dict[str, str] = {}  # paths by guest
 
@@ -52,7 +52,7 @@ class SelfAnnouncements:
 
     def covers(self, name: str) -> bool:
         """Return whether QEMU would be asked to announce a guest that does not answer."""
-        return self._is_enabled and name in self._monitors
+        return self.is_enabled and name in self._monitors
 
     def found(self, monitors: Iterable[Channel]) -> None:
         """Take in the monitors that exist now; a Xen guest has its folder in VIF_BACKENDS."""
@@ -67,7 +67,7 @@ class SelfAnnouncements:
     def announce(self, record: FailoverRecord, name: str) -> list[Call]:
         """Return the call for one guest, if it has a monitor: one call in a round."""
         path = self._monitors.get(name)
-        if not self._is_enabled or path is None or name in record.announced:
+        if not self.is_enabled or path is None or name in record.announced:
             return []
         record.announced.add(name)
         if path.startswith(VIF_BACKENDS):

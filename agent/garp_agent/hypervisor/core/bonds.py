@@ -98,7 +98,7 @@ class FollowedLink(NamedTuple):
 class _ActivePorts:
     """The ports in use of one link, and what is still to be reported."""
 
-    __slots__ = ("carrying", "changed_at", "is_new", "lost_at", "ports", "reported", "unreported")
+    __slots__ = ("carrying", "is_new", "lost_at", "ports", "reported", "unreported")
 
     def __init__(
         self, ports: frozenset[int], carrying: bool, reported: tuple[str, ...], unreported: bool
@@ -108,7 +108,6 @@ class _ActivePorts:
         self.reported = reported  # names of the ports that were reported last
         self.unreported = unreported  # a failover has happened since
         self.is_new = False  # a bridge that has not carried anything since it has an uplink
-        self.changed_at = inf  # when it could be reported first; inf: nothing to report now
         self.lost_at = (
             inf  # when it stopped carrying, until it is reported as back; inf: it did not
         )
@@ -128,6 +127,9 @@ class Follower:
         self.table = LinkTable()
         self.topology = Topology(self.table)
         self._active: dict[int, _ActivePorts] = {}  # of the followed links, by ifindex
+        self._changed_at: dict[
+            int, float
+        ] = {}  # when each that has changed could be reported first
         self._quiet: dict[frozenset[int], float] = {}  # end of the debounce time, by root
         self._moves = PortMoves(self.table, self.topology, self._is_open)
         self._complete = False  # the first dump has ended: a link that appears now is new
@@ -196,10 +198,11 @@ class Follower:
 
     def _pending(self) -> list[tuple[frozenset[int], list[int], float]]:
         """Return the links with something to report: their root, themselves, and when."""
+        if not self._changed_at:  # as after most messages
+            return []
         pending: dict[frozenset[int], list[int]] = {}
-        for ifindex, active in self._active.items():
-            if active.changed_at < inf:
-                pending.setdefault(self._root(ifindex), []).append(ifindex)
+        for ifindex in self._changed_at:
+            pending.setdefault(self._root(ifindex), []).append(ifindex)
         return [(root, links, self._due(root, links)) for root, links in pending.items()]
 
     def _root(self, ifindex: int) -> frozenset[int]:
@@ -212,7 +215,7 @@ class Follower:
         that is told before its bridge forwards can announce nothing.  So the report waits for
         the links that the same interruption has stopped, for at most the debounce time.
         """
-        first = min(self._active[ifindex].changed_at for ifindex in links)
+        first = min(self._changed_at[ifindex] for ifindex in links)
         lost_at = min(self._active[ifindex].lost_at for ifindex in links)
         waits = lost_at < inf and any(
             not other.carrying and lost_at <= other.lost_at < inf and self._root(ifindex) == root
@@ -224,9 +227,11 @@ class Follower:
         named = {ifindex: self.table.links[ifindex] for ifindex in links}
         first = min(links, key=lambda each: (named[each].kind == "bridge", named[each].name))
         before, after = self._active[first].reported, self._names(self._active[first].ports)
-        for active in map(self._active.__getitem__, links):
+        for ifindex in links:
+            active = self._active[ifindex]
             active.reported = self._names(active.ports)
-            active.unreported, active.changed_at, active.lost_at = False, inf, inf
+            active.unreported, active.lost_at = False, inf
+            del self._changed_at[ifindex]
         self._quiet = {each: until for each, until in self._quiet.items() if until > now}
         self._quiet[root] = now + self.debounce
         self._moves.leave_to_failover(set(links))
@@ -279,7 +284,7 @@ class Follower:
         if (ports, carrying) != (active.ports, active.carrying):
             active.ports, active.carrying = ports, carrying
             self._changes += 1
-        self._set_changed(active, now)
+        self._set_changed(link.ifindex, active, now)
 
     def _begin(self, link: LinkSnapshot, ports: frozenset[int], carrying: bool, now: float) -> None:
         is_bridge = link.kind == "bridge"
@@ -289,15 +294,18 @@ class Follower:
         active.is_new = self._complete and is_bridge and not carrying
         self._active[link.ifindex] = active
         self._changes += 1
-        self._set_changed(active, now)
+        self._set_changed(link.ifindex, active, now)
 
     def _leave(self, ifindex: int) -> None:
         if self._active.pop(ifindex, None) is not None:
+            self._changed_at.pop(ifindex, None)
             self._changes += 1
 
-    def _set_changed(self, active: _ActivePorts, now: float) -> None:
-        is_due = active.unreported and active.carrying
-        active.changed_at = min(active.changed_at, now) if is_due else inf
+    def _set_changed(self, ifindex: int, active: _ActivePorts, now: float) -> None:
+        if active.unreported and active.carrying:
+            self._changed_at.setdefault(ifindex, now)
+        else:
+            self._changed_at.pop(ifindex, None)
 
     def _has_guest_port(self, bridge: LinkSnapshot) -> bool:
         guest_ports = filter(self.topology.is_guest_port, self.table.links.values())

@@ -50,13 +50,15 @@ class Exchange:
         self.outgoing = b"".join(requests.values())  # not sent yet
         self.replies: dict[str, Reply] = {}  # by id
         self._awaited = set(requests)
-        self._decoder = LineDecoder(REPLY_LIMIT)
+        self._decoder: LineDecoder | None = None  # not before a reply: no hint waits for it
         self._noise = 0  # bytes since the last expected reply
 
     def received(self, data: bytes) -> Outcome | None:
         """Take in ``data``, b"" if the peer hung up; return the outcome once there is one."""
         if not data:
             return Outcome.HUNG_UP
+        if self._decoder is None:
+            self._decoder = LineDecoder(REPLY_LIMIT)
         self._noise += len(data)
         for line in self._decoder.feed(data):
             if isinstance(line, bytes):

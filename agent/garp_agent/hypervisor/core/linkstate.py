@@ -12,6 +12,7 @@ from __future__ import annotations
 from struct import Struct
 
 from garp_agent.wire import rtnetlink
+from garp_agent.wire.attribute_layouts import ChosenAttributes
 from garp_agent.wire.model import IFF_LOWER_UP, IFF_UP, LinkGone
 from garp_agent.wire.record import NamedTuple
 
@@ -70,34 +71,42 @@ _PACKETS = Struct("=QQ")  # struct rtnl_link_stats64: rx_packets, tx_packets
 _TICK = 0.01  # seconds; USER_HZ is 100 on all that Linux runs on but alpha and ia64
 
 # What is read of a message.  It has four times as many attributes.
-_READ = frozenset(
-    (
-        rtnetlink.IFLA_ADDRESS,
-        rtnetlink.IFLA_IFNAME,
-        rtnetlink.IFLA_LINK,
-        rtnetlink.IFLA_MASTER,
-        rtnetlink.IFLA_WIRELESS,
-        rtnetlink.IFLA_PROTINFO,
-        rtnetlink.IFLA_LINKINFO,
-        rtnetlink.IFLA_STATS64,
-        rtnetlink.IFLA_LINK_NETNSID,
-        rtnetlink.IFLA_PHYS_PORT_NAME,
-        rtnetlink.IFLA_EVENT,
-        rtnetlink.IFLA_PARENT_DEV_BUS_NAME,
-    )
+_READ = ChosenAttributes(
+    rtnetlink.IFLA_ADDRESS,
+    rtnetlink.IFLA_IFNAME,
+    rtnetlink.IFLA_LINK,
+    rtnetlink.IFLA_MASTER,
+    rtnetlink.IFLA_WIRELESS,
+    rtnetlink.IFLA_PROTINFO,
+    rtnetlink.IFLA_LINKINFO,
+    rtnetlink.IFLA_STATS64,
+    rtnetlink.IFLA_LINK_NETNSID,
+    rtnetlink.IFLA_PHYS_PORT_NAME,
+    rtnetlink.IFLA_EVENT,
+    rtnetlink.IFLA_PARENT_DEV_BUS_NAME,
+)
+_READ_OF_INFO = ChosenAttributes(
+    rtnetlink.IFLA_INFO_KIND,
+    rtnetlink.IFLA_INFO_DATA,
+    rtnetlink.IFLA_INFO_SLAVE_KIND,
+    rtnetlink.IFLA_INFO_SLAVE_DATA,
 )
 # One string for all links of a kind: a host can have thousands of links.
 _KINDS = {each: each for each in ("bond", "bridge", "macvtap", "tun", "veth", "vlan")}
 _READ_OF_KINDS = {  # in IFLA_INFO_DATA
-    "bond": frozenset((_IFLA_BOND_MODE, _IFLA_BOND_ACTIVE_SLAVE, _IFLA_BOND_ALL_SLAVES_ACTIVE)),
-    "bridge": frozenset((_IFLA_BR_AGEING_TIME, _IFLA_BR_VLAN_FILTERING, _IFLA_BR_VLAN_PROTOCOL)),
-    "vlan": frozenset((_IFLA_VLAN_ID, _IFLA_VLAN_PROTOCOL)),
-    "vxlan": frozenset((_IFLA_VXLAN_LINK,)),
+    "bond": ChosenAttributes(
+        _IFLA_BOND_MODE, _IFLA_BOND_ACTIVE_SLAVE, _IFLA_BOND_ALL_SLAVES_ACTIVE
+    ),
+    "bridge": ChosenAttributes(
+        _IFLA_BR_AGEING_TIME, _IFLA_BR_VLAN_FILTERING, _IFLA_BR_VLAN_PROTOCOL
+    ),
+    "vlan": ChosenAttributes(_IFLA_VLAN_ID, _IFLA_VLAN_PROTOCOL),
+    "vxlan": ChosenAttributes(_IFLA_VXLAN_LINK),
 }
 _READ_OF_PORTS = {  # in IFLA_INFO_SLAVE_DATA, by the kind of the master
-    "bond": frozenset((_IFLA_BOND_SLAVE_STATE, _IFLA_BOND_SLAVE_MII_STATUS)),
-    "bridge": frozenset(
-        (_IFLA_BRPORT_STATE, _IFLA_BRPORT_LEARNING, _IFLA_BRPORT_ISOLATED, _IFLA_BRPORT_LOCKED)
+    "bond": ChosenAttributes(_IFLA_BOND_SLAVE_STATE, _IFLA_BOND_SLAVE_MII_STATUS),
+    "bridge": ChosenAttributes(
+        _IFLA_BRPORT_STATE, _IFLA_BRPORT_LEARNING, _IFLA_BRPORT_ISOLATED, _IFLA_BRPORT_LOCKED
     ),
 }
 
@@ -205,7 +214,7 @@ def _report(data: bytes, start: int, end: int, dumped: bool) -> tuple[LinkMessag
         return _port_state(ifindex, found)
     if rtnetlink.is_partial(family, found):
         return ()
-    info = rtnetlink.nested(found.get(rtnetlink.IFLA_LINKINFO, b""))
+    info = rtnetlink.nested(found.get(rtnetlink.IFLA_LINKINFO, b""), _READ_OF_INFO)
     kind = rtnetlink.text(info, rtnetlink.IFLA_INFO_KIND)
     port_kind = rtnetlink.text(info, rtnetlink.IFLA_INFO_SLAVE_KIND)
     kind, port_kind = _KINDS.get(kind, kind), _KINDS.get(port_kind, port_kind)
@@ -238,7 +247,7 @@ def _report(data: bytes, start: int, end: int, dumped: bool) -> tuple[LinkMessag
 
 
 def _chosen_of(
-    wanted: dict[str, frozenset[int]], kind: str, info: dict[int, bytes], attribute_type: int
+    wanted: dict[str, ChosenAttributes], kind: str, info: dict[int, bytes], attribute_type: int
 ) -> dict[int, bytes]:
     if kind not in wanted or attribute_type not in info:
         return {}

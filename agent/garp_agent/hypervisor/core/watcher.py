@@ -216,6 +216,8 @@ class Watcher:
         record, calls = self._rounds.begin(link, reason, guests, now, wall, hold)
         if hold:  # until the hint, they refresh as without a lease
             self._contacts.end_leases(guests, now)
+        if not self._announcements.is_enabled:
+            return calls
         # Guests without agent do not refresh, so nothing waits for the path here.
         paths = {guest.channel.path for guest in guests}
         return calls + self._announce_silent(record, paths)

@@ -22,6 +22,7 @@ import resource
 import select
 import socket
 from math import inf
+from socket import SocketType
 
 from garp_agent.hypervisor.core.exchange import Call, Outcome, Result
 from garp_agent.hypervisor.io.kernel_sockets import KernelSockets
@@ -56,7 +57,7 @@ class _OpenCall:
 
     __slots__ = ("call", "expires", "sock", "started")
 
-    def __init__(self, call: Call, sock: socket.socket, started: float, expires: float) -> None:
+    def __init__(self, call: Call, sock: SocketType, started: float, expires: float) -> None:
         self.call = call
         self.sock = sock
         self.started = started
@@ -173,7 +174,7 @@ class Fanout:
             self._epoll.register(opened.sock.fileno(), _interest(opened))
 
     def _connect(self, call: Call, started: float, expires: float) -> _OpenCall:
-        sock = socket.socket(socket.AF_UNIX, _STREAM)
+        sock = SocketType(socket.AF_UNIX, _STREAM)  # without the methods that Python adds
         opened = _OpenCall(call, sock, started, expires)
         try:
             _connect_socket(sock, call.path)
@@ -233,9 +234,10 @@ class Fanout:
         opened.sock.close()  # the kernel takes a closed socket out of the epoll set
 
 
-def _connect_socket(sock: socket.socket, path: str) -> None:
-    if len(os.fsencode(path)) <= PATH_MOST:
-        sock.connect(path)
+def _connect_socket(sock: SocketType, path: str) -> None:
+    address = os.fsencode(path)
+    if len(address) <= PATH_MOST:
+        sock.connect(address)
         return
     descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:

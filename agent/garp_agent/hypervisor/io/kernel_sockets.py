@@ -72,7 +72,7 @@ class KernelSockets:
             raise
         return any(each.state == sock_diag.TCP_LISTEN for each in found)
 
-    def is_accepted(self, connected: socket.socket) -> bool:
+    def is_accepted(self, connected: socket.SocketType) -> bool:
         """Return whether the listening process has accepted this connection."""
         inode = os.fstat(connected.fileno()).st_ino
         found, _ = self._ask(lambda number: sock_diag.ask_peer(number, inode))
