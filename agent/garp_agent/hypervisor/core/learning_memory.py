@@ -92,7 +92,7 @@ class LearningMemory:
                 known = heard.setdefault(port.ifindex, {})
             known[_packed(entry.hardware_address, entry.vlan)] = now - entry.age
         self._keep_heard(heard, guest_ports)
-        self._keep_outside(outside, self._heard_at(table), now)
+        self._keep_outside(outside, table, now)
 
     def forget_port(self, ifindex: int, packets: tuple[int, int] = (0, 0)) -> None:
         """Forget what was behind a port: it is gone, or lost its carrier with its guest.
@@ -146,30 +146,37 @@ class LearningMemory:
             if len(kept) < len(known):
                 self.dropped[ifindex] = len(known) - len(kept)
 
-    def _heard_at(self, table: LinkTable) -> dict[tuple[int, int], float]:
-        """Return when each address was heard last on a guest port, by bridge and address."""
-        latest: dict[tuple[int, int], float] = {}
-        for ifindex, kept in self._heard.items():
-            bridge = table.links[ifindex].master_ifindex
-            for key, at in _ADDRESS.iter_unpack(kept):
-                latest[bridge, key] = max(at, latest.get((bridge, key), at))
-        return latest
-
     def _keep_outside(
-        self,
-        outside: dict[int, dict[int, float]],
-        heard_at: dict[tuple[int, int], float],
-        now: float,
+        self, outside: dict[int, dict[int, float]], table: LinkTable, now: float
     ) -> None:
         """Keep what was seen lately, and what has left: it counts for as long as it was heard."""
-        for bridge, new in outside.items():
-            known = {**dict(_ADDRESS.iter_unpack(self._outside.get(bridge, b""))), **new}
+        known = {
+            bridge: {**dict(_ADDRESS.iter_unpack(self._outside.get(bridge, b""))), **new}
+            for bridge, new in outside.items()
+        }
+        heard_at = self._heard_at(known, table)
+        for bridge, seen in known.items():
             kept = {
                 key: at
-                for key, at in known.items()
+                for key, at in seen.items()
                 if at >= now - OUTSIDE_LATELY or at >= heard_at.get((bridge, key), inf)
             }
             self._outside[bridge] = _joined_addresses(_latest(kept, OUTSIDE_MOST))
+
+    def _heard_at(
+        self, wanted: dict[int, dict[int, float]], table: LinkTable
+    ) -> dict[tuple[int, int], float]:
+        """Return when each of these was heard last on a guest port, by bridge and address."""
+        latest: dict[tuple[int, int], float] = {}
+        for ifindex, kept in self._heard.items():
+            bridge = table.links[ifindex].master_ifindex
+            addresses = wanted.get(bridge)
+            if not addresses:
+                continue
+            for key, at in _ADDRESS.iter_unpack(kept):
+                if key in addresses:
+                    latest[bridge, key] = max(at, latest.get((bridge, key), at))
+        return latest
 
 
 def snapshot_interval(table: LinkTable) -> float:

@@ -208,14 +208,18 @@ class _Planner:
         over = self._memory.dropped.get(port.ifindex, 0) + max(0, len(candidates) - PORT_MOST)
         if over:
             self._left_out.append(LeftOut(b"", port.name, LIMIT, f"{over} more addresses", over))
+        exits: dict[int, Exits] = {}  # by VLAN
         for each in candidates[:PORT_MOST]:
             if not self._may_send(port, each):
                 continue
-            if port.kind in _MACVTAPS:
-                exits = self._paths.from_link(self._table.links[port.lower_ifindex])
-            else:
-                exits = self._paths.from_port(port, each.vlan)
-            self._send(port, each, exits)
+            if each.vlan not in exits:
+                exits[each.vlan] = self._exits(port, each.vlan)
+            self._send(port, each, exits[each.vlan])
+
+    def _exits(self, port: LinkSnapshot, vlan: int) -> Exits:
+        if port.kind in _MACVTAPS:
+            return self._paths.from_link(self._table.links[port.lower_ifindex])
+        return self._paths.from_port(port, vlan)
 
     def _candidates(self, port: LinkSnapshot) -> Iterator[_Candidate]:
         if port.kind in _MACVTAPS:
@@ -270,7 +274,10 @@ class _Planner:
         if shared:
             return SHARED_ADDRESS, shared
         bridge = port.ifindex if port.kind == "bridge" else port.master_ifindex
-        outside_at = self._outside_at(bridge, mac, vlan)
+        outside = self._outside.get(bridge)
+        if outside is None:
+            outside = self._outside[bridge] = self._seen_outside(bridge)
+        outside_at = outside.get((mac, vlan), -inf)
         if outside_at > -inf and (outside_at >= heard_at or kind == FURTHER):
             ago = self._moment.now - outside_at
             return SEEN_OUTSIDE, f"seen on an uplink {ago:.0f} s ago"
@@ -280,11 +287,8 @@ class _Planner:
             return SPOKE, "heard after the failover"
         return "", ""
 
-    def _outside_at(self, bridge: int, mac: bytes, vlan: int) -> float:
-        if bridge not in self._outside:
-            seen = self._memory.outside(bridge)
-            self._outside[bridge] = {(each[0], each.vlan): each.heard_at for each in seen}
-        return self._outside[bridge].get((mac, vlan), -inf)
+    def _seen_outside(self, bridge: int) -> dict[tuple[bytes, int], float]:
+        return {(each[0], each.vlan): each.heard_at for each in self._memory.outside(bridge)}
 
     def _send(self, port: LinkSnapshot, found: _Candidate, exits: Exits) -> None:
         """Add the frames for an address, one for each bond that its frames leave through."""
