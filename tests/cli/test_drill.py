@@ -35,7 +35,7 @@ class Around(Surroundings):
         return NAMES
 
 
-def run_drill(monkeypatch: pytest.MonkeyPatch, lost: Sequence[ProbePath]) -> Result:
+def run_drill(monkeypatch: pytest.MonkeyPatch, lost: Sequence[ProbePath], *options: str) -> Result:
     """Run a drill on a network that loses what is sent on these paths."""
 
     def probed(_around: Surroundings, targets: Sequence[ProbeTarget]) -> list[ProbeResult]:
@@ -52,7 +52,7 @@ def run_drill(monkeypatch: pytest.MonkeyPatch, lost: Sequence[ProbePath]) -> Res
     monkeypatch.setattr(drill, "watcher_status", lambda _path: LEARNS)
     monkeypatch.setattr(drill, "probed", probed)
     monkeypatch.setattr(drill, "_carried_out", carried_out)
-    return CliRunner().invoke(drill.drill_command, ["--yes", "--json"])
+    return CliRunner().invoke(drill.drill_command, ["--yes", "--json", *options])
 
 
 @pytest.mark.parametrize("lost", PATHS)
@@ -74,3 +74,19 @@ def test_drill_tells_of_a_guest_without_channel_that_it_gets_learning_frames(
     [direction] = json.loads(done.output)["directions"]
     assert (direction["before"], direction["after"]) == ("eth1", "eth0")
     assert [guest["way"] for guest in direction["guests"]] == ["learning-frames"]
+
+
+@pytest.mark.parametrize("port", ["eth1", "eth2"])
+def test_drill_switches_to_the_standby_port_that_is_named(
+    monkeypatch: pytest.MonkeyPatch, port: str
+) -> None:
+    [direction] = json.loads(run_drill(monkeypatch, [], "--to", port).output)["directions"]
+    assert direction["before"] == port  # of the probes: they leave the port that is tested
+
+
+def test_drill_to_a_port_that_is_not_standby_names_those_that_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    done = run_drill(monkeypatch, [], "--to", "eth0")
+    assert done.exit_code == 2
+    assert "--to eth0: no standby port with carrier; there are: eth1, eth2" in done.output

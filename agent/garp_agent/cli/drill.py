@@ -43,6 +43,7 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 @click.command("drill")
 @click.option("--bond", metavar="NAME", help="The bond to switch; needed if there are several.")
+@click.option("--to", metavar="PORT", help="The standby port to switch to; the first by name.")
 @click.option("--yes", is_flag=True, help="Begin. Without it, print what would be done.")
 @click.option(
     "--count",
@@ -71,6 +72,7 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 @STATUS_SOCKET
 def drill_command(
     bond: str | None,
+    to: str | None,
     yes: bool,
     count: int,
     limit: float,
@@ -89,7 +91,7 @@ def drill_command(
     CAP_NET_RAW or CAP_NET_ADMIN is missing.
     """
     around = look_around((bond,) if bond else (), watcher_status(status_socket))
-    path = _path(around)
+    path = _path(around, to)
     targets = [target for target in around.targets if target.path == path]
     _refuse_unless_delivered(around, around.targets)  # a failover could use any standby port
     chosen = sample_of(targets, TARGETS_MOST)
@@ -114,8 +116,11 @@ def drill_command(
     sys.exit(0 if values["passed"] else EXIT_FAILED)
 
 
-def _path(around: Surroundings) -> ProbePath:
-    """Return the path of the drill; exit with the reason if there is none."""
+def _path(around: Surroundings, to: str | None) -> ProbePath:
+    """Return the path of the drill; exit with the reason if there is none.
+
+    ``to``: the name of the standby port; None: the first one.
+    """
     bonds = sorted({around.names[path.bond] for path in around.plan.paths})
     if len(bonds) > 1:
         raise click.UsageError(f"name the bond: --bond {' or '.join(map(printable, bonds))}")
@@ -124,7 +129,13 @@ def _path(around: Surroundings) -> ProbePath:
             click.echo(line, err=True)
         click.echo("garp-hint: no bond has a standby port with carrier", err=True)
         sys.exit(EXIT_FAILED if around.plan.left_out else EXIT_NO_GUEST)
-    return around.plan.paths[0]
+    paths = {around.names[path.standby]: path for path in around.plan.paths}
+    if to is not None and to not in paths:
+        ports = ", ".join(map(printable, sorted(paths)))
+        raise click.UsageError(
+            f"--to {printable(to)}: no standby port with carrier; there are: {ports}"
+        )
+    return paths[to or min(paths)]
 
 
 def _refuse_unless_delivered(around: Surroundings, targets: Sequence[ProbeTarget]) -> None:
