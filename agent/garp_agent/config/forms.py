@@ -78,8 +78,7 @@ def _percentage(*bound: float) -> Form:
     """Take ``12.5%`` as the fraction 0.125."""
 
     def unitless(text: str) -> tuple[str, str]:
-        number = Decimal(text)
-        meant = number if number >= 1 else number * 100  # 20 and 0.2 mean 20%
+        meant = Decimal(text) * (1 if Decimal(text) >= 1 else 100)  # 20 and 0.2 mean 20%
         return "not a percentage", f"{_write_number(meant)}%"
 
     def write(part: float) -> str:
@@ -239,6 +238,7 @@ _HINTS = {spelling: word for word, spellings in _WORDS.items() for spelling in s
 _SWITCH = _choice({"true": True, "false": False}, "not a switch", **_HINTS)
 _BLOCK = Form("a block such as 10.0.0.0/8 or 2001:db8::/32", _parse_block, _write_block)
 _BLOCKS = _list(_BLOCK)
+_HARDWARE_ADDRESS = Form(_HARDWARE_TEXT.allowed, _parse_hardware_address, _write_hardware_address)
 _GLOBS = _list(
     _text_form(
         "an interface name or glob, such as eth0 or en*",
@@ -246,9 +246,6 @@ _GLOBS = _list(
         # ALTIFNAMSIZ is 128 with its NUL, <linux/if.h>.
         (rb"[^*?[]{128,}\Z", "longer than an interface name, which has at most 127 bytes"),
     )
-)
-_HARDWARE_ADDRESS = _HARDWARE_TEXT._replace(
-    parse=_parse_hardware_address, write=_write_hardware_address
 )
 _KINDS = _list(
     _text_form(

@@ -194,10 +194,9 @@ class _Reading:
                 require(node.id == "scalar", "not a single value")
                 return form.parse(node)
             require(node.id == "sequence", "not a list", *_as_lists(node, form.item))
-            names = (f"{place.key}[{index}]" for index in range(len(node.value)))
             values = tuple(
-                self.read(item, item.place._replace(key=name), form.item, None)
-                for item, name in zip(node.value, names)
+                self.read(item, item.place._replace(key=f"{place.key}[{index}]"), form.item, None)
+                for index, item in enumerate(node.value)
             )
             return default if None in values else form.parse(values)
         except InvalidError as invalid:
@@ -216,10 +215,8 @@ class _Reading:
             place = key.place._replace(key=f"{prefix}{key.value}", given=value.place.given)
             first = self._found.get(place.key)
             if key.wrong or key.id != "scalar":
-                wrong = key.wrong or "not a key"
-                self._report(
-                    key.place._replace(key=prefix[:-1]), wrong, series(values._fields, "or")
-                )
+                place = key.place._replace(key=prefix[:-1])
+                self._report(place, key.wrong or "not a key", series(values._fields, "or"))
             elif key.value not in values._fields:
                 place = place._replace(key=prefix + key.place.given, given="")
                 self._report(place, *_unknown(key, prefix, values._fields))
@@ -236,8 +233,8 @@ class _Reading:
         pair = ("interval", "longer"), ("interval_with_lease", "shorter")
         (other, less), (name, more) = pair if "interval_with_lease" in self._found else pair[::-1]
         if settings.interval > settings.interval_with_lease and not self._refused & {name, other}:
-            written = FORMS[other].write(getattr(settings, other))
-            wrong = f"{more} than {other}, which is {written}"
+            limit = FORMS[other].write(getattr(settings, other))
+            wrong = f"{more} than {other}, which is {limit}"
             self._report(self._found[name], wrong, f"{other} or {less}")
         names = ("addresses.ipv4", "addresses.ipv6", "mac_only")
         if not any(attrgetter(*names)(settings)) and "mac_only" not in self._refused:
@@ -260,11 +257,9 @@ def _as_lists(node: Any, item: Form) -> Iterable[str]:
 
 def _advised(invalid: InvalidError, form: Form) -> str:
     """Return what is wrong, with the first advice that would not be refused too."""
-    for text in filter(None, invalid.texts):
-        for written in (text, f"[{text}]"):  # a list can need more than what is wrong
-            if _is_accepted(written, form):
-                return invalid.advising(written)
-    return invalid.wrong
+    # A list can need more than what is wrong with its text.
+    texts = (written for text in invalid.texts if text for written in (text, f"[{text}]"))
+    return invalid.advising(next((text for text in texts if _is_accepted(text, form)), ""))
 
 
 def _is_accepted(text: str, form: Form) -> bool:
