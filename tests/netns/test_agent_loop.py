@@ -53,11 +53,15 @@ class Guest:
                 return outcome
 
         self.heard: list[set[bytes]] = []  # the addresses at each call of ``listen``
+        self.heard_all: list[str] = []  # the links of the calls of ``hear_all``
         with lab.entered("guest"):
             self.engine = Engine(settings, lambda: 0.999)
             netlink = Netlink(300.0, GUEST)
             log = Log(LEVEL_ERROR)
-            self.loop = Loop(self.engine, netlink, Sender(), log, self._after_turn, self._listen)
+            hear_all = self.heard_all.append
+            self.loop = Loop(
+                self.engine, netlink, Sender(), log, self._after_turn, self._listen, hear_all
+            )
 
     def run(self, after_turn: Callable[[], float]) -> None:
         """Run until stopped; call ``after_turn`` after each turn once the dump is complete."""
@@ -123,18 +127,19 @@ def test_turn_that_only_sends_a_refresh_does_not_call_after_turn(tiny_lab: TinyL
     assert len({2, 3, 4, 5} & set(turns)) <= 1
 
 
-def test_loop_listens_for_an_address_before_its_first_frame(tiny_lab: TinyLab) -> None:
+def test_loop_hears_all_before_its_first_frame_and_listens_after_it(tiny_lab: TinyLab) -> None:
     """And again only when the addresses change."""
-    heard: list[int] = []
+    heard: list[tuple[int, int]] = []
 
     def after_turn() -> float:
         if guest.sent:
             guest.loop.stop()
         return inf
 
-    guest = Guest(tiny_lab, lambda: heard.append(len(guest.heard)))
+    guest = Guest(tiny_lab, lambda: heard.append((len(guest.heard_all), len(guest.heard))))
     guest.run(after_turn)
-    assert heard == [1]
+    assert heard == [(1, 0)]
+    assert guest.heard_all == ["eth0"]
     assert guest.heard == [{socket.inet_aton(GUEST_ADDRESS)}]
 
 

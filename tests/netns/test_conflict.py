@@ -274,6 +274,35 @@ def test_conflict_socket_with_many_addresses_hears_claims_of_the_first(
     assert (claim.interface, claim.address) == ("eth0", addresses[0])
 
 
+def test_conflict_socket_that_hears_all_drops_what_is_no_claim_and_listens_again(
+    tiny_lab: lab.TinyLab,
+) -> None:
+    ours, others = ip("192.0.2.10"), ["192.0.2.77", "192.0.2.78"]
+    with tiny_lab.entered("guest"):
+        conflicts = ConflictSocket()
+    with closing(conflicts), tiny_lab.packet_socket("peer", "eth0") as wire:
+        conflicts.listen_for([ours])
+        conflicts.hear_all("eth0")
+        for _ in range(100):  # would fill the buffer
+            wire.send(
+                bytes.fromhex("ffffffffffff020000000001") + b"\x86\xdd" + b"\x60" + bytes(999)
+            )
+        for frame in (
+            gratuitous(RIVAL_MAC, others[0]),
+            advertisement(RIVAL_MAC, "2001:db8::77", "2001:db8::77"),
+        ):
+            wire.send(bytes(frame))
+        found: set[bytes] = set()
+        while len(found) < 2:
+            found |= {claim.address for claim in until(conflicts.read, "the claims are heard")}
+        assert found == {ip(others[0]), ip("2001:db8::77")}
+        conflicts.listen_for([ours])
+        wire.send(bytes(gratuitous(RIVAL_MAC, others[1])))
+        wire.send(bytes(gratuitous(RIVAL_MAC, "192.0.2.10")))
+        (claim,) = until(conflicts.read, "the claim is heard")
+    assert claim.address == ours
+
+
 @pytest.mark.parametrize(
     ("tag", "heard"),
     [("", True), ("81000000", True), ("8100e000", True), ("81000005", False), ("8100e005", False)],

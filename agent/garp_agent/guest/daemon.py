@@ -102,7 +102,13 @@ class AgentDaemon:
         self._engine = Engine(settings, _uniform, log.level, link_towards)
         self._netlink = Netlink(settings.reconcile_interval, GUEST)
         self._loop = Loop(
-            self._engine, self._netlink, frames, log, self._after_turn, self._listen_for_claims
+            self._engine,
+            self._netlink,
+            frames,
+            log,
+            self._after_turn,
+            self._listen_for_claims,
+            self._hear_all_claims,
         )
         self._loop.watch(self._signals, self._read_signals)
         self._reload = Reload(options, self._loop, log, self._notify, self._apply)
@@ -277,10 +283,7 @@ class AgentDaemon:
             self._engine.handle(claim, now)
 
     def _listen_for_claims(self) -> None:
-        """Let the conflict socket listen for the addresses that are announced now.
-
-        Also before a frame: the first one is a probe, and its answer must be heard.
-        """
+        """Let the conflict socket listen for the addresses that are announced now."""
         if self._conflict_socket is not None:
             plans = self._engine.plans.values()
             # First those of tests: the filter may not have room for all.
@@ -289,6 +292,14 @@ class AgentDaemon:
             addresses.update(dict.fromkeys(each for plan in plans for each in plan.targets))
             names = [plan.link.name for plan in plans if plan.targets]
             self._note_unheard(self._conflict_socket.listen_for(addresses, names))
+
+    def _hear_all_claims(self, link: str) -> None:
+        """Let the conflict socket hear all claims, so that the answer to a probe is heard.
+
+        A filter for many addresses takes milliseconds, and a frame must not wait for it.
+        """
+        if self._conflict_socket is not None:
+            self._conflict_socket.hear_all(link)
 
     def _note_unheard(self, count: int) -> None:
         """Log once that conflicts of some addresses will not be noticed."""

@@ -51,8 +51,9 @@ class Loop:
     ``after_turn`` is called with the time (seconds, monotonic) when everything that was due is
     sent, in turns that have read something.  It returns in which other turns it is to be called:
     an ordinary refresh does not touch what the daemon does between frames.
-    ``listen`` is called, before the next frame and at the end of the turn, when the engine has
-    other addresses to announce or to listen for.
+    When the engine has other addresses to announce or to listen for, ``listen`` is called at the
+    end of the turn.  Before each frame until then, ``hear_all`` is called with the name of its
+    link: it costs the same for any number of addresses.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Loop:
         log: Log,
         after_turn: Callable[[float], NextTurn] = lambda now: NextTurn(inf, inf),
         listen: Callable[[], object] = lambda: None,
+        hear_all: Callable[[str], object] = lambda link: None,
     ) -> None:
         self.engine = engine
         self._netlink = netlink
@@ -70,6 +72,7 @@ class Loop:
         self._log = log
         self._after_turn = after_turn
         self._listen = listen
+        self._hear_all = hear_all
         self._revision = engine.revision  # when ``listen`` was called last
         self._reactor = Reactor(self._repair)
         self._before_frames: set[int] = set()  # descriptors to poll before every frame
@@ -122,7 +125,8 @@ class Loop:
                 must_call = True
             self.send_due()
             if self.engine.revision != self._revision:
-                self._note_revision()
+                self._revision = self.engine.revision
+                self._listen()
             if must_call:
                 turn = self._after_turn(now)
             wake_at = min(turn.wake_at, self.engine.deadline(), self._netlink.deadline())
@@ -157,9 +161,9 @@ class Loop:
             frame = self.engine.next_frame(now)
             if frame is None:
                 break
-            if self.engine.revision != self._revision:
-                self._note_revision()
             name = self.engine.inventory.links[frame.ifindex].name
+            if self.engine.revision != self._revision:
+                self._hear_all(name)
             outcome, errno = self._sender.send(frame.ifindex, name, encode(frame))
             now = time.monotonic()  # frames of many links leave later than the turn began
             self.engine.handle(Sent(frame, outcome, errno), now)
@@ -178,10 +182,6 @@ class Loop:
     def _hand_over(self, events: Sequence[EngineEvent], now: float) -> None:
         for event in events:
             self.engine.handle(event, now)
-
-    def _note_revision(self) -> None:
-        self._revision = self.engine.revision
-        self._listen()
 
     def _write_notices(self) -> None:
         for notice in self.engine.notices.take():

@@ -24,6 +24,11 @@ DROP = (RETURN, 0, 0, 0)
 _INSTRUCTION = Struct("=HBBI")  # struct sock_filter
 
 
+def packed(program: Iterable[Instruction]) -> bytes:
+    """Return a packed array of struct sock_filter: a part of a filter."""
+    return b"".join(_INSTRUCTION.pack(*each) for each in program)
+
+
 def assembled(program: Iterable[Instruction]) -> bytes:
     """Return a packed array of struct sock_filter that drops what reaches its end."""
-    return b"".join(_INSTRUCTION.pack(*each) for each in (*program, DROP))
+    return packed((*program, DROP))

@@ -10,6 +10,7 @@ Source: Documentation/networking/filter.rst.
 from __future__ import annotations
 
 from itertools import islice
+from struct import Struct, unpack
 
 from garp_agent.wire.bpf import (
     DROP,
@@ -19,7 +20,7 @@ from garp_agent.wire.bpf import (
     LOAD_WORD,
     PACKET_TYPE,
     PASS,
-    assembled,
+    packed,
 )
 
 TYPE_CHECKING = False
@@ -50,15 +51,28 @@ _ADVERTISEMENT = (
 )
 
 
+# What is the same for each address is packed once: a guest can have thousands of addresses.
+_ARP_HEAD = packed((*_FOR_THIS_HOST, (LOAD_WORD, 0, 0, 28)))
+_ADVERTISEMENT_HEAD = packed((*_FOR_THIS_HOST, *_ADVERTISEMENT))
+_END = packed((DROP,))
+# These pass what the filters below pass for any address.
+ALL_ARP = packed((*_FOR_THIS_HOST, PASS))
+ALL_ADVERTISEMENTS = packed((*_FOR_THIS_HOST, *_ADVERTISEMENT, PASS))
+_PASS = packed((PASS,))
+_IS_IPV4 = packed(((JUMP_IF_EQUAL, 0, 1, 0),))[:4]  # without its constant
+_IS_LAST_WORD = packed(((LOAD_WORD, 0, 0, 74), (JUMP_IF_EQUAL, 0, 3, 0)))[:12]
+_IS_WORD_BEFORE = packed(((LOAD_WORD, 0, 0, 70), (JUMP_IF_EQUAL, 0, 1, 0)))[:12]
+_FOR_IPV4 = Struct("=4sI8s").pack
+_FOR_IPV6 = Struct("=12sI12sI8s").pack
+
+
 def arp_filter(addresses: Iterable[bytes]) -> bytes:
     """Return a filter that passes ARP frames whose sender protocol address is one of these.
 
     A packed array of struct sock_filter.  Only the first 2,000 addresses.
     """
-    program = [*_FOR_THIS_HOST, (LOAD_WORD, 0, 0, 28)]
-    for address in islice(addresses, MOST_IPV4):
-        program += ((JUMP_IF_EQUAL, 0, 1, int.from_bytes(address, "big")), PASS)
-    return assembled(program)
+    words = _words(addresses, MOST_IPV4)
+    return b"".join((_ARP_HEAD, *(_FOR_IPV4(_IS_IPV4, each, _PASS) for each in words), _END))
 
 
 def advertisement_filter(addresses: Iterable[bytes]) -> bytes:
@@ -67,13 +81,15 @@ def advertisement_filter(addresses: Iterable[bytes]) -> bytes:
     A packed array of struct sock_filter.  Only the first 800 addresses, and only their last 8
     bytes are compared, to save instructions; the engine compares the rest.
     """
-    program = [*_FOR_THIS_HOST, *_ADVERTISEMENT]
-    for address in islice(addresses, MOST_IPV6):
-        program += (
-            (LOAD_WORD, 0, 0, 74),
-            (JUMP_IF_EQUAL, 0, 3, int.from_bytes(address[12:], "big")),
-            (LOAD_WORD, 0, 0, 70),
-            (JUMP_IF_EQUAL, 0, 1, int.from_bytes(address[8:12], "big")),
-            PASS,
-        )
-    return assembled(program)
+    words = _words((each[8:] for each in addresses), MOST_IPV6)
+    parts = (
+        _FOR_IPV6(_IS_LAST_WORD, last, _IS_WORD_BEFORE, before, _PASS)
+        for before, last in zip(words[::2], words[1::2])
+    )
+    return b"".join((_ADVERTISEMENT_HEAD, *parts, _END))
+
+
+def _words(addresses: Iterable[bytes], most: int) -> tuple[int, ...]:
+    """Return the first ``most`` addresses as numbers of 32 bits."""
+    joined = b"".join(islice(addresses, most))
+    return unpack(f"!{len(joined) // 4}I", joined)

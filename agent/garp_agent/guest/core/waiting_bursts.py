@@ -57,6 +57,8 @@ class WaitingBursts:
 
     def start(self, now: float) -> None:
         """Start them all.  Call this when the plans are made."""
+        if not self.by_link:
+            return
         waiting, self.by_link = self.by_link, {}
         # As for requested bursts: a flood of causes writes the first one to the log.
         level = LEVEL_INFO if self._schedule.is_idle() else LEVEL_DEBUG

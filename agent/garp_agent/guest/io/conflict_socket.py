@@ -17,7 +17,14 @@ import errno
 import select
 import socket
 
-from garp_agent.guest.core.bpf import MOST_IPV4, MOST_IPV6, advertisement_filter, arp_filter
+from garp_agent.guest.core.bpf import (
+    ALL_ADVERTISEMENTS,
+    ALL_ARP,
+    MOST_IPV4,
+    MOST_IPV6,
+    advertisement_filter,
+    arp_filter,
+)
 from garp_agent.guest.core.frames import FrameError, decode
 from garp_agent.guest.core.model import ClaimSeen
 from garp_agent.runtime.socket_filter import attach_filter
@@ -45,6 +52,7 @@ class ConflictSocket:
         self._sockets: dict[int, socket.socket] = {}
         self._protocols: dict[int, int] = {}  # of each socket
         self._for_bytes: list[int] = []  # sockets for names that are not UTF-8
+        self._hears_all = False
         for protocol in (ETH_P_ARP, ETH_P_IPV6):
             self._open(socket.SOCK_RAW, protocol)
         self.listen_for(())
@@ -60,7 +68,9 @@ class ConflictSocket:
         a filter has room for MOST_IPV4 and MOST_IPV6 of them, and the kernel may have memory for
         fewer.  Raises OSError as setsockopt(2) does otherwise.
         """
-        self._listen_on_bytes(not all(map(_is_utf8, links)))
+        self._listen_on_bytes(not _is_utf8("".join(links)))
+        self.hear_all()  # also while the filters are made; it frees the memory of the old ones
+        self._hears_all = False
         four = [each for each in addresses if len(each) == 4]
         sixteen = [each for each in addresses if len(each) == 16]
         heard = []
@@ -70,6 +80,20 @@ class ConflictSocket:
             else:
                 heard.append(_attach_most(sock, advertisement_filter, sixteen[:MOST_IPV6]))
         return len(four) + len(sixteen) - heard[0] - heard[1]
+
+    def hear_all(self, link: str = "") -> None:
+        """Receive all claims until the next :meth:`listen_for`, also those on ``link``.
+
+        The filters for that are small, so it costs the same for any number of addresses.  Raises
+        OSError as setsockopt(2) does.
+        """
+        if not _is_utf8(link):
+            self._listen_on_bytes(True)
+        if not self._hears_all:
+            self._hears_all = True
+            for descriptor, sock in self._sockets.items():
+                is_arp = self._protocols[descriptor] == ETH_P_ARP
+                attach_filter(sock, ALL_ARP if is_arp else ALL_ADVERTISEMENTS)
 
     def read(self) -> list[ClaimSeen]:
         """Return claims that have arrived, at most BATCH for each protocol."""
@@ -140,16 +164,14 @@ def _attach_most(
 
     The limit is net.core.optmem_max; its old default of 20 KiB allows about 300 addresses.
     """
-    # An empty filter first, which frees the memory of the previous one.
-    for count in (0, *_halves(len(addresses))):
+    for count in (*_halves(len(addresses)), 0):
         try:
             attach_filter(sock, build(addresses[:count]))
         except OSError as error:
             if error.errno != errno.ENOMEM:
                 raise
         else:
-            if count:
-                return count
+            return count
     return 0
 
 
