@@ -5,6 +5,7 @@ The kernel of a test machine may have no bonds; tests/vm has a real one, and the
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -233,6 +234,25 @@ def test_newer_failover_replaces_the_check_of_an_older_one(network: Network) -> 
         running.begin(2)
         running.until(running.forwards)
     assert {each.number for each in running.events} == {2}
+
+
+def test_sockets_of_an_older_check_are_closed_only_when_no_failover_is_new(
+    network: Network,
+) -> None:
+    """Closing one can wait for the kernel, and frames and replies would wait with it."""
+
+    def opened() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    with closing(Running(network)) as running:
+        running.prove()
+        proven = opened()  # with the sockets of the proof
+        network.forward("port-a", False)
+        running.begin(1)
+        running.begin(2)
+        assert opened() == proven + 4
+        running.until(lambda: opened() == proven)  # those of the second check instead
+        assert running.verifier.checked
 
 
 def test_hints_wait_for_a_port_that_got_its_carrier_lately(network: Network) -> None:
