@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from garp_agent.hypervisor.io.libvirt_cards import LibvirtCard
     from garp_agent.runtime.netlink import Events
 
+_CONTROLS = frozenset((DumpStarted, DumpComplete, DumpPartial))
 PART = 8  # datagrams read in one turn; each has about 500 entries
 
 
@@ -153,6 +154,9 @@ class Learning:
             guest["way"], guest["no_way"] = way, why or None
 
     def _take(self, events: Events[TableMessage], now: float) -> None:
+        if _CONTROLS.isdisjoint(map(type, events)):  # as a rule; a dump has thousands
+            self._told += events  # type: ignore[arg-type]
+            return
         for event in events:
             if isinstance(event, DumpStarted):
                 self._told, self._is_reading = [], True

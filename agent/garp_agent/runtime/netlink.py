@@ -29,6 +29,7 @@ DATAGRAM = 1 << 16  # bytes; the kernel limits a datagram of a dump to half of t
 # Datagrams read in one call.  The buffer holds fewer, because the kernel counts at least 768
 # bytes for each: one call reads everything that happened before it.
 BATCH = 4096
+_CONTROLS = frozenset((rtnetlink.DumpDone, rtnetlink.DumpInterrupted, rtnetlink.RequestFailed))
 RETRY = 1.0  # seconds until a dump that failed is tried again
 
 
@@ -114,6 +115,8 @@ class Netlink(Generic[T]):
         except rtnetlink.DecodeError:
             self.malformed += 1
             return []
+        if _CONTROLS.isdisjoint(map(type, messages)):  # as a rule; a dump has thousands
+            return messages  # type: ignore[return-value]
         return [event for message in messages for event in self._take(message, now)]
 
     def _take(self, message: T | ControlMessage, now: float) -> Events[T]:

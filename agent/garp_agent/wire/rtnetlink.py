@@ -204,9 +204,17 @@ def decode(readers: Mapping[int, Reader[T]], datagram: bytes) -> list[T | Contro
     end = len(datagram)
     offset = 0
     while offset < end:
-        length, message_type, flags, sequence = _header(datagram, offset)
+        if end - offset < _HEADER.size:
+            raise DecodeError(
+                f"message header at byte {offset} is cut short after {end - offset} bytes"
+            )
+        length, message_type, flags, sequence, _port = _HEADER.unpack_from(datagram, offset)
         body = offset + _HEADER.size
         stop = offset + length
+        if not body <= stop <= end:
+            raise DecodeError(
+                f"message at byte {offset} gives its length as {length} of {end - offset} bytes"
+            )
         if flags & _NLM_F_DUMP_INTR and not interrupted:
             interrupted = True
             found.append(DumpInterrupted(sequence))
@@ -222,16 +230,6 @@ def decode(readers: Mapping[int, Reader[T]], datagram: bytes) -> list[T | Contro
             ) from None
         offset = stop + 3 & ~3
     return found
-
-
-def _header(datagram: bytes, offset: int) -> tuple[int, int, int, int]:
-    rest = len(datagram) - offset
-    if rest < _HEADER.size:
-        raise DecodeError(f"message header at byte {offset} is cut short after {rest} bytes")
-    length, message_type, flags, sequence, _port = _HEADER.unpack_from(datagram, offset)
-    if not _HEADER.size <= length <= rest:
-        raise DecodeError(f"message at byte {offset} gives its length as {length} of {rest} bytes")
-    return length, message_type, flags, sequence
 
 
 def _control(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import struct
 import sys
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -199,3 +200,13 @@ def test_counters_that_are_cut_short_are_refused_and_missing_ones_skipped() -> N
 def test_table_of_learnt_addresses_is_that_of_the_entries() -> None:
     decoded = bridge_tables.decode(golden.read("topology/learning-table"))
     assert decoded == [each[:2] for each in recorded("table")]
+
+
+@pytest.mark.parametrize("order", list(permutations((2, 9, 15, 3))))
+def test_entry_is_read_in_whatever_order_its_attributes_come(order: tuple[int, ...]) -> None:
+    address, bridge, locked = bytes.fromhex("525400000001"), 7, 2
+    values = {2: address, 9: struct.pack("=I", bridge), 15: struct.pack("=I", locked)}
+    values[3] = struct.pack("=IIII", 0, 0, 150, 0)
+    head = struct.pack("=BxxxIHBB", rtnetlink.AF_BRIDGE, 5, 0, 0, 0)
+    data = head + b"".join(attribute(number, values[number]) for number in order)
+    assert read_entry(data, 0, len(data), True) == (TableEntry(address, 5, bridge, 0, 1.5, False),)

@@ -25,8 +25,11 @@ _NTF_EXT_LEARNED = 0x10  # told by a control plane, not learnt from a frame
 _NTF_EXT_LOCKED = 0x02  # seen on a locked port, and not trusted yet
 # A whole message as Linux 6 writes it: ndmsg, then NDA_LLADDR, NDA_MASTER, NDA_FLAGS_EXT,
 # NDA_CACHEINFO and, where the bridge filters, NDA_VLAN.  Others are read attribute by attribute.
-_USUAL = Struct("=BxxxIHBB HH6sxx HHI HHI HH8xI4x")
-_USUAL_TYPES = ((10, 2), (8, 9), (8, 15), (20, 3))  # length and type of each attribute
+_USUAL = Struct("=BxxxIHBx 4s6sxx 4sI 4sI 4s8xI4x")
+_USUAL_HEADERS = tuple(  # of these attributes: length and type
+    Struct("=HH").pack(*each)
+    for each in ((10, _NDA_LLADDR), (8, _NDA_MASTER), (8, _NDA_FLAGS_EXT), (20, _NDA_CACHEINFO))
+)
 _USUAL_VLAN = Struct("=HHHxx")
 _UPDATED = Struct("=8xI")  # struct nda_cacheinfo: ndm_updated
 _TICK = 0.01  # seconds; USER_HZ is 100 on all that Linux runs on but alpha and ia64
@@ -90,10 +93,10 @@ def _read_usual(data: bytes, start: int, end: int) -> tuple[TableEntry, ...] | N
             return None
     elif end - start != _USUAL.size:
         return None
-    family, ifindex, state, flags, _type, *rest = _USUAL.unpack_from(data, start)
-    size1, type1, address, size2, type2, bridge, size3, type3, extended, size4, type4, age = rest
-    types = ((size1, type1), (size2, type2), (size3, type3), (size4, type4))
-    if family != rtnetlink.AF_BRIDGE or types != _USUAL_TYPES:
+    family, ifindex, state, flags, head1, address, head2, bridge, head3, extended, head4, age = (
+        _USUAL.unpack_from(data, start)
+    )
+    if family != rtnetlink.AF_BRIDGE or (head1, head2, head3, head4) != _USUAL_HEADERS:
         return None
     if state & _NUD_PERMANENT or flags & (_NTF_SELF | _NTF_EXT_LEARNED):
         return ()
