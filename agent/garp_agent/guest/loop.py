@@ -76,6 +76,7 @@ class Loop:
         self._revision = engine.revision  # when ``listen`` was called last
         self._reactor = Reactor(self._repair)
         self._before_frames: set[int] = set()  # descriptors to poll before every frame
+        self._next_frame_at = -inf  # the engine's deadline when frames were sent last
         self._suspended = _suspended(time.monotonic())
         self._stopping = False
         # The first source is read first: no request may announce what is no longer ours.
@@ -129,7 +130,8 @@ class Loop:
                 self._listen()
             if must_call:
                 turn = self._after_turn(now)
-            wake_at = min(turn.wake_at, self.engine.deadline(), self._netlink.deadline())
+                self._next_frame_at = self.engine.deadline()
+            wake_at = min(turn.wake_at, self._next_frame_at, self._netlink.deadline())
             if self.engine.notices.kept:
                 self._write_notices()
 
@@ -154,12 +156,16 @@ class Loop:
         now = time.monotonic()
         end = now + TURN
         before = self.engine.counters.sent
-        while self.engine.deadline() <= now <= end:
+        while True:
+            self._next_frame_at = self.engine.deadline()
+            if not self._next_frame_at <= now <= end:
+                break
             ready = self._reactor.look()
             if ready:
                 self._reactor.call(ready & self._before_frames, now)
             frame = self.engine.next_frame(now)
             if frame is None:
+                self._next_frame_at = self.engine.deadline()
                 break
             name = self.engine.inventory.links[frame.ifindex].name
             if self.engine.revision != self._revision:

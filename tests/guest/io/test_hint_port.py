@@ -100,6 +100,7 @@ def lines(port: HintPort, now: float = 1.0) -> list[bytes | Overlong]:
 
 def reply(port: HintPort, data: bytes) -> None:
     port.reply(port._descriptor, data)
+    port.flush()
 
 
 def is_ready(port: HintPort) -> bool:
@@ -123,7 +124,23 @@ def test_lines_are_read_and_replies_are_written(port: HintPort, host: socket.soc
     port.reply(client, b"answer\n")
     port.reply(client + 1, b"for another client\n")
     port.reply(client, b"end\n")
+    port.flush()
     assert host.recv(100) == b"answer\nend\n"
+
+
+def test_replies_to_one_chunk_leave_together_and_before_the_port_hangs_up(
+    port: HintPort, host: socket.socket
+) -> None:
+    host.sendall(b"one\ntwo\n")
+    host.shutdown(socket.SHUT_WR)
+    reading = port.read(1.0)
+    for answer in (b"first\n", b"second\n"):
+        client, _ = next(reading)
+        port.reply(client, answer)
+        assert not select.select([host], [], [], 0)[0]
+    assert list(reading) == []
+    assert host.recv(100) == b"first\nsecond\n"
+    assert host.recv(100) == b""
 
 
 @pytest.mark.parametrize("pattern", [b"x", b"\n", b"\xff", b"BURST\n"])

@@ -213,7 +213,7 @@ class Schedule:
         NICs take turns, and so do the links of a NIC: each sends one address before any sends
         its second.  The caller reports each frame of the address to :meth:`sent`.
         """
-        while self.deadline() <= now:
+        while self._heap and self._heap[0][0] <= now:  # deadline(), without a call
             timer = heappop(self._heap)[3]
             timer.due = inf
             if isinstance(timer, LinkSchedule):

@@ -17,7 +17,8 @@ chunks of requests can come from a host that has stopped, so each chunk allows f
 The kernel hands them over soon after it is opened.  They are discarded: a hint or a lease among
 them is old.
 
-A reply is one non-blocking write, so a host that does not read loses it.  There is one exception.
+The replies to what one read(2) brought are one non-blocking write, so a host that does not read
+loses them.  There is one exception.
 Data and the notice of a connect come through different virtio queues.  In a busy guest the first
 request of a new host can arrive before the kernel knows the host: it refuses writes (EAGAIN).  Such
 a reply is kept until the notice arrives, at most EARLY seconds.
@@ -52,6 +53,7 @@ REOPEN = 0.1  # seconds from the first hang-up to the attempt to open; then twic
 RETRY = 5.0  # seconds between attempts to open at most, and for which an open port counts as sound
 TERMINAL_REPLIES = 700  # bytes of replies that a terminal gets for one chunk
 SETTLING = 0.1  # seconds from opening a terminal until what waited in it is discarded
+TOGETHER = 4096  # bytes of replies after which no more are collected
 EARLY = 0.2  # seconds for which a reply is kept until its host is known to be connected
 EARLY_LIMIT = 8192  # bytes of such replies
 _EDGES = select.EPOLLIN | select.EPOLLOUT | select.EPOLLET
@@ -98,6 +100,7 @@ class HintPort:
         self._early = b""  # replies kept
         self._early_until = 0.0
         self._torn = b""  # ends the reply before, if only a part of it fitted
+        self._replies = bytearray()  # to the lines of the chunk under way
 
     def fileno(self) -> int:
         """Return the descriptor to wait on, for reading."""
@@ -110,7 +113,7 @@ class HintPort:
     @property
     def reply_limit(self) -> int:
         """Return the bytes that the next reply may have."""
-        return self._allowance - len(self._torn) if self._is_terminal else REPLY_LIMIT
+        return self._allowance if self._is_terminal else REPLY_LIMIT
 
     def deadline(self) -> float:
         """Return when to call :meth:`attempt` at the latest; ``math.inf``: whenever it suits."""
@@ -157,16 +160,27 @@ class HintPort:
                 self._send_kept()
 
     def reply(self, client: int, data: bytes) -> None:
-        """Send ``data`` to the client of a line, if the host reads; else it is lost."""
+        """Send ``data`` to the client of a line, if the host reads; else it is lost.
+
+        The replies to a chunk of lines leave together: a flood would cost a write for each line.
+        """
+        if client != self._descriptor or client < 0:
+            return
+        if self._is_terminal:
+            if len(data) > self._allowance:
+                return
+            self._allowance -= len(data)
+        self._replies += data
+        if len(self._replies) >= TOGETHER:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send the replies that were collected; :meth:`read` does so after each chunk."""
+        data = self._torn + bytes(self._replies)
+        self._replies.clear()
         try:
-            if client == self._descriptor >= 0:
-                data = self._torn + data
-                if self._is_terminal:
-                    if len(data) > self._allowance:
-                        return
-                    self._allowance -= len(data)
-                whole = os.write(self._descriptor, data) == len(data)
-                self._torn = b"" if whole else b"\n"
+            whole = os.write(self._descriptor, data) == len(data)
+            self._torn = b"" if whole else b"\n"
         except BlockingIOError:
             if self.state is PortState.HOST_AWAY:
                 self._keep(data)
@@ -219,6 +233,7 @@ class HintPort:
     def _hang_up(self, state: PortState, error: int) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)  # this removes it from the epoll set too
+            self._replies.clear()
             self._descriptor = -1
             self._is_settling = False
             if self._now >= self._opened_at + RETRY:
@@ -250,10 +265,12 @@ class HintPort:
             if not data:
                 self._end_of_data()
                 return
-            self._allowance = TERMINAL_REPLIES
+            self._allowance = TERMINAL_REPLIES - len(self._torn)
             lines = self._decoder.feed(data)
             count += len(lines)
             yield from lines
+            if self._replies:
+                self.flush()
         # More data is there, but its edge is consumed: modify() makes epoll report it again.
         self._epoll.modify(self._descriptor, _EDGES)
 
@@ -281,6 +298,7 @@ class HintPort:
             early, self._early = self._early, b""
             if self._now < self._early_until:
                 self.reply(self._descriptor, early)
+                self.flush()
 
 
 def _connect(path: str) -> int:
