@@ -129,3 +129,25 @@ def test_history_without_a_failover_is_one_line_that_says_since_when() -> None:
     narrow = hypervisor.history(STATUS, 1_700_000_003.0, Screen(40))
     assert narrow.split() == line.split()
     assert max(map(len, narrow.splitlines())) <= 40
+
+
+def test_list_on_a_narrow_screen_shows_addresses_and_no_sockets() -> None:
+    links = [{"addresses": ["192.0.2.10", "192.0.2.11"]}]
+    guest = {
+        "guest": "web1",
+        "state": "answered",
+        "way": "agent",
+        "reply": {"version": "0.1.0", "links": links},
+        "ports": ["vnet0"],
+        "behind": ["bond0", "br0"],
+        "path": "/run/libvirt/qemu/channel/1-web1/org.garp_agent.0",
+    }
+    narrow, wide = (hypervisor.guest_list([guest], Screen(width)) for width in (80, 200))
+    assert narrow.splitlines()[1].split()[4:] == [
+        "192.0.2.10",
+        "192.0.2.11",
+        "vnet0",
+        "bond0",
+        "br0",
+    ]
+    assert wide.splitlines()[1].endswith("/1-web1/org.garp_agent.0")

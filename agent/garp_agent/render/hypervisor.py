@@ -25,7 +25,10 @@ SHOWN = 200  # characters of a text that a guest sent
 
 
 def guest_list(guests: list[dict[str, Any]], screen: Screen = PIPE) -> str:
-    """Write what ``list`` prints: a line for each guest."""
+    """Write what ``list`` prints: a line for each guest.
+
+    The sockets are left out where they do not fit: addresses and ports say more.
+    """
     rows: list[Row] = [("GUEST", "STATE", "WAY", "VERSION", "ADDRESSES", "BEHIND", "SOCKET")]
     for guest in guests:
         info = guest.get("reply", {})
@@ -35,7 +38,9 @@ def guest_list(guests: list[dict[str, Any]], screen: Screen = PIPE) -> str:
         way = _with_reason(guest.get("way") or "?", guest.get("no_way") or "")
         path = guest.get("path") or "-"
         rows.append((guest["guest"], state, way, version, addresses, _behind(guest), path))
-    return table(rows, screen, (0, 1, 2, 3, 4, 5, 6), _state_meaning)
+    if screen.width and max(map(len, table(rows).splitlines())) > screen.width:
+        rows = [row[:-1] for row in rows]
+    return table(rows, screen, tuple(range(len(rows[0]))), _state_meaning)
 
 
 def _state_meaning(column: int, text: str) -> str:
