@@ -20,6 +20,7 @@ from garp_agent.guest.io.hint_port import (
     BATCH,
     CHUNK,
     CHUNKS,
+    RARELY,
     REOPEN,
     RETRY,
     SETTLING,
@@ -141,6 +142,17 @@ def test_replies_to_one_chunk_leave_together_and_before_the_port_hangs_up(
     assert list(reading) == []
     assert host.recv(100) == b"first\nsecond\n"
     assert host.recv(100) == b""
+
+
+def test_a_port_that_was_never_open_is_looked_for_less_and_less(tmp_path: Path) -> None:
+    with closing(HintPort(str(tmp_path / "absent"))) as port:
+        pauses, now = [], 100.0
+        for _ in range(5):
+            port.attempt(now)
+            pauses.append(port.attempt_at() - now)
+            now = port.attempt_at()
+        assert pauses == [RETRY, 10.0, 20.0, RARELY, RARELY]
+        assert port.deadline() == inf
 
 
 @pytest.mark.parametrize("pattern", [b"x", b"\n", b"\xff", b"BURST\n"])

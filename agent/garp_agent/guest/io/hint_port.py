@@ -51,6 +51,9 @@ CHUNKS = 16
 BATCH = 256  # lines, if a chunk ends there
 REOPEN = 0.1  # seconds from the first hang-up to the attempt to open; then twice as long each time
 RETRY = 5.0  # seconds between attempts to open at most, and for which an open port counts as sound
+# The same for a port that was never open.  Many guests have none, and to look for it takes eight
+# system calls, where a refresh takes four.
+RARELY = 30.0
 TERMINAL_REPLIES = 700  # bytes of replies that a terminal gets for one chunk
 SETTLING = 0.1  # seconds from opening a terminal until what waited in it is discarded
 TOGETHER = 4096  # bytes of replies after which no more are collected
@@ -95,6 +98,7 @@ class HintPort:
         self._next_attempt = 0.0
         self._pause = RETRY  # seconds from the next failure or hang-up to an attempt
         self._must_wake = False  # it hung up, and the attempts since then are still frequent
+        self._was_open = False
         self._opened_at = 0.0
         self._now = 0.0  # the time of the latest read()
         self._early = b""  # replies kept
@@ -141,6 +145,7 @@ class HintPort:
             self._wait(now)
         else:
             self._opened_at = now
+            self._was_open = True
             if not self._must_wake:
                 self._pause = REOPEN
 
@@ -245,7 +250,7 @@ class HintPort:
 
     def _wait(self, now: float) -> None:
         self._next_attempt = now + self._pause
-        self._pause = min(2 * self._pause, RETRY)
+        self._pause = min(2 * self._pause, RETRY if self._was_open else RARELY)
 
     # -- reading ------------------------------------------------------------------------
 
