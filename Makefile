@@ -47,10 +47,10 @@ test:
 	@others=0; [ -n '$(ARGS)' ] || tools/every-python.sh || others=1; \
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS) && exit $$others
 
-# A Xen host for each kind of guest.
+# A Xen host for each kind of guest, and one with libvirt and systemd.
 test-xen:
 	@tools/setup.sh test
-	GARP_AGENT_XEN=1 $(BIN)/python -m pytest tests/vm/test_xen.py $(ARGS)
+	GARP_AGENT_XEN=1 $(BIN)/python -m pytest tests/vm/test_xen*.py $(ARGS)
 
 lint:
 	@tools/setup.sh lint

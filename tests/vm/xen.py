@@ -42,8 +42,7 @@ XEN_PARAMETERS = (
 MODULES = ("xen_evtchn", "xen_gntdev", "xen_gntalloc", "xen_privcmd", "xenfs", "xen_netback")
 START = f"""
 busybox mkdir -p {os.path.dirname(CHANNEL)}
-busybox mkdir /dev/pts
-mount -t devpts devpts /dev/pts
+[ -e /dev/pts/ptmx ] || (busybox mkdir /dev/pts && mount -t devpts devpts /dev/pts)
 mount -t xenfs xenfs /proc/xen
 xenstored --pid-file /run/xenstored.pid
 xen-init-dom0
@@ -55,7 +54,8 @@ addr add 198.51.100.1/24 dev control
 """
 HINT_CHANNEL = f"name={HINT_PORT},connection=socket,path={CHANNEL}"
 VIF = f"mac={GUEST_MAC},bridge=br0,script=/{xen_images.VIF_SCRIPT}"
-CONTROL_VIF = f"mac=52:54:00:00:00:02,bridge=control,script=/{xen_images.VIF_SCRIPT}"
+CONTROL_MAC = "52:54:00:00:00:02"
+CONTROL_VIF = f"mac={CONTROL_MAC},bridge=control,script=/{xen_images.VIF_SCRIPT}"
 # xl 4.17 loses the first channel of a list, so that there is another in front.
 CHANNELS = ("name=unused,connection=pty", HINT_CHANNEL)
 # What the state depends on, beside the images.
@@ -95,7 +95,16 @@ channel={json.dumps(list(channels))}
 class XenHost(QemuMachine):
     """The emulated machine that Xen runs on; as a machine of the tests, its dom0."""
 
-    def __init__(self, taps: dict[str, int], restore_from: Path | None = None) -> None:
+    def __init__(
+        self,
+        taps: dict[str, int],
+        restore_from: Path | None = None,
+        *,
+        more: Sequence[Path] = (),
+        parameters: str = PARAMETERS,
+    ) -> None:
+        """``more``: parts of its initramfs, besides the usual.  ``parameters``: of its kernel."""
+        self._more, self._parameters = more, parameters
         cards = [Card(key, f"52:54:00:00:01:0{key}", backend=f"tap,fd={taps[key]}") for key in "ab"]
         super().__init__(
             "dom0",
@@ -110,11 +119,11 @@ class XenHost(QemuMachine):
 
     def _boot_arguments(self) -> list[str]:
         initramfs = self.folder / "initramfs"
-        xen_images.write_host_initramfs(initramfs)
+        xen_images.write_host_initramfs(initramfs, self._more)
         kernel = xen_images.host_kernel()
         return [
             *("-kernel", str(xen_images.hypervisor()), "-append", XEN_PARAMETERS),
-            *("-initrd", f"{kernel} {PARAMETERS},{initramfs}"),
+            *("-initrd", f"{kernel} {self._parameters},{initramfs}"),
         ]
 
     def _port_arguments(self, hint_port: bool) -> list[str]:
@@ -124,10 +133,10 @@ class XenHost(QemuMachine):
 
 
 class XenGuest(Machine):
-    """A guest that ``xl create`` has started in dom0."""
+    """A guest that a tool has started in dom0."""
 
-    def __init__(self, host: XenHost) -> None:
-        super().__init__(GUEST)
+    def __init__(self, host: XenHost, name: str = GUEST) -> None:
+        super().__init__(name)
         self._host = host
         # At once, because the relay reads a port without a host in a loop.
         self._control = self.connect(self.control_path)
@@ -138,7 +147,7 @@ class XenGuest(Machine):
 
     @property
     def console(self) -> str:
-        log = f"/var/log/xen/console/guest-{GUEST}.log"
+        log = f"/var/log/xen/console/guest-{self.name}.log"
         return self._host.read(log) if self._host.alive else ""
 
     @property
@@ -161,10 +170,21 @@ class XenTestbed(BondTestbed):
         for machine in (self.hypervisor, self.guest):
             renew_agent(machine)
 
+    def start_xen(self, miimon: int) -> None:
+        """Make the bond and the bridges of dom0; start what Xen's tools need."""
+        self.configure_bond(miimon)
+        self.hypervisor.ip(CONTROL_BRIDGE)
+        self.hypervisor.insert(*MODULES)
+        self.hypervisor.shell(START)
+
     def create_guest(self, configuration: str) -> None:
         """Let xl create the guest, and join it to its control connection."""
         self.hypervisor.write("/guest/domain", configuration)
         self.xl("create", "/guest/domain")
+        self.start_relay()
+
+    def start_relay(self) -> None:
+        """Join the guest to its control connection."""
         relay = ("python3", "-S", "/opt/garp/guest_relay.py", RELAY_PORT, "198.51.100.2:7")
         self.hypervisor.spawn(*relay)
 
@@ -192,10 +212,7 @@ class XenTestbed(BondTestbed):
 class _BootedTestbed(XenTestbed):
     def start(self, miimon: int) -> None:
         self.hypervisor = self.enter_context(XenHost(self.fabric.uplinks))
-        self.configure_bond(miimon)
-        self.hypervisor.ip(CONTROL_BRIDGE)
-        self.hypervisor.insert(*MODULES)
-        self.hypervisor.shell(START)
+        self.start_xen(miimon)
         self.create_guest(domain(self.kind, CHANNELS))
         self.guest = self.enter_context(XenGuest(self.hypervisor))
         self.configure_guest()

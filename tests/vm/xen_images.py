@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import gzip
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.vm import images, kernels
@@ -53,11 +54,11 @@ def host_parts() -> list[Path]:
     return [userland, *map(images.modules, (HOST_KERNEL, GUEST_KERNEL)), _host()]
 
 
-def write_host_initramfs(to: Path) -> None:
-    """Write the initramfs of dom0; build its parts if needed."""
+def write_host_initramfs(to: Path, more: Sequence[Path] = ()) -> None:
+    """Write the initramfs of dom0; build its parts if needed.  ``more``: folders of more parts."""
     userland, host_modules, guest_modules, xen = host_parts()
     agent = images.agent_code()
-    parts = [userland, host_modules, agent, xen]
+    parts = [userland, host_modules, agent, xen, *more]
     guest = [userland, guest_modules, agent]
     inner = b"".join((part / "cpio").read_bytes() for part in guest)
     init = (HERE / "xen_guest_init.sh").read_bytes()

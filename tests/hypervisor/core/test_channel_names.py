@@ -18,7 +18,7 @@ PORT = "org.garp_agent.0"
         ("/var/lib/libvirt/qemu/channel/target/domain-3-domain-3/org.garp_agent.0", "domain-3"),
         ("/var/lib/libvirt/qemu/channel/target/domain-web1/org.garp_agent.0", "web1"),
         ("/var/lib/libvirt/qemu/channel/target/web1.org.garp_agent.0", "web1"),
-        ("/var/lib/libvirt/xen/channel/target/web-1-org.garp_agent.0", "web-1"),
+        ("/var/lib/libvirt/libxl/channel/target/web-1-org.garp_agent.0", "web-1"),
         ("/var/lib/libvirt/qemu/org.garp_agent.0.instance-0000002a.sock", "instance-0000002a"),
         ("/srv/vms/web1/org.garp_agent.0", "web1"),
         ("/srv/vms/web-1/org.garp_agent.0", "web-1"),

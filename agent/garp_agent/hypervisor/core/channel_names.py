@@ -6,7 +6,7 @@ port and libvirt cuts the guest's name after 20 characters:
   libvirt           /run/libvirt/qemu/channel/ID-NAME/PORT
   libvirt, older    /var/lib/libvirt/qemu/channel/target/domain-ID-NAME/PORT
   libvirt, oldest   /var/lib/libvirt/qemu/channel/target/domain-NAME/PORT, .../target/NAME.PORT
-  libvirt on Xen    /var/lib/libvirt/xen/channel/target/NAME-PORT
+  libvirt on Xen    /var/lib/libvirt/libxl/channel/target/NAME-PORT
   OpenStack Nova    /var/lib/libvirt/qemu/PORT.NAME.sock
 
 Sources: libvirt's src/qemu/qemu_domain.c and src/libxl/libxl_domain.c; nova/virt/libvirt/driver.py.

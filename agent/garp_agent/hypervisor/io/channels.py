@@ -52,7 +52,7 @@ KNOWN_FOLDERS = (
     "/var/lib/libvirt/qemu/channel/target/*/PORT",
     "/var/lib/libvirt/qemu/channel/target/*.PORT",
     "/var/lib/libvirt/qemu/PORT.*.sock",
-    "/var/lib/libvirt/xen/channel/target/*-PORT",
+    "/var/lib/libvirt/libxl/channel/target/*-PORT",
 )
 
 _ELSEWHERE = "it was made in another mount namespace, or its file was removed"
