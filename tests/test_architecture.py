@@ -186,7 +186,10 @@ assert len([encode(frame) for frame in iter(lambda: engine.next_frame(0.0), None
 
 
 # The watcher reads the replies of guests, which are JSON.
-CASES = [(AT_WORK, HEAVY | {"json", "re"}), ("import garp_agent.hypervisor.daemon", HEAVY)]
+CASES = [
+    (AT_WORK, HEAVY | {"json", "re", "selectors", "socket"}),
+    ("import garp_agent.hypervisor.daemon", HEAVY),
+]
 
 
 @pytest.mark.parametrize(("code", "heavy"), CASES, ids=["agent", "watcher"])

@@ -37,7 +37,7 @@ def begin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
             monkeypatch.setenv("WATCHDOG_PID", str(pid))
             notify = Notify()
             if notify._socket is not None:
-                stack.enter_context(notify._socket)
+                stack.callback(notify._socket.close)
             return notify
 
         yield begin

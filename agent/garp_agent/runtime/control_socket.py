@@ -9,11 +9,11 @@ Source: unix(7).
 
 from __future__ import annotations
 
+import _socket as socket  # docs/design.md, memory diet
 import errno
 import fcntl
 import os
 import select
-import socket
 import stat
 from math import inf
 
@@ -124,12 +124,13 @@ class ControlSocket:
 
     def _accept(self, now: float) -> None:
         try:
-            sock = self._listener.accept()[0]
+            descriptor = self._listener._accept()[0]  # type: ignore[attr-defined]
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError:
             self._refuse(now)
             return
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
         sock.setblocking(False)
         while len(self._clients) >= CLIENTS:
             self._drop(next(iter(self._clients)))
@@ -145,7 +146,7 @@ class ControlSocket:
             os.close(self._spare)
             self._spare = -1
         try:
-            self._listener.accept()[0].close()
+            os.close(self._listener._accept()[0])  # type: ignore[attr-defined]
             self._spare = _spare_descriptor()
         except BlockingIOError:
             pass
@@ -260,12 +261,14 @@ def _remove_stale_socket(path: str) -> None:
             raise FileExistsError(errno.EEXIST, "something that is no socket is there", path)
     except FileNotFoundError:
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-        except BlockingIOError:
-            pass  # EAGAIN: its backlog is full, so a process listens
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        probe.connect(path)
+    except ConnectionRefusedError:
+        os.unlink(path)
+        return
+    except BlockingIOError:
+        pass  # EAGAIN: its backlog is full, so a process listens
+    finally:
+        probe.close()
     raise AlreadyRunningError(errno.EADDRINUSE, "another garp-agent answers there", path)

@@ -6,10 +6,10 @@ line is no reason to stop announcing.  ``logging`` would cost the daemon 2.4 MB.
 
 from __future__ import annotations
 
+import _socket as socket  # docs/design.md, memory diet
 import codecs
 import errno
 import os
-import socket
 
 from garp_agent.runtime.standard_error import StandardError
 from garp_agent.wire.model import LEVEL_INFO, LEVEL_WARNING, Errno, Notice

@@ -7,8 +7,8 @@ changes interrupted (NLM_F_DUMP_INTR) or that the caller had no memory for, and 
 
 from __future__ import annotations
 
+import _socket as socket  # docs/design.md, memory diet
 import errno
-import socket
 from math import inf
 
 from garp_agent.wire import rtnetlink

@@ -5,8 +5,8 @@ Decides only when the watchdog is due: twice in its period.
 
 from __future__ import annotations
 
+import _socket as socket  # docs/design.md, memory diet
 import os
-import socket
 from math import inf
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import socket
+import _socket as socket  # docs/design.md, memory diet
 from array import array
 from struct import Struct
 

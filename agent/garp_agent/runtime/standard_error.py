@@ -13,9 +13,9 @@ line.  Does not know what a line says.
 
 from __future__ import annotations
 
+import _socket as socket  # docs/design.md, memory diet
 import os
 import select
-import socket
 import stat
 import sys
 

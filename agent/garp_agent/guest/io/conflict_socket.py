@@ -13,9 +13,9 @@ net/packet/af_packet.c).  It has room for 13 of the 15 bytes of a name.
 
 from __future__ import annotations
 
+import _socket as socket  # docs/design.md, memory diet
 import errno
 import select
-import socket
 
 from garp_agent.guest.core.bpf import (
     ALL_ADVERTISEMENTS,

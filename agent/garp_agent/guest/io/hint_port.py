@@ -26,10 +26,10 @@ a reply is kept until the notice arrives, at most EARLY seconds.
 
 from __future__ import annotations
 
+import _socket as socket  # docs/design.md, memory diet
 import errno
 import os
 import select
-import socket
 import stat
 import termios
 import tty
@@ -307,11 +307,14 @@ class HintPort:
 
 
 def _connect(path: str) -> int:
-    with socket.socket(
+    sock = socket.socket(
         socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-    ) as sock:
+    )
+    try:
         sock.connect(path)
         return sock.detach()
+    finally:
+        sock.close()
 
 
 def _open_device(path: str) -> int:

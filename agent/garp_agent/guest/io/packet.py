@@ -11,8 +11,8 @@ link that finds it full (EAGAIN) gets its own socket.
 
 from __future__ import annotations
 
+import _socket as socket  # docs/design.md, memory diet
 import errno
-import socket
 from fcntl import ioctl
 from struct import Struct
 

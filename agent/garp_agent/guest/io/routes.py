@@ -5,7 +5,7 @@ Opens a socket for each question: only guests that have one address on several l
 
 from __future__ import annotations
 
-import socket
+import _socket as socket  # docs/design.md, memory diet
 
 from garp_agent.guest.core.kernel import route_link, route_request
 from garp_agent.wire.rtnetlink import DecodeError
@@ -18,9 +18,12 @@ def link_towards(destination: bytes, vrf: int) -> int:
     """
     kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
     try:
-        with socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE) as asking:
+        asking = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
+        try:
             asking.send(route_request(destination, vrf))
             # The kernel has answered when it has taken the request.
             return route_link(asking.recv(1 << 14))
+        finally:
+            asking.close()
     except (OSError, DecodeError):
         return 0
