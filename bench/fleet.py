@@ -158,14 +158,14 @@ def _read(outgoing: bytes, settings: Settings) -> EngineEvent:
 
 
 def leases(guests: int, since: float, until: float, seed: int = SEED) -> list[Happening]:
-    """Return leases of 15 s, renewed every 5 s, each guest in a phase of its own."""
+    """Return leases of 6 s, renewed every 4.8 s, each guest in a phase of its own."""
     draw = random.Random(seed).random
     told: list[Happening] = []
     for number in range(guests):
-        now = since + draw() * 5.0
+        now = since + draw() * 4.8
         while now < until:
-            told.append((now, number, LeaseGranted(15.0)))
-            now += 5.0
+            told.append((now, number, LeaseGranted(6.0)))
+            now += 4.8
     return told
 
 

@@ -136,5 +136,5 @@ def answer(request: protocol.Request) -> bytes:
         value = protocol.lease_value(request, 60.0)
     elif isinstance(request, protocol.Info):
         links = [protocol.LinkBrief("eth0", "52:54:00:12:34:56", ("192.0.2.10",))]
-        value = protocol.info_value("0.1.0", links, {}, 0.0)
+        value = protocol.info_value("0.1.0", links, {}, 0.0, 6.0)
     return protocol.encode_return(request.id, value)

@@ -29,7 +29,7 @@ INTERVAL = 5.0  # seconds between refreshes without a lease
 LATE = 12.0  # seconds until the switch's port forwards
 LIMIT = 150.0  # seconds; only a broken program takes longer
 RESTART = 0.1  # seconds until systemd restarts a service, by default
-OPTIONS = ("--lease", "15", "--lease-after", "60", "--timeout", "1")  # the defaults
+OPTIONS = ("--lease", "6", "--lease-after", "60", "--timeout", "1")  # the defaults
 PRIMARY = "/sys/class/net/bond0/bonding/primary"
 OTHER_BOND = """
 link add bond1 up type bond mode active-backup miimon 100

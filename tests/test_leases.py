@@ -12,6 +12,7 @@ import pytest
 from garp_agent.config.settings import Settings
 from garp_agent.guest.core.model import BurstRequested
 from garp_agent.hypervisor.core.exchange import Call, Outcome, Result
+from garp_agent.hypervisor.core.watcher import HintOptions
 from garp_agent.wire.lines import LineDecoder
 from garp_agent.wire.protocol import encode_request
 from tests.guest.test_requests import Guest
@@ -50,7 +51,7 @@ def test_lease_of_one_watcher_ends_with_its_hint_and_with_the_next_watcher(
         hand_over(talk, guest, talk.watcher.advance(0.0), 0.0)
         assert lease.is_in_force
         if boot == "two":
-            hand_over(talk, guest, talk.failover(10.0), 10.0)
+            hand_over(talk, guest, talk.failover(4.0), 4.0)
             assert not lease.is_in_force
 
 
@@ -67,3 +68,23 @@ def test_lease_of_an_older_watcher_ends_with_its_hint_and_can_be_renewed() -> No
         [line] = LineDecoder().feed(encode_request(command, arguments))
         assert b"error" not in guest.answer(line)
         assert guest.agent.engine.lease.is_in_force is leased
+
+
+@pytest.mark.parametrize("interval", [3.0, 5.0, 60.0])
+def test_guest_of_a_watcher_that_dies_announces_as_soon_as_one_without_a_watcher(
+    interval: float,
+) -> None:
+    """The watcher dies at once after any of its contacts, and the bond fails over then."""
+    settings = Settings(interval=interval, interval_with_lease=270.0)
+    for contacts in range(1, 12):
+        guest = Guest(settings=settings)
+        engine, base = guest.agent.engine, guest.agent.now
+        talk = Talk(A, options=HintOptions())
+        for _ in range(contacts):
+            now = max(guest.agent.now - base, talk.watcher.deadline())
+            guest.agent.until(base + now)
+            hand_over(talk, guest, talk.watcher.advance(now), now)
+        assert engine.lease.is_in_force is (contacts > 1)
+        frames = guest.agent.wait(settings.longest_interval)
+        announced = {frame.announcement.address for frame in frames}
+        assert announced >= set(engine.plans[2].targets)

@@ -179,7 +179,7 @@ def test_info_fits_a_reply_line_however_many_addresses_there_are() -> None:
     links = [LinkBrief("\t" * 15, "52:54:00:12:34:56", addresses[:30])]
     links += [LinkBrief(f"eth-long-name-{n}", "52:54:00:12:34:56", addresses) for n in range(99)]
     counters = {f"frames-sent-for-some-cause-{n}": INTEGER_MOST for n in range(20)}
-    value = info_value("1.2.3", links, counters, 3600.0)
+    value = info_value("1.2.3", links, counters, 3600.0, 290.0)
     assert len(encode_return("\u1234" * 128, value)) <= REPLY_LIMIT
     assert value["omitted"] == 30 + 99_000 - 32
     named = value["links"]

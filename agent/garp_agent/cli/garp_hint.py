@@ -27,7 +27,7 @@ from garp_agent.cli.probe import probe_command
 from garp_agent.cli.terminal import AS_JSON, print_values, screen, write_page
 from garp_agent.hypervisor import options as watch_options
 from garp_agent.hypervisor.core.bonds import DEBOUNCE
-from garp_agent.hypervisor.core.lease import LEASE
+from garp_agent.hypervisor.core.lease import LEASE, LEASE_LEAST
 from garp_agent.hypervisor.core.lease_paths import LEASE_AFTER
 from garp_agent.render import hypervisor as render
 from garp_agent.render.history_page import history_page
@@ -37,7 +37,6 @@ from garp_agent.wire.protocol import LEASE_SECONDS
 from garp_agent.wire.xenbus import DEVICE as XENBUS
 
 LEARN_ONLY = ("learn_never", "learn_ports", "learn_vlans")
-LEASE_LEAST = 3.0  # seconds; a lease is renewed after a third, and at most once a second
 
 
 def _long_enough(context: click.Context, option: click.Parameter, value: float) -> float:

@@ -110,6 +110,11 @@ class Settings(NamedTuple):
     hint_port: str = "org.garp_agent.0"  # port name or absolute path; "" for none
     control_socket: str = "/run/garp-agent/control.sock"  # "" for none
 
+    @property
+    def longest_interval(self) -> float:
+        """Return the seconds between two refreshes at most, without a lease."""
+        return min(LONGEST, self.interval * (1.0 + self.jitter))
+
 
 def plain(value: Any) -> Any:
     """Return settings as nested tuples of names, numbers and bytes, which marshal can write."""

@@ -118,6 +118,7 @@ class RequestHandler:
             self._links(),
             {"sent": counters.sent, "dropped": sum(counters.dropped.values())},
             round(self._engine.lease.remaining(now) or 0.0, 3),
+            round(self._engine.settings.longest_interval, 3),
             addresses,
         )
 

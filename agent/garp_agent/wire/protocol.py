@@ -335,12 +335,13 @@ def info_value(
     links: Iterable[LinkBrief],
     counters: Mapping[str, int],
     lease: float,
+    longest_interval: float,
     most: int = INFO_ADDRESSES,
 ) -> dict[str, object]:
     """Return the value of the reply to info, short enough for a reply line on the port.
 
-    ``lease``: seconds left of the lease, 0 without one.  ``most``: addresses, and links, that are
-    named.
+    ``lease``: seconds left of the lease, 0 without one.  ``longest_interval``: seconds between two
+    refreshes at most, without a lease.  ``most``: addresses, and links, that are named.
     """
     named: list[dict[str, object]] = []
     left, omitted = most, 0
@@ -356,6 +357,7 @@ def info_value(
         "counters": dict(counters),
         "lease": lease,
         "links": named,
+        "longest_interval": longest_interval,
         "omitted": omitted,
         "protocol": VERSION,
         "version": version,

@@ -54,6 +54,7 @@ class Talk:
         self.version: object = "0.1.0"  # what the agents say
         self.seconds: object = None  # None: as asked
         self.frames: object = 2
+        self.longest_interval: object = None  # what the agents say
         self.info: dict[str, object] = {}  # the links that each guest names, by path
         self.watcher = Watcher(
             options or HintOptions(lease=90.0), boot, lambda: self.random, path_of
@@ -73,6 +74,7 @@ class Talk:
 
     def _reply(self, request: Any, path: str) -> bytes:
         value = {"version": self.version, "links": self.info.get(path)}
+        value["longest_interval"] = self.longest_interval
         if isinstance(request, protocol.Lease):
             value = {"seconds": request.seconds if self.seconds is None else self.seconds}
         elif isinstance(request, protocol.Burst):

@@ -143,6 +143,57 @@ def test_guest_without_lease_although_it_may_have_one_is_told_with_the_true_reas
     assert talk.guest("a", now + 60.0)["no_lease"] == "not given yet"
 
 
+@pytest.mark.parametrize(
+    ("longest_interval", "lease", "renewal"),
+    [
+        (324.0, 90.0, 30.0),
+        (90, 90.0, 30.0),
+        (12.0, 12.0, 5.0),
+        (6.0, 6.0, 4.8),
+        (3.0, 3.0, 2.4),
+        # An older agent, and what no agent says.
+        (None, 90.0, 30.0),
+        (True, 90.0, 30.0),
+        ("6", 90.0, 30.0),
+        (1e308, 90.0, 30.0),
+    ],
+)
+def test_lease_is_not_longer_than_a_refresh_can_be_away_without_it(
+    longest_interval: object, lease: float, renewal: float
+) -> None:
+    """A watcher that dies then makes no outage longer than the agent alone has."""
+    talk = Talk(A, options=HintOptions(lease=90.0))
+    talk.longest_interval = longest_interval
+    talk.meet()
+    assert talk.guest("a", 0.0)["lease"] == lease
+    assert talk.watcher.deadline() == renewal
+    assert talk.turn(renewal) == {"a": [Lease(None, lease)]}
+
+
+@pytest.mark.parametrize("longest_interval", [2.9, 0, -1.0])
+def test_guest_that_refreshes_too_often_for_a_lease_gets_none_and_the_reason_is_told(
+    longest_interval: float,
+) -> None:
+    talk = Talk(A)
+    talk.longest_interval = longest_interval
+    talk.meet()
+    shown = max(0, longest_interval)
+    reason = f"it refreshes every {shown:g} s, too often for a lease"
+    assert talk.guest("a", 0.0)["no_lease"] == reason
+    assert talk.watcher.deadline() == 60.0
+    assert talk.turn(60.0) == {"a": INFO}
+
+
+def test_guest_whose_interval_changes_gets_a_lease_by_the_new_one() -> None:
+    talk = Talk(A, options=HintOptions(lease=90.0)).meet()
+    talk.longest_interval = 1.2
+    asks = [ask for _, ask in talk.run(330.0)]
+    assert asks[-1] == {"a": REVOKE}
+    talk.longest_interval = 6.0
+    asks = [ask for _, ask in talk.run(700.0)]
+    assert asks[-1] == {"a": [Lease(None, 6.0)]}
+
+
 def test_leases_after_a_quiet_minute_are_spread_over_time() -> None:
     talk = Talk(A, options=HintOptions(lease=90.0)).meet()
     talk.answer(talk.failover(20.0), 20.0)
@@ -315,8 +366,14 @@ def test_reason_of_a_call_that_failed_is_kept_and_logged() -> None:
     assert talk.meet(2.0).guest("a")["errno"] == 0
 
 
-def test_lease_of_a_watcher_that_dies_ends_within_three_intervals_of_the_agent() -> None:
-    talk = Talk(A, options=HintOptions()).meet()
+@pytest.mark.parametrize("interval", [5.0, 3.0, 15.0, 270.0])
+def test_watcher_that_dies_keeps_its_guest_silent_no_longer_than_without_it(
+    interval: float,
+) -> None:
+    settings = Settings(interval=interval, interval_with_lease=270.0)
+    talk = Talk(A, options=HintOptions())
+    talk.longest_interval = settings.longest_interval
+    talk.meet()
     now = talk.watcher.deadline()
     talk.turn(now)  # the renewal; then it dies
-    assert 0 < float(str(talk.guest("a", now)["lease"])) <= 3 * Settings().interval
+    assert 0 < float(str(talk.guest("a", now)["lease"])) <= round(settings.longest_interval, 1)

@@ -101,6 +101,8 @@ class Contacts:
             return "leases are off"
         if not guest.answers:
             return "it does not answer"
+        if guest.refreshes_too_often:
+            return f"it refreshes every {guest.longest_interval:g} s, too often for a lease"
         refusal = self._paths.refusal(guest, now)
         return refusal or guest.lease.why_ended(now) or "not given yet"
 
@@ -127,7 +129,7 @@ class Contacts:
         for guest in guests:
             self._count += 1
             serial = f"{self._writer.boot}-{self._count}"
-            wanted = self._lease if now >= self._paths.lease_at(guest) else 0.0
+            wanted = self._lease if now >= self._lease_at(guest) else 0.0
             delay = delays.get(guest, 0.0)
             exchange = guest.begin_contact(self._writer, wanted, serial, delay, now)
             calls.append(Call(guest.channel.path, exchange, CONTACT))
@@ -162,7 +164,7 @@ class Contacts:
 
     def _lease_at(self, guest: Guest) -> float:
         """Return when the guest may get a lease, and note whether it may get one at all."""
-        lease_at = self._paths.lease_at(guest)
+        lease_at = inf if guest.refreshes_too_often else self._paths.lease_at(guest)
         if lease_at == inf:
             self._without_path.add(guest.channel.path)
         else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from math import inf
 
 from garp_agent.hypervisor.core.exchange import REPLIED, Exchange, Outcome, Result
-from garp_agent.hypervisor.core.lease import PromisedLease
+from garp_agent.hypervisor.core.lease import LEASE_LEAST, PromisedLease
 from garp_agent.wire.protocol import encode_request, is_plain
 from garp_agent.wire.record import NamedTuple
 
@@ -49,6 +49,7 @@ class Guest:
         "is_met",
         "last_seconds",
         "lease",
+        "longest_interval",
         "macs",
         "next_contact",
         "next_info",
@@ -66,6 +67,9 @@ class Guest:
         self.errno = 0  # of that call, if a system call failed
         self.version = ""  # of the agent; "": it has never answered
         self.macs: frozenset[bytes] = frozenset()  # of its links, as the agent says
+        self.longest_interval = (
+            inf  # seconds between refreshes, as the agent says
+        )
         self.next_info = now  # when to ask for them again: a card can be plugged in
         self.lease = PromisedLease()
         self.next_contact = now  # inf: a contact is under way
@@ -90,6 +94,11 @@ class Guest:
         """Return whether an agent has answered some call."""
         return self.is_met or bool(self.version)
 
+    @property
+    def refreshes_too_often(self) -> bool:
+        """Return whether a lease would be too short to be renewed in time."""
+        return self.longest_interval < LEASE_LEAST
+
     def begin_contact(
         self, writer: HintWriter, wanted: float, serial: str, delay: float, now: float
     ) -> Exchange:
@@ -104,6 +113,8 @@ class Guest:
         if not self.is_met:
             requests = writer.requests(self, self.first_number, FIRST_REASON, delay, now)
         else:
+            # Not longer than a refresh can be away without a lease: this host may die.
+            wanted = min(wanted, self.longest_interval)
             seconds = self.lease.to_send(wanted, self.answers, now)
             if seconds is not None:
                 id = f"lease-{serial}" if seconds else f"bye-{serial}"
@@ -125,6 +136,7 @@ class Guest:
             elif id.startswith("info-"):
                 self.version = _version_in(reply.value)
                 self.macs = macs_in(reply.value)
+                self.longest_interval = _longest_interval_in(reply.value)
                 self.next_info = now + INFO_INTERVAL
             elif id.startswith("lease-"):
                 renewal = self.lease.confirm(reply, most, now)
@@ -193,6 +205,12 @@ def _version_in(value: Mapping[str, object]) -> str:
     if isinstance(version, str) and is_plain(version) and version:
         return version[:VERSION_LIMIT]
     return "unknown"
+
+
+def _longest_interval_in(value: Mapping[str, object]) -> float:
+    seconds = value.get("longest_interval")
+    is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+    return max(0.0, float(seconds)) if is_number else inf  # type: ignore[arg-type]
 
 
 def macs_in(value: Mapping[str, object]) -> frozenset[bytes]:

@@ -14,9 +14,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from garp_agent.wire.protocol import Reply
 
-# Seconds promised by default; renewed after a third.  A watcher that dies or hangs keeps no
-# promise, and its guests refresh less often until the end: three of the agent's intervals.
-LEASE = 15.0
+# Seconds promised by default.  A watcher that dies or hangs keeps no promise.  So a lease ends when
+# a refresh would have come at the latest without it: 5 s, and a fifth more.
+LEASE = 6.0
+LEASE_LEAST = 3.0  # seconds; a shorter one could not be renewed in time on a busy host
 RENEWAL_LEAST = 1.0  # seconds between two renewals at least
 
 
@@ -81,4 +82,13 @@ class PromisedLease:
         seconds = min(max(0.0, float(given)), most) if isinstance(given, (int, float)) else 0.0
         self._refused = most > 0 and not seconds
         self._until = now + seconds if seconds else -inf
-        return max(RENEWAL_LEAST, seconds / 3) if seconds else 0.0
+        return max(RENEWAL_LEAST, renewal_after(seconds)) if seconds else 0.0
+
+
+def renewal_after(seconds: float) -> float:
+    """Return the seconds after which a lease of ``seconds`` is renewed.
+
+    After a third, so that two renewals can fail.  A short lease is renewed after 5 s or 80 % of it:
+    each renewal wakes the guest, and without a lease a refresh every 5 s would do the same.
+    """
+    return max(seconds / 3, min(seconds * 4 / 5, 5.0))
