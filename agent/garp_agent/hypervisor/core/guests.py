@@ -67,9 +67,7 @@ class Guest:
         self.errno = 0  # of that call, if a system call failed
         self.version = ""  # of the agent; "": it has never answered
         self.macs: frozenset[bytes] = frozenset()  # of its links, as the agent says
-        self.longest_interval = (
-            inf  # seconds between refreshes, as the agent says
-        )
+        self.longest_interval = inf  # seconds between refreshes, as the agent says
         self.next_info = now  # when to ask for them again: a card can be plugged in
         self.lease = PromisedLease()
         self.next_contact = now  # inf: a contact is under way
