@@ -27,6 +27,8 @@ from garp_agent.hypervisor.learning import Learning
 from garp_agent.runtime.reactor import Reactor
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from garp_agent.hypervisor.core.linkstate import LinkEvent
 
 MACS_PER_PORT = 50  # 64 of a port get a frame
@@ -97,7 +99,11 @@ class LearningWatcher:
 
     def remember(self, entries: int) -> None:
         """Read the tables until it knows so many MACs."""
-        while self._status(0.0)["learning"]["remembered"] < entries:
+        self.run_until(lambda status: status["learning"]["remembered"] >= entries)
+
+    def run_until(self, condition: Callable[[dict[str, Any]], object], wall: float = 0.0) -> None:
+        """Run until a condition on the status holds.  ``wall``: of the failover in its history."""
+        while not condition(self.status(wall)):
             self._turn()
 
     def report_failover(self, wall: float) -> None:
@@ -113,7 +119,7 @@ class LearningWatcher:
             self._turn()
             if self._learning.deadline() < time.monotonic() + IDLE:
                 continue  # do not delay it by questions
-            status = self._status(wall)
+            status = self.status(wall)
             record = status["history"][0]["learning"]
             if record["rounds"] and not status["learning"]["queued"]:
                 assert not record["failed"], record
@@ -125,7 +131,8 @@ class LearningWatcher:
         wake_at = min(self._learning.deadline(), now + 1.0)
         self._reactor.call(self._reactor.wait(wake_at), time.monotonic())
 
-    def _status(self, wall: float) -> dict[str, Any]:
+    def status(self, wall: float) -> dict[str, Any]:
+        """Return the status, with the failover of this time in its history."""
         status: dict[str, Any] = {"history": [{"time": wall}], "guests": [], "without_channel": []}
         self._learning.add_to(status, time.monotonic())
         return status

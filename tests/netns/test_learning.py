@@ -205,6 +205,24 @@ def test_first_frames_leave_before_anything_else_is_done_about_a_failover() -> N
             assert {far.recv(2048)[6:12] for _ in wanted} == wanted
 
 
+def test_frames_that_find_a_full_queue_are_sent_again() -> None:
+    wanted = {mac(BRIDGE_MAC), *(bytes((0x52, 0x54, 0, 0, 0, n)) for n in range(20))}
+    queue = "tc qdisc {} dev bond0 root tbf rate {} burst 100 limit 200"  # room for 3 frames
+    with ManyGuests(20) as made, made.entered("host"), closing(LearningWatcher(16)) as watcher:
+        watcher.remember(20)
+        made.run("host", queue.format("add", "8bit").split())
+        with closing(made.packet_socket("host", "far", RARP)) as far:
+            watcher.report_failover(0.0)
+            assert 0 < watcher.status(0.0)["learning"]["queued"] < len(wanted)
+            made.run("host", queue.format("change", "1gbit").split())
+            watcher.run_until(lambda status: not status["learning"]["queued"])
+            counts = watcher.status(0.0)["learning"]
+            far.settimeout(30.0)
+            received = [far.recv(2048)[6:12] for _ in range(counts["sent"])]
+    assert set(received) == wanted
+    assert counts["failed"] == {}
+
+
 def lines(text: str) -> list[str]:
     """Return the lines of a table, with single spaces."""
     return [" ".join(line.split()) for line in text.splitlines()]
