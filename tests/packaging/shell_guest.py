@@ -97,6 +97,10 @@ class Guest:
                 found.add(int(number))
         return found
 
+    def files(self) -> list[str]:
+        """Return the names of the files that garp-start has."""
+        return sorted(path.name for path in self.run_folder.iterdir())
+
     def has_one_instance(self) -> bool:
         """Return whether one process runs the loop or the agent, not counting its subshells."""
         found = self.processes("garp-start supervise")

@@ -35,6 +35,7 @@ USERLAND = {  # package: the programs to take from it
     "python3-click": (),
     "python3-yaml": (),
     "iproute2": ("bin/ip", "sbin/bridge"),
+    "util-linux": ("usr/bin/flock",),
     "iputils-arping": ("usr/bin/arping",),
 }
 EXTRAS = {
