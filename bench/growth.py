@@ -230,7 +230,7 @@ def serve(paths: Sequence[str], said: int, stop: int) -> None:
             if descriptor == stop:
                 return
             with listeners[descriptor].accept()[0] as sock:
-                list(answered(sock))
+                list(answered(sock, sock.recv(4096)))
 
 
 SERIES = (
