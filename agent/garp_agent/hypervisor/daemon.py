@@ -130,23 +130,30 @@ class WatcherDaemon:
 
     def run(self) -> None:
         """Run until SIGTERM or SIGINT, then revoke the leases and close everything."""
+        while not self._is_over():
+            try:
+                self._take_turns()
+            except MemoryError:
+                self._reactor.repair(time.monotonic())
+        self._close()
+
+    def _is_over(self) -> bool:
+        if self._stop_at == inf:
+            return False
+        return not len(self._fanout) or time.monotonic() >= self._stop_at
+
+    def _take_turns(self) -> None:
         wake_at = -inf
         links_alone = {self._links.fileno()}
-        while True:
+        while not self._is_over():
             ready = self._reactor.wait(wake_at)
             now = time.monotonic()
-            try:
-                if ready == links_alone and now < wake_at and not self._read_links(now):
-                    # Most messages are about guests' ports and change nothing: no more is due.
-                    wake_at = min(wake_at, self._links.deadline())
-                    continue
-                self._turn(ready, now)
-            except MemoryError:
-                self._reactor.repair(now)
-            if self._stop_at < inf and (now >= self._stop_at or not len(self._fanout)):
-                break
+            if ready == links_alone and now < wake_at and not self._read_links(now):
+                # Most messages are about guests' ports and change nothing: no more is due.
+                wake_at = min(wake_at, self._links.deadline())
+                continue
+            self._turn(ready, now)
             wake_at = self._deadline()
-        self._close()
 
     def _repair(self, now: float, is_news: bool) -> None:
         """Treat a lack of memory as an overrun of the kernel's messages."""
