@@ -21,6 +21,7 @@ HEAVY = [
     "test_metrics_units.py",
     "test_old_systemd_runs.py",
     "test_packages.py",
+    "test_xen_drop_in.py",
 ]
 collect_ignore = [] if WITH_PACKAGES else HEAVY
 
