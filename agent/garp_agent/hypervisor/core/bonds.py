@@ -108,9 +108,7 @@ class _ActivePorts:
         self.reported = reported  # names of the ports that were reported last
         self.unreported = unreported  # a failover has happened since
         self.is_new = False  # a bridge that has not carried anything since it has an uplink
-        self.lost_at = (
-            inf  # when it stopped carrying, until it is reported as back; inf: it did not
-        )
+        self.lost_at = inf  # when it stopped carrying, until it is reported as back
 
 
 class Follower:
@@ -127,9 +125,7 @@ class Follower:
         self.table = LinkTable()
         self.topology = Topology(self.table)
         self._active: dict[int, _ActivePorts] = {}  # of the followed links, by ifindex
-        self._changed_at: dict[
-            int, float
-        ] = {}  # when each that has changed could be reported first
+        self._changed_at: dict[int, float] = {}  # when a changed one could be reported first
         self._quiet: dict[frozenset[int], float] = {}  # end of the debounce time, by root
         self._moves = PortMoves(self.table, self.topology, self._is_open)
         self._complete = False  # the first dump has ended: a link that appears now is new
