@@ -21,7 +21,7 @@ import pytest
 
 from tests.packaging.rootfs import tarball
 from tests.packaging.support import CONTRIB, ROOT, need, run
-from tests.vm import images, kernels
+from tests.vm import images, kernels, tsc
 from tests.vm.frames import Announcement
 from tests.vm.qemu import HINT_PORT, Card, QemuMachine
 from tests.vm.receiver import wait_for
@@ -33,7 +33,8 @@ MAC = "52:54:00:00:00:01"
 BOOT = 300.0  # seconds until a system counts as hung
 KERNEL_COMMAND_LINE = (
     "root=/dev/vda rw console=ttyS0 panic=-1 net.ifnames=0 mitigations=off nokaslr "
-    "tsc=reliable no_timer_check random.trust_cpu=on cryptomgr.notests 8250.nr_uarts=1 quiet"
+    "tsc=reliable no_timer_check random.trust_cpu=on cryptomgr.notests 8250.nr_uarts=1 quiet "
+    f"systemd.default_timeout_start_sec={BOOT:.0f}"
 )
 CONTROL = "/usr/bin/python3 -S /opt/test/guest_control.py"
 SYSTEMD_CONTROL = f"""[Unit]
@@ -116,7 +117,7 @@ class Booted(QemuMachine):
     def _boot_arguments(self) -> list[str]:
         return [
             *("-kernel", str(self._made / "kernel"), "-initrd", str(self._made / "initrd")),
-            *("-append", KERNEL_COMMAND_LINE),
+            *("-append", f"{KERNEL_COMMAND_LINE} tsc_early_khz={tsc.tsc_khz()}"),
             *("-drive", f"file={self._made / 'disk'},if=virtio,format=raw,cache=unsafe"),
         ]
 
@@ -168,11 +169,15 @@ def hinted(system: Booted) -> None:
 
 
 def active(system: Booted, unit: str = "garp-agent", before: str = "") -> str:
-    """Wait until the unit is active, with another process than before; return its process."""
+    """Wait until the unit is active, with another process than before; return its process.
+
+    No job of systemd is left: garp-agent-port.service could restart the agent after that.
+    """
     system.wait_until(
         lambda: (
             show(system, "ActiveState", unit) == "active"
             and show(system, "MainPID", unit) != before
+            and "No jobs" in system.check("systemctl", "list-jobs")
         ),
         "active",
         BOOT,
