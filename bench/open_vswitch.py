@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from tests.vm.images import OVS_SCHEMA
-from tests.vm.receiver import wait_for
+from tests.vm.receiver import HangError, wait_for
 from tests.vm.testbed import INTERFACES, NO_IPV6, Testbed
 
 SOCKET = "/var/run/openvswitch/db.sock"
@@ -24,6 +24,16 @@ ovs-vsctl --no-wait add-bond br0 bond0 eth0 eth1 bond_mode=active-backup \\
 ip link set eth0 up
 ip link set eth1 up
 """
+# Seconds.  A vswitchd started right after a quick boot forwarded nothing: no flow, all members up.
+# lib/ovs-thread.c, count_cpu_cores(), likely counts none in the first 10 s, and so no handler runs.
+UPTIME = 12.0
+SHOWN = (  # with a failure
+    ("ovs-appctl", "bond/show", "bond0"),
+    ("ovs-appctl", "fdb/show", "br0"),
+    ("ovs-appctl", "dpctl/dump-flows"),
+    ("ip", "-s", "link"),
+    ("cat", "/proc/meminfo"),
+)
 GUEST_PORT = """
 ip link set eth2 name vif1.0
 ip link set vif1.0 up
@@ -53,10 +63,23 @@ class OpenVswitchTestbed(Testbed):
         machine.spawn("ovsdb-server", DATABASE, f"--remote=punix:{SOCKET}")
         wait_for(lambda: machine.run("ovs-vsctl", "--no-wait", "show").returncode == 0, "ovsdb")
         machine.shell(BRIDGE.format(detect=self._detect, miimon=miimon))
+        wait_for(lambda: float(machine.read("/proc/uptime").split()[0]) > UPTIME, "its first 10 s")
         machine.spawn("/usr/lib/openvswitch-switch/ovs-vswitchd", "--pidfile", f"unix:{SOCKET}")
 
     def configure_guest_port(self) -> None:
         self.hypervisor.shell(GUEST_PORT)  # waits for ovs-vswitchd
+
+    def guest_sends(self) -> None:
+        """As the other testbeds; if no frame arrives, the error has what Open vSwitch says."""
+        try:
+            super().guest_sends()
+        except HangError as error:
+            shown = [self._run(*each) for each in SHOWN]
+            raise HangError("\n".join([str(error), *shown])) from None
+
+    def _run(self, *command: str) -> str:
+        done = self.hypervisor.run(*command, timeout=30.0)
+        return f"{' '.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}"
 
     def is_usable(self, uplink: str) -> bool:
         return f"member {INTERFACES[uplink]}: enabled" in self._bond()
