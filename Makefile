@@ -26,7 +26,7 @@ help:
 	@echo 'make bench-failover  outages behind a real bond, in virtual machines (20 min)'
 	@echo 'make bench-late-paths  outages where a path works later than its carrier (25 min)'
 	@echo 'make pictures  the pictures of the README, from docs/measurements.md'
-	@echo 'make screenshots  docs/pictures: what doctor and list print, from real runs'
+	@echo 'make screenshots  docs/pictures: doctor, list and the page of a drill, from real runs'
 	@echo 'make recording  docs/demo.svg: the demo as an animated picture'
 	@echo 'make pyz     dist/garp-agent.pyz: one file for a bare Python 3.6 or newer'
 	@echo 'make deb     dist/*.deb, with debhelper, dh-python, pandoc, python3-click and python3-yaml'
@@ -106,7 +106,7 @@ pictures:
 
 screenshots:
 	@tools/setup.sh plot
-	@.venv-plot/bin/python -m bench.screenshots
+	@.venv-plot/bin/python -m bench.screenshots $(ARGS)
 
 # The demo in a terminal of its own (script(1)), faster than it was.
 recording:

@@ -1,7 +1,8 @@
 """`make screenshots`: what the commands print, as pictures for docs/pictures.
 
 Each picture shows a real run.  `garp-agent doctor` and `garp-hint list` run here, with agents in
-private networks, on a terminal of 80 columns; rich makes an SVG of what they print.
+private networks, on a terminal of 80 columns; rich makes an SVG of what they print.  The drill runs
+on a hypervisor in QEMU with a real bond; chromium makes a PNG of its page.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import termios
 import threading
 from contextlib import ExitStack, suppress
@@ -26,7 +28,9 @@ from rich.terminal_theme import DIMMED_MONOKAI as THEME
 from rich.text import Text
 
 from bench.lab import ROOT, Lab
+from tests.vm.agent import Agent
 from tests.vm.receiver import wait_for
+from tests.vm.testbed import GARP_HINT, HintWatcher, Testbed
 
 PICTURES = ROOT / "docs" / "pictures"
 COLUMNS, LINES = 80, 50
@@ -36,6 +40,7 @@ AGENT = (sys.executable, "-m", "garp_agent")
 HINT = (sys.executable, "-m", "garp_agent.hypervisor")
 GUESTS = {"web1": 2, "web2": 1, "mail": 4}  # name, and how many addresses it has
 NETWORK = "192.0.2"
+PAGE_WIDTH, PAGE_HEIGHT = 860, 560
 # rich's own, without the fonts that it would fetch from the network.
 SVG = """<svg viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
 <style>
@@ -143,15 +148,39 @@ def draw_terminals(folder: Path, stack: ExitStack) -> None:
     save_terminal("doctor", "garp-agent doctor", shown)
 
 
+def draw_drill(folder: Path) -> None:
+    """Draw the page of a drill on a real bond."""
+    page, picture = folder / "drill.html", folder / "drill.png"
+    with Testbed() as testbed, Agent(testbed.guest), HintWatcher(testbed.hypervisor):
+        testbed.guest_sends()
+        testbed.hypervisor.run(*GARP_HINT, "drill", "--yes", "--html", "/tmp/drill.html")
+        page.write_text(testbed.hypervisor.read("/tmp/drill.html"))
+    save_page(page, picture)
+    shutil.copy(picture, PICTURES)
+
+
+def save_page(page: Path, picture: Path) -> None:
+    """Write what a browser shows of a page."""
+    options = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars")
+    size = f"--window-size={PAGE_WIDTH},{PAGE_HEIGHT}"
+    command = ["chromium", *options, size, f"--screenshot={picture}", page.as_uri()]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+
+
 def main() -> None:
-    """Draw both; their folder must not exist yet."""
+    """Draw "terminals", "drill" or both, as named; /run/vms must not exist yet."""
+    wanted = sys.argv[1:] or ["terminals", "drill"]
     PICTURES.mkdir(exist_ok=True)
-    FOLDER.mkdir()
-    try:
-        with ExitStack() as stack:
-            draw_terminals(FOLDER, stack)
-    finally:
-        shutil.rmtree(FOLDER)
+    if "terminals" in wanted:
+        FOLDER.mkdir()
+        try:
+            with ExitStack() as stack:
+                draw_terminals(FOLDER, stack)
+        finally:
+            shutil.rmtree(FOLDER)
+    if "drill" in wanted:
+        with tempfile.TemporaryDirectory(prefix="garp-screenshots-") as folder:
+            draw_drill(Path(folder))
 
 
 if __name__ == "__main__":
