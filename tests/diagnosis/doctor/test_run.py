@@ -12,6 +12,7 @@ from garp_agent.diagnosis.doctor import listen, report
 from garp_agent.diagnosis.doctor import run as doctor
 from garp_agent.diagnosis.doctor.facts import AgentAnswer
 from garp_agent.diagnosis.doctor.findings import fail, ok, skip, warn
+from garp_agent.diagnosis.host import run as host
 from garp_agent.render.table import PIPE, Screen
 from tests.diagnosis.world import address, facts, link
 
@@ -86,3 +87,12 @@ def test_sends_names_what_goes_out(
     answer: AgentAnswer, links: list[Any], unasked: str, said: str
 ) -> None:
     assert doctor.sends(listen.plan(answer, links, unasked)) == said
+
+
+def test_notice_of_what_goes_out_fits_the_terminal() -> None:
+    lines = doctor.notice(listen.plan(RUNS, BOTH, ""), Screen(60)).splitlines()
+    lines += host.host_notice(
+        "3 probes of each of 2 MACs, on the standby port", Screen(60)
+    ).splitlines()
+    assert len(lines) > 4
+    assert max(map(len, lines)) <= 60

@@ -20,7 +20,7 @@ from garp_agent.diagnosis.doctor import (
 from garp_agent.diagnosis.doctor.facts import Facts, SendPlan
 from garp_agent.diagnosis.doctor.findings import Finding, failed
 from garp_agent.diagnosis.doctor.report import as_json_text, as_text
-from garp_agent.render.table import PIPE, Screen
+from garp_agent.render.table import PIPE, Screen, wrapped
 
 BURST = "one burst of the running agent"
 PROBES = "questions for other claimants (ARP probes, duplicate address detection)"
@@ -55,19 +55,19 @@ def run(
 
     ``send``: whether frames may go out; ``path`` and ``control_socket``: None for the usual ones.
     """
-    findings = examine(gather_facts(path, control_socket, send))
+    findings = examine(gather_facts(path, control_socket, send, screen))
     print(as_json_text(findings) if as_json else as_text(findings, screen))
     return 1 if failed(findings) else 0
 
 
-def gather_facts(path: str | None, control_socket: str | None, send: bool) -> Facts:
+def gather_facts(path: str | None, control_socket: str | None, send: bool, screen: Screen) -> Facts:
     """Gather all facts.  Says on standard error what it sends before it sends it."""
     facts = gather.local_facts(path, control_socket)
     planned = listen.plan(
         facts.agent, facts.links, listen.why_not(facts.kernel) if send else NOT_WANTED
     )
     if send:
-        print(f"garp-agent doctor {sends(planned)}\n", file=sys.stderr)
+        print(notice(planned, screen) + "\n", file=sys.stderr)
     wire = listen.listen_after_burst(facts.agent, facts.links, facts.configuration, planned)
     claimants = listen.probe_claimants(facts.links, facts.interfaces, planned)
     later = gather.ask_agent(facts.agent.path) if facts.agent.status else facts.agent
@@ -77,6 +77,11 @@ def gather_facts(path: str | None, control_socket: str | None, send: bool) -> Fa
 def examine(facts: Facts) -> list[Finding]:
     """Run all checks, in order."""
     return [finding for check in CHECKS for finding in check(facts)]
+
+
+def notice(plan: SendPlan, screen: Screen) -> str:
+    """Return what is said before anything goes out, in lines that fit the terminal."""
+    return wrapped(f"garp-agent doctor {sends(plan)}", screen)
 
 
 def sends(plan: SendPlan) -> str:

@@ -17,7 +17,7 @@ from garp_agent.diagnosis.host.gather import HostPlaces, gather_host_facts, prob
 from garp_agent.diagnosis.host.guests import guests
 from garp_agent.diagnosis.host.paths import delivered_paths
 from garp_agent.diagnosis.host.watcher import watcher
-from garp_agent.render.table import Screen
+from garp_agent.render.table import Screen, wrapped
 
 NO_SEND = "--no-send was given"
 
@@ -36,15 +36,20 @@ def run(places: HostPlaces, send: bool, as_json: bool, screen: Screen) -> int:
 
     ``send``: whether probes may go out.
     """
+
+    def tell(what: str) -> None:
+        print(host_notice(what, screen) + "\n", file=sys.stderr)
+
     facts = gather_host_facts(places)
-    paths = probe_paths(facts.watcher.status, _tell) if send else PathFacts(NO_SEND)
+    paths = probe_paths(facts.watcher.status, tell) if send else PathFacts(NO_SEND)
     findings = examine_host(facts._replace(paths=paths))
     print(as_json_text(findings) if as_json else as_text(findings, screen))
     return 1 if failed(findings) else 0
 
 
-def _tell(what: str) -> None:
-    print(f"garp-hint doctor sends: {what}; --no-send sends nothing\n", file=sys.stderr)
+def host_notice(what: str, screen: Screen) -> str:
+    """Return what is said before anything goes out, in lines that fit the terminal."""
+    return wrapped(f"garp-hint doctor sends: {what}; --no-send sends nothing", screen)
 
 
 def examine_host(facts: HostFacts) -> list[Finding]:
