@@ -198,13 +198,16 @@ def test_agent_that_cannot_run_is_replaced_by_the_loop(guest: Guest) -> None:
     assert "running the loop" in guest.starter("status")
 
 
-def test_agent_that_fails_is_started_again_ever_later(guest: Guest) -> None:
+def test_agent_that_fails_is_started_again_ever_later_with_one_line_each(guest: Guest) -> None:
     guest.program("garp-agent", "[ $1 = --version ] || exit 1")
+    guest.program("logger", f"exec cat >>{guest.folder}/log")
     guest.program("sleep", f'case $1 in 0.*) ;; *) echo "$1" >>{guest.folder}/pauses;; esac')
     del guest.settings["GARP_AGENT"]
     guest.starter("start")
     pauses = guest.lines_of("pauses", 8)[:8]
     assert pauses == ["1", "2", "4", "8", "16", "32", "60", "60"]
+    lines = [f"ended with status 1: starting it again after {pause} s" for pause in pauses]
+    assert guest.lines_of("log", 8)[:8] == lines
 
 
 def test_status_says_that_the_agent_is_not_running_before_its_next_start(guest: Guest) -> None:
