@@ -55,16 +55,22 @@ def test_other_channels_do_not_count() -> None:
 
 
 @pytest.mark.parametrize(
-    ("hypervisor", "devices", "can"),
+    ("devices", "has"),
     [
-        ("kvm", "", False),
-        ("kvm", "<controller type='usb'/>", False),
-        ("kvm", "<controller type='virtio-serial'/>", True),
-        ("xen", "", True),
+        ("", False),
+        ("<controller type='usb'/>", False),
+        ("<controller type='virtio-serial'/>", True),
     ],
 )
-def test_running_guest_needs_a_controller(hypervisor: str, devices: str, can: bool) -> None:
-    assert definition.can_take_channel(DOMAIN.format(hypervisor, devices)) == can
+def test_controller_of_a_channel_is_virtio_serial(devices: str, has: bool) -> None:
+    assert definition.has_controller(DOMAIN.format("kvm", devices)) == has
+
+
+def test_guest_of_xen_is_defined_anew_with_its_channel() -> None:
+    before = DOMAIN.format("xen", "<input type='mouse'/>")
+    after = definition.with_channel(before, PORT_NAME)
+    assert [definition.has_channel(each, PORT_NAME) for each in (before, after)] == [False, True]
+    assert after.replace(definition.channel_xml(before, PORT_NAME), "") == before
 
 
 def test_lines_for_qemu_and_proxmox_are_those_of_the_page() -> None:

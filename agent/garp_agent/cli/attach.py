@@ -3,7 +3,8 @@
 Does not build the channel's XML (hypervisor.channel_definition).  Only this command loads the
 module ``libvirt`` (python3-libvirt), which connects to the daemon of libvirt.
 
-Source: libvirt's virDomainAttachDeviceFlags and virDomainModificationImpact.
+Sources: libvirt's virDomainAttachDeviceFlags and virDomainModificationImpact;
+libxlDomainAttachDeviceConfig() in src/libxl/libxl_driver.c, which knows no channels.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ NO_LIBRARY = (
     "the Python that runs garp-hint. Without libvirt: --print qemu or --print proxmox"
 )
 NO_CONTROLLER = "its QEMU has no virtio-serial controller, and libvirt adds none while it runs"
+NO_LIVE_CHANNEL = "libvirt adds no channel to a running guest of Xen"
 RUNNING, CONFIGURATION = "the running guest", "the configuration"
 LINES = {"qemu": definition.qemu_lines, "proxmox": definition.proxmox_line}
 
@@ -159,17 +161,29 @@ def _attach_one(libvirt: Any, domain: Any, wanted: AttachOptions) -> Iterator[st
         if definition.has_channel(xml, wanted.port):
             yield f"{part} has the channel"
             continue
-        if part == RUNNING and not definition.can_take_channel(xml):
+        reason = _why_not_live(xml) if part == RUNNING else ""
+        if reason:
             if wanted.live:
-                raise AttachError(f"{NO_CONTROLLER}; use --config, and start it anew")
-            yield f"has no channel until it is started anew: {NO_CONTROLLER}"
+                raise AttachError(f"{reason}; use --config, and start it anew")
+            yield f"has no channel until it is started anew: {reason}"
             continue
         channel = definition.channel_xml(xml, wanted.port)
         if wanted.dry_run:
             yield f"would be added to {part}:\n{channel}"
             continue
-        domain.attachDeviceFlags(channel, flag)
+        if definition.is_xen(xml):
+            secure = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
+            domain.connect().defineXML(definition.with_channel(secure, wanted.port))
+        else:
+            domain.attachDeviceFlags(channel, flag)
         yield f"added to {part}{'' if domain.isActive() else ', for its next start'}"
+
+
+def _why_not_live(xml: str) -> str:
+    """Return why a running guest cannot get the channel; "" if it can."""
+    if definition.is_xen(xml):
+        return NO_LIVE_CHANNEL
+    return "" if definition.has_controller(xml) else NO_CONTROLLER
 
 
 def _parts(libvirt: Any, domain: Any, wanted: AttachOptions) -> Iterator[tuple[str, int, str]]:

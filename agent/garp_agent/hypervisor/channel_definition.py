@@ -26,7 +26,7 @@ def channel_xml(domain_xml: str, port: str) -> str:
 
     ``domain_xml``: of the guest; Xen has channels of its own.  ``port``: the name of the port.
     """
-    kind = "xen" if _parsed(domain_xml).get("type") == "xen" else "virtio"
+    kind = "xen" if is_xen(domain_xml) else "virtio"
     channel = ElementTree.Element("channel", type="unix")
     ElementTree.SubElement(channel, "source", mode="bind")
     ElementTree.SubElement(channel, "target", type=kind, name=port)
@@ -41,12 +41,21 @@ def has_channel(domain_xml: str, port: str) -> bool:
     return any(target.get("name") == port for target in targets)
 
 
-def can_take_channel(domain_xml: str) -> bool:
-    """Return whether a running guest can get a channel: libvirt cannot add the controller then."""
-    domain = _parsed(domain_xml)
-    controllers = domain.findall("devices/controller")
-    has_controller = any(each.get("type") == "virtio-serial" for each in controllers)
-    return domain.get("type") == "xen" or has_controller
+def is_xen(domain_xml: str) -> bool:
+    """Return whether a guest belongs to libvirt's driver for Xen, which attaches no channel."""
+    return _parsed(domain_xml).get("type") == "xen"
+
+
+def with_channel(domain_xml: str, port: str) -> str:
+    """Return a guest's configuration with the channel in it, for libvirt to define anew."""
+    before, mark, after = domain_xml.rpartition("</devices>")
+    return f"{before}{channel_xml(domain_xml, port)}{mark}{after}"
+
+
+def has_controller(domain_xml: str) -> bool:
+    """Return whether a guest has the controller that its channel needs, except on Xen."""
+    controllers = _parsed(domain_xml).findall("devices/controller")
+    return any(each.get("type") == "virtio-serial" for each in controllers)
 
 
 def qemu_lines(guest: str, port: str) -> str:
