@@ -36,7 +36,8 @@ RECIPES = {
     "booted-cloud": ("bookworm", "systemd-sysv", "cloud-init", *COMMON, *KERNEL),
 }
 
-# `exec`: the status is that of the command.
+# The network does not change under the command: eth0 has one address, without duplicate address
+# detection, and a carrier.  `exec`: the status is that of the command.
 ENTER = """
 mount -t proc proc "$1/proc"
 mount -t sysfs -o ro sysfs "$1/sys"
@@ -45,8 +46,8 @@ mkdir "$1/run/lock"
 ip link set lo up
 ip link add eth0 type veth peer name far0
 ip address add 192.0.2.10/24 dev eth0
-ip link set eth0 up
-ip link set far0 up
+for link in eth0 far0; do ip link set $link addrgenmode none up; done
+until [ "$(cat "$1/sys/class/net/eth0/operstate")" = up ]; do sleep 0.1; done
 top=$1
 shift
 exec chroot "$top" "$@"

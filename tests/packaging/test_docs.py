@@ -146,7 +146,7 @@ def test_page_openrc_can_be_followed_and_its_service_runs(built: Path) -> None:
             settings.write('\nrc_sys="docker"\n')  # a container: no hardware services
         printed = system.shell(f"cd /root\n{install}{OPENRC}{remove}")
         assert [*(system.top / "etc").rglob("*garp-agent*")] == []
-    for pattern in (r" +garp-agent \| +default", r".*status: started", r".*frames sent"):
+    for pattern in (r" +garp-agent \| +default", r".*status: started", r"1 frame sent"):
         assert re.search(f"^{pattern}", printed, re.MULTILINE)
     sets = {name: int(bits, 16) for name, bits in re.findall(r"^Cap(\w+):\t(\w+)$", printed, re.M)}
     assert sets.keys() == {"Inh", "Prm", "Eff", "Bnd", "Amb"}
