@@ -26,6 +26,14 @@ ELSEWHERE_CHANNEL = CHANNEL.replace("<target", f"<source mode='bind' path='{ELSE
 PATIENT = ("--timeout", "60")  # a guest on a busy machine may take longer than the default
 UNIT = ROOT / "contrib/systemd/garp-hint.service"
 PAGE = ROOT / "docs/install/xen.md"
+# Mode and group of the channel's terminal; the links of the rule, and what they point to.
+TERMINAL = """
+import os
+seen, links = os.stat("/dev/hvc1"), "/dev/xen-channels"
+names = os.listdir(links) if os.path.isdir(links) else []
+targets = [os.path.realpath(f"{links}/{name}") for name in names]
+result = [f"{seen.st_mode:#o} {seen.st_gid}", *names, *targets]
+"""
 DROP_IN = "/etc/systemd/system/garp-hint.service.d/override.conf"
 
 
@@ -41,6 +49,17 @@ def test_hint_through_a_channel_of_libvirt_repairs_a_failover(testbed: LibvirtXe
             testbed.wait_until_reached()
             wait_for(lambda: watcher.status()["history"][-1]["answered"] == 1, "the answer")
             assert agent.sent("hint") > before
+
+
+def test_udev_rule_in_the_guest_gives_the_terminal_to_the_group_and_links_its_name(
+    testbed: LibvirtXenTestbed,
+) -> None:
+    assert testbed.guest.python(TERMINAL)[0] == "0o20600 0"
+    testbed.guest.shell("systemd-udevd --daemon")
+    commands = re.search(r"```sh\n(udevadm .*?)```", PAGE.read_text(), re.DOTALL)
+    assert commands is not None
+    testbed.guest.shell(commands[1] + "udevadm settle")
+    assert testbed.guest.python(TERMINAL) == ["0o20660 900", HINT_PORT, "/dev/hvc1"]
 
 
 def test_channel_of_libvirt_is_opened_again_after_a_restore(testbed: LibvirtXenTestbed) -> None:

@@ -101,10 +101,14 @@ class XenHost(QemuMachine):
         restore_from: Path | None = None,
         *,
         more: Sequence[Path] = (),
+        guest_more: Sequence[Path] = (),
         parameters: str = PARAMETERS,
     ) -> None:
-        """``more``: parts of its initramfs, besides the usual.  ``parameters``: of its kernel."""
-        self._more, self._parameters = more, parameters
+        """``more``: parts of its initramfs, besides the usual; ``guest_more``: of its guests'.
+
+        ``parameters``: of its kernel.
+        """
+        self._more, self._guest_more, self._parameters = more, guest_more, parameters
         cards = [Card(key, f"52:54:00:00:01:0{key}", backend=f"tap,fd={taps[key]}") for key in "ab"]
         super().__init__(
             "dom0",
@@ -119,7 +123,7 @@ class XenHost(QemuMachine):
 
     def _boot_arguments(self) -> list[str]:
         initramfs = self.folder / "initramfs"
-        xen_images.write_host_initramfs(initramfs, self._more)
+        xen_images.write_host_initramfs(initramfs, self._more, self._guest_more)
         kernel = xen_images.host_kernel()
         return [
             *("-kernel", str(xen_images.hypervisor()), "-append", XEN_PARAMETERS),

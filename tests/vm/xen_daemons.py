@@ -8,7 +8,7 @@ from tests.vm.fabric import GUEST_MAC
 from tests.vm.qemu import HINT_PORT
 from tests.vm.receiver import wait_for
 from tests.vm.xen import CONTROL_MAC, END_RELAY, PARAMETERS, XenGuest, XenHost, XenTestbed
-from tests.vm.xen_daemons_images import daemons
+from tests.vm.xen_daemons_images import daemons, udev
 from tests.vm.xen_images import VIF_SCRIPT
 
 NAME = "web-1"  # of the guest: with the dash that also ends the name in libvirt's path
@@ -52,7 +52,9 @@ class LibvirtXenTestbed(XenTestbed):
 
     def start(self, miimon: int) -> None:
         parameters = f"{PARAMETERS} rdinit=/systemd_init"
-        host = XenHost(self.fabric.uplinks, more=[daemons()], parameters=parameters)
+        host = XenHost(
+            self.fabric.uplinks, more=[daemons()], guest_more=[udev()], parameters=parameters
+        )
         self.hypervisor = self.enter_context(host)
         self.start_xen(miimon)
         self._libvirtd = self.hypervisor.spawn("libvirtd")

@@ -11,9 +11,11 @@ import shutil
 from pathlib import Path
 
 from tests.vm import images
-from tests.vm.cache import built
+from tests.vm.cache import ROOT, built
 from tests.vm.debian import Archive, run
 
+RULES = ROOT / "contrib/udev/80-garp-agent.rules"
+GROUPS = "root:x:0:\ngarp:x:900:\n"
 INIT = Path(__file__).with_name("xen_systemd_init.sh")
 LIBRARIES = "lib/x86_64-linux-gnu"
 PYTHON_PACKAGES = "usr/lib/python3/dist-packages"
@@ -48,12 +50,33 @@ FILES = {
     "usr/share/libvirt/cpu_map/x86_qemu32.xml": CPU_MODEL,
     "etc/libvirt/libvirtd.conf": 'auth_unix_rw = "none"\nunix_sock_group = "root"\n',
     "etc/libvirt/libxl.conf": "autoballoon = 0\n",
-    "etc/group": "root:x:0:\ngarp:x:900:\n",
+    "etc/group": GROUPS,
     "etc/machine-id": "0123456789abcdef0123456789abcdef\n",
     "etc/systemd/system/control.service": CONTROL,
     "etc/systemd/system/default.target": "[Unit]\nRequires=control.service\nAllowIsolate=yes\n",
     "usr/sbin/garp-hint": GARP_HINT,
 }
+
+
+@functools.cache
+def udev() -> Path:
+    """Return the folder with the part of the guest's initramfs that has udev and the rule."""
+    rules = RULES.read_text()
+
+    def build(to: Path) -> None:
+        tree, unpacked = to / "tree", to / "unpacked"
+        Archive(images.SUITE).unpack(["udev"], unpacked, with_dependencies=True)
+        for library in (unpacked / "usr" / LIBRARIES / "systemd").glob("*.so"):
+            library.rename(unpacked / LIBRARIES / library.name)  # where the loader looks
+        images.copy_programs(unpacked, ["bin/udevadm"], tree)
+        images.link(tree, {"bin/systemd-udevd": "udevadm"})
+        for name, text in {"etc/group": GROUPS, f"etc/udev/rules.d/{RULES.name}": rules}.items():
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            (tree / name).write_text(text)
+        images.pack(to)
+        shutil.rmtree(unpacked)
+
+    return built("xen-udev", [Path(__file__).read_text(), rules], build)
 
 
 @functools.cache

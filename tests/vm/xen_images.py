@@ -54,12 +54,17 @@ def host_parts() -> list[Path]:
     return [userland, *map(images.modules, (HOST_KERNEL, GUEST_KERNEL)), _host()]
 
 
-def write_host_initramfs(to: Path, more: Sequence[Path] = ()) -> None:
-    """Write the initramfs of dom0; build its parts if needed.  ``more``: folders of more parts."""
+def write_host_initramfs(
+    to: Path, more: Sequence[Path] = (), guest_more: Sequence[Path] = ()
+) -> None:
+    """Write the initramfs of dom0; build its parts if needed.
+
+    ``more``: folders of more parts; ``guest_more``: of the guest's.
+    """
     userland, host_modules, guest_modules, xen = host_parts()
     agent = images.agent_code()
     parts = [userland, host_modules, agent, xen, *more]
-    guest = [userland, guest_modules, agent]
+    guest = [userland, guest_modules, agent, *guest_more]
     inner = b"".join((part / "cpio").read_bytes() for part in guest)
     init = (HERE / "xen_guest_init.sh").read_bytes()
     kernel = (kernels.kernel(GUEST_KERNEL) / "vmlinux").read_bytes()
