@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from garp_agent.guest.core.engine import Engine
 from tests.world import Agent, address, dump, link
 
 _testcapi = pytest.importorskip("_testcapi")  # a part of CPython's own tests
+# Without memory for one allocation, a call can crash CPython 3.12 and 3.13, and a deque of CPython
+# 3.6 and 3.7 counts an item that it has not got.
+IS_SOUND = (3, 8) <= sys.version_info < (3, 12)
 ETH0, ETH1 = link(2), link(3)
 A, B, C = address("10.0.0.1/24"), address("10.0.0.2/24"), address("10.1.0.1/24", 3)
 BEFORE, AFTER = (ETH0, A), (ETH0, A, B, ETH1, C)
@@ -34,6 +39,7 @@ def planned(engine: Engine) -> set[tuple[int, bytes]]:
     return {(ifindex, each) for ifindex, plan in engine.plans.items() for each in plan.targets}
 
 
+@pytest.mark.skipif(not IS_SOUND, reason="this Python itself fails without memory")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_engine_without_memory_for_any_one_allocation_announces_all_after_the_next_dump() -> None:
     wanted = {(item.ifindex, item.address) for item in (A, B, C)}
