@@ -15,6 +15,7 @@ import pytest
 
 from bench.guests import PORT, Guests, Manner
 from garp_agent.hypervisor.core.guests import FIRST_REASON
+from garp_agent.runtime import client
 from garp_agent.wire.protocol import Burst, Info, Lease
 from tests import faults
 from tests.hypervisor.watching import COMMAND, ENVIRONMENT, PATIENCE, eventually, run, watching
@@ -243,6 +244,59 @@ def test_watcher_without_a_status_socket_tells_the_service_manager(short_path: P
             while b"STOPPING=1" not in said:
                 said.add(manager.recv(100))
             assert process.wait(PATIENCE) == 0
+
+
+@pytest.mark.netns
+@needs_root
+def test_watcher_with_nothing_to_follow_becomes_ready_without_being_asked(short_path: Path) -> None:
+    path = str(short_path / "notify")
+    variables = {**ENVIRONMENT, "NOTIFY_SOCKET": path}
+    command = ["unshare", "-n", *COMMAND, "watch", "--status-socket", "none", *only(short_path)]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(path)
+        manager.settimeout(PATIENCE)
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=variables) as process:
+            try:
+                assert manager.recv(100) == b"READY=1"
+            finally:
+                process.terminate()
+            assert process.wait(PATIENCE) == 0
+
+
+# Raise MemoryError once, when the first hints are sent that are no first contact.
+FORGETFUL = """
+import os
+from garp_agent.hypervisor.io.fanout import Fanout
+
+start = Fanout.start
+
+def forgetful(self, calls, now):
+    calls = list(calls)
+    if any(call.kind == "hint" for call in calls) and not os.path.exists(FLAG):
+        open(FLAG, "w").close()
+        raise MemoryError
+    return start(self, calls, now)
+
+Fanout.start = forgetful
+"""
+
+
+@pytest.mark.parametrize("way", ["a request", "a signal"])
+def test_watcher_without_memory_for_hints_sends_them_later(short_path: Path, way: str) -> None:
+    flag = short_path / "flag"
+    (short_path / "sitecustomize.py").write_text(FORGETFUL.replace("FLAG", repr(str(flag))))
+    path = f"PYTHONPATH={short_path}:{ENVIRONMENT['PYTHONPATH']}"
+    guests, options = Guests(short_path, [Manner.ANSWERS]), only(short_path)
+    with guests, watching(short_path, *options, prefix=("env", path)) as watcher:
+        eventually(lambda: watcher.states() == {"0-guest0": "answered"}, "the first contact")
+        if way == "a signal":
+            watcher.process.send_signal(signal.SIGUSR1)
+        else:
+            with pytest.raises(client.ClientError, match="not enough memory"):
+                watcher.ask("burst")
+        eventually(lambda: len(bursts(guests, 0)) >= 2, "the hint")
+        assert flag.exists()
+        assert watcher.stop()[0] == 0
 
 
 @pytest.mark.netns

@@ -162,13 +162,13 @@ class AgentDaemon:
 
     def _start(self, now: float) -> None:
         """Load and open what the first frames did not wait for."""
-        self._is_ready = True
         self._operator.load()
         self._host.load()
         # What is loaded stays: it need not be looked at again, which would touch all of it.
         if hasattr(gc, "freeze"):  # Python 3.7
             gc.freeze()
         gc.enable()
+        self._is_ready = True
         self._notify.say("READY=1")
         if self._must_reload:
             self._reload.request(now)

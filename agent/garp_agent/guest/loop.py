@@ -144,8 +144,12 @@ class Loop:
 
     def act(self, event: EngineEvent, now: float) -> int:
         """Let the engine act on one event at once; return the number of frames sent."""
-        self.engine.handle(event, now)
-        return self.send_due()
+        try:
+            self.engine.handle(event, now)
+            return self.send_due()
+        except MemoryError:  # the caller refuses the request, and goes on
+            self._reactor.repair(now)
+            raise
 
     def send_due(self) -> int:
         """Send what is due; return the number of frames that were sent.

@@ -51,6 +51,9 @@ if TYPE_CHECKING:
     from garp_agent.runtime.log import Log
 
 NO_PROBES = "path probes need CAP_NET_RAW, and AF_PACKET in the unit"
+# Seconds from a lack of memory to the hints that make up for what was lost, and between two such.
+HINT_AGAIN = 1.0
+HINT_AGAIN_LEAST = 30.0
 
 
 class WatcherDaemon:
@@ -86,6 +89,7 @@ class WatcherDaemon:
         self._requests = OperatorRequests(self._hint_for_operator, self._status)
         self._next_find = -inf  # when to search for guests
         self._is_ready = False  # the links are known, and guests were searched for once
+        self._hint_again_at, self._hinted_again_at = inf, -inf  # after a lack of memory
         self._stop_at = inf
         self._reactor = Reactor(self._repair)  # calls handlers in this order
         self._libvirt: MonitorChild | None = None
@@ -148,18 +152,27 @@ class WatcherDaemon:
         while not self._is_over():
             ready = self._reactor.wait(wake_at)
             now = time.monotonic()
-            if ready == links_alone and now < wake_at and not self._read_links(now):
-                # Most messages are about guests' ports and change nothing: no more is due.
+            # Most messages are about guests' ports and change nothing: no more is due.  Not so
+            # for the end of the first dump, after which guests are searched for.
+            is_quiet = self._links.is_complete and ready == links_alone and now < wake_at
+            if is_quiet and not self._read_links(now):
                 wake_at = min(wake_at, self._links.deadline())
                 continue
             self._turn(ready, now)
             wake_at = self._deadline()
 
     def _repair(self, now: float, is_news: bool) -> None:
-        """Treat a lack of memory as an overrun of the kernel's messages."""
+        """Treat a lack of memory as an overrun of the kernel's messages, and hint all guests soon.
+
+        A failover, or the outcome of a contact, may have been lost.
+        """
+        self._hint_again(now)
         self._links.lose(now)
         if is_news:
             self._log.say(LEVEL_WARNING, "out-of-memory", action="reading everything anew")
+
+    def _hint_again(self, now: float) -> None:
+        self._hint_again_at = max(now + HINT_AGAIN, self._hinted_again_at + HINT_AGAIN_LEAST)
 
     def _turn(self, ready: Set[int], now: float) -> None:
         self._hint(self._links.advance(now), now)
@@ -173,6 +186,9 @@ class WatcherDaemon:
                 if now >= self._next_find:
                     self._find(now)
                 self._verify(now)
+                if now >= self._hint_again_at:
+                    self._hint_again_at, self._hinted_again_at = inf, now
+                    self._hint_for_operator("garp-hint was out of memory", now)
             self._call(self._watcher.advance(now), now)
             self._take(self._rewrites.advance(), now)
         if self._learning is not None and self._links.is_complete:
@@ -191,7 +207,7 @@ class WatcherDaemon:
         learning = inf if self._learning is None else self._learning.deadline()
         verifier = inf if self._verifier is None else self._verifier.deadline()
         guests = (self._watcher.deadline(), self._tables.deadline(), self._next_find)
-        return min(*always, *guests, learning, verifier)
+        return min(*always, *guests, learning, verifier, self._hint_again_at)
 
     def _write_notices(self) -> None:
         notices = self._watcher.take_notices()
@@ -345,10 +361,14 @@ class WatcherDaemon:
 
     def _hint_for_operator(self, reason: str, now: float) -> int:
         wall = time.time()
-        calls = self._watcher.hint_all(reason, now, wall)
-        self._call(calls, now)
-        if self._learning is not None:
-            self._learning.learn_all(now, wall)
+        try:
+            calls = self._watcher.hint_all(reason, now, wall)
+            self._call(calls, now)
+            if self._learning is not None:
+                self._learning.learn_all(now, wall)
+        except MemoryError:  # the caller may only refuse the request
+            self._hint_again(now)
+            raise
         return sum(call.kind == HINT for call in calls)
 
     def _status(self, now: float) -> dict[str, object]:

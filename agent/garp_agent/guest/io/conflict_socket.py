@@ -84,16 +84,16 @@ class ConflictSocket:
     def hear_all(self, link: str = "") -> None:
         """Receive all claims until the next :meth:`listen_for`, also those on ``link``.
 
-        The filters for that are small, so it costs the same for any number of addresses.  Raises
-        OSError as setsockopt(2) does.
+        The filters for that are small, so it costs the same for any number of addresses.  Without
+        memory for them in the kernel, the old ones stay.  Raises OSError as setsockopt(2) does
+        otherwise.
         """
         if not _is_utf8(link):
             self._listen_on_bytes(True)
         if not self._hears_all:
             self._hears_all = True
             for descriptor, sock in self._sockets.items():
-                is_arp = self._protocols[descriptor] == ETH_P_ARP
-                attach_filter(sock, ALL_ARP if is_arp else ALL_ADVERTISEMENTS)
+                _hear_all_on(sock, self._protocols[descriptor])
 
     def read(self) -> list[ClaimSeen]:
         """Return claims that have arrived, at most BATCH for each protocol."""
@@ -124,6 +124,7 @@ class ConflictSocket:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         self._sockets[sock.fileno()] = sock
         self._protocols[sock.fileno()] = protocol
+        _hear_all_on(sock, protocol)
         self._epoll.register(sock.fileno(), select.EPOLLIN)
         return sock.fileno()
 
@@ -146,6 +147,14 @@ class ConflictSocket:
         self._epoll.close()
         for sock in self._sockets.values():
             sock.close()
+
+
+def _hear_all_on(sock: socket.socket, protocol: int) -> None:
+    try:
+        attach_filter(sock, ALL_ARP if protocol == ETH_P_ARP else ALL_ADVERTISEMENTS)
+    except OSError as error:  # net.core.optmem_max is too low for one more
+        if error.errno != errno.ENOMEM:
+            raise
 
 
 def _is_utf8(name: str) -> bool:

@@ -156,6 +156,7 @@ class HintPort:
         exhaust the iterator: an edge that is not read to its end does not come again.
         """
         self._now = now
+        self._replies.clear()  # without memory, the reading before may have ended early
         for _, mask in self._epoll.poll(0, 1):
             for line in self._drain():
                 if not self._is_settling:
