@@ -5,10 +5,12 @@ test_shell_loop.py has the loop.  test_booted.py has /etc/rc.local itself.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shlex
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -16,7 +18,7 @@ import pytest
 
 from bench.lab import GUEST_ADDRESS
 from tests.netns.agent import LIMIT, until
-from tests.packaging.shell_guest import STARTER, Guest, Host, each_shell
+from tests.packaging.shell_guest import STARTER, Guest, Host, each_shell, parent
 from tests.packaging.support import CONTRIB, ROOT, need, run
 
 pytestmark = pytest.mark.netns
@@ -107,6 +109,43 @@ def test_starter_ignores_the_files_of_a_crashed_one(guest: Guest, holder: str) -
     assert "not running" in guest.starter("status", status=3)
     assert "started" in guest.starter("start")
     until(guest.has_one_instance, "one instance")
+
+
+def test_starter_with_an_old_error_starts_after_a_probe_that_held_the_lock(guest: Guest) -> None:
+    (guest.run_folder / "garp-start.error").write_text("an old error\n")
+    with (guest.run_folder / "garp-start.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        probe = guest.lab.start("guest", ["/bin/sleep", "1000"], pass_fds=[lock.fileno()])
+    # The probe ends when it has made the first flock fail.
+    flock = need("flock", "util-linux")
+    first = f'[ "$1" != -n ] || {flock} -n "$2" true || {{ kill -9 {probe.pid}; exit 1; }}'
+    guest.program("flock", f'{first}\nexec {flock} "$@"')
+    assert "started" in guest.starter("start")
+    until(guest.has_one_instance, "one instance")
+    assert probe.wait(LIMIT) == -signal.SIGKILL
+
+
+@each_shell
+def test_signals_leave_no_sleep_of_the_loop_behind(guest: Guest) -> None:
+    (guest.path / "sleep").unlink()
+    guest.settings["GARP_INTERVAL"] = "1000"
+    guest.starter("start", script=STARTER)  # without functions, which are processes in between
+    loop = int((guest.run_folder / "garp-start.pid").read_text())
+
+    def rests() -> bool:
+        # The loop has one child, the sleep.  Only flock has no parent here.
+        parents = {each: parent(each) for each in guest.processes("")}
+        orphans = [each for each in parents.values() if each not in parents]
+        return (list(parents.values()).count(loop), len(orphans)) == (1, 1)
+
+    guest.announced(count=2)
+    for number, count in ((signal.SIGUSR1, 2), (signal.SIGHUP, 1)):
+        until(rests, "no more than one sleep")
+        guest.wire.clear()
+        os.kill(loop, number)
+        guest.announced(count=count)
+    until(rests, "no more than one sleep")
+    guest.starter("stop", script=STARTER)
 
 
 def test_starter_leaves_no_descriptor_of_its_caller_open(guest: Guest) -> None:
