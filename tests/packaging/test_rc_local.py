@@ -187,11 +187,11 @@ def test_restart_ends_an_agent_that_is_left_alone(guest: Guest) -> None:
     install_agent(guest)
     guest.settings["GARP_OPTIONS"] = f"--control-socket {guest.folder}/socket"
     guest.starter("start")
-    (agent,) = guest.processes("garp_agent run")
+    (agent,) = until(lambda: guest.processes("garp_agent run"), "the agent runs")
     for process in guest.processes("garp-start"):
         os.kill(process, 9)
     assert "started" in guest.starter("restart")
-    (other,) = guest.processes("garp_agent run")
+    (other,) = until(lambda: guest.processes("garp_agent run"), "another agent runs")
     assert other != agent
 
 
