@@ -12,7 +12,7 @@ help:
 	@echo 'make demo    the outage after a failover with nothing, the arping loop, the agent (1 min)'
 	@echo 'make test    all tests except those of test-packages and test-xen; skips with a'
 	@echo '             reason what this machine cannot run'
-	@echo 'make test-packages   installation: packages, chroots, booted systems (20 min)'
+	@echo 'make test-packages   installation: packages, chroots, booted systems (45 min)'
 	@echo 'make test-xen  guests of a Xen host, PV and PVH (10 min)'
 	@echo 'make lint    ruff, mypy, codespell, twine, check-wheel-contents, check-jsonschema'
 	@echo 'make mutation  how many small faults in the cores their tests find (10 min)'

@@ -277,6 +277,27 @@ def upgrades(system: Booted, package: Path) -> None:
     assert system.check("ls", "/etc/garp-agent") == "conf.d\nconfig.yaml\n"
 
 
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", ["booted-bookworm", "booted-trixie"])
+def test_each_of_ten_installations_in_a_row_gives_a_port_that_answers_a_hint(
+    boot: Callable[..., Booted], debs: dict[str, Path], name: str
+) -> None:
+    """The udev of trixie may handle the port with the old rules, and does not look again.
+
+    Compiled code is kept from one installation to the next, because compiling takes most of the
+    time of an installation here.  dpkg itself, because the packages it needs are there.
+    """
+    system = boot(name, debs["garp-agent"])
+    system.shell("mount --bind /bin/true /usr/bin/py3clean")
+    for _ in range(10):
+        assert system.check(*PORT_MODE) == "600 root\n"
+        system.shell("dpkg --install /payload/garp-agent_*.deb", timeout=BOOT)
+        active(system)
+        assert system.check(*PORT_MODE) == "660 garp\n"
+        hinted(system)
+        system.shell("dpkg --remove garp-agent", timeout=BOOT)
+
+
 def takes_a_port_that_comes_later(system: Booted) -> None:
     """On a controller whose device number the running service may not open."""
     system.qmp("device_add", driver="virtio-serial-pci", id="late", bus="slot0")
