@@ -201,6 +201,7 @@ class XenTestbed(BondTestbed):
         self.hypervisor.python(END_RELAY)
         self.xl("destroy", GUEST)
         self.create_guest(domain(self.kind, channels))
+        self.guest.shell("true", timeout=RENEWING)  # the first command waits for its boot
         self.configure_guest()
         renew_agent(self.guest)
 
