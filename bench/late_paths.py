@@ -16,6 +16,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from bench.demo import moments
+from bench.failover_methods import arping_loop
 from bench.failover_vm import PAGE, Prober
 from bench.fleet import written
 from bench.open_vswitch import OpenVswitchTestbed
@@ -24,6 +25,7 @@ from tests.vm.agent import Agent
 from tests.vm.receiver import pause, wait_for
 from tests.vm.testbed import INTERFACES, HintWatcher, Testbed
 
+WAYS = LOOP, ALONE, WATCHED = "arping loop", "agent alone", "with garp-hint watch"
 SAMPLES, QUICK_SAMPLES = 2, 1
 INTERVAL = 5.0  # seconds between refreshes without a lease
 LATE = 12.0  # seconds until the switch's port forwards
@@ -162,37 +164,42 @@ CASES = (
 
 
 @contextmanager
-def prepared(testbed: Testbed, watched: bool) -> Iterator[tuple[Site, Agent]]:
-    """Run the agent, the pings, and the watcher if there is to be one."""
-    with Agent(testbed.guest, interval=f"{INTERVAL:g}s") as agent, ExitStack() as stack:
+def prepared(testbed: Testbed, way: str) -> Iterator[tuple[Site, Agent | None]]:
+    """Run the pings, and what announces the guest; return the agent if there is one."""
+    with ExitStack() as stack:
+        agent = watcher = None
+        if way == LOOP:
+            stack.enter_context(arping_loop(testbed))
+        else:
+            agent = stack.enter_context(Agent(testbed.guest, interval=f"{INTERVAL:g}s"))
         prober = Prober(testbed)
         stack.callback(prober.stop)
-        watcher = HintWatcher(testbed.hypervisor, *OPTIONS).__enter__() if watched else None
+        if way == WATCHED:
+            watcher = HintWatcher(testbed.hypervisor, *OPTIONS).__enter__()
         site = Site(testbed, prober, watcher)
         yield site, agent
         if site.watcher is not None:
             site.watcher.__exit__()
 
 
-def measure(testbed: Testbed, case: Case, watched: bool, samples: int) -> list[float]:
+def measure(testbed: Testbed, case: Case, way: str, samples: int) -> list[float]:
     """Return the outages of one case, with leases in force before each if there is a watcher."""
     outages = []
-    with prepared(testbed, watched) as (site, agent):
+    with prepared(testbed, way) as (site, agent):
         for wait in moments(samples, INTERVAL):
             testbed.guest_sends()
-            if watched and case.leases:
+            if agent is not None and way == WATCHED and case.leases:
                 agent.wait_until(lambda status: status["lease"], "the lease")
             pause(wait)
             outages.append(case.outage(site))
-            what = "with the watcher" if watched else "alone"
-            print(f"{case.title}, {what}: {outages[-1]:.1f} s", file=sys.stderr)
+            print(f"{case.title}, {way}: {outages[-1]:.1f} s", file=sys.stderr)
     return outages
 
 
-def table(found: list[tuple[str, list[float], list[float]]]) -> str:
+def table(found: list[tuple[str, list[list[float]]]]) -> str:
     """Return the outages as a Markdown table, shortest first."""
-    rows = ["| case | agent alone | with garp-hint watch |", "|---|---|---|"]
-    for title, *columns in found:
+    rows = [f"| case | {' | '.join(WAYS)} |", "|---" * (1 + len(WAYS)) + "|"]
+    for title, columns in found:
         shown = (", ".join(f"{each:.1f}" for each in sorted(outages)) for outages in columns)
         rows.append(f"| {title} | {' | '.join(f'{each} s' for each in shown)} |")
     return "\n".join(rows)
@@ -213,8 +220,8 @@ def main() -> None:
     for make, cases in groupby(chosen, lambda case: case.testbed):
         with make() as testbed:
             for case in cases:
-                alone = measure(testbed, case, False, samples)
-                found.append((case.title, alone, measure(testbed, case, True, samples)))
+                columns = [measure(testbed, case, way, samples) for way in WAYS]
+                found.append((case.title, columns))
     print(table(found))
     if not (given.quick or given.only):
         PAGE.write_text(written(PAGE.read_text(), {"late": table(found)}))
