@@ -21,7 +21,14 @@ from tests.vm.qemu import HINT_PORT
 from tests.vm.receiver import wait_for
 from tests.vm.testbed import GARP_HINT, RARP, HintWatcher
 from tests.vm.testbed import GUEST as CONFIGURED
-from tests.vm.xen import CHANNEL, CHANNELS, GUEST, VIF, XenTestbed
+from tests.vm.xen import (
+    CHANNEL,
+    CHANNELS,
+    GUEST,
+    VIF,
+    XenTestbed,
+    hint_repairs_a_failover,
+)
 
 pytestmark = pytest.mark.netns
 KINDS = ("pv", "pvh") if WITH_XEN else ("pv",)
@@ -68,12 +75,7 @@ def test_hint_through_a_channel_repairs_a_failover_but_an_old_one_does_nothing(
         assert (port["path"], port["requests"]) == ("/dev/hvc1", 0)
         with HintWatcher(testbed.hypervisor) as watcher:
             assert watcher.status()["guests"][0]["guest"] == GUEST
-            agent.wait_until(lambda status: status["lease"], "the lease")
-            before = agent.sent("hint")
-            testbed.fail_over()
-            testbed.wait_until_reached()
-            wait_for(lambda: watcher.status()["history"][-1]["answered"] == 1, "the answer")
-            assert agent.sent("hint") > before
+            hint_repairs_a_failover(testbed, agent, watcher)
         agent.wait_until(lambda status: status["lease"] is None, "the lease revoked")
 
 

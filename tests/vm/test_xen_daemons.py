@@ -16,6 +16,7 @@ from tests.vm.cache import ROOT
 from tests.vm.qemu import HINT_PORT
 from tests.vm.receiver import wait_for
 from tests.vm.testbed import GARP_HINT, HintWatcher
+from tests.vm.xen import hint_repairs_a_failover
 from tests.vm.xen_daemons import CHANNEL, NAME, VIRSH, LibvirtXenTestbed
 
 pytestmark = [pytest.mark.netns, pytest.mark.by_command]
@@ -43,12 +44,7 @@ def test_hint_through_a_channel_of_libvirt_repairs_a_failover(testbed: LibvirtXe
         with HintWatcher(testbed.hypervisor) as watcher:
             (guest,) = watcher.status()["guests"]
             assert (guest["guest"], guest["path"]) == (NAME, f"{FOLDER}/{NAME}-{HINT_PORT}")
-            agent.wait_until(lambda status: status["lease"], "the lease")
-            before = agent.sent("hint")
-            testbed.fail_over()
-            testbed.wait_until_reached()
-            wait_for(lambda: watcher.status()["history"][-1]["answered"] == 1, "the answer")
-            assert agent.sent("hint") > before
+            hint_repairs_a_failover(testbed, agent, watcher)
 
 
 def test_udev_rule_in_the_guest_gives_the_terminal_to_the_group_and_links_its_name(

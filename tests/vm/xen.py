@@ -19,12 +19,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.vm import images, xen_images
+from tests.vm.agent import Agent
 from tests.vm.cache import built
 from tests.vm.fabric import GUEST_MAC
 from tests.vm.machine import Machine, MachineError
 from tests.vm.qemu import CPU as PLAIN_CPU
 from tests.vm.qemu import HINT_PORT, Card, QemuMachine
-from tests.vm.testbed import BOND, NO_IPV6, RARP, BondTestbed
+from tests.vm.receiver import wait_for
+from tests.vm.testbed import BOND, NO_IPV6, RARP, BondTestbed, HintWatcher
 from tests.vm.testbed import GUEST as CONFIGURED
 
 GUEST = "guest"  # its name in Xen
@@ -212,6 +214,16 @@ class XenTestbed(BondTestbed):
             log = self.hypervisor.run("cat", f"/var/log/xen/qemu-dm-{GUEST}.log").stdout
             raise MachineError(f"{done}\n{log}")
         return done.stdout
+
+
+def hint_repairs_a_failover(testbed: XenTestbed, agent: Agent, watcher: HintWatcher) -> None:
+    """Let the bond fail over; see that the only guest answers the hint and is reached again."""
+    agent.wait_until(lambda status: status["lease"], "the lease")
+    before = agent.sent("hint")
+    testbed.fail_over()
+    testbed.wait_until_reached()
+    wait_for(lambda: watcher.status()["history"][-1]["answered"] == 1, "the answer")
+    assert agent.sent("hint") > before
 
 
 class _BootedTestbed(XenTestbed):

@@ -9,7 +9,7 @@ Source: unix(7).
 
 from __future__ import annotations
 
-import _socket as socket  # docs/design.md, memory diet
+import _socket as socket  # needs less memory: docs/design.md
 import errno
 import fcntl
 import os

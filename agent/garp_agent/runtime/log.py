@@ -6,7 +6,7 @@ line is no reason to stop announcing.  ``logging`` would cost the daemon 2.4 MB.
 
 from __future__ import annotations
 
-import _socket as socket  # docs/design.md, memory diet
+import _socket as socket  # needs less memory: docs/design.md
 import codecs
 import errno
 import os

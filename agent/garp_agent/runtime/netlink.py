@@ -7,7 +7,7 @@ changes interrupted (NLM_F_DUMP_INTR) or that the caller had no memory for, and 
 
 from __future__ import annotations
 
-import _socket as socket  # docs/design.md, memory diet
+import _socket as socket  # needs less memory: docs/design.md
 import errno
 from math import inf
 

@@ -5,7 +5,7 @@ Decides only when the watchdog is due: twice in its period.
 
 from __future__ import annotations
 
-import _socket as socket  # docs/design.md, memory diet
+import _socket as socket  # needs less memory: docs/design.md
 import os
 from math import inf
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import _socket as socket  # docs/design.md, memory diet
+import _socket as socket  # needs less memory: docs/design.md
 from array import array
 from struct import Struct
 

@@ -13,7 +13,7 @@ line.  Does not know what a line says.
 
 from __future__ import annotations
 
-import _socket as socket  # docs/design.md, memory diet
+import _socket as socket  # needs less memory: docs/design.md
 import os
 import select
 import stat

@@ -13,7 +13,7 @@ net/packet/af_packet.c).  It has room for 13 of the 15 bytes of a name.
 
 from __future__ import annotations
 
-import _socket as socket  # docs/design.md, memory diet
+import _socket as socket  # needs less memory: docs/design.md
 import errno
 import select
 

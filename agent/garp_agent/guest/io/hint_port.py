@@ -26,7 +26,7 @@ a reply is kept until the notice arrives, at most EARLY seconds.
 
 from __future__ import annotations
 
-import _socket as socket  # docs/design.md, memory diet
+import _socket as socket  # needs less memory: docs/design.md
 import errno
 import os
 import select

@@ -11,7 +11,7 @@ link that finds it full (EAGAIN) gets its own socket.
 
 from __future__ import annotations
 
-import _socket as socket  # docs/design.md, memory diet
+import _socket as socket  # needs less memory: docs/design.md
 import errno
 from fcntl import ioctl
 from struct import Struct

@@ -5,7 +5,7 @@ Opens a socket for each question: only guests that have one address on several l
 
 from __future__ import annotations
 
-import _socket as socket  # docs/design.md, memory diet
+import _socket as socket  # needs less memory: docs/design.md
 
 from garp_agent.guest.core.kernel import route_link, route_request
 from garp_agent.wire.rtnetlink import DecodeError
