@@ -31,7 +31,8 @@ PORT_MOST = 64  # addresses of one port, besides its own guest's: it can make up
 OUTSIDE_MOST = 16384  # addresses of one bridge that were seen on its uplinks
 OUTSIDE_LATELY = 600.0  # seconds for which an address that was seen on an uplink is kept
 SNAPSHOT_MOST = 150.0  # seconds between two snapshots; half the default ageing time
-SNAPSHOT_LEAST = 5.0
+# During a topology change STP makes the ageing time twice the forward delay, which is 2 s at least.
+SNAPSHOT_LEAST = 2.0
 _VLAN_BITS = 12
 
 
