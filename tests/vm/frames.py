@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
@@ -126,6 +128,26 @@ class Cable:
     def send(self, frame: bytes) -> None:
         """Send a frame to the machine."""
         self._socket.sendto(frame, str(self.machine_end))
+
+    @contextmanager
+    def blocked(self) -> Iterator[None]:
+        """Take no frame from the machine; what the machine has sent by then is kept."""
+        receiver.remove(self._socket.fileno())
+        self._fill()
+        try:
+            yield
+        finally:
+            receiver.add(self._socket.fileno(), self._read)
+
+    def _fill(self) -> None:
+        """Fill this end's queue, so that QEMU can send nothing: net.unix.max_dgram_qlen."""
+        room = True
+        while room:  # one sender's buffer can have less room than the queue
+            room = False
+            kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
+            with socket.socket(socket.AF_UNIX, kind) as filler, suppress(BlockingIOError):
+                while filler.sendto(bytes(PADDED_LENGTH), str(self.far_end)):
+                    room = True
 
     def close(self) -> None:
         """Close the socket and remove both names, so that the card can be plugged in again."""

@@ -7,12 +7,17 @@ Its guests are veths, tun devices, a macvtap and a macvlan of its own.
                802.1ad 50 and 802.1Q 7 on bond0 in br7 (p7),
                fwbr0 (pf) joined to br0 by a veth, as on Proxmox
     eth2 eth3: bond1 in br1, which filters VLANs (pa pt pi vx1)
+
+The queue of eth1 is pfifo_fast, the others are of the kernel's default: fq_codel on Debian.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tests.vm.qemu import Card, QemuMachine
@@ -22,6 +27,7 @@ from tests.vm.testbed import GARP_HINT, NO_IPV6
 CARDS = [Card(name, f"52:54:00:00:01:0{n}") for n, name in enumerate("abcd")]
 HOST, HOST60, HOST100, HOST7, HOST1, HOST_FW = (f"02:00:00:00:02:0{n}" for n in range(6))
 MACVLAN_MAC = "52:54:00:00:00:f1"
+DEFAULT_QUEUE = "/proc/sys/net/core/default_qdisc"
 HOST_ADDRESS = "192.0.2.50"
 BRIDGE = "up type bridge forward_delay 0 mcast_snooping 0"
 SETUP = f"""
@@ -97,6 +103,18 @@ def send(link, *frames):
         raw.bind((link, 0))
         for each in frames:
             raw.send(each)
+def fill(link, mac, buffer=0):
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK) as raw:
+        raw.bind((link, 0))
+        if buffer:
+            raw.setsockopt(socket.SOL_SOCKET, 32, buffer)  # SO_SNDBUFFORCE
+        count = 0
+        try:
+            while True:
+                raw.send(frame(mac))
+                count += 1
+        except OSError as error:
+            return count, error.errno
 def tun(name):
     descriptor = os.open("/dev/net/tun", os.O_RDWR)
     fcntl.ioctl(descriptor, 0x400454CA, struct.pack("16sH", name.encode(), 0x1002))
@@ -136,6 +154,10 @@ def configure(booted: QemuMachine) -> None:
     """Make links and guests."""
     booted.shell(NO_IPV6)
     booted.insert("bonding", "bridge", "veth", "8021q", "macvtap", "macvlan", "tun", "vxlan")
+    default = booted.read(DEFAULT_QUEUE)
+    booted.write(DEFAULT_QUEUE, "pfifo_fast")
+    booted.ip("link set eth1 up\nlink set eth1 down")  # it gets its queue now, and keeps it
+    booted.write(DEFAULT_QUEUE, default)
     booted.ip(SETUP)
     for (port, bridge), (end, mac) in PORTS.items():
         booted.ip(
@@ -177,10 +199,29 @@ def use(machine: QemuMachine, bond: str, port: str) -> None:
     machine.write(f"/sys/class/net/{bond}/bonding/active_slave", port)
 
 
+@contextmanager
+def full_queue(machine: QemuMachine) -> Iterator[None]:
+    """Let no frame leave through eth1, and fill its queue, so that a frame is refused at once."""
+    machine.ip("link set eth1 txqueuelen 8")
+    try:
+        with machine.cables["b"].blocked():
+            # With a usual buffer the socket would be full before the queue.
+            filled = "result = fill('eth1', '52:54:00:00:00:ff', 1 << 24)[1]"
+            assert machine.python(filled) == errno.ENOBUFS
+            yield
+    finally:
+        machine.ip("link set eth1 txqueuelen 1000")
+
+
 def learning_frames(machine: QemuMachine, card: str) -> Counter[tuple[str, tuple[int, ...]]]:
     """Return MAC and VLANs of the learning frames that left through a card."""
     found = machine.cables[card].announcements(padded=True)
     return Counter((each.mac, each.vlans) for each in found if each.kind == "rarp")
+
+
+def sent_by(machine: QemuMachine, card: str, mac: str) -> int:
+    """Return how many frames of a MAC left through a card."""
+    return sum(frame[6:12].hex(":") == mac for frame in machine.cables[card].frames)
 
 
 def clear(machine: QemuMachine) -> None:

@@ -5,6 +5,8 @@ The machine and its guests: `tests.vm.learning_host`.
 
 from __future__ import annotations
 
+import errno
+import json
 from collections import Counter
 from collections.abc import Iterator
 
@@ -25,16 +27,19 @@ from tests.vm.learning_host import (
     clear,
     configure,
     forget,
+    full_queue,
     hear,
     learn,
     learning_frames,
     left_out,
     received_by_guests,
+    sent_by,
     tables,
     use,
 )
 from tests.vm.qemu import QemuMachine
 from tests.vm.receiver import wait_for
+from tests.vm.testbed import GARP_HINT
 
 MANY_PORTS, MANY = 16, 63  # further ports, and MACs behind each
 VRRP = "00:00:5e:00:01:07"
@@ -133,6 +138,33 @@ def test_learn_for_a_thousand_addresses_loses_none(heard: QemuMachine) -> None:
         heard.ip("".join(f"link delete t{number}\n" for number in range(MANY_PORTS)))
 
 
+def test_learn_with_a_full_queue_counts_each_frame_by_its_errno(heard: QemuMachine) -> None:
+    """A bond has no queue of its own: sendto() returns what the queue of its active port says."""
+    use(heard, "bond0", "eth1")
+    clear(heard)
+    with full_queue(heard):
+        done = heard.run(*GARP_HINT, "learn", "--json", "--bond", "bond0", "--learn-port", "q0")
+    hosts = [mac for mac, _tags in BEHIND_BOND0 if mac.startswith("02:")]
+    assert json.loads(done.stdout)["sent"] == {str(errno.ENOBUFS): len(hosts) + 1}
+    last = "52:54:00:00:00:fe"
+    heard.python("send('eth1', frame(mac))", mac=last)
+    wait_for(lambda: sent_by(heard, "b", last), "the last frame")
+    assert learning_frames(heard, "b") == Counter()
+
+
+def test_fq_codel_of_a_port_refuses_nothing_before_the_buffer_of_the_socket_is_full(
+    heard: QemuMachine,
+) -> None:
+    """So the frames of one socket are never lost there: it has 10,240 places."""
+    assert "fq_codel" in heard.check("ip", "link", "show", "eth0")
+    mac = "52:54:00:00:00:fd"
+    with heard.cables["a"].blocked():
+        taken, number = heard.python("result = fill('bond0', mac)", mac=mac)
+    assert number == errno.EAGAIN
+    wait_for(lambda: sent_by(heard, "a", mac) >= taken, "the frames")
+    assert sent_by(heard, "a", mac) == taken
+
+
 # -- the watcher ------------------------------------------------------------------------
 
 
@@ -155,6 +187,24 @@ def test_watcher_speaks_for_all_in_four_rounds_although_the_bridges_have_forgott
     wait_for(lambda: learning_frames(heard, "b").total() >= record["sent"], "the frames")
     assert learning_frames(heard, "b") == Counter(BEHIND_BOND0 * 4)
     assert not any(learning_frames(heard, card) for card in "acd")
+
+
+def test_watcher_sends_again_what_has_found_a_full_queue(
+    heard: QemuMachine, watcher: LearningWatcher
+) -> None:
+    def waiting() -> bool:
+        counts = watcher.status()["learning"]
+        return bool(counts["queued"]) and not counts["sent"]
+
+    clear(heard)
+    with full_queue(heard):
+        heard.set_link("a", up=False)
+        wait_for(waiting, "frames that wait for the queue", step=0.1)
+    record = watcher.record(4)
+    wait_for(lambda: learning_frames(heard, "b").total() >= record["sent"], "the frames")
+    assert learning_frames(heard, "b").total() == record["sent"]
+    assert set(learning_frames(heard, "b")) == set(BEHIND_BOND0)
+    assert set(record["failed"]) <= {str(errno.ENOBUFS)}
 
 
 def test_watcher_after_a_loss_of_all_carriers_speaks_for_whom_it_can_trust(
