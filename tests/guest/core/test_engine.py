@@ -504,6 +504,33 @@ def test_lease_ended_by_an_event_restores_the_interval_at_once(event: Any, burst
     assert notices(agent, "lease-ended") == []
 
 
+# -- a lack of memory ---------------------------------------------------------------
+
+
+def test_lack_of_memory_bursts_after_the_next_dump_and_ends_the_lease() -> None:
+    """A hint that was read, or a carrier that came back, may be among what was lost."""
+    agent = leased()
+    agent.engine.is_damaged = True
+    assert causes(agent.wait(1.0)) == []
+    assert causes(agent.tell(*dump(ETH, A))) == ["resume"]
+    assert not agent.engine.lease.is_in_force
+    assert Kind.ARP_REQUEST in {frame.announcement.kind for frame in agent.wait(1.0)}
+
+
+def test_lack_of_memory_again_and_again_bursts_every_30_s() -> None:
+    agent = guest(ETH, A, settings=ONE_ROUND)
+    agent.wait(100.0)
+    start = agent.now
+    frames = []
+    for _ in range(70):
+        agent.engine.is_damaged = True
+        frames += agent.tell(*dump(ETH, A))
+        frames += agent.wait(1.0)
+    began = [at for at in times(frames, start) if at % 30.0 == 0.0]
+    assert began == [0.0, 30.0, 60.0]
+    assert all(at % 30.0 < 1.0 for at in times(frames, start))
+
+
 # -- other settings -----------------------------------------------------------------
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import pytest
 
 from garp_agent.guest.core.engine import Engine
-from tests.world import Agent, address, dump, link
+from tests.world import NO_CARRIER, Agent, address, dump, link
 
 _testcapi = pytest.importorskip("_testcapi")  # a part of CPython's own tests
 # Without memory for one allocation, a call can crash CPython 3.12 and 3.13, and a deque of CPython
@@ -15,13 +16,15 @@ _testcapi = pytest.importorskip("_testcapi")  # a part of CPython's own tests
 IS_SOUND = (3, 8) <= sys.version_info < (3, 12)
 ETH0, ETH1 = link(2), link(3)
 A, B, C = address("10.0.0.1/24"), address("10.0.0.2/24"), address("10.1.0.1/24", 3)
+D = address("10.2.0.1/24", 4)
 BEFORE, AFTER = (ETH0, A), (ETH0, A, B, ETH1, C)
+IFINDEXES = 2, 3, 4
 MOST = 700  # allocations; a turn has fewer
 
 
-def fails_at(agent: Agent, number: int) -> bool:
+def fails_at(agent: Agent, number: int, *after: Any) -> bool:
     """Let things change, without memory for one allocation; return whether something failed."""
-    events = dump(*AFTER)
+    events = dump(*after)
     _testcapi.set_nomemory(number, number + 1)
     try:
         for event in events:
@@ -48,13 +51,37 @@ def test_engine_without_memory_for_any_one_allocation_announces_all_after_the_ne
         agent = Agent(now=1000.0)
         agent.tell(*dump(*BEFORE))
         agent.wait(20.0)
-        if not fails_at(agent, number):
+        if not fails_at(agent, number, *AFTER):
             continue
         failures += 1
         agent.engine.is_damaged = True
         agent.now += 1.0
+        revision = agent.engine.revision
         frames = agent.tell(*dump(*AFTER)) + agent.wait(90.0)
         assert planned(agent.engine) == wanted, number
+        assert agent.engine.revision > revision, number  # other addresses are listened for
         late = {(f.announcement.ifindex, f.announcement.address) for f in frames if f.at > 1030.0}
         assert late >= wanted, number
+    assert failures > 100
+
+
+@pytest.mark.skipif(not IS_SOUND, reason="this Python itself fails without memory")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_engine_without_memory_for_any_one_allocation_keeps_nothing_of_links_that_went() -> None:
+    """One link is removed, one loses its carrier, and one loses an address."""
+    failures = 0
+    down = link(4, flags=NO_CARRIER)
+    for number in range(1, MOST):
+        agent = Agent(now=1000.0)
+        agent.tell(*dump(ETH0, A, B, ETH1, C, link(4), D))
+        agent.wait(20.0)
+        if not fails_at(agent, number, ETH0, A, down, D):
+            continue
+        failures += 1
+        agent.engine.is_damaged = True
+        agent.now += 1.0
+        frames = agent.tell(*dump(ETH0, A, down, D)) + agent.wait(90.0)
+        assert {frame.announcement.address for frame in frames} <= {A.address, b""}, number
+        due = [agent.engine.schedule.next_refresh(each) is not None for each in IFINDEXES]
+        assert due == [True, False, False], number
     assert failures > 100

@@ -35,8 +35,8 @@ from garp_agent.guest.core.model import (
     SendOutcome,
     Sent,
 )
+from garp_agent.guest.core.plan_changes import PlanChanges
 from garp_agent.guest.core.planner import Planner
-from garp_agent.guest.core.policy import Skip
 from garp_agent.guest.core.schedule import Schedule
 from garp_agent.guest.core.waiting_bursts import WaitingBursts
 from garp_agent.wire.model import (
@@ -58,10 +58,10 @@ if TYPE_CHECKING:
     from garp_agent.config.settings import Settings
     from garp_agent.guest.core.link_schedule import Due
     from garp_agent.guest.core.model import EngineEvent, KernelEvent
-    from garp_agent.guest.core.policy import LinkPlan
     from garp_agent.guest.core.shared_addresses import Route
 
 LATE = 1.0  # seconds; a turn that is less late does not count as a resume
+MAKE_UP_AGAIN = 30.0  # seconds between bursts because of a lack of memory, at least
 PROBE_KINDS = (Kind.ARP_PROBE, Kind.DAD_PROBE)  # a station that has the address answers them
 
 
@@ -97,18 +97,27 @@ class Engine:
         self._lease_notices = Repetition()
         self.revision = 0  # goes up whenever what is announced, or is listened for, changes
         self.overruns = 0
-        # The caller had no memory for an event, a plan or a frame: at the end of the next dump,
-        # everything is looked at again.
+        # The caller had no memory for an event, a request, a plan or a frame: at the end of the
+        # next dump, everything is looked at again.
         self.is_damaged = False
         self.resumes = 0
         self._bursts = WaitingBursts(
             self.planner, self.schedule, self.conflicts, self.choice, self.notices
         )
+        self._changes = PlanChanges(
+            self.planner,
+            self.schedule,
+            self.conflicts,
+            self.choice,
+            self.counters,
+            self._bursts,
+            self.notices,
+            occasion,
+        )
         self._frames: list[tuple[Due, Kind]] = []  # the address that was begun; an ARP reply, say
         self._awake_since = -inf  # the latest resume; lateness before it does not count again
-        # Why links are announced that were not before; None: because of a kernel event.
-        self._occasion: Cause | None = occasion
-        self._topology = 0  # of the inventory, when the links were grouped by NIC
+        # After a lack of memory: when to burst because of it; the latest such burst.
+        self._make_up_at, self._made_up_at = inf, -inf
 
     # -- what happens -----------------------------------------------------------------
 
@@ -134,7 +143,7 @@ class Engine:
         """Use other settings.  Links that are announced for the first time under them burst."""
         self.settings = settings
         self.conflicts.configure(settings.conflict, now)
-        self._occasion = Cause.OPERATOR
+        self._changes.occasion = Cause.OPERATOR
         self.planner.configure(settings)
         self._set_interval(now)
 
@@ -150,8 +159,10 @@ class Engine:
             return None
         if now - self.schedule.deadline() > LATE or self.lease.until <= now:
             self._expire(now)
+        if self._make_up_at <= now:
+            self._make_up(now)
         if self._bursts.by_link or self.planner.deadline() <= now:
-            self._make_plans(now)
+            self._take_in_changes(now)
         if self.conflicts.rivals and self.conflicts.deadline() <= now:
             self._take_steps(now)
         while True:
@@ -187,7 +198,9 @@ class Engine:
             return inf
         if self._bursts.by_link or self._frames:
             return -inf
-        deadline = min(self.schedule.deadline(), self.lease.until, self.planner.deadline())
+        deadline = min(
+            self.schedule.deadline(), self.lease.until, self.planner.deadline(), self._make_up_at
+        )
         return min(deadline, self.conflicts.deadline()) if self.conflicts.rivals else deadline
 
     def _expire(self, now: float) -> None:
@@ -229,8 +242,11 @@ class Engine:
         self.planner.apply(event)
         if self.is_damaged and isinstance(event, (DumpComplete, DumpPartial)):
             self.is_damaged = False
-            self.planner.rebuild()
+            self._changes.take_in_all(now)
+            self.revision += 1
             self._set_interval(now)  # which also puts into the schedule's heap what it has lost
+            if self._make_up_at == inf:
+                self._make_up_at = max(now, self._made_up_at + MAKE_UP_AGAIN)
 
     def _link_seen(self, event: LinkSeen, now: float) -> None:
         ifindex = event.link.ifindex
@@ -245,7 +261,7 @@ class Engine:
 
     def _burst_requested(self, event: BurstRequested, now: float) -> None:
         if self._bursts.by_link or self.planner.deadline() <= now:
-            self._make_plans(now)
+            self._take_in_changes(now)
         if event.ends_lease:
             self._end_lease("a hint came", now, burst=False)  # the hint itself is the burst
         # A flood of hints writes one line to the log: the first, until nothing is under way.
@@ -303,6 +319,15 @@ class Engine:
 
     # -- bursts and the lease -----------------------------------------------------------
 
+    def _make_up(self, now: float) -> None:
+        """Burst because of a lack of memory: a hint, or what the kernel said, may have been lost.
+
+        It begins with probes, because a return of the carrier may have been lost, too.
+        """
+        self._end_lease("out of memory", now, burst=False)
+        self._bursts.everywhere(Cause.RESUME)
+        self._make_up_at, self._made_up_at = inf, now
+
     def _set_interval(self, now: float) -> None:
         settings = self.settings
         leased = self.lease.is_in_force
@@ -323,108 +348,6 @@ class Engine:
             fields["further_changes"] = "not logged for up to a minute"
         self.notices.say(level, event, **fields)
 
-    # -- plans --------------------------------------------------------------------------
-
-    def _make_plans(self, now: float) -> None:
-        """Make the plans of the changed links anew, then start the bursts that wait for them.
-
-        Not during the first dump: half of it would look like an address that was added.
-        """
-        if not self.inventory.complete:
-            return
-        if self._topology != self.inventory.topology:
-            self.schedule.group(self.inventory.nics(), now)
-            self._topology = self.inventory.topology
-        for ifindex, before, after in self.planner.replan(now):
-            try:
-                if after is not None and after.targets:
-                    self._announce(before, after, now)
-                else:
-                    self._withdraw(ifindex, before, after, now)
-            except MemoryError:
-                if before is not None and after is not None:
-                    self.plans[ifindex] = before  # the next plans show the change again
-                raise
-        self._bursts.start(now)
-        if self._occasion is not None:  # other settings are in force
-            for key, selector in self.planner.unmatched():
-                self.notices.say(LEVEL_NOTICE, "selector-unmatched", key=key, selector=selector)
-        self._occasion = None
-
-    def _withdraw(
-        self, ifindex: int, before: LinkPlan | None, after: LinkPlan | None, now: float
-    ) -> None:
-        if before is not None and before.targets:
-            self.schedule.set_addresses(ifindex, {}, now)
-            self.conflicts.keep(ifindex, (), now)
-            self.counters.keep(ifindex, ())
+    def _take_in_changes(self, now: float) -> None:
+        if self._changes.take_in(now):
             self.revision += 1
-            why = "no address to announce"
-            if after is None or after.skip is not None:
-                why = after.skip.value if after is not None and after.skip else "gone"
-            else:
-                self._say_withdrawn(before, after)
-            name = before.link.name
-            self.notices.say(LEVEL_INFO, "link-withdrawn", interface=name, reason=why)
-            self.choice.forget(ifindex)  # the switches may forget it while the link is down
-        if after is None:
-            self.schedule.remove(ifindex, now)
-
-    def _say_withdrawn(self, before: LinkPlan, after: LinkPlan) -> None:
-        """Log the addresses that are not announced any more, and why."""
-        reasons = {item.address: reason.value for item, reason in after.skipped}
-        for address in before.targets:
-            if address and address not in after.targets:
-                self.notices.say(
-                    LEVEL_INFO,
-                    "address-withdrawn",
-                    interface=after.link.name,
-                    address=address,
-                    reason=reasons.get(address, "removed"),
-                )
-
-    def _announce(self, before: LinkPlan | None, after: LinkPlan, now: float) -> None:
-        ifindex = after.link.ifindex
-        known = before.targets if before is not None else {}
-        if known != after.targets:
-            self.revision += 1
-        self.conflicts.keep(ifindex, after.targets, now)
-        for address in after.targets:
-            if address not in known:
-                self.conflicts.appear(ifindex, address, now)
-        frames = {
-            each.address: len(self.choice.kinds(ifindex, each)) for each in after.targets.values()
-        }
-        self.schedule.set_addresses(ifindex, frames, now)
-        self.counters.keep(ifindex, after.targets)
-        if before is None or not known:
-            was_up = before is not None and before.skip in (None, Skip.VIRTUAL_ROUTER)
-            usual = Cause.ADDRESS_ADDED if was_up else Cause.LINK_UP
-            self._bursts.by_link.setdefault(ifindex, self._occasion or usual)
-        elif before.link.hardware_address != after.link.hardware_address:
-            self._bursts.later(ifindex, Cause.HARDWARE_ADDRESS_CHANGED)
-            self.notices.say(
-                LEVEL_INFO,
-                "hardware-address-changed",
-                interface=after.link.name,
-                hardware_address=after.link.hardware_address,
-                before=before.link.hardware_address,
-            )
-        else:
-            # New, no longer optimistic, a router now, ...
-            fresh = [
-                address for address, target in after.targets.items() if target != known.get(address)
-            ]
-            if fresh:
-                self.schedule.burst(ifindex, Cause.ADDRESS_ADDED, now, addresses=fresh)
-        if before is not None:
-            self._say_withdrawn(before, after)
-        for address in after.targets:
-            if address not in known:
-                self.notices.say(
-                    LEVEL_INFO,
-                    "address-announced",
-                    interface=after.link.name,
-                    address=address or None,
-                    hardware_address=after.link.hardware_address,
-                )

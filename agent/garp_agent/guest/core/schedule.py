@@ -25,7 +25,7 @@ from garp_agent.guest.core.model import Cause
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Container, Iterable, Mapping
 
     from garp_agent.config.settings import Settings
 
@@ -129,6 +129,13 @@ class Schedule:
             self._push(link, inf)
             link.nic.links -= 1
         self._forget_nics(now)
+
+    def keep(self, ifindexes: Container[int], now: float) -> list[int]:
+        """Forget the links that are not among ``ifindexes``; return them."""
+        others = [ifindex for ifindex in self._links if ifindex not in ifindexes]
+        for ifindex in others:
+            self.remove(ifindex, now)
+        return others
 
     # -- triggers -------------------------------------------------------------------
 
