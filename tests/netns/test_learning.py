@@ -127,7 +127,7 @@ def test_frame_leaves_as_it_is_with_all_tags(
 ) -> None:
     frame = learning_frame(mac(GUEST), tags)
     with tiny_lab.entered("guest"), closing(tiny_lab.packet_socket("guest", "eth0")) as seen:
-        assert sender.send(index("eth0"), "eth0", frame) == 0
+        assert sender.send(index("eth0"), "eth0", [frame, frame]) == (2, 0)
         seen.settimeout(30.0)
         while (received := seen.recv(2048))[6:12] != mac(GUEST):
             pass
@@ -141,15 +141,17 @@ def test_errors_are_those_of_the_kernel_and_a_new_link_is_found(
     with tiny_lab.entered("guest"):
         tiny_lab.ip("guest", "link add d0 type veth peer name d1")
         first = index("d0")
-        assert sender.send(first, "d0", frame) == errno.ENETDOWN
+        assert sender.send(first, "d0", [frame]) == (0, errno.ENETDOWN)
         tiny_lab.ip("guest", "link set d0 up", "link set d1 up")
-        assert sender.send(first, "d0", frame) == 0
+        assert sender.send(first, "d0", [frame]) == (1, 0)
         tiny_lab.ip("guest", "link delete d0", "link add d0 up type veth peer name d1")
         tiny_lab.ip("guest", "link set d1 up")
-        assert sender.send(first, "d0", frame) in (errno.ENXIO, errno.ENODEV)
-        assert sender.send(first, "d0", frame) == errno.ENODEV  # the name is another link's
-        assert sender.send(index("d0"), "d0", frame) == 0
-        assert sender.send(9999, "w\udcffx", frame) == errno.EILSEQ
+        assert sender.send(first, "d0", [frame])[1] in (errno.ENXIO, errno.ENODEV)
+        assert sender.send(first, "d0", [frame]) == (0, errno.ENODEV)  # the name is another link's
+        assert sender.send(index("d0"), "d0", [frame]) == (1, 0)
+        too_long = frame + bytes(1500)
+        assert sender.send(index("d0"), "d0", [frame, too_long, frame]) == (1, errno.EMSGSIZE)
+        assert sender.send(9999, "w\udcffx", [frame]) == (0, errno.EILSEQ)
 
 
 def test_sockets_of_bonds_that_are_gone_are_closed(
@@ -160,7 +162,7 @@ def test_sockets_of_bonds_that_are_gone_are_closed(
         counts = []
         for _ in range(3):
             tiny_lab.ip("guest", "link add d0 up type veth peer name d1", "link set d1 up")
-            assert sender.send(index("d0"), "d0", frame) == 0
+            assert sender.send(index("d0"), "d0", [frame]) == (1, 0)
             counts.append(len(os.listdir("/proc/self/fd")))
             tiny_lab.ip("guest", "link delete d0")
     assert counts == counts[:1] * 3

@@ -201,10 +201,10 @@ class Learning:
 
     def _send(self, now: float) -> None:
         while True:
-            entry = self._rounds.next_entry(now)
-            if entry is None:
+            batch = self._rounds.next_batch(now)
+            if not batch:
                 return
-            frame = learning_frame(entry.hardware_address, entry.tags)
-            number = self._socket.send(entry.bond_ifindex, entry.bond, frame)
+            frames = [learning_frame(each.hardware_address, each.tags) for each in batch]
+            sent, number = self._socket.send(batch[0].bond_ifindex, batch[0].bond, frames)
             # Not `now`: the tables were read and planned since, and the history tells how long.
-            self._rounds.sent(number, is_full(number), self._clock())
+            self._rounds.sent(sent, number, is_full(number), self._clock())

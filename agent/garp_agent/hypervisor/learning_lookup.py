@@ -87,7 +87,7 @@ def send_learning(entries: tuple[LearningEntry, ...], pace: int) -> dict[int, in
 def _send(sender: LearningSocket, entry: LearningEntry) -> int:
     frame = learning_frame(entry.hardware_address, entry.tags)
     for _ in range(ATTEMPTS):
-        result = sender.send(entry.bond_ifindex, entry.bond, frame)
+        _sent, result = sender.send(entry.bond_ifindex, entry.bond, (frame,))
         if not is_full(result):
             return result
         time.sleep(0.001)

@@ -54,9 +54,9 @@ class Rounds:
         """Send what may be sent now; give each this result."""
         self.now = now
         found = []
-        while (entry := self.rounds.next_entry(now)) is not None:
-            found.append(entry)
-            self.rounds.sent(number, is_full, now)
+        while batch := self.rounds.next_batch(now):
+            found += batch[:1] if number else batch
+            self.rounds.sent(0 if number else len(batch), number, is_full, now)
             if is_full:
                 break
         return found
@@ -206,13 +206,54 @@ def test_full_queue_of_a_bond_does_not_hold_up_another_bond() -> None:
     rounds.rounds.advance(100.0)
     rounds.read(100.0)
     first = rounds.send(100.0, errno.ENOBUFS, is_full=True)
-    other = rounds.rounds.next_entry(100.0)
-    assert other is not None
+    [other] = rounds.rounds.next_batch(100.0)
     assert (first[0].bond, other.bond) == ("bond0", "bond1")
-    rounds.rounds.sent(0, False, 100.0 + 2 * TICK)  # when the first may be sent again
+    rounds.rounds.sent(1, 0, False, 100.0 + 2 * TICK)  # when the first may be sent again
     assert rounds.rounds.history[-1].values()["first_seconds"] == 2 * TICK
     assert rounds.rounds.deadline() == 100.0 + TICK
     assert rounds.send(100.0 + TICK) == first
+
+
+def test_batch_ends_before_another_bond_and_before_a_link_that_is_gone() -> None:
+    rounds = Rounds()
+    rounds.host.change(bond(4, "bond1", 11), bridge(11, "br1")._replace(flags=0))
+    rounds.host.change(port(70, "q0", 11))
+    rounds.heard = {1: 80.0, 2: 81.0, 3: 82.0, 4: 83.0, 5: 85.0}
+    rounds.state.take([LinkCounters(70, 1, 1)], 70.0)
+    rounds.state.take([TableEntry(guest(9), 70, 11, 0, 0.0)], 84.0)
+    rounds.rounds.begin([3, 4], frozenset(), 100.0, 0.0)
+    rounds.rounds.advance(100.0)
+    rounds.read(100.0)
+    rounds.host.remove(PORTS[3])
+    batches = []
+    while batch := rounds.rounds.next_batch(100.0):
+        batches.append([each.port for each in batch])
+        rounds.rounds.sent(len(batch), 0, False, 100.0)
+    assert batches == [["p21"], ["p22"], ["p24"], ["q0"], ["p25"]]
+
+
+def test_batch_that_an_error_ends_is_counted_up_to_it() -> None:
+    rounds = Rounds()
+    rounds.heard = dict.fromkeys(range(8), 90.0)
+    rounds.begin(100.0)
+    rounds.read(100.0)
+    first = rounds.rounds.next_batch(100.0)
+    assert len(first) == 1  # the history has its time
+    rounds.rounds.sent(1, 0, False, 100.001)
+    rest = rounds.rounds.next_batch(100.001)
+    rounds.rounds.sent(2, errno.ENETDOWN, False, 100.002)
+    assert rounds.rounds.next_batch(100.002) == rest[3:4]  # alone: it can fail as well
+    rounds.rounds.sent(1, 0, False, 100.002)
+    assert rounds.rounds.next_batch(100.002) == rest[4:]
+    rounds.rounds.sent(1, errno.ENOBUFS, True, 100.003)
+    assert rounds.rounds.next_batch(100.0035) == []
+    assert rounds.rounds.next_batch(100.005) == rest[5:6]
+    rounds.rounds.sent(1, 0, False, 100.005)
+    assert rounds.rounds.next_batch(100.005) == rest[6:]
+    rounds.rounds.sent(1, 0, False, 100.006)
+    values = rounds.rounds.history[-1].values()
+    assert (values["sent"], values["failed"]) == (7, {str(errno.ENETDOWN): 1})
+    assert (values["first_seconds"], values["last_seconds"]) == (0.001, 0.006)
 
 
 def followed(carrier: bool) -> list[FollowedLink]:

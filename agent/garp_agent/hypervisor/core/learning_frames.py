@@ -14,7 +14,7 @@ from struct import Struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from garp_agent.hypervisor.core.linkstate import VlanTag
 
@@ -24,9 +24,10 @@ _TAG = Struct("!HH")  # TPID, and priority 0 with the VLAN
 _BROADCAST = b"\xff" * 6
 _RARP = bytes.fromhex("8035000108000604 0003")  # opcode 3: request reverse
 _NO_ADDRESS = bytes(4)
+_REST = bytes(LEAST - 38)  # after the second MAC: no IP address, and padding
 
 
-def learning_frame(hardware_address: bytes, tags: Iterable[VlanTag]) -> bytes:
+def learning_frame(hardware_address: bytes, tags: Sequence[VlanTag]) -> bytes:
     """Return the frame for a MAC; ``tags``: the outer one first.
 
     It has 60 bytes and 4 for each tag, so that it is long enough after switches removed all tags.
@@ -34,7 +35,6 @@ def learning_frame(hardware_address: bytes, tags: Iterable[VlanTag]) -> bytes:
     """
     if len(hardware_address) != 6:
         raise ValueError(f"hardware address has {len(hardware_address)} bytes; must have 6")
-    tagged = b"".join([_TAG.pack(tag.protocol, tag.vlan) for tag in tags])
-    addresses = (hardware_address + _NO_ADDRESS) * 2
-    frame = _BROADCAST + hardware_address + tagged + _RARP + addresses
-    return frame.ljust(LEAST + len(tagged), b"\0")
+    address = hardware_address
+    tagged = b"".join([_TAG.pack(tag.protocol, tag.vlan) for tag in tags]) if tags else b""
+    return b"".join((_BROADCAST, address, tagged, _RARP, address, _NO_ADDRESS, address, _REST))

@@ -11,6 +11,7 @@ opens no socket.  The caller reads the tables when :attr:`LearningRounds.wants_t
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from math import inf
 
 from garp_agent.hypervisor.core.guests import rounded
@@ -75,6 +76,9 @@ class _Run:
         self.waits_since = inf  # for tables; inf: it does not
         self.queue: deque[LearningEntry] = deque()
         self.attempts = 0  # of the first in the queue
+        # Whether the latest frame was sent.  If not, the next one comes alone: it can fail as well,
+        # and of the first one the history has the time.
+        self.is_sending = False
         self.retry_at = -inf  # when that may be sent, after its bond's queue was full
 
     @property
@@ -106,7 +110,7 @@ class LearningRounds:
         self._pace = pace
         self._notices = notices
         self._runs: list[_Run] = []
-        self._sending: _Run | None = None  # has the frame of the latest next_entry()
+        self._sending: _Run | None = None  # has the frames of the latest next_batch()
         self._down: dict[str, float] = {}  # since when a bond has had no carrier, by name
         self._lost: dict[str, float] = {}  # the same of those that had none for LOST_FOR
         self._budget = 0.0  # frames that may be sent now
@@ -167,7 +171,7 @@ class LearningRounds:
                 self._plan(run, now)
 
     def deadline(self) -> float:
-        """Return when :meth:`advance` and :meth:`next_entry` must be called at the latest."""
+        """Return when :meth:`advance` and :meth:`next_batch` must be called at the latest."""
         times = [run.due for run in self._runs]
         times += [run.waits_since + TABLES_WITHIN for run in self._runs]
         retries = [run.retry_at for run in self._runs if run.queue]
@@ -175,49 +179,49 @@ class LearningRounds:
             times.append(max(self._filled_at + (TICK if self._pace else 0.0), min(retries)))
         return min(times, default=inf)
 
-    def next_entry(self, now: float) -> LearningEntry | None:
-        """Return the frame to send now, whose result :meth:`sent` takes; None: none before later.
+    def next_batch(self, now: float) -> list[LearningEntry]:
+        """Return frames to send now, all on one bond; []: none before later.
 
-        The same one again until then.
+        :meth:`sent` takes the result, before any link changes.
         """
         self._fill(now)
         if self._budget < 1:
-            return None
+            return []
         for run in self._runs:
-            while run.queue and run.retry_at <= now:  # a full queue holds up no other bond
-                entry = run.queue[0]
-                if entry.bond_ifindex in run.bonds and self._is_there(entry):
+            if run.queue and run.retry_at <= now:  # a full queue holds up no other bond
+                batch = self._batch(run)
+                if batch:
                     self._sending = run
-                    return entry
-                run.queue.popleft()
+                    return batch
                 self._end_round(run)
-        return None
+        return []
 
-    def sent(self, number: int, is_full: bool, now: float) -> None:
-        """Take in the result of the frame of :meth:`next_entry`.
+    def sent(self, count: int, number: int, is_full: bool, now: float) -> None:
+        """Take in what became of the frames of :meth:`next_batch`.
 
-        ``number``: the errno; 0: sent.  ``is_full``: it may be sent again later.  ``now`` may be
-        later than that of :meth:`next_entry`.
+        ``count``: so many were sent.  ``number``: the errno of the next one; 0: there is none.
+        ``is_full``: that one may be sent again later.  ``now`` may be later than that of
+        :meth:`next_batch`.
         """
         run = self._sending
         assert run is not None
-        run.attempts += 1
-        if is_full and run.attempts < ATTEMPTS:
-            run.retry_at = now + TICK
-            return
-        run.attempts = 0
-        run.queue.popleft()
-        self._budget -= 1
+        run.is_sending = not number
         record = run.record
-        if number:
-            record.failed[number] = record.failed.get(number, 0) + 1
-            self.failed_total[number] = self.failed_total.get(number, 0) + 1
-        else:
-            record.sent += 1
-            self.sent_total += 1
+        if count:
+            self._remove(run, count)
+            record.sent += count
+            self.sent_total += count
             after = now - run.began
             record.first = after if record.first is None else record.first
             record.last = after if record.rounds == 1 else record.last
+        if number:
+            run.attempts += 1
+            if is_full and run.attempts < ATTEMPTS:
+                run.retry_at = now + TICK
+                return
+            self._remove(run, 1)
+            record.failed[number] = record.failed.get(number, 0) + 1
+            self.failed_total[number] = self.failed_total.get(number, 0) + 1
         self._end_round(run)
 
     def preview(self, now: float) -> LearningPlan:
@@ -280,10 +284,31 @@ class LearningRounds:
             self._budget = min(self._budget + earned, float(LATE * self._pace or AT_ONCE))
             self._filled_at = now
 
-    def _is_there(self, entry: LearningEntry) -> bool:
+    def _batch(self, run: _Run) -> list[LearningEntry]:
+        """Return the next frames of a run that could leave; []: it has none."""
+        queue, links = run.queue, self._table.links
+        while queue and not self._is_there(run, queue[0]):
+            queue.popleft()
+        most = int(self._budget) if run.is_sending else 1
+        batch: list[LearningEntry] = []
+        for entry in islice(queue, most):
+            if entry.bond_ifindex != queue[0].bond_ifindex or entry.port_ifindex not in links:
+                break
+            batch.append(entry)
+        return batch
+
+    def _is_there(self, run: _Run, entry: LearningEntry) -> bool:
         """Return whether the links of a plan are still there, and a frame could leave."""
         bond = self._table.links.get(entry.bond_ifindex)
-        return bond is not None and bond.has_carrier and entry.port_ifindex in self._table.links
+        is_wanted = entry.bond_ifindex in run.bonds and entry.port_ifindex in self._table.links
+        return is_wanted and bond is not None and bond.has_carrier
+
+    def _remove(self, run: _Run, count: int) -> None:
+        """Take frames out of the queue that have been sent or given up."""
+        for _ in range(count):
+            run.queue.popleft()
+        run.attempts = 0
+        self._budget -= count
 
     def _lost_by_index(self) -> dict[int, float]:
         links = self._table.links.values()

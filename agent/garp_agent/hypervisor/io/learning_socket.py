@@ -9,6 +9,10 @@ from __future__ import annotations
 import errno
 import socket
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 _GONE = (errno.ENXIO, errno.ENODEV)
 _FULL = (errno.EAGAIN, errno.ENOBUFS)
 
@@ -28,24 +32,27 @@ class LearningSocket:
         except PermissionError:
             raise NoRawFramesError("learning frames need the capability CAP_NET_RAW") from None
 
-    def send(self, ifindex: int, name: str, frame: bytes) -> int:
-        """Send one whole frame; return the errno (0: sent).
+    def send(self, ifindex: int, name: str, frames: Iterable[bytes]) -> tuple[int, int]:
+        """Send whole frames until one fails; return how many were sent, and the errno (0: all).
 
         ``name``: of the link with this ifindex.
         """
+        sent = 0
         try:
             bound = self._sockets.get(ifindex)
             if bound is None:
                 bound = self._bind(ifindex, name)
-            bound.send(frame)
+            for frame in frames:
+                bound.send(frame)
+                sent += 1
         except OSError as error:
             number = error.errno or errno.EIO
             if number in _GONE and ifindex in self._sockets:
                 self._sockets.pop(ifindex).close()
-            return number
+            return sent, number
         except UnicodeError:  # Python binds to UTF-8 names only; the kernel allows any bytes
-            return errno.EILSEQ
-        return 0
+            return sent, errno.EILSEQ
+        return sent, 0
 
     def close(self) -> None:
         """Close the sockets."""
