@@ -299,14 +299,15 @@ class WatcherDaemon:
         self._take(self._fanout.read(now), now)
 
     def _call(self, calls: list[Call], now: float) -> None:
-        urgent = {call.path for call in calls if call.kind == HINT}
-        if urgent and len(self._fanout):
+        if len(self._fanout):
             # QEMU serves one client at a time: a contact under way would delay the hint.
-            self._fanout.cancel(urgent)
-        self._rewrites.add(call for call in calls if call.kind == REWRITE)
-        others = [call for call in calls if call.kind != REWRITE]
-        if others:
-            self._take(self._fanout.start(others, now), now)
+            self._fanout.cancel({call.path for call in calls if call.kind == HINT})
+        rewrites = [call for call in calls if call.kind == REWRITE]
+        if rewrites:
+            self._rewrites.add(rewrites)
+            calls = [call for call in calls if call.kind != REWRITE]
+        if calls:
+            self._take(self._fanout.start(calls, now), now)
 
     def _take(self, results: list[Result], now: float) -> None:
         calls = [call for result in results for call in self._watcher.finished(result, now)]

@@ -109,7 +109,8 @@ class Talk:
         turns = []
         while self.watcher.deadline() <= until:
             now = self.watcher.deadline()
-            turns.append((now, self.turn(now)))
+            asks = self.turn(now)
+            turns += [(now, asks)] if asks else []
         return turns
 
     def meet(self, now: float = 0.0) -> Talk:

@@ -99,6 +99,26 @@ def test_lease_is_revoked_at_once_when_its_path_ends_and_comes_back_a_minute_aft
     assert talk.turn(157.5) == {"a": REVOKE}
 
 
+def test_changed_link_looks_at_no_guest_before_the_hints_of_its_failover() -> None:
+    """With 1,000 guests that takes some milliseconds, for which no hint waits."""
+    looked_at = []
+
+    def path_of(guest: Guest, followed: frozenset[str]) -> GuestPath:
+        looked_at.append(guest.channel)
+        return GuestPath(followed)
+
+    talk = Talk(A, path_of=path_of).meet()
+    looked_at.clear()
+    talk.watcher.follow((BOND0._replace(carrier=False), BOND1), 6.0)
+    assert looked_at == []
+    calls = talk.failover(6.0)
+    assert looked_at == [A]  # whether it is behind the link
+    assert talk.watcher.deadline() == 6.0
+    assert talk.turn(6.0) == {}
+    talk.answer(calls, 6.0)
+    assert talk.guest("a", 6.0)["no_lease"] == "bond0 has no carrier"
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -43,13 +43,13 @@ REPLIED = (Outcome.ANSWERED, Outcome.REFUSED)  # an agent replied to all request
 class Exchange:
     """Requests that are sent together, and the replies to them."""
 
-    __slots__ = ("_awaited", "_decoder", "_noise", "outgoing", "replies")
+    __slots__ = ("_decoder", "_noise", "_requests", "outgoing", "replies")
 
     def __init__(self, requests: Mapping[str, bytes]) -> None:
-        """``requests``: lines by their ids."""
+        """``requests``: lines by their ids; they do not change any more."""
         self.outgoing = b"".join(requests.values())  # not sent yet
         self.replies: dict[str, Reply] = {}  # by id
-        self._awaited = set(requests)
+        self._requests = requests
         self._decoder: LineDecoder | None = None  # not before a reply: no hint waits for it
         self._noise = 0  # bytes since the last expected reply
 
@@ -63,7 +63,7 @@ class Exchange:
         for line in self._decoder.feed(data):
             if isinstance(line, bytes):
                 self._take(line)
-        if not self._awaited:
+        if len(self.replies) == len(self._requests):
             refused = any(reply.error_class for reply in self.replies.values())
             return Outcome.REFUSED if refused else Outcome.ANSWERED
         return Outcome.GARBAGE if self._noise > NOISE_LIMIT else None
@@ -77,9 +77,9 @@ class Exchange:
             reply = parse_reply(line)
         except ProtocolError:
             return
-        if isinstance(reply.id, str) and reply.id in self._awaited:
-            self._awaited.remove(reply.id)
-            self.replies[reply.id] = reply
+        id = reply.id
+        if isinstance(id, str) and id in self._requests and id not in self.replies:
+            self.replies[id] = reply
             self._noise = 0
 
 

@@ -109,7 +109,7 @@ class Guest:
         self.next_contact = inf
         requests: dict[str, bytes] = {}
         if not self.is_met:
-            requests = writer.requests(self, self.first_number, FIRST_REASON, delay, now)
+            requests.update(writer.requests(self, self.first_number, FIRST_REASON, delay, now))
         else:
             # Not longer than a refresh can be away without a lease: this host may die.
             wanted = min(wanted, self.longest_interval)

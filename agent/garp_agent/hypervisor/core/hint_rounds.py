@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 HINT = "hint"  # kind of a call
 HISTORY = 100  # failovers kept
+_ANSWERED = Outcome.ANSWERED
 LINKS_COUNTED = 256  # links whose failovers are counted: tenant networks come and go
 LOGGED_AFTER = 3  # rounds, after which a guest that answered none of them is logged
 FRAMES_MOST = 1000000  # frames that one guest can claim for one hint
@@ -80,9 +81,10 @@ class Rounds:
             self._retire(older)
         self.history.append(record)
         self._active[record.number] = record
+        leases = 0
         for guest in guests:
             guest.hints += 1
-        leases = sum(guest.lease.may_be_held(now) for guest in guests)
+            leases += guest.lease.may_be_held(now)
         self._notices.say(
             LEVEL_NOTICE,
             "failover",
@@ -175,12 +177,13 @@ class Rounds:
         return any(path in record.awaited for record in self._active.values())
 
     def _next_round(self, record: FailoverRecord, now: float) -> list[Call]:
-        known = [self._guests.get(path) for path in sorted(record.behind)]
-        guests = [guest for guest in known if guest is not None]
+        guests = [guest for path, guest in self._guests.items() if path in record.behind]
         if not record.rounds:
             # First the guests whose agent answers: the others may have none.
-            guests.sort(key=lambda guest: (guest.is_silent, not guest.answers))
-            return self._round(record, guests, now)
+            first = [guest for guest in guests if guest.outcome is _ANSWERED]
+            others = [guest for guest in guests if guest.outcome is not _ANSWERED]
+            others.sort(key=lambda guest: (guest.is_silent, not guest.answers))
+            return self._round(record, first + others, now)
         # A guest that still owes a reply has the hint, or will get it when QEMU is free.
         agents = [guest for guest in guests if _may_answer(guest, record)]
         if not agents:
@@ -190,13 +193,14 @@ class Rounds:
 
     def _round(self, record: FailoverRecord, guests: list[Guest], now: float) -> list[Call]:
         number = self._writer.number()
+        reason, rounds = record.reason, 1 if record.rounds else 0
+        requests = self._writer.requests
         calls = []
         for guest, delay in zip(guests, self._writer.delays(guests, now)):
-            record.awaited[guest.channel.path] = guest.channel.guest
-            lines = self._writer.requests(
-                guest, number, record.reason, delay, now, rounds=1 if record.rounds else 0
-            )
-            calls.append(Call(guest.channel.path, Exchange(lines), HINT, record.number))
+            name, path, _ = guest.channel
+            record.awaited[path] = name
+            lines = requests(guest, number, reason, delay, now, rounds)
+            calls.append(Call(path, Exchange(lines), HINT, record.number))
         if record.behind:
             record.rounds += 1
             record.plan_round(now, max(now, self._writer.free_at))

@@ -17,7 +17,7 @@ from garp_agent.wire.protocol import BURST_DELAY, REASON_LIMIT, encode_request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from garp_agent.hypervisor.core.guests import Guest
 
@@ -34,8 +34,10 @@ class HintWriter:
         self._pace = pace
         self._numbers = count(1)
         # The latest lines: all guests of a round get the same bytes, and JSON is slow to write.
-        self._burst: tuple[object, str, bytes] = (None, "", b"")  # arguments, id, line
-        self._revocation: tuple[int, str, bytes] = (0, "", b"")  # number, id, line
+        self._hint: tuple[object, ...] = ()  # what the lines are for
+        self._lines: dict[str, bytes] = {}  # by id
+        self._revocation: tuple[int, dict[str, bytes]] = (0, {})  # number, line
+        self._lines_and_revocation: dict[str, bytes] = {}
 
     def number(self) -> int:
         """Return the number of the next hint, or of the next hints that mean the same."""
@@ -61,26 +63,19 @@ class HintWriter:
 
     def requests(
         self, guest: Guest, number: int, reason: str, delay: float, now: float, rounds: int = 0
-    ) -> dict[str, bytes]:
+    ) -> Mapping[str, bytes]:
         """Return the lines of a hint to one guest, by id, and count its lease as ended.
 
         ``delay``: seconds before the burst.  ``rounds``: 0 as configured in the guest.
         """
         wanted = (number, reason, delay, rounds)
-        if self._burst[0] != wanted:
-            self._burst = (wanted, *self._write_burst(number, reason, delay, rounds))
-        lines = {self._burst[1]: self._burst[2]}
-        if guest.lease.void(now) or not guest.is_met:
-            if self._revocation[0] != number:
-                id = f"bye-{self.boot}-{number}"
-                line = encode_request("lease", {"seconds": 0}, id, delimited=False)
-                self._revocation = (number, id, line)
-            lines[self._revocation[1]] = self._revocation[2]
-        return lines
+        if self._hint != wanted:
+            self._write(number, reason, delay, rounds)
+            self._hint = wanted
+        must_revoke = guest.lease.void(now) or not guest.is_met
+        return self._lines_and_revocation if must_revoke else self._lines
 
-    def _write_burst(
-        self, number: int, reason: str, delay: float, rounds: int
-    ) -> tuple[str, bytes]:
+    def _write(self, number: int, reason: str, delay: float, rounds: int) -> None:
         arguments: dict[str, object] = {
             "reason": reason[:REASON_LIMIT],
             "boot": self.boot,
@@ -91,4 +86,9 @@ class HintWriter:
         if rounds:
             arguments["count"] = rounds
         id = f"hint-{self.boot}-{number}"
-        return id, encode_request("burst", arguments, id)
+        self._lines = {id: encode_request("burst", arguments, id)}
+        if number != self._revocation[0]:
+            id = f"bye-{self.boot}-{number}"
+            line = encode_request("lease", {"seconds": 0}, id, delimited=False)
+            self._revocation = number, {id: line}
+        self._lines_and_revocation = {**self._lines, **self._revocation[1]}

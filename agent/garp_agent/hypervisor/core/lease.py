@@ -47,7 +47,7 @@ class PromisedLease:
 
     def void(self, now: float) -> bool:
         """Count the promise as ended; return whether the guest must be told."""
-        self._unconfirmed = self.may_be_held(now)
+        self._unconfirmed = self._unconfirmed or self._until > now
         self._until = -inf
         self._refused = False
         return self._unconfirmed

@@ -6,6 +6,8 @@ results and the time come in, calls go out.
 
 from __future__ import annotations
 
+from math import inf
+
 from garp_agent.hypervisor.core.announce_self import ANNOUNCE_SELF, REWRITE, SelfAnnouncements
 from garp_agent.hypervisor.core.contacts import Contacts
 from garp_agent.hypervisor.core.exchange import Outcome
@@ -57,6 +59,7 @@ class Watcher:
         ``path_of``: takes a guest and the names of the followed links; returns its path.
         """
         self._notices = Notices()
+        self._look_at = inf  # when to look at the paths of all guests
         self._paths = Paths(options.lease_after, path_of)
         writer = HintWriter(boot, options.pace)
         self._contacts = Contacts(options.lease, self._paths, writer, random, self._notices)
@@ -65,6 +68,7 @@ class Watcher:
 
     def found(self, channels: Iterable[Channel], now: float) -> None:
         """Take in the channels that exist now."""
+        self._look_at = inf
         self._contacts.found(channels, now)
 
     def found_monitors(self, monitors: Iterable[Channel]) -> None:
@@ -72,9 +76,12 @@ class Watcher:
         self._announcements.found(monitors)
 
     def follow(self, links: Iterable[FollowedLink], now: float) -> None:
-        """Take in the state of all followed links, before their failovers."""
+        """Take in the state of all followed links, before their failovers.
+
+        Which guests are to be contacted, :meth:`advance` finds out: no hint waits for that.
+        """
         if self._paths.follow(links, now):
-            self._contacts.paths_changed(now)
+            self._look_at = now
 
     def failover(
         self,
@@ -168,12 +175,15 @@ class Watcher:
 
     def advance(self, now: float) -> list[Call]:
         """Return the calls that are due."""
+        if now >= self._look_at:
+            self._look_at = inf
+            self._contacts.paths_changed(now)
         calls = self._rounds.advance(now)
         return calls + self._contacts.advance(now, self._rounds.is_awaited)
 
     def deadline(self) -> float:
         """Return when :meth:`advance` must be called at the latest."""
-        return min(self._rounds.deadline(), self._contacts.deadline())
+        return min(self._look_at, self._rounds.deadline(), self._contacts.deadline())
 
     def revoke_leases(self, now: float) -> list[Call]:
         """Return the calls that revoke all leases, for the end of the watcher."""

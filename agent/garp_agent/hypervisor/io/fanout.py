@@ -21,6 +21,7 @@ import os
 import resource
 import select
 import socket
+from itertools import repeat
 from math import inf
 from socket import SocketType
 
@@ -37,8 +38,8 @@ BATCH = 256  # sockets handled in one call of read()
 CHUNK = 16384  # bytes read from one socket in one call of read()
 DESCRIPTORS = 65536  # the limit asked for, if the administrator allows as many
 SPARE_DESCRIPTORS = 64  # kept for the rest of the process
-PATH_MOST = 107  # bytes of a path in an address, without the zero byte at its end
 
+_UNIX = int(socket.AF_UNIX)
 _STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _OUTCOMES = {
@@ -94,7 +95,7 @@ class Fanout:
     def start(self, calls: Iterable[Call], now: float) -> list[Result]:
         """Start calls; return the results that are known at once."""
         results: list[Result] = []
-        self._begin([(call, now) for call in calls], now, results)
+        self._begin(zip(calls, repeat(now)), now, results)
         return results
 
     def cancel(self, paths: set[str]) -> None:
@@ -150,14 +151,18 @@ class Fanout:
 
     # -- beginning ----------------------------------------------------------------------
 
-    def _begin(self, entries: list[tuple[Call, float]], now: float, results: list[Result]) -> None:
-        begun: list[_OpenCall] = []
+    def _begin(
+        self, entries: Iterable[tuple[Call, float]], now: float, results: list[Result]
+    ) -> None:
+        # Up to the last send() only what it needs: a guest that is hinted waits for it.
+        begun: list[tuple[Call, float, SocketType, int]] = []
+        free = self.most - len(self._open)
         for call, started in entries:
-            if len(self._open) + len(begun) >= self.most:
+            if len(begun) >= free:
                 self._waiting.append(call)
                 continue
             try:
-                opened = self._connect(call, started, now + self.timeout)
+                sock, sent = _connect_and_send(call.path, call.exchange.outgoing)
             except BlockingIOError:
                 self._refused.append((call, started))
                 self._reconnect_at = min(self._reconnect_at, now + RECONNECT)
@@ -168,37 +173,24 @@ class Fanout:
                 else:
                     results.append(_failed(call, error, now - started))
             else:
-                begun.append(opened)
-        for opened in begun:
-            self._open[opened.sock.fileno()] = opened
-            self._epoll.register(opened.sock.fileno(), _interest(opened))
-
-    def _connect(self, call: Call, started: float, expires: float) -> _OpenCall:
-        sock = SocketType(socket.AF_UNIX, _STREAM)  # without the methods that Python adds
-        opened = _OpenCall(call, sock, started, expires)
-        try:
-            _connect_socket(sock, call.path)
-            self._send(opened)
-        except OSError:
-            sock.close()
-            raise
-        return opened
+                begun.append((call, started, sock, sent))
+        for call, started, sock, sent in begun:
+            call.exchange.outgoing = call.exchange.outgoing[sent:]
+            opened = _OpenCall(call, sock, started, now + self.timeout)
+            self._open[sock.fileno()] = opened
+            self._epoll.register(sock.fileno(), _interest(opened))
 
     def _begin_waiting(self, now: float, results: list[Result]) -> None:
         free = max(0, self.most - len(self._open))
         calls, self._waiting = self._waiting[:free], self._waiting[free:]
-        self._begin([(call, now) for call in calls], now, results)
+        self._begin(zip(calls, repeat(now)), now, results)
 
     # -- sending and receiving ----------------------------------------------------------
 
     def _send(self, opened: _OpenCall) -> None:
         exchange = opened.call.exchange
         if exchange.outgoing:
-            try:
-                sent = opened.sock.send(exchange.outgoing)
-            except BlockingIOError:
-                return
-            exchange.outgoing = exchange.outgoing[sent:]
+            exchange.outgoing = exchange.outgoing[_send_some(opened.sock, exchange.outgoing) :]
 
     def _receive(self, opened: _OpenCall) -> Outcome | None:
         try:
@@ -234,11 +226,32 @@ class Fanout:
         opened.sock.close()  # the kernel takes a closed socket out of the epoll set
 
 
-def _connect_socket(sock: SocketType, path: str) -> None:
-    address = os.fsencode(path)
-    if len(address) <= PATH_MOST:
-        sock.connect(address)
-        return
+def _connect_and_send(path: str, data: bytes) -> tuple[SocketType, int]:
+    """Return a connected socket, and how many bytes the kernel took."""
+    sock = SocketType(_UNIX, _STREAM)  # without the methods that Python adds
+    try:
+        try:
+            sock.connect(path)
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            _connect_far(sock, path)  # the path does not fit into an address, Python says
+        return sock, _send_some(sock, data)
+    except OSError:
+        sock.close()
+        raise
+
+
+def _send_some(sock: SocketType, data: bytes) -> int:
+    """Return how many bytes the kernel took."""
+    try:
+        return sock.send(data)
+    except BlockingIOError:
+        return 0
+
+
+def _connect_far(sock: SocketType, path: str) -> None:
+    """Connect to a path that does not fit into an address."""
     descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
         sock.connect(f"/proc/self/fd/{descriptor}")
