@@ -20,12 +20,10 @@ from garp_agent.hypervisor.core.guest_paths import GuestPaths
 from garp_agent.hypervisor.core.guests_without_channel import UNMATCHED, guests_without_channel
 from garp_agent.hypervisor.core.hint_rounds import HINT
 from garp_agent.hypervisor.core.watcher import HintOptions, Watcher
-from garp_agent.hypervisor.io.channels import Finder
+from garp_agent.hypervisor.guest_search import GuestSearch
 from garp_agent.hypervisor.io.fanout import Fanout
 from garp_agent.hypervisor.io.learning_socket import NoRawFramesError
-from garp_agent.hypervisor.io.libvirt_cards import LibvirtCards
 from garp_agent.hypervisor.io.probe_socket import ProbeSender
-from garp_agent.hypervisor.io.xenstore import xen_cards
 from garp_agent.hypervisor.link_failovers import LinkFailovers
 from garp_agent.hypervisor.monitor_child import MonitorChild
 from garp_agent.hypervisor.requests import OperatorRequests
@@ -43,8 +41,6 @@ if TYPE_CHECKING:
 
     from garp_agent.hypervisor.core.bonds import BondFailover
     from garp_agent.hypervisor.core.exchange import Call, Result
-    from garp_agent.hypervisor.core.guests import Channel
-    from garp_agent.hypervisor.io.libvirt_cards import LibvirtCard
     from garp_agent.hypervisor.learning import Learning
     from garp_agent.hypervisor.options import WatchOptions
     from garp_agent.hypervisor.path_verifier import PathVerifier
@@ -76,12 +72,7 @@ class WatcherDaemon:
         self._tables = BridgeTableReader(self._guest_paths.ports)
         self._fanout = Fanout(options.timeout)
         self._notify = Notify()
-        self._finder = Finder(options.port, options.channels, options.libvirt_status)
-        self._cards = LibvirtCards(options.libvirt_status)
-        self._found_cards: list[LibvirtCard] = []
-        self._xen_cards: list[Channel] = []  # as xenstore said last
         self._rewrites = XenRewrites()
-        self._searched = SearchNotices(log)
         wanted = HintOptions(
             options.lease, options.lease_after, options.pace, options.announce_self
         )
@@ -97,7 +88,7 @@ class WatcherDaemon:
         if options.connect:
             self._libvirt = MonitorChild(options.connect, options.status_socket, self._reactor, log)
             monitors += (self._libvirt.pattern,)
-        self._monitor_finder = Finder("", monitors)
+        self._search = GuestSearch(options, monitors, log)
         self._reactor.watch(self._links, self._read_links)
         self._reactor.watch(self._fanout, self._read_guests)
         self._reactor.watch(self._signals, self._read_signals)
@@ -223,8 +214,7 @@ class WatcherDaemon:
         self._fanout.close()
         self._links.close()
         self._tables.close()
-        self._finder.close()
-        self._monitor_finder.close()
+        self._search.close()
         if self._libvirt is not None:
             self._libvirt.close()
         self._signals.close()
@@ -316,8 +306,8 @@ class WatcherDaemon:
 
     def _find(self, now: float) -> None:
         self._next_find = now + self._options.discover
-        self._watcher.found(self._finder.find(), now)
-        self._found_cards = cards = self._cards.read()
+        self._watcher.found(self._search.channels(), now)
+        cards = self._search.read_cards()
         self._guest_paths.ports.state((mac, port) for _, port, mac in cards)
         self._guest_paths.ports.look_for(self._watcher.macs(), now)
         if self._libvirt is not None:
@@ -325,11 +315,8 @@ class WatcherDaemon:
         if self._learning is not None:
             self._learning.found(cards)
         if self._options.announce_self:
-            found = xen_cards()
-            self._xen_cards = self._xen_cards if found is None else found
-            self._watcher.found_monitors([*self._xen_cards, *self._monitor_finder.find()])
-        refused = {**self._finder.refused, **self._monitor_finder.refused}
-        self._searched.note(self._finder.trouble, refused)
+            self._watcher.found_monitors(self._search.monitors())
+        self._search.log_news()
         if not self._is_ready:
             self._is_ready = True
             # What is there now stays: to look through it for garbage takes 5 ms, which could
@@ -391,7 +378,7 @@ class WatcherDaemon:
 
     def _without_channel(self, guests: Any) -> list[dict[str, object]]:
         """Return the guests that only the links show; ``guests``: the others, of the status."""
-        names = {card.port: card.guest for card in self._found_cards}
+        names = {card.port: card.guest for card in self._search.cards}
         found = guests_without_channel(self._links.follower, names, guests)
         ways = {
             each.guest: self._watcher.way_without_channel(each.guest, each.state == UNMATCHED)
@@ -401,27 +388,6 @@ class WatcherDaemon:
             {**each.values(), "way": ways[each.guest][0], "no_way": ways[each.guest][1] or None}
             for each in found
         ]
-
-
-class SearchNotices:
-    """What a search for guests tells the operator, once."""
-
-    def __init__(self, log: Log) -> None:
-        self._log = log
-        self._trouble = ""
-        self._refused: dict[str, str] = {}
-
-    def note(self, trouble: str, refused: dict[str, str]) -> None:
-        """Log what is new: at most one socket a search, because users can make any number."""
-        if trouble and trouble != self._trouble:
-            self._log.say(LEVEL_WARNING, "guests-not-listed", reason=trouble)
-        new = [path for path in refused if self._refused.get(path) != refused[path]]
-        if new:
-            more = len(new) - 1 or None
-            self._log.say(
-                LEVEL_WARNING, "channel-refused", path=new[0], reason=refused[new[0]], more=more
-            )
-        self._trouble, self._refused = trouble, refused
 
 
 def _random() -> float:

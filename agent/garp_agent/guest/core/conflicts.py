@@ -5,11 +5,11 @@ of others: a probe only asks, and the kernel answers it.
 
 Any station can make a claim, so a claim only starts a check.  The address is withheld while PROBES
 probes are sent, PROBE_WAIT apart.  If none is answered, it is announced again, and the station
-that claimed it is known to be silent: its next claims start checks that withhold nothing.  A rival
-that answers is present: the address is withheld for the hold-off, then the check is repeated, and
-more often while the conflict is young.  For
-a withheld address, frames that claim nothing are sent (ARP probe, RARP), so that a false claim
-cannot make the switches forget this guest.
+that claimed it is known to be silent (guest.core.silent_stations): its next claims start checks
+that withhold nothing.  A rival that answers is present: the address is withheld for the hold-off,
+then the check is repeated, and more often while the conflict is young.  For a withheld address,
+frames that claim nothing are sent (ARP probe, RARP), so that a false claim cannot make the switches
+forget this guest.
 
 After START, LINK_UP and RESUME an address is checked with one probe before it is announced: this
 guest may have been away, and another station may have taken the address over.  The path may carry
@@ -17,9 +17,8 @@ frames later than its carrier comes: the probe is lost, and the missing answer s
 for UNSURE seconds each announcement waits for an unanswered probe, also after a rival that
 answered seems to have left.
 
-A station that answers for everything is no rival (guest.core.proxy_tests).  Silent stations are,
-for example, those that repeat our own frames under their hardware address (Wi-Fi repeaters, NAT for
-hardware addresses).  Group and zero hardware addresses belong to no station.
+A station that answers for everything is no rival (guest.core.proxy_tests).  Group and zero hardware
+addresses belong to no station.
 
 Sources: RFC 5227 sections 2.1.1 (probes) and 2.4 (defence), RFC 4861 section 4.4 (neighbour
 advertisement).
@@ -34,13 +33,13 @@ from garp_agent.config.settings import ConflictPolicy
 from garp_agent.guest.core.model import Cause
 from garp_agent.guest.core.proxy_tests import ProxyTests, remember
 from garp_agent.guest.core.rival import PROBES, Rival, Step, is_no_station
+from garp_agent.guest.core.silent_stations import SilentStations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Container
 
     from garp_agent.config.settings import Conflict
-    from garp_agent.guest.core.proxy_tests import Station
 
 CHECKED = (Cause.START, Cause.LINK_UP, Cause.RESUME)  # the guest may have been away before these
 DEFEND_INTERVAL = 10.0  # seconds, RFC 5227 section 1.1
@@ -55,13 +54,11 @@ YOUNG = 60.0
 ANSWERED_A_SECOND = 4.0  # probes of a link for rivals that answer: more of them wait longer
 REST = 4.0  # seconds after a check without an answer, in which a claim starts no other check
 ECHO = 1.0  # seconds within which a repeater returns our frame
-SILENT_FOR = 3600.0  # seconds for which a station is known to answer no probe
 # Seconds after a check in which the path may not carry frames yet.  A port with spanning tree
 # listens and learns for 30 s by default (IEEE 802.1D-2004 section 17.14).
 UNSURE = 60.0
 QUIET = 60.0  # seconds without a claim after which a conflict is over, and news when it comes back
 REMEMBERED = 60.0  # seconds for which the rival of an address that went is remembered
-MOST_SILENT = 64  # known ones: a forger must not fill the memory
 MOST_REMEMBERED = 1024  # addresses
 # Checks of a link that are under way at once.  More claims wait for their turn, and withhold
 # nothing meanwhile: a flood of them must neither silence the addresses nor take all the tokens.
@@ -87,7 +84,7 @@ class Conflicts:
         self.claims = 0  # since the start; those of no rivals are not counted
         self.rivals: dict[int, dict[bytes, Rival]] = {}  # by ifindex and address
         self.proxy_tests = ProxyTests()
-        self.silent: dict[Station, float] = {}  # claim, but answer no probe; since when
+        self.silent = SilentStations()
         self._gone: dict[bytes, tuple[bytes, float]] = {}  # address -> rival, when it went
         self._heap: list[tuple[float, int, bytes]] = []  # step_at, ifindex, address
         self._checks: dict[int, set[bytes]] = {}  # because of claims, and under way; by ifindex
@@ -220,7 +217,7 @@ class Conflicts:
         rival = self._rival(ifindex, address)
         is_another = rival.hardware_address != hardware_address
         # A station that repeats our frames claims the address without end.
-        is_silent = self._is_silent((ifindex, hardware_address), now)
+        is_silent = self.silent.is_silent((ifindex, hardware_address), now)
         is_new = not rival.is_logged or now - rival.last_claim > QUIET
         self.claims += 1
         rival.claims += 1
@@ -237,11 +234,11 @@ class Conflicts:
     def _check(self, ifindex: int, address: bytes, rival: Rival, now: float, answer: bool) -> None:
         """Start a check because of a claim, or note the answer to a probe."""
         station = (ifindex, rival.hardware_address)
-        is_silent = self._is_silent(station, now)
+        is_silent = self.silent.is_silent(station, now)
         is_echo = is_silent and now - rival.last_announced <= ECHO
         if answer and rival.probes and not is_echo:
             self._checks.get(ifindex, set()).discard(address)
-            self.silent.pop(station, None)
+            self.silent.answered(station)
             rival.last_answer, rival.present_since = now, min(rival.present_since, now)
             rival.check(PROBES, Cause.ADDRESS_ADDED)
             self._step(ifindex, address, rival, self._next_look(ifindex, rival))
@@ -269,7 +266,7 @@ class Conflicts:
         checks.add(address)
         if rival.withheld:
             return True
-        if self._is_silent((ifindex, rival.hardware_address), rival.last_claim):
+        if self.silent.is_silent((ifindex, rival.hardware_address), rival.last_claim):
             rival.check(1, Cause.ADDRESS_ADDED, withheld=False)
         else:
             rival.check(PROBES, Cause.ADDRESS_ADDED)
@@ -356,7 +353,7 @@ class Conflicts:
             checks.discard(address)
             rival.rest_until = now + REST
             if rival.wanted and rival.last_answer == -inf:
-                remember(self.silent, (ifindex, rival.hardware_address), now, MOST_SILENT)
+                self.silent.note((ifindex, rival.hardware_address), now)
         released = []
         if rival.withheld or rival.is_awaited:
             cause, was_withheld = rival.release_cause, rival.withheld
@@ -393,9 +390,6 @@ class Conflicts:
 
     def _yields(self) -> bool:
         return self._settings.policy is ConflictPolicy.YIELD
-
-    def _is_silent(self, station: Station, now: float) -> bool:
-        return now - self.silent.get(station, -inf) <= SILENT_FOR
 
     def _rival(self, ifindex: int, address: bytes) -> Rival:
         known = self.rivals.setdefault(ifindex, {})
