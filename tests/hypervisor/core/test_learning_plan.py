@@ -321,6 +321,14 @@ def test_address_is_sent_for_the_port_that_heard_it_last() -> None:
     assert (G1, "p0", "moved") in host.reasons(110.0)
 
 
+def test_guest_of_libvirt_that_was_heard_only_on_another_port_has_moved() -> None:
+    host = simple()
+    host.hear(100.0, at(1, 21), at(2, 20))
+    named = {"p0": guest(1)}
+    assert (G1, "p0", "moved") in host.reasons(110.0, named=named)
+    assert (G1, "", "bond0") in host.guests(110.0, named=named)
+
+
 @pytest.mark.parametrize(
     ("mode", "sends"), [(0, 0), (1, 1), (2, 0), (3, 0), (4, 0), (5, 1), (6, 1)]
 )

@@ -15,8 +15,6 @@ from __future__ import annotations
 from math import inf
 from struct import Struct
 
-from garp_agent.wire.record import NamedTuple
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -27,24 +25,21 @@ if TYPE_CHECKING:
     from garp_agent.hypervisor.core.linkstate import LinkSnapshot
     from garp_agent.hypervisor.core.topology import Topology
 
+    HeardAddress = tuple[bytes, int, float]  # MAC; VLAN, as TableEntry.vlan; when it was heard
+
 PORT_MOST = 64  # addresses of one port, besides its own guest's: it can make up any number
 OUTSIDE_MOST = 16384  # addresses of one bridge that were seen on its uplinks
 OUTSIDE_LATELY = 600.0  # seconds for which an address that was seen on an uplink is kept
 SNAPSHOT_MOST = 150.0  # seconds between two snapshots; half the default ageing time
 # During a topology change STP makes the ageing time twice the forward delay, which is 2 s at least.
 SNAPSHOT_LEAST = 2.0
-_VLAN_BITS = 12
 
-
-_ADDRESS = Struct("=Qd")  # MAC and VLAN, see _packed(); the time
-
-
-class HeardAddress(NamedTuple):
-    """An address behind a guest port, or on another port of a bridge."""
-
-    hardware_address: bytes
-    vlan: int  # as TableEntry.vlan
-    heard_at: float  # when a bridge received a frame from it
+# The same 16 bytes: MAC and VLAN (as TableEntry.vlan) as one number or as two values, and when a
+# bridge received a frame from it.
+_ADDRESS = Struct("=Qd")
+_HEARD = Struct("=6sHd")
+_MAC_AND_VLAN = Struct("=6sH")
+_NUMBER = Struct("=Q")
 
 
 class LearningMemory:
@@ -114,11 +109,19 @@ class LearningMemory:
 
     def heard(self, ifindex: int) -> Iterator[HeardAddress]:
         """Return the addresses behind a guest port."""
-        return _unpacked(self._heard.get(ifindex, b""))
+        return _HEARD.iter_unpack(self._heard.get(ifindex, b""))
+
+    def heard_by_bridge(self, table: LinkTable) -> dict[int, bytes]:
+        """Return the addresses behind all guest ports of each bridge, for the functions below."""
+        kept: dict[int, list[bytes]] = {}
+        for ifindex, addresses in self._heard.items():
+            if ifindex in table.links:
+                kept.setdefault(table.links[ifindex].master_ifindex, []).append(addresses)
+        return {bridge: b"".join(each) for bridge, each in kept.items()}
 
     def outside(self, bridge: int) -> Iterator[HeardAddress]:
         """Return the addresses that were seen lately on ports of a bridge that are no guest's."""
-        return _unpacked(self._outside.get(bridge, b""))
+        return _HEARD.iter_unpack(self._outside.get(bridge, b""))
 
     def untrusted(self, ifindex: int) -> int:
         """Return how many addresses a locked port does not trust."""
@@ -141,8 +144,7 @@ class LearningMemory:
         for ifindex, new in heard.items():
             known = {**dict(_ADDRESS.iter_unpack(self._heard.get(ifindex, b""))), **new}
             port = guest_ports[ifindex]
-            own = int.from_bytes(port.hardware_address[1:], "big")
-            kept = _latest(known, PORT_MOST, own)
+            kept = _latest(known, PORT_MOST, port.hardware_address[1:])
             self._heard[port.ifindex] = _joined_addresses(kept)
             if len(kept) < len(known):
                 self.dropped[ifindex] = len(known) - len(kept)
@@ -180,6 +182,21 @@ class LearningMemory:
         return latest
 
 
+def has_repeated(addresses: bytes) -> bool:
+    """Return whether an address of a bridge is behind several of its ports."""
+    return len(dict(_ADDRESS.iter_unpack(addresses))) * _ADDRESS.size < len(addresses)
+
+
+def latest_times(addresses: bytes) -> dict[tuple[bytes, int], float]:
+    """Return when each address of a bridge was heard last, by MAC and VLAN."""
+    latest: dict[tuple[bytes, int], float] = {}
+    for mac, vlan, heard_at in _HEARD.iter_unpack(addresses):
+        key = mac, vlan
+        if heard_at > latest.get(key, -inf):
+            latest[key] = heard_at
+    return latest
+
+
 def snapshot_interval(table: LinkTable) -> float:
     """Return after how many seconds the tables must be read again, so that no address is missed."""
     bridges = (link.bridge for link in table.links.values() if link.bridge is not None)
@@ -194,26 +211,18 @@ def _has_sent(port: LinkSnapshot, counters: LinkCounters, before: tuple[int, int
     return counters.received > before[0]
 
 
-def _latest(known: dict[int, float], most: int, own: int = -1) -> dict[int, float]:
+def _latest(known: dict[int, float], most: int, own: bytes = b"") -> dict[int, float]:
     """Return the addresses heard last; all that end with the five octets ``own`` come first."""
     if len(known) <= most:
         return known
-    octets = (1 << 40) - 1
-    order = sorted(
-        known, key=lambda key: (key >> _VLAN_BITS & octets == own, known[key]), reverse=True
-    )
+    order = sorted(known, key=lambda key: (_NUMBER.pack(key)[1:6] == own, known[key]), reverse=True)
     return {key: known[key] for key in order[:most]}
 
 
 def _packed(hardware_address: bytes, vlan: int) -> int:
-    return int.from_bytes(hardware_address, "big") << _VLAN_BITS | vlan
+    number: int = _NUMBER.unpack(_MAC_AND_VLAN.pack(hardware_address, vlan))[0]
+    return number
 
 
 def _joined_addresses(known: dict[int, float]) -> bytes:
     return b"".join([_ADDRESS.pack(key, at) for key, at in known.items()])
-
-
-def _unpacked(kept: bytes) -> Iterator[HeardAddress]:
-    for key, heard_at in _ADDRESS.iter_unpack(kept):
-        mac = (key >> _VLAN_BITS).to_bytes(6, "big")
-        yield HeardAddress(mac, key & (1 << _VLAN_BITS) - 1, heard_at)

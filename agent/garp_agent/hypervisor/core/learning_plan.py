@@ -23,8 +23,9 @@ What is left out, and why, is in `left_out`; each reason guards against a harm t
 from __future__ import annotations
 
 from math import inf
+from operator import itemgetter
 
-from garp_agent.hypervisor.core.learning_memory import PORT_MOST
+from garp_agent.hypervisor.core.learning_memory import PORT_MOST, has_repeated, latest_times
 from garp_agent.hypervisor.core.linkstate import (
     MODE_8023AD,
     MODE_ACTIVE_BACKUP,
@@ -38,15 +39,17 @@ from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from garp_agent.hypervisor.core.bridge_vlans import PortVlans
-    from garp_agent.hypervisor.core.learning_memory import LearningMemory
+    from garp_agent.hypervisor.core.learning_memory import HeardAddress, LearningMemory
     from garp_agent.hypervisor.core.learning_rules import LearningRules
     from garp_agent.hypervisor.core.links import LinkTable
     from garp_agent.hypervisor.core.linkstate import LinkSnapshot, VlanTag
-    from garp_agent.hypervisor.core.tagged_paths import BondExit, Exits
+    from garp_agent.hypervisor.core.tagged_paths import BondExit, VlanTags
     from garp_agent.hypervisor.core.topology import Topology
+
+    Refusal = tuple[str, str]  # as LeftOut.reason and LeftOut.detail; "": there is none
 
 # LearningEntry.kind
 HOST = "host"
@@ -73,6 +76,7 @@ UNKNOWN_ADDRESS = "unknown-address"
 LOST_FOR = 1.0  # seconds without any carrier, after which others may have taken addresses over
 
 _MACVTAPS = ("macvtap", "ipvtap")
+_NO_REFUSAL = ("", "")
 _SINGLE_PORT_MODES = (MODE_ACTIVE_BACKUP, MODE_TLB, MODE_ALB)  # broadcasts leave through one port
 
 
@@ -87,6 +91,9 @@ class LearningEntry(NamedTuple):
     port: str  # its name
     kind: str  # HOST, OWN or FURTHER
     silent: float  # seconds since it was heard; inf: not known
+
+
+_SILENT = itemgetter(LearningEntry._fields.index("silent"))
 
 
 class LeftOut(NamedTuple):
@@ -136,11 +143,28 @@ def plan_learning(
     return planner.result()
 
 
-class _Candidate(NamedTuple):
-    hardware_address: bytes
-    vlan: int
-    heard_at: float  # -inf: never, as far as is known
+class _Exit:
+    """A bond, and the tags that frames have there: what is the same for all that leave there."""
+
+    def __init__(
+        self, bond: LinkSnapshot, tags: VlanTags, refusal: Refusal, lost_at: float
+    ) -> None:
+        self.ifindex = bond.ifindex
+        self.name = bond.name
+        self.tags = tags
+        self.refusal = refusal
+        self.lost_at = lost_at  # since when all carriers were lost; inf: never
+        self.planned: set[bytes] = set()  # the MACs that have a frame there
+
+
+class _Place(NamedTuple):
+    """A port, or a link of the host: what is the same for all addresses of one kind there."""
+
+    link: LinkSnapshot
     kind: str
+    bridge: int  # its ifindex
+    refusal: Refusal  # of all of them
+    outside: Mapping[tuple[bytes, int], float]  # by address: when it was heard last outside
 
 
 class _Planner:
@@ -162,16 +186,18 @@ class _Planner:
         self._rules = rules
         self._moment = moment
         self._paths = TaggedPaths(table, topology, vlans)
-        self._heard = {port: list(memory.heard(port)) for port in memory.ports()}
-        self._latest = self._latest_ports()
+        self._heard = memory.heard_by_bridge(table)
+        self._repeating = {each for each, heard in self._heard.items() if has_repeated(heard)}
+        self._latest: dict[int, dict[tuple[bytes, int], float]] = {}  # by bridge
         self._outside: dict[int, dict[tuple[bytes, int], float]] = {}  # by bridge
-        self._bonds: dict[BondExit, tuple[str, str, str, float]] = {}  # as _bond() returns them
-        self._entries: dict[tuple[int, bytes, tuple[VlanTag, ...]], LearningEntry] = {}
+        self._exits: dict[BondExit, _Exit] = {}
+        self._entries: dict[str, list[LearningEntry]] = {kind: [] for kind in _KINDS}
         self._left_out: list[LeftOut] = []
 
     def result(self) -> LearningPlan:
-        entries = sorted(self._entries.values(), key=lambda each: each.silent, reverse=True)
-        ordered = [each for kind in _KINDS for each in entries if each.kind == kind]
+        for each in self._entries.values():
+            each.sort(key=_SILENT, reverse=True)
+        ordered = (each for kind in _KINDS for each in self._entries[kind])
         return LearningPlan(tuple(ordered), tuple(self._left_out))
 
     # -- the host -----------------------------------------------------------------------
@@ -180,10 +206,8 @@ class _Planner:
         """Add the address of a bridge, or of a VLAN on one, in each VLAN that it sends in."""
         if not link.flags & IFF_UP or not self._is_of_host(link):
             return
-        found = _Candidate(link.hardware_address, 0, -inf, HOST)
-        if not link.hardware_address or not self._may_send(link, found):
-            return
-        self._send(link, found, self._paths.from_link(link))
+        if link.hardware_address:
+            self._add(link, HOST, [(link.hardware_address, 0, -inf)])
 
     def _is_of_host(self, link: LinkSnapshot) -> bool:
         if link.kind == "bridge":
@@ -199,46 +223,37 @@ class _Planner:
 
     def add_port(self, port: LinkSnapshot) -> None:
         """Add what is behind a guest port."""
-        candidates = sorted(self._candidates(port), key=lambda each: each.kind == FURTHER)
+        own, further = self._behind(port)
         reason, detail = self._port_refusal(port)
         if reason:
-            for each in candidates or [_Candidate(b"", 0, -inf, OWN)]:
-                self._left_out.append(LeftOut(each.hardware_address, port.name, reason, detail))
+            for mac, _vlan, _heard_at in own + further or [(b"", 0, -inf)]:
+                self._left_out.append(LeftOut(mac, port.name, reason, detail))
             return
-        over = self._memory.dropped.get(port.ifindex, 0) + max(0, len(candidates) - PORT_MOST)
+        dropped = self._memory.dropped.get(port.ifindex, 0)
+        over = dropped + max(0, len(own) + len(further) - PORT_MOST)
         if over:
             self._left_out.append(LeftOut(b"", port.name, LIMIT, f"{over} more addresses", over))
-        exits: dict[int, Exits] = {}  # by VLAN
-        for each in candidates[:PORT_MOST]:
-            if not self._may_send(port, each):
-                continue
-            if each.vlan not in exits:
-                exits[each.vlan] = self._exits(port, each.vlan)
-            self._send(port, each, exits[each.vlan])
+        self._add(port, OWN, own[:PORT_MOST])
+        self._add(port, FURTHER, further[: max(0, PORT_MOST - len(own))])
 
-    def _exits(self, port: LinkSnapshot, vlan: int) -> Exits:
+    def _behind(self, port: LinkSnapshot) -> tuple[list[HeardAddress], list[HeardAddress]]:
+        """Return the addresses of the guest that a port was made for, and all others behind it."""
         if port.kind in _MACVTAPS:
-            return self._paths.from_link(self._table.links[port.lower_ifindex])
-        return self._paths.from_port(port, vlan)
-
-    def _candidates(self, port: LinkSnapshot) -> Iterator[_Candidate]:
-        if port.kind in _MACVTAPS:
-            yield _Candidate(port.hardware_address, 0, -inf, OWN)
-            return
+            return [(port.hardware_address, 0, -inf)], []
         filters = self._paths.filters_vlans(port.master_ifindex)
-        own = self._moment.named.get(port.name, b"") or _own_octets(port)
-        is_heard = False
-        for mac, vlan, heard_at in self._heard.get(port.ifindex, ()):
-            if filters != bool(vlan):
-                continue  # an entry made by hand, which such a bridge does not use
-            kind = OWN if own and mac.endswith(own) else FURTHER
-            is_heard = is_heard or kind == OWN
-            yield _Candidate(mac, vlan, heard_at, kind)
-        if own and not is_heard:
+        # An entry with a VLAN and a bridge without them: made by hand, the bridge does not use it.
+        further = [each for each in self._memory.heard(port.ifindex) if filters == bool(each[1])]
+        octets = self._moment.named.get(port.name, b"") or _own_octets(port)
+        if not octets:
+            return [], further
+        own = [each for each in further if each[0].endswith(octets)]
+        further = [each for each in further if not each[0].endswith(octets)]
+        if not own:
             vlan = self._paths.pvid(port.ifindex) if filters else 0
-            yield _Candidate(own if len(own) == 6 else b"", vlan, -inf, OWN)
+            own.append((octets if len(octets) == 6 else b"", vlan, -inf))
+        return own, further
 
-    def _port_refusal(self, port: LinkSnapshot) -> tuple[str, str]:
+    def _port_refusal(self, port: LinkSnapshot) -> Refusal:
         if not self._rules.is_port_wanted(port.name):
             return LEFT_OUT, "by --learn-port"
         if not port.has_carrier:
@@ -253,71 +268,97 @@ class _Planner:
             return NO_PATH, f"{port.name} does not forward (STP)"
         return "", ""
 
-    # -- one address --------------------------------------------------------------------
+    # -- addresses ----------------------------------------------------------------------
 
-    def _may_send(self, port: LinkSnapshot, found: _Candidate) -> bool:
-        reason, detail = self._refusal(port, found)
-        if reason:
-            self._left_out.append(LeftOut(found.hardware_address, port.name, reason, detail))
-        return not reason
+    def _add(self, link: LinkSnapshot, kind: str, addresses: list[HeardAddress]) -> None:
+        """Add the frames for addresses, one for each bond that their frames leave through."""
+        place = self._place(link, kind)
+        ifindex, name, now = link.ifindex, link.name, self._moment.now
+        entries = self._entries[kind]
+        by_vlan: dict[int, tuple[list[_Exit], str]] = {}
+        for address in addresses:
+            mac, vlan, heard_at = address
+            reason, detail = place.refusal if place.refusal[0] else self._refusal(place, address)
+            if not reason:
+                if vlan not in by_vlan:
+                    by_vlan[vlan] = self._ways_out(place, vlan)
+                exits, detail = by_vlan[vlan]
+                reason = NO_PATH if detail else ""
+            if reason:
+                self._left_out.append(LeftOut(mac, name, reason, detail))
+                continue
+            for out in exits:
+                reason, detail = out.refusal
+                if not reason and kind == FURTHER and heard_at <= out.lost_at < inf:
+                    reason, detail = UNHEARD, f"not heard since {out.name} lost all carriers"
+                if reason:
+                    self._left_out.append(LeftOut(mac, name, reason, detail))
+                elif mac not in out.planned:
+                    out.planned.add(mac)
+                    silent = now - heard_at
+                    where = (out.ifindex, out.name, mac, out.tags)
+                    entries.append(LearningEntry(*where, ifindex, name, kind, silent))
 
-    def _refusal(self, port: LinkSnapshot, found: _Candidate) -> tuple[str, str]:
+    def _place(self, link: LinkSnapshot, kind: str) -> _Place:
+        refusal = _NO_REFUSAL
+        if kind != HOST and not self._memory.has_sent(link.ifindex):
+            refusal = NEVER_SENT, "its guest has not sent a frame yet"
+        bridge = link.ifindex if link.kind == "bridge" else link.master_ifindex
+        outside = self._outside.get(bridge)
+        if outside is None:
+            heard = self._memory.outside(bridge)
+            outside = self._outside[bridge] = {each[:2]: each[2] for each in heard}
+        return _Place(link, kind, bridge, refusal, outside)
+
+    def _refusal(self, place: _Place, address: HeardAddress) -> Refusal:
         """Return why an address gets no frame, whatever bonds are below."""
-        mac, vlan, heard_at, kind = found
-        if kind != HOST and not self._memory.has_sent(port.ifindex):
-            return NEVER_SENT, "its guest has not sent a frame yet"
-        if kind == OWN and heard_at == -inf and not port.port_options.learning:
-            return NOT_LEARNING, f"{port.name} learns no addresses"
+        mac, vlan, heard_at = address
+        link, kind, bridge, _refusal, outside = place
+        if kind == OWN and heard_at == -inf and not link.port_options.learning:
+            return NOT_LEARNING, f"{link.name} learns no addresses"
         if not mac:
             return UNKNOWN_ADDRESS, "no table and no libvirt names its first octet"
         shared = self._rules.refusal(mac)
         if shared:
             return SHARED_ADDRESS, shared
-        bridge = port.ifindex if port.kind == "bridge" else port.master_ifindex
-        outside = self._outside.get(bridge)
-        if outside is None:
-            outside = self._outside[bridge] = self._seen_outside(bridge)
         outside_at = outside.get((mac, vlan), -inf)
         if outside_at > -inf and (outside_at >= heard_at or kind == FURTHER):
             ago = self._moment.now - outside_at
             return SEEN_OUTSIDE, f"seen on an uplink {ago:.0f} s ago"
-        if kind != HOST and self._latest.get((bridge, mac, vlan), heard_at) > heard_at:
+        may_have_moved = kind != HOST and (heard_at == -inf or bridge in self._repeating)
+        if may_have_moved and self._latest_times(bridge).get((mac, vlan), heard_at) > heard_at:
             return MOVED, "heard on another port since"
         if heard_at > self._moment.spoke_after:
             return SPOKE, "heard after the failover"
-        return "", ""
+        return _NO_REFUSAL
 
-    def _seen_outside(self, bridge: int) -> dict[tuple[bytes, int], float]:
-        return {(each[0], each.vlan): each.heard_at for each in self._memory.outside(bridge)}
+    def _latest_times(self, bridge: int) -> dict[tuple[bytes, int], float]:
+        if bridge not in self._latest:
+            self._latest[bridge] = latest_times(self._heard.get(bridge, b""))
+        return self._latest[bridge]
 
-    def _send(self, port: LinkSnapshot, found: _Candidate, exits: Exits) -> None:
-        """Add the frames for an address, one for each bond that its frames leave through."""
-        if exits.refusal:
-            self._leave_out(port, found, NO_PATH, exits.refusal)
-        mac, _vlan, heard_at, kind = found
-        for each in exits.bonds:
-            ifindex, tags = each
-            if self._moment.bonds is not None and ifindex not in self._moment.bonds:
-                continue
-            known = self._bonds.get(each)
-            if known is None:
-                known = self._bonds[each] = self._bond(self._table.links[ifindex], tags)
-            bond, reason, detail, lost_at = known
-            if not reason and kind == FURTHER and heard_at <= lost_at < inf:
-                reason, detail = UNHEARD, f"not heard since {bond} lost all carriers"
-            if reason:
-                self._leave_out(port, found, reason, detail)
-                continue
-            silent = self._moment.now - heard_at
-            entry = LearningEntry(ifindex, bond, mac, tags, port.ifindex, port.name, kind, silent)
-            self._entries.setdefault((ifindex, mac, tags), entry)
+    def _ways_out(self, place: _Place, vlan: int) -> tuple[list[_Exit], str]:
+        """Return the exits of frames in a VLAN to the bonds of this plan; if none, why."""
+        link = place.link
+        if place.kind == HOST:
+            found = self._paths.from_link(link)
+        elif link.kind in _MACVTAPS:
+            found = self._paths.from_link(self._table.links[link.lower_ifindex])
+        else:
+            found = self._paths.from_port(link, vlan)
+        bonds = self._moment.bonds
+        wanted = [each for each in found.bonds if bonds is None or each.bond_ifindex in bonds]
+        return [self._exit(each) for each in wanted], found.refusal
 
-    def _bond(self, bond: LinkSnapshot, tags: tuple[VlanTag, ...]) -> tuple[str, str, str, float]:
-        """Return name, refusal, and since when all carriers were lost (inf: never), of a bond."""
-        reason, detail = self._bond_refusal(bond, tags)
-        return bond.name, reason, detail, self._moment.lost.get(bond.ifindex, inf)
+    def _exit(self, place: BondExit) -> _Exit:
+        if place not in self._exits:
+            bond = self._table.links[place.bond_ifindex]
+            refusal = self._bond_refusal(bond, place.tags)
+            lost_at = self._moment.lost.get(bond.ifindex, inf)
+            self._exits[place] = _Exit(bond, place.tags, refusal, lost_at)
+        return self._exits[place]
 
-    def _bond_refusal(self, bond: LinkSnapshot, tags: tuple[VlanTag, ...]) -> tuple[str, str]:
+    def _bond_refusal(self, bond: LinkSnapshot, tags: VlanTags) -> Refusal:
         outer = tags[0].vlan if tags else 0
         if self._rules.vlans and outer not in self._rules.vlans:
             return LEFT_OUT, "by --learn-vlans"
@@ -328,22 +369,6 @@ class _Planner:
         if not bond.has_carrier:
             return NO_CARRIER, f"{bond.name} has no carrier"
         return "", ""
-
-    def _leave_out(self, port: LinkSnapshot, found: _Candidate, reason: str, detail: str) -> None:
-        self._left_out.append(LeftOut(found.hardware_address, port.name, reason, detail))
-
-    def _latest_ports(self) -> dict[tuple[int, bytes, int], float]:
-        """Return when each address was heard last on any guest port of its bridge."""
-        latest: dict[tuple[int, bytes, int], float] = {}
-        for port, heard in self._heard.items():
-            link = self._table.links.get(port)
-            if link is None:
-                continue
-            for mac, vlan, heard_at in heard:
-                key = (link.master_ifindex, mac, vlan)
-                if heard_at > latest.get(key, -inf):
-                    latest[key] = heard_at
-        return latest
 
 
 def _own_octets(port: LinkSnapshot) -> bytes:

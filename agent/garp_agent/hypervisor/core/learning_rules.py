@@ -48,7 +48,8 @@ SHARED = (
 )
 
 
-_SHARED_BEGINNINGS = {prefix.value >> 32 for prefix in SHARED}  # the first two octets
+# The first two octets of those, and of the address that is all zeros.
+_SPECIAL_BEGINNINGS = {(prefix.value >> 32).to_bytes(2, "big") for prefix in SHARED} | {bytes(2)}
 
 
 def _every_port(_name: str) -> bool:
@@ -64,13 +65,13 @@ class LearningRules(NamedTuple):
 
     def refusal(self, hardware_address: bytes) -> str:
         """Return why a MAC never gets a frame; "" if it may."""
+        is_group = hardware_address[0] & 1
+        if not (is_group or self.never or hardware_address[:2] in _SPECIAL_BEGINNINGS):
+            return ""  # as a rule, and thousands are asked for
         number = int.from_bytes(hardware_address, "big")
-        if hardware_address[0] & 1 or not number:
+        if is_group or not number:
             return "no address of one host"
-        prefixes = self.never
-        if number >> 32 in _SHARED_BEGINNINGS:
-            prefixes += SHARED
-        for prefix in prefixes:
+        for prefix in self.never + SHARED:
             if prefix.covers(number):
                 return prefix.what
         return ""

@@ -50,9 +50,9 @@ def _tagging_guests(table: LinkTable, topology: Topology, memory: LearningMemory
             continue
         if below.bridge is None or below.bridge.filters_vlans:
             continue
-        outside = {each.hardware_address for each in memory.outside(vlan.master_ifindex)}
+        outside = {each[0] for each in memory.outside(vlan.master_ifindex)}
         for port in sorted(table.ports(below.ifindex), key=lambda link: link.name):
-            heard = {each.hardware_address for each in memory.heard(port.ifindex)}
+            heard = {each[0] for each in memory.heard(port.ifindex)}
             if topology.is_guest_port(port) and heard & outside:
                 yield (
                     f"{port.name}: its guest tags frames by itself, with VLAN {vlan.vlan.vlan}: "
