@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -125,12 +126,21 @@ class Messages:
         self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 26)
         self._socket.bind((0, 1 << rtnetlink.RTNLGRP_LINK - 1))
 
-    def cause(self, requests: Iterable[bytes]) -> int:
-        """Send requests in batches; return how many datagrams about links they caused."""
+    def cause(self, requests: Iterable[bytes], stopped: Sequence[int] = ()) -> int:
+        """Send requests in batches; return how many datagrams about links they caused.
+
+        ``stopped``: processes that stop while the messages of a batch collect.
+        """
         self._drain()
         waiting = iter(requests)
         while batch := b"".join(itertools.islice(waiting, BATCH)):
+            for pid in stopped:
+                os.kill(pid, signal.SIGSTOP)
+                _wait_for_state(pid, "T")
             self._socket.send(batch)
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+                _wait_for_state(pid, "S")  # it has read them all and waits for more
             time.sleep(PAUSE)
         time.sleep(0.3)  # the kernel acts on a carrier a little later
         return self._drain()
@@ -147,17 +157,33 @@ class Messages:
         self._socket.close()
 
 
+def _wait_for_state(pid: int, state: str) -> None:
+    """Wait until a process is in a state of proc(5).  Raises SystemExit after 10 s."""
+    end = time.monotonic() + 10.0
+    while time.monotonic() < end:
+        if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == state:
+            return
+        time.sleep(0.001)
+    raise SystemExit(f"host: process {pid} is not in the state {state}")
+
+
 def load(
-    host: Host, watcher: int, floor: int, status_socket: str, requests: Sequence[bytes]
+    host: lab.Lab,
+    watcher: int,
+    floor: int,
+    status_socket: str,
+    requests: Sequence[bytes],
+    is_together: bool = False,
 ) -> Load:
     """Cause messages; return what both processes needed for them.
 
+    ``is_together``: the messages of a batch wait for both processes, which are stopped meanwhile.
     Raises SystemExit if the watcher lost some: it would then have handled fewer.
     """
     lost = client.ask(status_socket, "status")["netlink_overruns"]
     with contextlib.closing(Messages(host)) as messages:
         before = [cpu_seconds(each) for each in (watcher, floor)]
-        count = messages.cause(requests)
+        count = messages.cause(requests, (watcher, floor) if is_together else ())
         ours, least = (cpu_seconds(pid) - cpu for pid, cpu in zip((watcher, floor), before))
     if client.ask(status_socket, "status")["netlink_overruns"] != lost:
         raise SystemExit("host: messages were lost, so the machine is too busy to measure this")
@@ -214,14 +240,17 @@ def measure(quick: bool) -> Iterator[Figure]:
                 [index(name) for name in names] for names in (host.taps, host.vlans, host.bridges)
             )
         more = rounds * (TAPS // VLANS)
+        of_taps = [queue_length(each, n) for n in range(rounds) for each in taps]
         runs = {
-            "taps": [queue_length(each, n) for n in range(rounds) for each in taps],
+            "taps, one at a time": of_taps,
+            "taps that wait together": of_taps,
             "VLANs": [queue_length(each, n) for n in range(more) for each in vlans],
             "bridges": [queue_length(each, n) for n in range(more) for each in bridges],
             "taps, down and up": [up_or_down(each, n) for n in range(rounds) for each in taps],
         }
         for name, requests in runs.items():
-            found = load(host, it.watcher, it.floor, it.status_socket, requests)
+            is_together = name.endswith("together")
+            found = load(host, it.watcher, it.floor, it.status_socket, requests, is_together)
             ours, floor = (found.messages / cpu for cpu in (found.watcher, found.floor))
             title = f"messages of {name}, a processor second"
             yield Figure(title, "/s", ours, floor, "Python: recv()", ASKED)

@@ -93,6 +93,16 @@ def test_each_client_has_its_own_lines_and_replies(server: Server) -> None:
     assert server.lines() == [b"half a line", Overlong(LINE_LIMIT), b"next"]
 
 
+def test_line_of_a_new_client_is_read_in_the_turn_that_accepts_it(server: Server) -> None:
+    """In a flood of hints, each turn takes milliseconds."""
+    [client] = server.connect(accept=False)
+    client.sendall(b"hello\n")
+    [(sender, line)] = server.read(0.0)
+    assert line == b"hello"
+    server.reply(sender, b"and you\n")
+    assert client.recv(8) == b"and you\n"
+
+
 def test_one_line_of_a_client_is_read_at_a_time(server: Server) -> None:
     eager, other = server.connect(2)
     eager.sendall(b"0\n1\n2\n")

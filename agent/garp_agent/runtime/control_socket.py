@@ -85,10 +85,9 @@ class ControlSocket:
     def read(self, now: float) -> list[tuple[int, Line]]:
         """Return lines that clients sent, at most one of each, with the client to reply to."""
         lines: list[tuple[int, Line]] = []
-        for descriptor, mask in self._epoll.poll(0, CLIENTS + 1):
-            if descriptor == self._listener.fileno():
-                self._accept(now)
-                continue
+        for ready, mask in self._epoll.poll(0, CLIENTS + 1):
+            # A new client sends at once: it is answered without waiting for another turn.
+            descriptor = self._accept(now) if ready == self._listener.fileno() else ready
             client = self._clients.get(descriptor)
             if client is None:
                 continue
@@ -122,20 +121,22 @@ class ControlSocket:
         except OSError:
             pass  # EROFS, say: the next daemon replaces a socket without a listener
 
-    def _accept(self, now: float) -> None:
+    def _accept(self, now: float) -> int:
+        """Return the descriptor of the new client; -1 without one."""
         try:
             descriptor = self._listener._accept()[0]  # type: ignore[attr-defined]
         except (BlockingIOError, ConnectionAbortedError):
-            return
+            return -1
         except OSError:
             self._refuse(now)
-            return
+            return -1
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
         sock.setblocking(False)
         while len(self._clients) >= CLIENTS:
             self._drop(next(iter(self._clients)))
         self._clients[sock.fileno()] = _Client(sock)
         self._epoll.register(sock.fileno(), select.EPOLLIN)
+        return sock.fileno()
 
     def _refuse(self, now: float) -> None:
         """Hang up on the next client, because there is no descriptor to serve it with.

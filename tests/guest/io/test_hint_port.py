@@ -179,6 +179,18 @@ def test_one_read_is_bounded_and_the_next_one_follows_by_itself(
     assert unread() == 0
 
 
+def test_flood_of_requests_leaves_the_turn_to_others_after_a_few_chunks(
+    port: HintPort, host: socket.socket
+) -> None:
+    """A request takes 40 us and more, and a client of the control socket waits for its turn."""
+    request = b'{"execute": "burst", "arguments": {"reason": "flood"}}\n'
+    host.sendall(request * 400)
+    assert len(lines(port)) < 90
+    host.sendall(b"BURST\n" * 400)
+    while is_ready(port):
+        assert len(lines(port)) < 90 + CHUNK // len(b"BURST\n")
+
+
 def test_a_host_that_does_not_read_loses_whole_replies(port: HintPort, host: socket.socket) -> None:
     for number in range(10_000):
         reply(port, b"%0100d\n" % number)

@@ -48,7 +48,8 @@ if TYPE_CHECKING:
 # What one call of read() takes at most, so that a host cannot keep the loop busy.
 CHUNK = 1024  # bytes in one read(2): 170 of the shortest lines
 CHUNKS = 16
-BATCH = 256  # lines, if a chunk ends there
+# Lines, if a chunk ends there.  A request takes 40 us and more, and others wait for their turn.
+BATCH = 64
 REOPEN = 0.1  # seconds from the first hang-up to the attempt to open; then twice as long each time
 RETRY = 5.0  # seconds between attempts to open at most, and for which an open port counts as sound
 # The same for a port that was never open.  Many guests have none, and to look for it takes eight
