@@ -321,6 +321,14 @@ def test_address_is_sent_for_the_port_that_heard_it_last() -> None:
     assert (G1, "p0", "moved") in host.reasons(110.0)
 
 
+def test_address_that_two_ports_heard_at_the_same_time_gets_one_frame() -> None:
+    host = simple()
+    host.change(port(22, "p2", 10))
+    host.hear(100.0, at(1, 20))
+    host.hear(110.0, at(1, 22, 10.0))
+    assert host.guests(110.0) == [(G1, "", "bond0")]
+
+
 def test_guest_of_libvirt_that_was_heard_only_on_another_port_has_moved() -> None:
     host = simple()
     host.hear(100.0, at(1, 21), at(2, 20))

@@ -214,6 +214,19 @@ def test_full_queue_of_a_bond_does_not_hold_up_another_bond() -> None:
     assert rounds.send(100.0 + TICK) == first
 
 
+def test_bond_that_fails_over_again_leaves_the_round_of_the_other_bond() -> None:
+    rounds = Rounds()
+    rounds.host.change(bond(4, "bond1", 11), bridge(11, "br1")._replace(flags=0))
+    rounds.host.change(port(70, "q0", 11))
+    rounds.read(70.0)
+    rounds.state.take([LinkCounters(70, 1, 1), TableEntry(guest(9), 70, 11)], 70.0)
+    rounds.rounds.begin([3, 4], frozenset(), 100.0, 0.0)
+    rounds.rounds.advance(100.0)
+    rounds.read(100.0)
+    rounds.rounds.begin([4], frozenset(), 100.001, 1.0)
+    assert [each.bond for each in rounds.send(100.001)] == ["bond0"]
+
+
 def test_batch_ends_before_another_bond_and_before_a_link_that_is_gone() -> None:
     rounds = Rounds()
     rounds.host.change(bond(4, "bond1", 11), bridge(11, "br1")._replace(flags=0))

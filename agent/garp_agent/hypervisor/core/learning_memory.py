@@ -12,8 +12,11 @@ three times as much, and 1,000 dicts of one address 300 KiB.
 
 from __future__ import annotations
 
+from itertools import starmap
 from math import inf
 from struct import Struct
+
+from garp_agent.hypervisor.core.bridge_tables import PortAddresses, address_number
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,11 +37,10 @@ SNAPSHOT_MOST = 150.0  # seconds between two snapshots; half the default ageing 
 # During a topology change STP makes the ageing time twice the forward delay, which is 2 s at least.
 SNAPSHOT_LEAST = 2.0
 
-# The same 16 bytes: MAC and VLAN (as TableEntry.vlan) as one number or as two values, and when a
-# bridge received a frame from it.
+# The same 16 bytes: address_number(), or MAC and VLAN (as TableEntry.vlan); when a bridge received
+# a frame from it.
 _ADDRESS = Struct("=Qd")
 _HEARD = Struct("=6sHd")
-_MAC_AND_VLAN = Struct("=6sH")
 _NUMBER = Struct("=Q")
 
 
@@ -55,7 +57,7 @@ class LearningMemory:
 
     def take(
         self,
-        entries: Iterable[TableEntry],
+        entries: Iterable[PortAddresses | TableEntry],
         counters: Iterable[LinkCounters],
         table: LinkTable,
         topology: Topology,
@@ -86,7 +88,10 @@ class LearningMemory:
                 continue
             else:
                 known = heard.setdefault(port.ifindex, {})
-            known[_packed(entry.hardware_address, entry.vlan)] = now - entry.age
+            if isinstance(entry, PortAddresses):
+                known.update({number: now - age for number, age in entry.ages.items()})
+            else:
+                known[address_number(entry.hardware_address, entry.vlan)] = now - entry.age
         self._keep_heard(heard, guest_ports)
         self._keep_outside(outside, table, now)
 
@@ -219,10 +224,5 @@ def _latest(known: dict[int, float], most: int, own: bytes = b"") -> dict[int, f
     return {key: known[key] for key in order[:most]}
 
 
-def _packed(hardware_address: bytes, vlan: int) -> int:
-    number: int = _NUMBER.unpack(_MAC_AND_VLAN.pack(hardware_address, vlan))[0]
-    return number
-
-
 def _joined_addresses(known: dict[int, float]) -> bytes:
-    return b"".join([_ADDRESS.pack(key, at) for key, at in known.items()])
+    return b"".join(starmap(_ADDRESS.pack, known.items()))

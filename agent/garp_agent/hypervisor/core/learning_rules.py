@@ -48,8 +48,8 @@ SHARED = (
 )
 
 
-# The first two octets of those, and of the address that is all zeros.
-_SPECIAL_BEGINNINGS = {(prefix.value >> 32).to_bytes(2, "big") for prefix in SHARED} | {bytes(2)}
+# The first two octets.  00:00 is one of them, so an address of zeros is looked at as well.
+_SHARED_BEGINNINGS = {(prefix.value >> 32).to_bytes(2, "big") for prefix in SHARED}
 
 
 def _every_port(_name: str) -> bool:
@@ -66,7 +66,7 @@ class LearningRules(NamedTuple):
     def refusal(self, hardware_address: bytes) -> str:
         """Return why a MAC never gets a frame; "" if it may."""
         is_group = hardware_address[0] & 1
-        if not (is_group or self.never or hardware_address[:2] in _SPECIAL_BEGINNINGS):
+        if not (is_group or self.never or hardware_address[:2] in _SHARED_BEGINNINGS):
             return ""  # as a rule, and thousands are asked for
         number = int.from_bytes(hardware_address, "big")
         if is_group or not number:

@@ -5,7 +5,12 @@ Does not read the kernel's tables: its callers do (hypervisor.learning_lookup).
 
 from __future__ import annotations
 
-from garp_agent.hypervisor.core.bridge_tables import TableEntry, read_entry
+from garp_agent.hypervisor.core.bridge_tables import (
+    PortAddresses,
+    TableEntry,
+    read_entry,
+    read_usual,
+)
 from garp_agent.hypervisor.core.bridge_vlans import PortVlans, read_vlans
 from garp_agent.hypervisor.core.learning_memory import LearningMemory
 from garp_agent.hypervisor.core.learning_plan import plan_learning
@@ -22,7 +27,7 @@ if TYPE_CHECKING:
     from garp_agent.hypervisor.core.links import LinkTable
     from garp_agent.hypervisor.core.topology import Topology
 
-    TableMessage = Union[TableEntry, PortVlans, LinkCounters]
+    TableMessage = Union[PortAddresses, TableEntry, PortVlans, LinkCounters]
 
 _READERS: dict[int, rtnetlink.Reader[TableMessage]] = {
     rtnetlink.RTM_NEWNEIGH: read_entry,
@@ -56,7 +61,7 @@ class LearningState:
         entries, counters = [], []
         self.vlans = {}
         for each in told:
-            if isinstance(each, TableEntry):
+            if isinstance(each, (PortAddresses, TableEntry)):
                 entries.append(each)
             elif isinstance(each, PortVlans):
                 self.vlans[each.ifindex] = each
@@ -69,8 +74,16 @@ class LearningState:
         return plan_learning(self._table, self._topology, self.vlans, self.memory, rules, moment)
 
 
+def _read_tables(datagram: bytes) -> list[TableMessage | rtnetlink.ControlMessage]:
+    found: list[TableMessage | rtnetlink.ControlMessage]
+    found, offset = read_usual(datagram)  # type: ignore[assignment]
+    if offset < len(datagram):
+        found += rtnetlink.decode(_READERS, datagram[offset:])
+    return found
+
+
 LEARNING_TABLES: rtnetlink.Subject[TableMessage] = rtnetlink.Subject(
     (),
     (rtnetlink.dump_bridge_tables, rtnetlink.dump_bridge_vlans, rtnetlink.dump_link_counters),
-    lambda datagram: rtnetlink.decode(_READERS, datagram),
+    _read_tables,
 )
