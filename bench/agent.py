@@ -15,6 +15,7 @@ import socket
 import struct
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -54,8 +55,15 @@ head = bytes.fromhex("ffffffffffff{LISTENER_MAC.replace(":", "")}080600010800060
 while True:
     link.send(head + events.recv(4096)[28:32] + bytes(28))
 """
-START = "import sys; from garp_agent.__main__ import main; main()"  # as the installed script does
-AGENT = [*PYTHON, START, "run"]
+# As the script of the Debian package does (contrib/debian/bin/garp-agent).
+PACKAGED = f"""
+import sys
+sys.path.insert(0, {str(ROOT / "agent")!r})
+sys.path.append({sysconfig.get_path("purelib")!r})
+from garp_agent.__main__ import main
+main()
+"""
+AGENT = [sys.executable, "-ISc", PACKAGED, "run"]
 
 
 class Figure(NamedTuple):

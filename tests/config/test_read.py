@@ -221,14 +221,14 @@ SETTINGS = st.builds(
     addresses_per_tick=st.integers(1, 256),
     burst=st.sets(fractions(0, 10, 1_000_000), min_size=1, max_size=10).map(sorted).map(tuple),
     rate_limit=st.builds(RateLimit, fractions(1, 1_000, 1_000), st.integers(2, 1_000)),
-    arp=st.sampled_from(ArpForm),
+    arp=st.sampled_from(tuple(ArpForm)),
     mac_only=st.just(True),
     interfaces=st.builds(
         InterfaceSelection, tuples(GLOBS), tuples(GLOBS), tuples(KINDS), tuples(KINDS)
     ),
     addresses=st.builds(AddressSelection, NETWORKS, NETWORKS),
     conflict=st.builds(
-        Conflict, st.sampled_from(ConflictPolicy), fractions(1, 3600, 1_000_000), PATTERNS
+        Conflict, st.sampled_from(tuple(ConflictPolicy)), fractions(1, 3600, 1_000_000), PATTERNS
     ),
     reconcile_interval=fractions(10, 86_400, 1_000_000),
     hint_port=st.one_of(st.just(""), PORTS, PATHS),

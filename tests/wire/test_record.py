@@ -64,3 +64,24 @@ def test_records_with_equally_many_fields_keep_their_own_names_and_defaults() ->
     with pytest.raises(ValueError, match="'c'"):
         First(1)._replace(c=1)  # type: ignore[call-arg]
     assert copy.deepcopy(First(5)) == First(5)
+
+
+class Color(record.Enum):
+    """A color."""
+
+    RED = "red"
+    BLUE = "blue"
+
+
+def test_enum_has_its_members_in_order_and_finds_them_by_value() -> None:
+    assert [(each.name, each.value) for each in Color] == [("RED", "red"), ("BLUE", "blue")]
+    assert (len(Color), Color.__doc__, repr(Color.RED)) == (2, "A color.", "Color.RED")
+    assert Color("blue") is Color.BLUE
+    assert len(set(Color)) == 2
+    with pytest.raises(ValueError, match=r"^'green' is not a valid Color$"):
+        Color("green")
+
+
+def test_enum_member_that_is_copied_is_itself() -> None:
+    assert copy.deepcopy({Color.RED: [Color.BLUE]}) == {Color.RED: [Color.BLUE]}
+    assert copy.copy(Color.RED) is Color.RED

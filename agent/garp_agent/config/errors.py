@@ -6,12 +6,11 @@ allowed ...``.  Knows no key and no rule.  The daemon loads this module, so it i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
 COMMAND_LINE = "command line"  # Problem.source of an option

@@ -5,10 +5,8 @@ Reads no file: ``config.read`` makes these values from YAML.  Durations are floa
 
 from __future__ import annotations
 
-from enum import Enum
-
 from garp_agent.wire.bounds import Bound
-from garp_agent.wire.record import NamedTuple
+from garp_agent.wire.record import Enum, NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ status.  Loads neither click nor yaml.
 
 from __future__ import annotations
 
+import _signal as signal  # type: ignore[import-not-found]  # needs less memory: docs/design.md
 import gc
 import os
-import signal
 import sys
 import time
 

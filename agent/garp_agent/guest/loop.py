@@ -9,13 +9,12 @@ Sources: clock_gettime(2), socket(7), <linux/time.h>.
 from __future__ import annotations
 
 import time
-from math import inf
 
 from garp_agent.guest.core.frames import encode
 from garp_agent.guest.core.model import Resumed, Sent
 from garp_agent.runtime.reactor import Reactor
 from garp_agent.wire.model import LEVEL_WARNING
-from garp_agent.wire.record import NamedTuple
+from garp_agent.wire.record import NamedTuple, inf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,8 +5,6 @@ Decides when everything is done.
 
 from __future__ import annotations
 
-from math import inf
-
 from garp_agent.config.settings import InterfaceSelection, Settings
 from garp_agent.guest.core.engine import Engine
 from garp_agent.guest.core.kernel import GUEST
@@ -17,7 +15,7 @@ from garp_agent.guest.loop import Loop, NextTurn
 from garp_agent.runtime.log import Log
 from garp_agent.runtime.netlink import Netlink
 from garp_agent.wire.model import LEVEL_ERROR
-from garp_agent.wire.record import NamedTuple
+from garp_agent.wire.record import NamedTuple, inf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

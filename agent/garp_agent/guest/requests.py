@@ -6,12 +6,11 @@ reply can say how many there were.
 
 from __future__ import annotations
 
-from math import inf
-
 from garp_agent import __version__
 from garp_agent.guest.core.model import BurstRequested, Cause, LeaseGranted
 from garp_agent.runtime.log import address_text
 from garp_agent.wire import protocol
+from garp_agent.wire.record import inf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

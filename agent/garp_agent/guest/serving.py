@@ -5,7 +5,7 @@ Does not know what a request means (guest.requests) or how its bytes come (the e
 
 from __future__ import annotations
 
-from math import inf
+from garp_agent.wire.record import inf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ Decides nothing about guests (hypervisor.core.announce_self); hypervisor.io.xens
 from __future__ import annotations
 
 import errno
-from collections import deque
 
 from garp_agent.hypervisor.core.exchange import Outcome, Result
 from garp_agent.hypervisor.io.xenstore import rewrite_states
+from garp_agent.wire.record import deque
 from garp_agent.wire.xenbus import DEVICE
 
 TYPE_CHECKING = False

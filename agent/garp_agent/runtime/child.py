@@ -5,10 +5,10 @@ The modules that the work imports, its memory and whatever it hangs on stay with
 
 from __future__ import annotations
 
+import _signal as signal  # type: ignore[import-not-found]  # needs less memory: docs/design.md
 import errno
 import marshal
 import os
-import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ import fcntl
 import os
 import select
 import stat
-from math import inf
 
 from garp_agent.wire.lines import LineDecoder
+from garp_agent.wire.record import inf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

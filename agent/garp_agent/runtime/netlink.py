@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import _socket as socket  # needs less memory: docs/design.md
 import errno
-from math import inf
 
 from garp_agent.wire import rtnetlink
 from garp_agent.wire.model import DumpComplete, DumpPartial, DumpStarted
-from garp_agent.wire.record import Generic, T
+from garp_agent.wire.record import Generic, T, inf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

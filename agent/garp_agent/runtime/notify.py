@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import _socket as socket  # needs less memory: docs/design.md
 import os
-from math import inf
+
+from garp_agent.wire.record import inf
 
 
 class Notify:

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import select
 import time
-from math import inf
+
+from garp_agent.wire.record import inf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,9 +5,8 @@ Bounded, because a flood of events must not fill the memory.  Does not format or
 
 from __future__ import annotations
 
-from math import inf
-
 from garp_agent.wire.model import LEVEL_DEBUG, LEVEL_WARNING, Notice
+from garp_agent.wire.record import inf
 
 REPEATED = 6  # notices of one kind that are kept at their own level in each PERIOD
 PERIOD = 60.0  # seconds

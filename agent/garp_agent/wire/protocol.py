@@ -9,13 +9,11 @@ The form is that of QMP and the QEMU guest agent: one JSON object a line with ``
 
 from __future__ import annotations
 
-from enum import Enum
-
 from garp_agent.wire import strict_json
 from garp_agent.wire.arguments import Arguments, brief
 from garp_agent.wire.bounds import BURST_ROUNDS, Bound
 from garp_agent.wire.lines import DELIMITER, Overlong
-from garp_agent.wire.record import NamedTuple
+from garp_agent.wire.record import Enum, NamedTuple
 from garp_agent.wire.strict_json import INTEGER_MOST
 
 TYPE_CHECKING = False

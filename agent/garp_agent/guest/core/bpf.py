@@ -9,7 +9,6 @@ Source: Documentation/networking/filter.rst.
 
 from __future__ import annotations
 
-from itertools import islice
 from struct import Struct, unpack
 
 from garp_agent.wire.bpf import (
@@ -91,5 +90,5 @@ def advertisement_filter(addresses: Iterable[bytes]) -> bytes:
 
 def _words(addresses: Iterable[bytes], most: int) -> tuple[int, ...]:
     """Return the first ``most`` addresses as numbers of 32 bits."""
-    joined = b"".join(islice(addresses, most))
+    joined = b"".join(list(addresses)[:most])
     return unpack(f"!{len(joined) // 4}I", joined)

@@ -26,14 +26,14 @@ advertisement).
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
-from math import inf
+from _heapq import heappop, heappush
 
 from garp_agent.config.settings import ConflictPolicy
 from garp_agent.guest.core.model import Cause
 from garp_agent.guest.core.proxy_tests import ProxyTests, remember
 from garp_agent.guest.core.rival import PROBES, Rival, Step, is_no_station
 from garp_agent.guest.core.silent_stations import SilentStations
+from garp_agent.wire.record import inf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

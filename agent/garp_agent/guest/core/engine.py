@@ -15,8 +15,6 @@ refreshes begin so, too: the path may carry frames later than its carrier comes.
 
 from __future__ import annotations
 
-from math import inf
-
 from garp_agent.guest.core.claim_response import ClaimResponse
 from garp_agent.guest.core.conflicts import Conflicts
 from garp_agent.guest.core.counters import Counters
@@ -50,6 +48,7 @@ from garp_agent.wire.model import (
     Errno,
 )
 from garp_agent.wire.notices import Notices, Repetition
+from garp_agent.wire.record import inf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,11 +7,10 @@ builds no bytes.
 
 from __future__ import annotations
 
-from math import inf
-
 from garp_agent.guest.core.conflicts import CHECKED
 from garp_agent.guest.core.model import Cause, Kind
 from garp_agent.guest.core.policy import probe_kinds
+from garp_agent.wire.record import inf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

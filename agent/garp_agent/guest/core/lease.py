@@ -6,7 +6,7 @@ what ends the promise or what follows from its end: the engine does.  Reads no c
 
 from __future__ import annotations
 
-from math import inf
+from garp_agent.wire.record import inf
 
 
 class GuestLease:

@@ -5,11 +5,9 @@ Holds what is pending and when it is due.  Does not decide the order of links.
 
 from __future__ import annotations
 
-from math import inf
-
 from garp_agent.guest.core.model import Cause
 from garp_agent.guest.core.rate_limit import FrameBucket
-from garp_agent.wire.record import NamedTuple
+from garp_agent.wire.record import NamedTuple, inf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

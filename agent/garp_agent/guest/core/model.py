@@ -8,10 +8,8 @@ Sources: rtnetlink(7), <linux/if.h>, <linux/if_addr.h>, <linux/if_arp.h>, <linux
 
 from __future__ import annotations
 
-from enum import Enum
-
 from garp_agent.wire.model import IFF_LOWER_UP, IFF_UP
-from garp_agent.wire.record import NamedTuple
+from garp_agent.wire.record import Enum, NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,8 +66,6 @@ def is_virtual_router(hardware_address: bytes) -> bool:
 class Kind(Enum):
     """The type of frame that an announcement is sent as."""
 
-    __hash__ = object.__hash__  # that of Enum is two calls in Python
-
     ARP_REQUEST = "arp-request"
     ARP_REPLY = "arp-reply"
     ARP_PROBE = "arp-probe"
@@ -80,8 +76,6 @@ class Kind(Enum):
 
 class Cause(Enum):
     """Why an announcement is made."""
-
-    __hash__ = object.__hash__  # as above
 
     START = "start"
     REFRESH = "refresh"

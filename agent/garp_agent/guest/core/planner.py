@@ -7,14 +7,13 @@ plans.
 
 from __future__ import annotations
 
-from math import inf
-
 from garp_agent.guest.core.inventory import Inventory
 from garp_agent.guest.core.policy import item_skip, plan_link, whole_link_skip
 from garp_agent.guest.core.relations import Relations
 from garp_agent.guest.core.selectors import unmatched
 from garp_agent.guest.core.shared_addresses import SharedAddresses
 from garp_agent.wire.model import DumpComplete
+from garp_agent.wire.record import inf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,8 +9,6 @@ hardware addresses), RFC 2281 section 5.2 (HSRP's), RFC 4291 appendix A (modifie
 
 from __future__ import annotations
 
-from enum import Enum
-
 from garp_agent.config.settings import AddressSelection, ArpForm, InterfaceSelection
 from garp_agent.guest.core.model import (
     ARPHRD_ETHER,
@@ -31,7 +29,7 @@ from garp_agent.guest.core.model import (
     is_virtual_router,
 )
 from garp_agent.wire.model import IFF_LOWER_UP, IFF_UP
-from garp_agent.wire.record import NamedTuple
+from garp_agent.wire.record import Enum, NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -16,8 +16,7 @@ identifiers of 64 bits).
 
 from __future__ import annotations
 
-from enum import Enum
-from math import inf
+from garp_agent.wire.record import Enum, inf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ All times are those at which the kernel had taken the frame, in seconds (monoton
 
 from __future__ import annotations
 
-from collections import deque
-from math import inf
+from garp_agent.wire.record import deque, inf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -8,10 +8,8 @@ Source: RFC 5227 section 1.1 (number of probes).
 
 from __future__ import annotations
 
-from math import inf
-
 from garp_agent.guest.core.model import Cause
-from garp_agent.wire.record import NamedTuple
+from garp_agent.wire.record import NamedTuple, inf
 
 PROBES = 3  # unanswered ones after which no other station has the address, RFC 5227 section 1.1
 

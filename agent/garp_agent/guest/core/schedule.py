@@ -16,12 +16,12 @@ be due in one turn, and their frames leave later than the turn began.
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
-from math import inf
+from _heapq import heappop, heappush
 
 from garp_agent.config.settings import LONGEST
 from garp_agent.guest.core.link_schedule import BurstRounds, Due, LinkSchedule, Nic, Timer
 from garp_agent.guest.core.model import Cause
+from garp_agent.wire.record import inf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

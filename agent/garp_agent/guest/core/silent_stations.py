@@ -7,9 +7,8 @@ what a claim changes: guest.core.conflicts does.
 
 from __future__ import annotations
 
-from math import inf
-
 from garp_agent.guest.core.proxy_tests import remember
+from garp_agent.wire.record import inf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

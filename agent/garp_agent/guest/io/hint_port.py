@@ -31,17 +31,15 @@ import errno
 import os
 import select
 import stat
-import termios
-import tty
-from enum import Enum
-from math import inf
 
-from garp_agent.guest.io.port_names import find
+from garp_agent.guest.io.port_names import XENBUS, find
 from garp_agent.wire.lines import REPLY_LIMIT, LineDecoder
+from garp_agent.wire.record import Enum, inf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import ModuleType
 
     from garp_agent.wire.lines import Line
 
@@ -88,6 +86,7 @@ class HintPort:
         self.name = name
         self.path = ""  # where the port was at the last attempt; "": not found
         self.state = PortState.ABSENT if name else PortState.OFF
+        _load_for(name)
         self.error = 0  # errno of the last attempt to open; 0: it worked
         self._epoll = select.epoll()
         self._descriptor = -1
@@ -233,8 +232,8 @@ class HintPort:
         self._is_settling = False
         self._decoder.clear()
         try:
-            termios.tcflush(self._descriptor, termios.TCIFLUSH)
-        except termios.error:  # it hung up meanwhile, which the next read notices
+            _terminal().discard_input(self._descriptor)
+        except OSError:  # it hung up meanwhile, which the next read notices
             pass
 
     def _hang_up(self, state: PortState, error: int) -> None:
@@ -323,18 +322,29 @@ def _open_device(path: str) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         if os.isatty(descriptor):
-            _make_raw(descriptor)
+            _terminal().make_raw(descriptor)
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
 
 
-def _make_raw(descriptor: int) -> None:
+def _load_for(name: str) -> None:
+    """Load what only some ports need, now: a running agent may need no file."""
+    is_xen = os.path.exists(XENBUS)
+    if is_xen or name.startswith("/"):  # a Xen channel is a terminal
+        _terminal()
+    if is_xen:
+        import garp_agent.runtime.xenbus  # noqa: F401
+
+
+def _terminal() -> ModuleType:
+    """Return the module for terminals.  Raises OSError if it cannot be loaded any more."""
     try:
-        tty.setraw(descriptor, termios.TCSANOW)  # with echo the host would read its own hints
-    except termios.error as error:  # not a subclass of OSError
-        raise OSError(*error.args) from None
+        from garp_agent.guest.io import terminal
+    except ImportError as error:
+        raise OSError(errno.ELIBACC, str(error)) from None
+    return terminal
 
 
 def _closed_state(number: int) -> PortState:

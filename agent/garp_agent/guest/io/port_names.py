@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import os
 
-from garp_agent.runtime.xenbus import Xenbus
-from garp_agent.wire.xenbus import DEVICE
-
 LINKS = ("/dev/virtio-ports/", "/dev/xen-channels/")  # folders with udev's links
 SYSFS = "/sys/class/virtio-ports"
+XENBUS = "/dev/xen/xenbus"  # there in guests of Xen only, which alone load wire.xenbus
 CONSOLES = "device/console"  # in xenstore, below the guest's own domain
 
 
-def find(name: str, xenbus: str = DEVICE) -> str:
+def find(name: str, xenbus: str = XENBUS) -> str:
     """Return the path of the port called ``name``; "" if there is none."""
     for folder in LINKS:
         if os.path.exists(folder + name):
             return folder + name
-    return _in_sysfs(name) or _in_xenstore(name, xenbus)
+    return _in_sysfs(name) or (_in_xenstore(name, xenbus) if os.path.exists(xenbus) else "")
 
 
 def _in_sysfs(name: str) -> str:
@@ -46,10 +44,12 @@ def _in_xenstore(name: str, xenbus: str) -> str:
     Linux numbers the terminals in the order of the consoles, and so does xl.
     """
     try:
+        from garp_agent.runtime.xenbus import Xenbus
+
         with Xenbus(xenbus) as store:
             for number in store.names(CONSOLES):
                 if number.isdecimal() and store.read(f"{CONSOLES}/{number}/name") == name:
                     return f"/dev/hvc{number}"
-    except OSError:
+    except (OSError, ImportError):
         pass
     return ""

@@ -10,11 +10,9 @@ Format: docs/protocol.md.
 
 from __future__ import annotations
 
-from enum import Enum
-
 from garp_agent.wire.lines import REPLY_LIMIT, LineDecoder
 from garp_agent.wire.protocol import ProtocolError, Reply, parse_reply
-from garp_agent.wire.record import NamedTuple
+from garp_agent.wire.record import Enum, NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,13 +14,13 @@ Format: docs/protocol.md, command ``burst``.
 
 from __future__ import annotations
 
-from collections import deque
 from math import inf
 
 from garp_agent.hypervisor.core.exchange import REPLIED, Call, Exchange, Outcome
 from garp_agent.hypervisor.core.failover_record import NAMES, FailoverRecord, Unanswered
 from garp_agent.hypervisor.core.guests import rounded
 from garp_agent.wire.model import LEVEL_NOTICE, LEVEL_WARNING
+from garp_agent.wire.record import deque
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -10,13 +10,13 @@ opens no socket.  The caller reads the tables when :attr:`LearningRounds.wants_t
 
 from __future__ import annotations
 
-from collections import deque
 from itertools import islice
 from math import inf
 
 from garp_agent.hypervisor.core.guests import rounded
 from garp_agent.hypervisor.core.learning_plan import LOST_FOR, Moment
 from garp_agent.wire.model import LEVEL_INFO, LEVEL_WARNING
+from garp_agent.wire.record import deque
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

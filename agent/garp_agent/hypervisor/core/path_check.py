@@ -14,12 +14,11 @@ Pull: the caller asks for the next frame, sends it, and reports what arrives.  D
 
 from __future__ import annotations
 
-from collections import deque
-from heapq import heappop, heappush
+from _heapq import heappop, heappush
 from math import inf
 
 from garp_agent.hypervisor.core.path_probes import encode_probe
-from garp_agent.wire.record import NamedTuple
+from garp_agent.wire.record import NamedTuple, deque
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
