@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from garp_agent.hypervisor.path_verifier import PathVerifier
     from garp_agent.runtime.log import Log
 
+# Objects after which Python looks for garbage: more than a round of hints to 1,000 guests makes.
+GARBAGE = 10_000
 NO_PROBES = "path probes need CAP_NET_RAW, and AF_PACKET in the unit"
 # Seconds from a lack of memory to the hints that make up for what was lost, and between two such.
 HINT_AGAIN = 1.0
@@ -323,6 +325,7 @@ class WatcherDaemon:
             # come in the middle of a round of hints.
             if hasattr(gc, "freeze"):  # Python 3.7
                 gc.freeze()
+            gc.set_threshold(GARBAGE)
             self._notify.say("READY=1")
 
     # -- the operator -------------------------------------------------------------------

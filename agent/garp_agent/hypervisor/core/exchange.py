@@ -41,13 +41,16 @@ REPLIED = (Outcome.ANSWERED, Outcome.REFUSED)  # an agent replied to all request
 class Exchange:
     """Requests that are sent together, and the replies to them."""
 
-    __slots__ = ("_decoder", "_noise", "_requests", "outgoing", "replies")
+    __slots__ = ("_decoder", "_ids", "_noise", "outgoing", "replies")
 
-    def __init__(self, requests: Mapping[str, bytes]) -> None:
-        """``requests``: lines by their ids; they do not change any more."""
-        self.outgoing = b"".join(requests.values())  # not sent yet
+    def __init__(self, requests: Mapping[str, bytes], joined: bytes = b"") -> None:
+        """``requests``: lines by their ids.
+
+        ``joined``: all lines, if the caller has them in one piece.
+        """
+        self.outgoing = joined or b"".join(requests.values())  # not sent yet
         self.replies: dict[str, Reply] = {}  # by id
-        self._requests = requests
+        self._ids = tuple(requests)  # without the lines: they need most of the memory
         self._decoder: LineDecoder | None = None  # not before a reply: no hint waits for it
         self._noise = 0  # bytes since the last expected reply
 
@@ -61,7 +64,7 @@ class Exchange:
         for line in self._decoder.feed(data):
             if isinstance(line, bytes):
                 self._take(line)
-        if len(self.replies) == len(self._requests):
+        if len(self.replies) == len(self._ids):
             refused = any(reply.error_class for reply in self.replies.values())
             return Outcome.REFUSED if refused else Outcome.ANSWERED
         return Outcome.GARBAGE if self._noise > NOISE_LIMIT else None
@@ -76,7 +79,7 @@ class Exchange:
         except ProtocolError:
             return
         id = reply.id
-        if isinstance(id, str) and id in self._requests and id not in self.replies:
+        if isinstance(id, str) and id in self._ids and id not in self.replies:
             self.replies[id] = reply
             self._noise = 0
 

@@ -195,12 +195,16 @@ class Rounds:
         number = self._writer.number()
         reason, rounds = record.reason, 1 if record.rounds else 0
         requests = self._writer.requests
+        latest: Mapping[str, bytes] = {}
+        joined = b""
         calls = []
         for guest, delay in zip(guests, self._writer.delays(guests, now)):
             name, path, _ = guest.channel
             record.awaited[path] = name
             lines = requests(guest, number, reason, delay, now, rounds)
-            calls.append(Call(path, Exchange(lines), HINT, record.number))
+            if lines is not latest:  # as a rule, all guests get the same
+                latest, joined = lines, b"".join(lines.values())
+            calls.append(Call(path, Exchange(lines, joined), HINT, record.number))
         if record.behind:
             record.rounds += 1
             record.plan_round(now, max(now, self._writer.free_at))
