@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+import garp_agent.guest.io
 from garp_agent.guest.io.hint_port import (
     BATCH,
     CHUNK,
@@ -337,6 +338,23 @@ def test_a_terminal_that_is_hung_up_is_closed(terminal: Terminal) -> None:
 
 
 # -- what cannot be opened ------------------------------------------------------------------
+
+
+def test_terminal_whose_module_cannot_be_loaded_has_failed_and_a_socket_works(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An upgrade can be half done when a reload names another port."""
+    monkeypatch.delattr(garp_agent.guest.io, "terminal", raising=False)
+    monkeypatch.setitem(sys.modules, "garp_agent.guest.io.terminal", None)
+    master, slave = os.openpty()
+    with closing(HintPort(listener.getsockname())) as port:
+        port.attempt(0.0)
+        assert port.is_open()
+    with closing(HintPort(os.ttyname(slave))) as port:
+        port.attempt(0.0)
+        assert (port.state, port.error) == (PortState.FAILED, errno.ELIBACC)
+    os.close(master)
+    os.close(slave)
 
 
 def has_terminal() -> bool:

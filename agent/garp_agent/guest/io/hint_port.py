@@ -330,12 +330,18 @@ def _open_device(path: str) -> int:
 
 
 def _load_for(name: str) -> None:
-    """Load what only some ports need, now: a running agent may need no file."""
+    """Load what only some ports need, now: a running agent may need no file.
+
+    A port that needs what cannot be loaded says so when it is opened; the agent works without it.
+    """
     is_xen = os.path.exists(XENBUS)
-    if is_xen or name.startswith("/"):  # a Xen channel is a terminal
-        _terminal()
-    if is_xen:
-        import garp_agent.runtime.xenbus  # noqa: F401
+    try:
+        if is_xen or name.startswith("/"):  # a Xen channel is a terminal
+            _terminal()
+        if is_xen:
+            import garp_agent.runtime.xenbus  # noqa: F401
+    except (OSError, ImportError):
+        pass
 
 
 def _terminal() -> ModuleType:
