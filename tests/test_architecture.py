@@ -184,8 +184,9 @@ assert len([encode(frame) for frame in iter(lambda: engine.next_frame(0.0), None
 """
 
 
+OF_AGENT = {"array", "collections", "enum", "functools", "json", "re", "selectors", "signal"}
 CASES = [
-    (AT_WORK, HEAVY | {"enum", "functools", "json", "re", "selectors", "signal", "socket"}),
+    (AT_WORK, HEAVY | OF_AGENT | {"socket"}),
     ("import garp_agent.hypervisor.daemon", HEAVY),
 ]
 

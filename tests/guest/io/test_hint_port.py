@@ -7,6 +7,7 @@ import fcntl
 import os
 import select
 import socket
+import subprocess
 import sys
 import termios
 from collections.abc import Iterator
@@ -29,7 +30,9 @@ from garp_agent.guest.io.hint_port import (
     HintPort,
     PortState,
 )
+from garp_agent.guest.io.port_names import XENBUS
 from garp_agent.wire.lines import LINE_LIMIT, Overlong
+from garp_agent.wire.xenbus import DEVICE
 from tests.runtime.descriptors import descriptors_left, open_descriptors
 
 LIMIT = 30.0
@@ -338,6 +341,37 @@ def test_a_terminal_that_is_hung_up_is_closed(terminal: Terminal) -> None:
 
 
 # -- what cannot be opened ------------------------------------------------------------------
+
+
+LOADED = """
+import sys
+from garp_agent.guest.io import hint_port
+hint_port.XENBUS = sys.argv[1]
+hint_port.HintPort(sys.argv[2])
+print(*sorted({"garp_agent.guest.io.terminal", "garp_agent.runtime.xenbus"} & {*sys.modules}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("xenbus", "name", "loaded"),
+    [
+        ("/does/not/exist", "org.garp_agent.0", ""),
+        ("/does/not/exist", "/dev/ttyS1", "garp_agent.guest.io.terminal"),
+        ("/dev/null", "org.garp_agent.0", "garp_agent.guest.io.terminal garp_agent.runtime.xenbus"),
+    ],
+)
+def test_what_a_port_can_need_is_loaded_before_its_first_attempt(
+    xenbus: str, name: str, loaded: str
+) -> None:
+    """A running agent may not find a file any more."""
+    command = [sys.executable, "-c", LOADED, xenbus, name]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    assert output.strip() == loaded
+
+
+def test_device_of_xenstore_is_that_of_the_format() -> None:
+    """Named twice, so that a guest without Xen does not load the format."""
+    assert XENBUS == DEVICE
 
 
 def test_terminal_whose_module_cannot_be_loaded_has_failed_and_a_socket_works(
