@@ -531,6 +531,19 @@ def test_lack_of_memory_again_and_again_bursts_every_30_s() -> None:
     assert all(at % 30.0 < 1.0 for at in times(frames, start))
 
 
+def test_burst_for_a_second_lack_of_memory_wakes_the_agent_30_s_after_the_first() -> None:
+    agent = guest(ETH, A, settings=ONE_ROUND)
+    agent.engine.is_damaged = True
+    agent.tell(*dump(ETH, A))
+    agent.wait(10.0)
+    agent.engine.is_damaged = True
+    assert causes(agent.tell(*dump(ETH, A))) == []
+    start = agent.now
+    frames = agent.wait(60.0)
+    assert causes(frames)[0] == "resume"
+    assert times(frames, start)[0] == 20.0
+
+
 # -- other settings -----------------------------------------------------------------
 
 

@@ -72,6 +72,15 @@ def test_failover_ends_the_leases_of_its_guests_until_they_have_said_so() -> Non
     assert talk.turn(13.0) == {"a": hint(4, again=True)}
 
 
+def test_failover_hints_guests_without_an_agent_after_those_whose_agent_is_busy() -> None:
+    talk = Talk(A, B, C)
+    calls = {call.path[-1]: call for call in talk.watcher.advance(0.0)}
+    talk.fail([calls["a"]], 0.0)
+    talk.fail([calls["b"]], 0.0, Outcome.BUSY)
+    talk.answer([calls["c"]], 0.0)
+    assert [call.path[-1] for call in talk.failover(10.0)] == ["c", "b", "a"]
+
+
 def test_hint_is_repeated_for_a_minute_also_to_guests_that_answer() -> None:
     talk = Talk(A, B).meet()
     talk.answer(talk.failover(100.0), 100.0)
