@@ -96,6 +96,34 @@ def test_overrun_starts_a_dump_that_corrects_the_inventory(
     assert netlink.read(1.0) == []
 
 
+def test_what_waited_before_a_dump_does_not_count_as_part_of_it(
+    netlink: Events, tiny_lab: TinyLab
+) -> None:
+    """The caller had no memory after an overrun: the news of an address is old, its end is lost."""
+    events = everything(netlink)
+    tiny_lab.ip("guest", "address add 192.0.2.50/24 dev eth0")
+    overrun(tiny_lab)
+    tiny_lab.ip("guest", "address del 192.0.2.50/24 dev eth0")
+    assert netlink.read(1.0, 1) == []  # the notice of the overrun
+    netlink.lose(1.0)
+    events += everything(netlink, 1.0 + RETRY)
+    assert events[-1] == DumpComplete()
+    assert addresses(events) == HERE
+
+
+def test_dump_that_the_kernel_does_not_end_is_tried_again(netlink: Events) -> None:
+    everything(netlink)
+    netlink.reconcile(INTERVAL)  # asks
+    while True:  # its datagrams are lost
+        try:
+            netlink._socket.recv(1 << 16)
+        except BlockingIOError:
+            break
+    assert netlink.read(INTERVAL) == []
+    assert netlink.deadline() == INTERVAL + RETRY
+    assert everything(netlink, INTERVAL + RETRY)[-1] == DumpComplete()
+
+
 @pytest.mark.parametrize("during", [False, True])
 def test_overrun_before_or_during_the_first_dump_leaves_one_dump(
     netlink: Events, tiny_lab: TinyLab, during: bool

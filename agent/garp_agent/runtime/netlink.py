@@ -67,11 +67,14 @@ class Netlink(Generic[T]):
         return -inf if self._again and self._step is None else self._next_dump
 
     def reconcile(self, now: float) -> Events[T]:
-        """Start a dump if it is time to; return the events that follow from it."""
-        if now < self._next_dump:
-            return self.read(now) if self._must_start() else []
-        self._next_dump = now + self.reconcile_interval
-        return self._start(now)
+        """Start a dump if it is time to; return the events that came before it, and its start."""
+        if now >= self._next_dump:
+            self._next_dump = now + self.reconcile_interval
+            self._again = True
+        if not self._must_start():
+            return []
+        events, is_empty = self._received(now, BATCH)
+        return events + self._start(now) if is_empty and self._must_start() else events
 
     def choose(self, steps: tuple[Callable[[int], bytes], ...]) -> None:
         """Make only these requests in the dumps to come.  Not during a dump."""
@@ -88,21 +91,29 @@ class Netlink(Generic[T]):
 
     def read(self, now: float, most: int = BATCH) -> Events[T]:
         """Return the events that have arrived, at most ``most`` datagrams of them."""
+        events, is_empty = self._received(now, most)
+        if is_empty and self._step is not None:
+            # The kernel adds to a dump while it is read (netlink_recvmsg() in af_netlink.c).  So
+            # this one has lost its end.
+            self._give_up(now)
+        elif is_empty and self._must_start():
+            events += self._start(now) + self._received(now, most)[0]
+        return events
+
+    def _received(self, now: float, most: int) -> tuple[Events[T], bool]:
+        """Return the events of at most ``most`` datagrams, and whether no more wait."""
         events: Events[T] = []
         for _ in range(most):
             try:
                 datagram, sender = self._socket.recvfrom(DATAGRAM)
             except BlockingIOError:
-                if not self._must_start():
-                    break
-                events += self._start(now)
-                continue
+                return events, True
             except OSError:  # ENOBUFS or ENOMEM: the kernel dropped a datagram
                 self._overrun = self._again = True
                 continue
             if sender[0] == 0:  # the port number of the kernel; others are processes
                 events += self._decode(datagram, now)
-        return events
+        return events, False
 
     def close(self) -> None:
         """Close the socket."""
