@@ -227,7 +227,7 @@ def resident(lab: Lab, program: Program = AGENT_HERE) -> Figure:
         wire.when()
         time.sleep(1.5)
         ours, peer = (status_field(each.pid, "VmRSS") / 1024 for each in (agent, bare))
-    return Figure("resident memory", "MB", ours, peer, "python", "at most 1.6, aim 1.3")
+    return Figure("resident memory", "MB", ours, peer, "python", "at most 1.25")
 
 
 def first_frame(lab: Lab, runs: int, program: Program = AGENT_HERE) -> Figure:
@@ -243,7 +243,7 @@ def first_frame(lab: Lab, runs: int, program: Program = AGENT_HERE) -> Figure:
                 bare.wait()
                 peer.append(time.time() - begun)
     medians = (median(ours) * 1e3, median(peer) * 1e3)
-    return Figure("exec to first frame", "ms", *medians, "python -c pass", "at most 5, aim 3")
+    return Figure("exec to first frame", "ms", *medians, "python -c pass", "at most 2")
 
 
 def added_address(lab: Lab, runs: int) -> tuple[float, float]:

@@ -81,9 +81,8 @@ def test_readme_and_its_picture_show_the_medians_of_the_measurements() -> None:
 
 def test_pages_give_the_figures_of_the_performance_page() -> None:
     table = (ROOT / "docs/performance.md").read_text()
-    rows = dict(
-        re.findall(r"^\| (resident memory|last of 1,000.*?) \| (.*) \|$", table, re.MULTILINE)
-    )
+    found = re.findall(r"^\| (resident memory|last of 1,000.*?) \| (.*) \|$", table, re.MULTILINE)
+    rows = dict(reversed(found))  # the first of a name: the second one has the floor beside it
     used, _, ratio, _ = rows["resident memory"].split(" | ")
     memory = f"{float(used.split()[0]):.0f} MB"
     assert (
