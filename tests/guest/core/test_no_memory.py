@@ -84,4 +84,6 @@ def test_engine_without_memory_for_any_one_allocation_keeps_nothing_of_links_tha
         assert {frame.announcement.address for frame in frames} <= {A.address, b""}, number
         due = [agent.engine.schedule.next_refresh(each) is not None for each in IFINDEXES]
         assert due == [True, False, False], number
+        counts = [agent.engine.counters.address(each.ifindex, each.address).sent for each in (C, D)]
+        assert counts == [0, 0], number
     assert failures > 100
