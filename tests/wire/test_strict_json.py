@@ -22,7 +22,7 @@ VALUES = st.recursive(
 )
 # Pieces that lie near JSON, so that most of their sequences are wrong in one place.
 SPELLED = """
-{ } [ ] , : " \\ / 0 1 -1 01 -0 1.5 1. .5 - + 1e3 1E-2 1e+ e 2e null true false nul tru ' ½ ²
+{ } [ ] , : " \\ / 0 1 -1 01 -0 1.5 1. .5 - + 1e3 1E-2 1e+ e 2e null true false nulL truE ' ½ ²
 "" "a" "b": "\\n" "\\u0041" "\\ud83d\\ude00" "\\ud83d" "\\ud83d\\u0041" "\\u00e" "\\x" "é"
 {} [] [1] {"a":1} {"a":{"b":[2,{}]}}
 """
