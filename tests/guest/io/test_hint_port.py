@@ -365,7 +365,9 @@ def test_what_a_port_can_need_is_loaded_before_its_first_attempt(
 ) -> None:
     """A running agent may not find a file any more."""
     command = [sys.executable, "-c", LOADED, xenbus, name]
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True)
+    output = done.stdout
     assert output.strip() == loaded
 
 
