@@ -28,12 +28,13 @@ from bench import lab
 from garp_agent.runtime import client
 
 LIMIT = 60.0  # seconds
+FREE_OF_REFRESHES = 20.0  # seconds, for a test that counts frames of any cause
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(lab.ROOT / "agent")}
 # every-python.sh sets this, to test the single file.
 _FILE = os.environ.get("GARP_AGENT_UNDER_TEST")
 COMMAND = (_FILE,) if _FILE else (sys.executable, "-m", "garp_agent")
 
-# Announce only for a cause: no refresh happens during a test, and a burst has one round.
+# Announce only for a cause: refreshes are rare, and a burst has one round.
 WITH_RARP = """\
 interval: 270s
 interval_with_lease: 270s
@@ -319,6 +320,20 @@ class Site(NamedTuple):
     def start(self, *options: str, **arguments: Any) -> Agent:
         """Start an agent in the guest, with the options and arguments of `Agent`."""
         return Agent(self.lab, self.directory, *options, **arguments)
+
+    def start_without_refresh(self, *options: str, **arguments: Any) -> Agent:
+        """Start agents until one will send no refresh for FREE_OF_REFRESHES seconds.
+
+        The first refresh of a link is at a random moment within the interval.  For tests that
+        count frames of any cause.
+        """
+        while True:
+            self.wire.clear()
+            agent = self.start(*options, **arguments)
+            moments = [link.get("next_refresh") for link in agent.status()["links"]]
+            if all(at is None or at > FREE_OF_REFRESHES for at in moments):
+                return agent
+            assert agent.stop() == 0
 
     def guest(self, *commands: str) -> None:
         """Run ip(8) commands in the guest."""

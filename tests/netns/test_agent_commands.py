@@ -67,7 +67,7 @@ def test_run_without_configuration_and_options_announces(site: Site) -> None:
 
 
 def test_sigusr1_sends_a_burst_and_sigint_ends_the_daemon(site: Site) -> None:
-    with site.start() as agent:
+    with site.start_without_refresh() as agent:
         agent.kill(signal.SIGUSR1)
         until(lambda: agent.sent_by("operator") == 1, "a frame is sent")
         assert agent.wait_for_log("burst", cause="operator")["reason"] == "SIGUSR1"
@@ -181,7 +181,7 @@ def test_check_and_config_accept_a_good_file(site: Site) -> None:
 
 
 def test_status_and_burst_ask_the_daemon(site: Site) -> None:
-    with site.start() as agent:
+    with site.start_without_refresh() as agent:
         control = ("--control-socket", str(agent.control))
         assert result(site, "burst", "--reason", "a\ntest", *control)[:2] == (0, "1 frame sent\n")
         assert agent.wait_for_log("burst")["reason"] == "a?test"

@@ -138,7 +138,10 @@ def test_arp_about_other_addresses_does_not_wake_the_agent(site: Site, announces
     request = gratuitous(RIVAL_MAC, other)
     request.pdst = lab.PEER_ADDRESS
     frames = [request, gratuitous(RIVAL_MAC, other), gratuitous(RIVAL_MAC, other, op=2)] * 60
-    with site.start() as agent, site.lab.packet_socket("guest", "eth0", 0x0806) as heard:
+    with (
+        site.start_without_refresh() as agent,
+        site.lab.packet_socket("guest", "eth0", 0x0806) as heard,
+    ):
         until(agent.is_asleep, "it sleeps")
         before = agent.voluntary_switches()
         heard.settimeout(LIMIT)

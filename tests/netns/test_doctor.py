@@ -81,7 +81,7 @@ def test_wire_on_a_router_with_both_arp_forms_sees_every_frame(site6: Site) -> N
 
 def test_doctor_that_may_not_send_puts_no_frame_on_the_link(site: Site) -> None:
     # Without IPv6: the kernel sends IPv6 frames of its own.
-    with site.start() as agent:
+    with site.start_without_refresh() as agent:
         before = site.lab.sent_frames("guest", "eth0")
         asked, forced = Diagnosis(agent, "--no-send"), Diagnosis(agent, prefix=NO_RAW)
         assert site.lab.sent_frames("guest", "eth0") == before

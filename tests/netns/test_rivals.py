@@ -99,7 +99,7 @@ def address(request: pytest.FixtureRequest) -> str:
 
 
 def started(site: Site, address: str, config: str = NO_REFRESH) -> Agent:
-    agent = site.start(config=config)
+    agent = (site.start if config == FREQUENT else site.start_without_refresh)(config=config)
     until(lambda: agent.claims(address), "its first probes remain without an answer")
     return agent
 
