@@ -76,6 +76,30 @@ def test_watcher_finds_hints_and_forgets_guests_whatever_the_others_do(short_pat
     assert log.count(refused) == 1
 
 
+def test_monitor_in_a_folder_that_all_users_may_write_to_is_reported_once(short_path: Path) -> None:
+    (short_path / "public").mkdir()
+    (short_path / "public").chmod(0o777)
+    monitor = f"{short_path}/public/monitor"
+    options = (*only(short_path), "--announce-self", "--monitor", monitor)
+    with socket.socket(socket.AF_UNIX) as other, watching(short_path, *options) as watcher:
+        other.bind(monitor)
+        other.listen(1)
+        log = ""
+
+        def reported() -> int:
+            nonlocal log
+            log += watcher.new_log()
+            return log.count("channel-refused")
+
+        eventually(reported, "it is reported")
+        assert watcher.ask()["monitors"] == 0
+        with Guests(short_path, [Manner.ANSWERS]):
+            eventually(watcher.states, "another search was made")
+        log += watcher.stop()[1]
+    refused = f'channel-refused path={monitor} reason="others may write to its folder'
+    assert log.count(refused) == 1
+
+
 def test_hint_cancels_a_contact_without_an_answer(short_path: Path) -> None:
     guests = Guests(short_path, [Manner.HIDES])
     with guests, watching(short_path, *only(short_path, timeout="60")) as watcher:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from garp_agent.guest.core.engine import Engine
+from garp_agent.guest.core.model import ClaimSeen
 from tests.world import NO_CARRIER, Agent, address, dump, link
 
 _testcapi = pytest.importorskip("_testcapi")  # a part of CPython's own tests
@@ -19,6 +20,7 @@ A, B, C = address("10.0.0.1/24"), address("10.0.0.2/24"), address("10.1.0.1/24",
 D = address("10.2.0.1/24", 4)
 BEFORE, AFTER = (ETH0, A), (ETH0, A, B, ETH1, C)
 IFINDEXES = 2, 3, 4
+RIVAL = bytes.fromhex("02005e005399")
 MOST = 700  # allocations; a turn has fewer
 
 
@@ -75,6 +77,7 @@ def test_engine_without_memory_for_any_one_allocation_keeps_nothing_of_links_tha
         agent = Agent(now=1000.0)
         agent.tell(*dump(ETH0, A, B, ETH1, C, link(4), D))
         agent.wait(20.0)
+        agent.tell(ClaimSeen("eth1", C.address, RIVAL, False))
         if not fails_at(agent, number, ETH0, A, down, D):
             continue
         failures += 1
@@ -84,6 +87,7 @@ def test_engine_without_memory_for_any_one_allocation_keeps_nothing_of_links_tha
         assert {frame.announcement.address for frame in frames} <= {A.address, b""}, number
         due = [agent.engine.schedule.next_refresh(each) is not None for each in IFINDEXES]
         assert due == [True, False, False], number
+        assert not agent.engine.conflicts.rivals, number
         counts = [agent.engine.counters.address(each.ifindex, each.address).sent for each in (C, D)]
         assert counts == [0, 0], number
     assert failures > 100

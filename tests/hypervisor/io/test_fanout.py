@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -141,6 +142,22 @@ def test_calls_beyond_the_limit_wait_for_others_to_end(short_path: Path) -> None
         assert len(fanout) == 50
         results += until_done(fanout)
     assert outcomes(results) == [Outcome.ANSWERED] * 50
+
+
+def test_no_more_calls_than_the_limit_are_under_way(short_path: Path) -> None:
+    paths = [str(short_path / f"{n}.sock") for n in range(3)]
+    with contextlib.ExitStack() as stack:
+        fanout = stack.enter_context(closing(Fanout(timeout=20.0, most=2)))
+        first, second, third = (stack.enter_context(listening(path, 1)) for path in paths)
+        third.setblocking(False)
+        assert fanout.start(calls(paths), time.monotonic()) == []
+        second.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            third.accept()
+        with first.accept()[0]:
+            (ended,) = fanout.read(time.monotonic())
+            assert (ended.call.number, ended.outcome) == (1, Outcome.HUNG_UP)
+            third.accept()[0].close()
 
 
 def test_calls_without_a_descriptor_wait_for_others_to_end(short_path: Path) -> None:
