@@ -88,10 +88,15 @@ class SocketHost:
 
 
 class TerminalHost:
-    """A pseudoterminal; the agent opens its slave, as it opens /dev/hvc1 in a Xen guest."""
+    """A pseudoterminal; the agent opens its slave, as it opens /dev/hvc1 in a Xen guest.
+
+    Each slave stays open here until the agent has another path: its number is not free before, so
+    an agent that tries to open it again does not get the terminal of another test.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "hint"
+        self._slave = -1
 
     def connected(self) -> Line:
         """Make a terminal, wait for the agent and return the line to it."""
@@ -101,13 +106,16 @@ class TerminalHost:
         new.rename(self.path)
         # Until the agent has made the line raw, the terminal echoes and edits what it receives.
         until(lambda: not termios.tcgetattr(slave)[3] & termios.ECHO, "the agent opens the line")
-        os.close(slave)
+        self.close()
+        self._slave = slave
         line = Line(master)
         line.wait_until_heard()
         return line
 
     def close(self) -> None:
-        pass
+        if self._slave >= 0:
+            os.close(self._slave)
+            self._slave = -1
 
 
 Host = Union[SocketHost, TerminalHost]

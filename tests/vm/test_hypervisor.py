@@ -17,8 +17,9 @@ pytestmark = pytest.mark.netns
 
 @pytest.fixture
 def agent(testbed: Testbed) -> Iterator[Agent]:
-    """An agent with the longest refresh interval: its frames are caused by hints, as a rule."""
+    """An agent whose frames are caused by hints: its first refresh is QUIET seconds away."""
     with Agent(testbed.guest) as started:
+        started.wait_until_quiet()
         yield started
 
 

@@ -90,7 +90,6 @@ class Terminal:
 
     def hang_up(self) -> None:
         os.close(self.master)
-        os.close(self.slave)
         self.master = -1
 
 
@@ -101,6 +100,7 @@ def terminal() -> Iterator[Terminal]:
     made.port.close()
     if made.master >= 0:
         made.hang_up()
+    os.close(made.slave)  # not before: another test could get the terminal that the port opens
 
 
 def lines(port: HintPort, now: float = 1.0) -> list[bytes | Overlong]:
@@ -305,6 +305,7 @@ def test_what_waited_in_a_terminal_before_the_agent_opened_it_is_discarded() -> 
         reply(port, b"answer\n")
         assert terminal.output(8) == b"\nanswer\n"
     terminal.hang_up()
+    os.close(terminal.slave)
 
 
 def test_a_reply_that_fits_in_part_does_not_spoil_the_next(terminal: Terminal) -> None:
