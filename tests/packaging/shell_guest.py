@@ -97,14 +97,21 @@ class Guest:
                 found.add(int(number))
         return found
 
+    def parents(self, words: str) -> set[int]:
+        """Return the processes with these words in their command line, without their children.
+
+        The agent reads its configuration in a child, and a shell has subshells.
+        """
+        found = self.processes(words)
+        return {each for each in found if parent(each) not in found}
+
     def files(self) -> list[str]:
         """Return the names of the files that garp-start has."""
         return sorted(path.name for path in self.run_folder.iterdir())
 
     def has_one_instance(self) -> bool:
         """Return whether one process runs the loop or the agent, not counting its subshells."""
-        found = self.processes("garp-start supervise")
-        return len([each for each in found if parent(each) not in found]) == 1
+        return len(self.parents("garp-start supervise")) == 1
 
     def lines_of(self, name: str, least: int) -> list[str]:
         """Return the lines of a file of the guest once it has as many."""

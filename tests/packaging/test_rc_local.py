@@ -187,11 +187,11 @@ def test_restart_ends_an_agent_that_is_left_alone(guest: Guest) -> None:
     install_agent(guest)
     guest.settings["GARP_OPTIONS"] = f"--control-socket {guest.folder}/socket"
     guest.starter("start")
-    (agent,) = until(lambda: guest.processes("garp_agent run"), "the agent runs")
+    (agent,) = until(lambda: guest.parents("garp_agent run"), "the agent runs")
     for process in guest.processes("garp-start"):
         os.kill(process, 9)
     assert "started" in guest.starter("restart")
-    (other,) = until(lambda: guest.processes("garp_agent run"), "another agent runs")
+    (other,) = until(lambda: guest.parents("garp_agent run"), "another agent runs")
     assert other != agent
 
 
@@ -215,7 +215,7 @@ def test_agent_is_started_supervised_and_signalled_where_it_can_run(guest: Guest
     guest.starter("start")
     assert len(guest.announced()[0]) == 60  # arping sends 42
     assert not guest.processes("garp-start loop")
-    (agent,) = guest.processes("garp_agent run")
+    (agent,) = guest.parents("garp_agent run")
     for name in ("CapEff", "CapPrm", "CapInh", "CapBnd", "CapAmb"):
         assert capabilities(agent, name) & ~CAP_NET_RAW == 0, name
     assert capabilities(agent, "CapEff") == CAP_NET_RAW
@@ -224,7 +224,7 @@ def test_agent_is_started_supervised_and_signalled_where_it_can_run(guest: Guest
     run("kill", "-USR1", (guest.run_folder / "garp-start.pid").read_text().strip())
     guest.announced()
     os.kill(agent, 9)
-    until(lambda: guest.processes("garp_agent run") - {agent}, "another agent")
+    until(lambda: guest.parents("garp_agent run") - {agent}, "another agent")
     guest.starter("stop")
     until(lambda: not guest.processes("garp"), "all of it ended")
 
