@@ -93,7 +93,7 @@ link set dev pl locked on
 fdb add 52:54:00:00:00:e0 dev pa master extern_learn vlan 100
 """
 PROGRAM = """
-import fcntl, os, socket, struct
+import errno, fcntl, os, socket, struct, time
 def frame(mac, tags=()):
     tagged = b"".join(struct.pack("!HH", 0x8100, tag) for tag in tags)
     head = bytes([255] * 6) + bytes.fromhex(mac.replace(":", "")) + tagged
@@ -102,7 +102,14 @@ def send(link, *frames):
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
         raw.bind((link, 0))
         for each in frames:
-            raw.send(each)
+            while True:
+                try:
+                    raw.send(each)
+                    break
+                except OSError as error:  # a busy kernel has not taken the frames before it
+                    if error.errno != errno.ENOBUFS:
+                        raise
+                    time.sleep(0.001)
 def fill(link, mac, buffer=0):
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK) as raw:
         raw.bind((link, 0))
