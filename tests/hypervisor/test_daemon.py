@@ -37,7 +37,7 @@ def bursts(guests: Guests, number: int) -> list[Burst]:
     return [each for each in guests.requests(number) if isinstance(each, Burst)]
 
 
-def only(directory: Path, timeout: str = "1", discover: str = "0.1") -> tuple[str, ...]:
+def only(directory: Path, timeout: str = "20", discover: str = "0.1") -> tuple[str, ...]:
     """Options for the guests below this directory, and for no guests of other tests."""
     finding = ("--port", "org.garp_agent.none", "--channel", f"{directory}/*/{PORT}")
     return ("--timeout", timeout, "--discover", discover, *finding)
@@ -54,6 +54,7 @@ def test_watcher_finds_hints_and_forgets_guests_whatever_the_others_do(short_pat
         other.listen(1)
         with Guests(short_path, Manner) as guests:
             eventually(lambda: watcher.states().get("guest0") == "answered", "one has answered")
+            eventually(lambda: len(watcher.states()) == len(Manner), "all are found")
             eventually(lambda: "new" not in watcher.states().values(), "all were contacted")
             states = [watcher.states()[f"guest{n}"] for n, _ in enumerate(Manner)]
             found = dict(zip(Manner, states))
@@ -330,7 +331,7 @@ def test_watcher_without_memory_for_hints_sends_them_later(short_path: Path, way
 def test_watcher_without_library_or_descriptors_continues(
     short_path: Path, loss: str, form: str
 ) -> None:
-    options = (*only(short_path), "--log-format", form, "--bond", "br0", "-v")
+    options = (*only(short_path, "1"), "--log-format", form, "--bond", "br0", "-v")
     manners = [Manner.ANSWERS, Manner.REFUSES, Manner.GARBAGE, Manner.HANGS_UP, Manner.NO_AGENT]
     guests = Guests(short_path, manners)
     with guests, watching(short_path, *options, prefix=WITH_BRIDGE) as watcher:

@@ -30,7 +30,8 @@ STATUS = """
 <mac address='52:54:00:12:34:56'/><target dev='vnet0' managed='no'/>
 </interface></devices></domain></domstatus>
 """
-LIST = ("env", f"PYTHONPATH={ENVIRONMENT['PYTHONPATH']}", *COMMAND, "list", "--port", "none")
+PATH = f"PYTHONPATH={ENVIRONMENT['PYTHONPATH']}"
+LIST = ("env", PATH, *COMMAND, "list", "--timeout", "20", "--port", "none")
 PREFIX = ("unshare", "-mn", "sh", "-c", TWO_BRIDGES, "-")
 
 

@@ -41,8 +41,8 @@ def in_namespace(watcher: Watcher, *arguments: str) -> dict[str, list[dict[str, 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_doctor_sees_bridge_watcher_and_guests(short_path: Path) -> None:
     guests = Guests(short_path, [Manner.ANSWERS, Manner.NO_AGENT])
-    finding = ("--port", "none", "--channel", f"{short_path}/*/{PORT}")
-    with guests, watching(short_path, *only(short_path), prefix=WITH_UPLINK) as watcher:
+    finding = ("--timeout", "5", "--port", "none", "--channel", f"{short_path}/*/{PORT}")
+    with guests, watching(short_path, *only(short_path, "1"), prefix=WITH_UPLINK) as watcher:
         run_in(watcher, "ip", "link", "set", "uplink", "up")
         eventually(lambda: watcher.states().get("0-guest0") == "answered", "the first contact")
         stp = ("stp_state", "1", "forward_delay", "200")

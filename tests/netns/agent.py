@@ -42,6 +42,7 @@ jitter: 0%
 burst: [0s]
 """
 QUIET = f"{WITH_RARP}mac_only: false\n"  # only addresses are announced
+WITHOUT_CHECK = "conflict: {policy: warn}\n"  # no probe comes before the first announcement
 NO_BUCKET = "rate_limit:\n  frames_per_second: 1000\n  depth: 1000\n"
 # A burst that is still under way whenever a test does something: ten rounds.
 LONG_BURST = QUIET.replace("[0s]", "[0s, 1s, 2s, 3s, 4s, 5s, 6s, 7s, 8s, 9s]") + NO_BUCKET

@@ -23,6 +23,7 @@ from tests.netns.agent import (
     NEW_MAC,
     NO_BUCKET,
     QUIET,
+    WITHOUT_CHECK,
     Agent,
     Site,
     command,
@@ -262,7 +263,8 @@ def test_the_service_manager_is_notified(site: Site) -> None:
                 heard.extend(manager.recv(4096).decode().splitlines())
 
         environment = ("env", f"NOTIFY_SOCKET={name}", "WATCHDOG_USEC=400000")
-        with site.start(prefix=environment, wait=False) as agent:
+        config = QUIET + WITHOUT_CHECK
+        with site.start(prefix=environment, wait=False, config=config) as agent:
             hear("READY=1")
             # It has announced everything before.
             assert len(site.wire.announcements(GUEST_ADDRESS)) == 1

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bench.lab import GUEST_ADDRESS, GUEST_ADDRESS6, TinyLab
-from tests.netns.agent import QUIET, Agent, Capture, Site, command, until
+from tests.netns.agent import QUIET, WITHOUT_CHECK, Agent, Capture, Site, command, until
 
 # "link address" in the guest: the link of the peer where its frames arrive.
 ANNOUNCED = {
@@ -143,7 +143,7 @@ def test_each_announced_address_arrives_at_its_peer_and_no_other(zoo: Zoo, tmp_p
             link: stack.enter_context(Capture(zoo, "peer", link))
             for link in ("eth0", "eth1", "eth3", "eth4", "vxlan0")
         }
-        config = EXCLUDING + "conflict: {policy: warn}\n"  # without a first check
+        config = EXCLUDING + WITHOUT_CHECK
         agent = stack.enter_context(Agent(zoo, tmp_path, config=config))
         links = agent.status()["links"]
         assert reasons(links) == {**dict.fromkeys(ANNOUNCED), **SKIPPED}

@@ -24,6 +24,7 @@ from tests.netns.agent import (
     ENVIRONMENT,
     LIMIT,
     QUIET,
+    WITHOUT_CHECK,
     Agent,
     Site,
     command,
@@ -37,7 +38,7 @@ FORGED = bytes(gratuitous(PEER_MAC))
 @pytest.fixture
 def agent(site6: Site) -> Iterator[Agent]:
     # A conflict must not change what it announces.
-    with site6.start(config=f"{QUIET}conflict:\n  policy: warn\n") as started:
+    with site6.start_without_refresh(config=QUIET + WITHOUT_CHECK) as started:
         yield started
 
 

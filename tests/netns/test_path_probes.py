@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import select
+import time
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -31,8 +32,8 @@ from garp_agent.hypervisor.core.probe_series import (
 )
 from garp_agent.hypervisor.guest_path_lookup import dumped
 from garp_agent.hypervisor.io.bond_switch import activate_port
-from garp_agent.hypervisor.io.probe_socket import ProbeReceiver, ProbeSender
-from garp_agent.hypervisor.probe_driver import ProbeDriver
+from garp_agent.hypervisor.io.probe_socket import BATCH, ProbeReceiver, ProbeSender
+from garp_agent.hypervisor.probe_driver import WAIT, ProbeDriver
 from tests.world import mac
 
 GUEST, OTHER = mac("52:54:00:12:34:56"), mac("52:54:00:12:34:57")
@@ -104,6 +105,26 @@ def test_probe_is_delivered_where_the_network_has_the_guest(
     assert results[1].fastest is None
     network.teach("eth0", OTHER)
     assert verdicts(network.probe((OTHER, tags))) == [(DELIVERED, 3)]
+
+
+class Stopped(ProbeSeries):
+    """A series whose process gets no CPU after it has read the first probes."""
+
+    def seen(self, path_active: int, probe: ProbeSeen, now: float) -> None:
+        if not self.arrivals:
+            time.sleep(1.1 * WAIT)
+        super().seen(path_active, probe, now)
+
+
+def test_process_that_gets_no_cpu_until_its_wait_is_over_still_reads_all_probes(
+    network: Network,
+) -> None:
+    network.teach("eth0", GUEST)
+    rounds = BATCH + 3
+    series = Stopped([ProbeTarget(GUEST, (), network.path)], Pace(0.0, 0.0), rounds)
+    with network.entered("host"), ProbeDriver(network.table, [network.path]) as driver:
+        driver.run_to_end(series)
+    assert verdicts(series.results()) == [(DELIVERED, rounds)]
 
 
 def test_probe_that_cannot_be_sent_is_not_called_lost(network: Network) -> None:

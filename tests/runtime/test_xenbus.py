@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from garp_agent.runtime import xenbus
 from garp_agent.runtime.xenbus import Xenbus
 from garp_agent.wire.xenbus import ERROR, READ, encode_xenbus
 
@@ -24,6 +25,13 @@ def terminal() -> Iterator[tuple[int, str]]:
     os.close(slave)
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine, a terminal passes bytes on late."""
+    monkeypatch.setattr(xenbus, "TIMEOUT", 60.0)
+    monkeypatch.setattr(xenbus, "PATIENCE", 60.0)
+
+
 def test_request_without_a_reply_ends_after_a_time(terminal: tuple[int, str]) -> None:
     with Xenbus(terminal[1]) as store, pytest.raises(TimeoutError):
         store.read("name")
@@ -33,6 +41,7 @@ def test_request_without_a_reply_ends_after_a_time(terminal: tuple[int, str]) ->
     ("answer", "number"),
     [(b"\xff" * 16, errno.EPROTO), (encode_xenbus(ERROR, 1, b"ENEW\0"), errno.EIO)],
 )
+@pytest.mark.usefixtures("patient")
 def test_reply_that_is_not_of_the_protocol_is_an_error(
     terminal: tuple[int, str], answer: bytes, number: int
 ) -> None:
@@ -43,6 +52,7 @@ def test_reply_that_is_not_of_the_protocol_is_an_error(
             store.read("name")
 
 
+@pytest.mark.usefixtures("patient")
 def test_reply_in_parts_and_behind_another_is_found(terminal: tuple[int, str]) -> None:
     master, name = terminal
     late, data = encode_xenbus(READ, 9, b"late"), encode_xenbus(READ, 1, b"value")

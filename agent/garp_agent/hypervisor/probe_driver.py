@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import ExitStack, closing
+from math import inf
 
 from garp_agent.hypervisor.core.path_probes import RUN_LENGTH, encode_probe, probe_source
 from garp_agent.hypervisor.core.probe_series import Pace
@@ -56,19 +57,23 @@ class ProbeDriver:
         self._stack.close()
 
     def run(self, series: ProbeSeries, is_over: Callable[[float], bool]) -> None:
-        """Send a series until ``is_over``, which is asked with the time after each turn."""
+        """Send a series until ``is_over``.
+
+        It is asked in each turn with a time, in seconds: what had arrived by then is read.
+        """
         self._series = series
+        read_up_to = -inf
         while True:
             now = time.monotonic()
             probe = series.next_probe(now)
             while probe is not None:
                 self._send(series, probe)
                 probe = series.next_probe(now)
-            if is_over(now):
+            if is_over(read_up_to):
                 break
-            wake_at = min(series.deadline(), now + 0.05)
-            ready = self._reactor.wait(wake_at)
+            ready = self._reactor.wait(min(series.deadline(), now + 0.05))
             self._reactor.call(ready, time.monotonic())
+            read_up_to = now
         self._series = None
         self._first += len(series.sent_at)  # what is still under way counts for no other series
 

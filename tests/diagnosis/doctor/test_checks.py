@@ -124,6 +124,8 @@ def test_one_wrong_fact_gives_one_finding(given: fact.Facts, expected: str) -> N
 @pytest.mark.parametrize(
     "given",
     [
+        # doctor got no CPU while the agent answered, or after that.
+        facts(later=WELL.later._replace(took=0.9)),
         # An address in duplicate address detection: the kernel has not reported it yet.
         eth0(addresses={**ADDRESSES, "2001:db8::99": ""}, tentative=("2001:db8::99",)),
         # A link without addresses.
