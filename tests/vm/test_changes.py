@@ -70,7 +70,7 @@ def doctor(guest: QemuMachine, agent: Agent) -> dict[str, Any]:
 
 
 def test_port_that_is_unplugged_is_used_when_it_is_back(guest: QemuMachine) -> None:
-    with Agent(guest, interval="1s") as agent:
+    with Agent(guest, interval="3s") as agent:
         guest.unplug_port()
         agent.wait_for_port("absent")
         assert_refreshes_without_spinning(guest, agent)
@@ -85,7 +85,7 @@ def test_port_that_another_process_holds_is_used_when_it_is_free(guest: QemuMach
         device = agent.status()["hint_port"]["path"]
     holder = guest.spawn("sh", "-c", f"exec sleep 600 <>{device}")
     wait_for(lambda: guest.read(f"/proc/{holder.pid}/comm") == "sleep\n", "the holder")
-    with Agent(guest, interval="1s") as agent:
+    with Agent(guest, interval="3s") as agent:
         assert agent.status()["hint_port"]["state"] == "busy"
         assert_refreshes_without_spinning(guest, agent)
         found = doctor(guest, agent)

@@ -262,7 +262,7 @@ def test_doctor_sees_the_bond_and_the_paths(testbed: Testbed) -> None:
     active = INTERFACES[testbed.active]
     described = f"active-backup, miimon 10, ports eth0, eth1, {active} is active"
     with Agent(testbed.guest), HintWatcher(testbed.hypervisor):
-        found = doctor()
+        found = doctor("--timeout", "60")
         assert found["bond bond0"] == [("ok", described)]
         assert found["paths"] == [("ok", "delivered from the standby port: 2 of 2")]
         assert ("ok", "1 guest answers: guest") in found["guests"]

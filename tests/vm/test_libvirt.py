@@ -82,7 +82,10 @@ def test_guest_without_an_agent_is_announced_by_qemu_through_libvirt(guest: Libv
         guest.spawn_outside(*watch, "--discover", "0.2", *PATIENT)
         wait_for(lambda: history(guest) == [], "the guest's monitor")
         assert guest.run_outside("python3", "-c", REQUEST_BURST).returncode == 0
-        wait_for(lambda: history(guest)[0]["announced_self"] == 1, "the announcement")
+        wait_for(
+            lambda: [each["announced_self"] for each in history(guest) or ()] == [1],
+            "the announcement",
+        )
         log = f"/var/log/libvirt/qemu/{NAME}.log"
         wait_for(lambda: "custom-monitor" in guest.read(log), "the command at libvirt")
         assert "monitor-failed" not in guest.read("/run/background.log")

@@ -33,13 +33,13 @@ from tests.vm.xen import (
 pytestmark = pytest.mark.netns
 KINDS = ("pv", "pvh") if WITH_XEN else ("pv",)
 RULES = ROOT / "contrib/udev/80-garp-agent.rules"
-# What a watcher leaves in the ring of a guest without agent: with these the ring is full.
+# What a watcher leaves in the ring of a guest without agent: with these the ring is nearly full.
 STALE = """
 import socket
 client = socket.socket(socket.AF_UNIX)
 client.connect(path)
 line = '{"execute": "lease", "arguments": {"seconds": 90}, "id": "old-%d"}\\n'
-client.sendall("".join(line % number for number in range(20)).encode())
+client.sendall("".join(line % number for number in range(15)).encode())
 client.close()
 """
 

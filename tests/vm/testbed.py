@@ -252,7 +252,7 @@ class HintWatcher:
         self._hypervisor = hypervisor
         self._has_crashed = False
         watch = ("watch", "-v", "--discover", "1", "--timeout", timeout)
-        leases = ("--lease-after", "0", "--lease", "90")
+        leases = ("--lease-after", "0", "--lease", "600")
         self._process = hypervisor.spawn(*GARP_HINT, *watch, *leases, *options)
 
     def __enter__(self) -> HintWatcher:
