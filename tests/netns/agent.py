@@ -323,7 +323,7 @@ class Site(NamedTuple):
         return Agent(self.lab, self.directory, *options, **arguments)
 
     def start_without_refresh(self, *options: str, **arguments: Any) -> Agent:
-        """Start agents until one will send no refresh for FREE_OF_REFRESHES seconds.
+        """Start agents until one has sent no refresh and sends none for FREE_OF_REFRESHES seconds.
 
         The first refresh of a link is at a random moment within the interval.  For tests that
         count frames of any cause.
@@ -331,8 +331,10 @@ class Site(NamedTuple):
         while True:
             self.wire.clear()
             agent = self.start(*options, **arguments)
-            moments = [link.get("next_refresh") for link in agent.status()["links"]]
-            if all(at is None or at > FREE_OF_REFRESHES for at in moments):
+            status = agent.status()
+            moments = [link.get("next_refresh") for link in status["links"]]
+            is_free = all(at is None or at > FREE_OF_REFRESHES for at in moments)
+            if is_free and "refresh" not in status["frames"]["by_cause"]:
                 return agent
             assert agent.stop() == 0
 
