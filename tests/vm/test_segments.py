@@ -169,6 +169,9 @@ def wait_for_all(guest: QemuMachine, agent: Agent, expected: dict[str, set[Annou
         raise HangError(f"{error}: {missing()}\n{agent.status()}") from None
     agent.wait_until_settled()
     assert announced(guest, padded=True) == expected
+    for name, cable in guest.cables.items():
+        probes = [each for each in cable.announcements(padded=True) if each.kind == "arp-probe"]
+        assert {each._replace(kind="arp-request") for each in probes} <= expected[name]
 
 
 def last_causes(agent: Agent) -> dict[str, str]:

@@ -107,8 +107,8 @@ def timers(facts: Facts) -> Iterator[Finding]:
     drift = after["uptime"] - before["uptime"] - ours
     overdue = list(_overdue(after))
     # The agent read its clock at some moment between the request and the reply.
-    unsure = facts.agent.took + facts.later.took
-    if after["pid"] != before["pid"] or abs(drift) > DRIFT + unsure:
+    is_same_clock = -facts.later.took - DRIFT <= drift <= facts.agent.took + DRIFT
+    if after["pid"] != before["pid"] or not is_same_clock:
         yield fail(
             "timers",
             f"while {ours:.1f} s passed here, {ours + drift:.1f} s passed for the agent",
