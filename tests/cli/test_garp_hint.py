@@ -25,7 +25,7 @@ NO_GUEST = (
     f"garp-hint: no running guest has a channel: no socket named {PORT} listens in this network "
 )
 IS_FOLDER = os.strerror(errno.EISDIR)
-HERE = ("--port", PORT, "--timeout", "1")
+HERE = ("--port", PORT, "--timeout", "3")
 
 
 def test_list_shows_each_guest_with_its_state(short_path: Path) -> None:

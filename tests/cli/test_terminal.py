@@ -18,7 +18,7 @@ AGENT_LIST = (sys.executable, "-m", "garp_agent", "list")
 def test_tables_of_the_host_fit_the_terminal_and_are_whole_in_a_pipe(short_path: Path) -> None:
     folder = short_path / ("long" * 6)
     folder.mkdir()
-    options = ("--port", PORT, "--timeout", "1")
+    options = ("--port", PORT, "--timeout", "3")
     with Guests(folder, [Manner.ANSWERS, Manner.REFUSES]) as guests:
         with watching(short_path, *options) as watcher:
             eventually(lambda: "new" not in watcher.states().values(), "all were contacted")

@@ -53,14 +53,20 @@ class Guest:
                 return outcome
 
         self.heard: list[set[bytes]] = []  # the addresses at each call of ``listen``
-        self.heard_all: list[str] = []  # the links of the calls of ``hear_all``
+        # The arguments of the calls of ``hear_all``: link and address.
+        self.heard_all: list[tuple[str, bytes]] = []
         with lab.entered("guest"):
             self.engine = Engine(settings, lambda: 0.999)
             netlink = Netlink(300.0, GUEST)
             log = Log(LEVEL_ERROR)
-            hear_all = self.heard_all.append
             self.loop = Loop(
-                self.engine, netlink, Sender(), log, self._after_turn, self._listen, hear_all
+                self.engine,
+                netlink,
+                Sender(),
+                log,
+                self._after_turn,
+                self._listen,
+                lambda *frame: self.heard_all.append(frame),
             )
 
     def run(self, after_turn: Callable[[], float]) -> None:
@@ -139,7 +145,7 @@ def test_loop_hears_all_before_its_first_frame_and_listens_after_it(tiny_lab: Ti
     guest = Guest(tiny_lab, lambda: heard.append((len(guest.heard_all), len(guest.heard))))
     guest.run(after_turn)
     assert heard == [(1, 0)]
-    assert guest.heard_all == ["eth0"]
+    assert guest.heard_all == [("eth0", socket.inet_aton(GUEST_ADDRESS))]
     assert guest.heard == [{socket.inet_aton(GUEST_ADDRESS)}]
 
 

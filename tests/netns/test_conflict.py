@@ -285,7 +285,8 @@ def test_conflict_socket_that_hears_all_drops_what_is_no_claim_and_listens_again
         conflicts = ConflictSocket()
     with closing(conflicts), tiny_lab.packet_socket("peer", "eth0") as wire:
         conflicts.listen_for([ours])
-        conflicts.hear_all("eth0")
+        for address in (ip(others[0]), ip("2001:db8::77")):
+            conflicts.hear_all("eth0", address)
         for _ in range(100):  # would fill the buffer
             wire.send(
                 bytes.fromhex("ffffffffffff020000000001") + b"\x86\xdd" + b"\x60" + bytes(999)
@@ -312,8 +313,9 @@ def test_conflict_socket_that_hears_all_drops_what_is_no_claim_and_listens_again
     ids=["untagged", "VLAN 0", "priority only", "VLAN 5", "VLAN 5 with priority"],
 )
 @pytest.mark.parametrize("bridged", [False, True], ids=["NIC", "bridge"])
+@pytest.mark.parametrize("hears_all", [False, True], ids=["filtered", "before a frame"])
 def test_claim_in_vlan_without_interface_is_not_received(
-    tiny_lab: lab.TinyLab, tag: str, heard: bool, bridged: bool
+    tiny_lab: lab.TinyLab, tag: str, heard: bool, bridged: bool, hears_all: bool
 ) -> None:
     ours, last, ours6 = "192.0.2.10", "192.0.2.11", "2001:db8::10"
     found: set[bytes] = set()
@@ -324,6 +326,8 @@ def test_claim_in_vlan_without_interface_is_not_received(
         conflicts = ConflictSocket()
     with closing(conflicts), tiny_lab.packet_socket("peer", "eth0") as wire:
         conflicts.listen_for([ip(ours), ip(last), ip(ours6)])
+        for address in (ip(ours), ip(ours6)) if hears_all else ():
+            conflicts.hear_all("eth0", address)
         claims = advertisement(RIVAL_MAC, ours6, ours6), gratuitous(RIVAL_MAC, ours)
         for frame in map(bytes, claims):
             wire.send(frame[:12] + bytes.fromhex(tag) + frame[12:])

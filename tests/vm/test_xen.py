@@ -80,7 +80,7 @@ def test_hint_through_a_channel_repairs_a_failover_but_an_old_one_does_nothing(
 
 
 def test_guest_without_agent_is_announced_by_its_cards(testbed: XenTestbed) -> None:
-    with HintWatcher(testbed.hypervisor, "--announce-self", timeout="0.2") as watcher:
+    with HintWatcher(testbed.hypervisor, "--announce-self", timeout="1") as watcher:
         wait_for(lambda: watcher.status()["guests"][0]["way"] == "announce-self", "its way")
         testbed.fail_over()
         testbed.wait_until_reached()

@@ -293,13 +293,13 @@ class AgentDaemon:
             names = [plan.link.name for plan in plans if plan.targets]
             self._note_unheard(self._conflict_socket.listen_for(addresses, names))
 
-    def _hear_all_claims(self, link: str) -> None:
-        """Let the conflict socket hear all claims, so that the answer to a probe is heard.
+    def _hear_all_claims(self, link: str, address: bytes) -> None:
+        """Let the conflict socket hear all claims, so that the answer to a frame is heard.
 
         A filter for many addresses takes milliseconds, and a frame must not wait for it.
         """
         if self._conflict_socket is not None:
-            self._conflict_socket.hear_all(link)
+            self._conflict_socket.hear_all(link, address)
 
     def _note_unheard(self, count: int) -> None:
         """Log once that conflicts of some addresses will not be noticed."""

@@ -52,7 +52,7 @@ class Loop:
     an ordinary refresh does not touch what the daemon does between frames.
     When the engine has other addresses to announce or to listen for, ``listen`` is called at the
     end of the turn.  Before each frame until then, ``hear_all`` is called with the name of its
-    link: it costs the same for any number of addresses.
+    link and its address: it costs the same for any number of addresses.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Loop:
         log: Log,
         after_turn: Callable[[float], NextTurn] = lambda now: NextTurn(inf, inf),
         listen: Callable[[], object] = lambda: None,
-        hear_all: Callable[[str], object] = lambda link: None,
+        hear_all: Callable[[str, bytes], object] = lambda link, address: None,
     ) -> None:
         self.engine = engine
         self._netlink = netlink
@@ -172,7 +172,7 @@ class Loop:
                 break
             name = self.engine.inventory.links[frame.ifindex].name
             if self.engine.revision != self._revision:
-                self._hear_all(name)
+                self._hear_all(name, frame.address)
             outcome, errno = self._sender.send(frame.ifindex, name, encode(frame))
             now = time.monotonic()  # frames of many links leave later than the turn began
             self.engine.handle(Sent(frame, outcome, errno), now)

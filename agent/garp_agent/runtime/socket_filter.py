@@ -1,11 +1,13 @@
-"""Attaches a filter (wire.bpf) to a socket: SO_ATTACH_FILTER, socket(7)."""
+"""Attaches a filter (wire.bpf) to a socket, or detaches it: SO_ATTACH_FILTER, socket(7)."""
 
 from __future__ import annotations
 
 import _socket as socket  # needs less memory: docs/design.md
+import errno
 from struct import Struct
 
 SO_ATTACH_FILTER = 26  # <asm-generic/socket.h>
+SO_DETACH_FILTER = 27
 _PROGRAM = Struct("HP")  # struct sock_fprog
 
 
@@ -19,3 +21,12 @@ def attach_filter(sock: socket.socket, instructions: bytes) -> None:
     address = id(instructions) + bytes.__basicsize__ - 1
     program = _PROGRAM.pack(len(instructions) // 8, address)
     sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+
+
+def detach_filter(sock: socket.socket) -> None:
+    """Let a socket receive all frames of its protocol.  Raises OSError as setsockopt(2) does."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+    except OSError as error:
+        if error.errno != errno.ENOENT:  # there is none
+            raise

@@ -26,7 +26,7 @@ from garp_agent.guest.core.model import (
     Kind,
     Link,
 )
-from garp_agent.guest.core.policy import LinkPlan, Skip, Target, address_skip, plan_link
+from garp_agent.guest.core.policy import LinkPlan, Skip, Target, item_skip, plan_link
 from tests.world import (
     DEFAULTS,
     DOWN,
@@ -349,7 +349,8 @@ SELECTED_ADDRESSES = [
 def test_address_is_selected_by_family_and_network(
     text: str, selection: dict[str, Any], reason: Skip | None
 ) -> None:
-    assert address_skip(address(text), AddressSelection(**selection)) is reason
+    settings = Settings(addresses=AddressSelection(**selection))
+    assert item_skip(address(text), link(), settings) is reason
 
 
 def test_address_announced_elsewhere_is_skipped_and_names_its_own_reason_first() -> None:

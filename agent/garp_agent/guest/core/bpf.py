@@ -26,7 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_PACKET_OTHERHOST = 3  # <linux/if_packet.h>
+PACKET_OTHERHOST = 3  # <linux/if_packet.h>
 # The kernel accepts 4,096 instructions (BPF_MAXINSNS).  Addresses beyond these numbers are not
 # listened for: 2 instructions for an IPv4 address, 5 for an IPv6 address.
 MOST_IPV4 = 2000
@@ -37,7 +37,7 @@ MOST_IPV6 = 800
 # filter sees them (__netif_receive_skb_core).  VLAN 0 is only a priority (IEEE 802.1Q) and passes.
 _FOR_THIS_HOST = (
     (LOAD_BYTE, 0, 0, PACKET_TYPE),
-    (JUMP_IF_EQUAL, 0, 1, _PACKET_OTHERHOST),
+    (JUMP_IF_EQUAL, 0, 1, PACKET_OTHERHOST),
     DROP,
 )
 _ADVERTISEMENT = (

@@ -9,7 +9,7 @@ hardware addresses), RFC 2281 section 5.2 (HSRP's), RFC 4291 appendix A (modifie
 
 from __future__ import annotations
 
-from garp_agent.config.settings import AddressSelection, ArpForm, InterfaceSelection
+from garp_agent.config.settings import AddressSelection, ArpForm
 from garp_agent.guest.core.model import (
     ARPHRD_ETHER,
     IFA_F_DADFAILED,
@@ -35,7 +35,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from garp_agent.config.settings import Network, Settings
+    from garp_agent.config.settings import InterfaceSelection, Network, Settings
 
 _ARP_KINDS = {
     ArpForm.REQUEST: (Kind.ARP_REQUEST,),
@@ -47,7 +47,6 @@ _IPV4_LINK_LOCAL = b"\xa9\xfe"  # 169.254.0.0/16, RFC 3927
 _UNSPECIFIED = (bytes(4), bytes(16))
 _BROADCAST = b"\xff\xff\xff\xff"
 _ANY_ADDRESS = AddressSelection()
-_ANY_INTERFACE = InterfaceSelection()
 
 
 class Skip(Enum):
@@ -248,26 +247,25 @@ def _is_virtual_address(item: InterfaceAddress, mac: bytes) -> bool:
 
 def item_skip(item: InterfaceAddress, link: Link, settings: Settings) -> Skip | None:
     """Return why an address of a suitable link is not announced; None if it is suitable."""
-    reason = address_skip(item, settings.addresses)
-    if reason is None and settings.interfaces != _ANY_INTERFACE:
-        return _label_skip(item, link, settings.interfaces)
+    selection, interfaces = settings.addresses, settings.interfaces
+    reason = _address_state_skip(item, selection) or _address_selection_skip(item, selection)
+    if reason is None and (interfaces.include or interfaces.exclude):
+        return _label_skip(item, link, interfaces)
     return reason
 
 
-def address_skip(item: InterfaceAddress, selection: AddressSelection) -> Skip | None:
-    """Return why an address is not announced; None if it is suitable."""
-    return _address_state_skip(item, selection) or _address_selection_skip(item, selection)
-
-
 def _address_state_skip(item: InterfaceAddress, selection: AddressSelection) -> Skip | None:
-    if item.address in _UNSPECIFIED:
+    address = item.address
+    is_ipv4 = len(address) == 4
+    if address in _UNSPECIFIED:
         return Skip.UNSPECIFIED
-    if _is_multicast(item.address) or item.address == _BROADCAST:
+    is_multicast = address[0] >> 4 == 14 if is_ipv4 else address[0] == 0xFF
+    if is_multicast or address == _BROADCAST:
         return Skip.NOT_UNICAST
     if item.scope == RT_SCOPE_HOST:
         return Skip.HOST_SCOPE
-    if len(item.address) == 4:
-        return Skip.IPV4_LINK_LOCAL if item.address[:2] == _IPV4_LINK_LOCAL else None
+    if is_ipv4:
+        return Skip.IPV4_LINK_LOCAL if address[:2] == _IPV4_LINK_LOCAL else None
     if item.flags & IFA_F_DADFAILED:
         return Skip.DADFAILED
     if item.flags & (IFA_F_TENTATIVE | IFA_F_OPTIMISTIC) == IFA_F_TENTATIVE:
@@ -278,17 +276,14 @@ def _address_state_skip(item: InterfaceAddress, selection: AddressSelection) -> 
 
 
 def _address_selection_skip(item: InterfaceAddress, selection: AddressSelection) -> Skip | None:
-    if not (selection.ipv4 if len(item.address) == 4 else selection.ipv6):
+    address, include, exclude = item.address, selection.include, selection.exclude
+    if not (selection.ipv4 if len(address) == 4 else selection.ipv6):
         return Skip.FAMILY_OFF
-    if any(_contains(network, item.address) for network in selection.exclude):
+    if exclude and any(_contains(network, address) for network in exclude):
         return Skip.NETWORK_EXCLUDED
-    if selection.include and not any(_contains(n, item.address) for n in selection.include):
+    if include and not any(_contains(network, address) for network in include):
         return Skip.NETWORK_NOT_INCLUDED
     return None
-
-
-def _is_multicast(address: bytes) -> bool:
-    return address[0] >> 4 == 14 if len(address) == 4 else address[0] == 0xFF
 
 
 def _contains(network: Network, address: bytes) -> bool:

@@ -22,12 +22,13 @@ from garp_agent.guest.core.bpf import (
     ALL_ARP,
     MOST_IPV4,
     MOST_IPV6,
+    PACKET_OTHERHOST,
     advertisement_filter,
     arp_filter,
 )
 from garp_agent.guest.core.frames import FrameError, decode
 from garp_agent.guest.core.model import ClaimSeen
-from garp_agent.runtime.socket_filter import attach_filter
+from garp_agent.runtime.socket_filter import attach_filter, detach_filter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ ETH_P_IPV6 = 0x86DD
 RECEIVE_BUFFER = 1 << 14  # bytes; the kernel drops the rest of a storm of claims
 FRAME = 1514  # bytes
 _SOCK_PACKET = 10  # <linux/net.h>
+_SOCK_TYPE = 0xF  # the type of a socket without its flags, <linux/net.h>
+_PROTOCOLS = {4: ETH_P_ARP, 16: ETH_P_IPV6}  # by the length of an address
 BATCH = 16  # frames read from one socket in one call
 
 
@@ -52,8 +55,8 @@ class ConflictSocket:
         self._sockets: dict[int, socket.socket] = {}
         self._protocols: dict[int, int] = {}  # of each socket
         self._for_bytes: list[int] = []  # sockets for names that are not UTF-8
-        self._hears_all = False
-        for protocol in (ETH_P_ARP, ETH_P_IPV6):
+        self._hears_all: set[int] = set()  # protocols
+        for protocol in _PROTOCOLS.values():
             self._open(socket.SOCK_RAW, protocol)
         self.listen_for(())
 
@@ -69,8 +72,9 @@ class ConflictSocket:
         fewer.  Raises OSError as setsockopt(2) does otherwise.
         """
         self._listen_on_bytes(not _is_utf8("".join(links)))
-        self.hear_all()  # also while the filters are made; it frees the memory of the old ones
-        self._hears_all = False
+        for protocol in _PROTOCOLS.values():  # also while the filters are made
+            self._hear_all_of(protocol)  # it frees the memory of the old ones
+        self._hears_all.clear()
         four = [each for each in addresses if len(each) == 4]
         sixteen = [each for each in addresses if len(each) == 16]
         heard = []
@@ -81,19 +85,17 @@ class ConflictSocket:
                 heard.append(_attach_most(sock, advertisement_filter, sixteen[:MOST_IPV6]))
         return len(four) + len(sixteen) - heard[0] - heard[1]
 
-    def hear_all(self, link: str = "") -> None:
-        """Receive all claims until the next :meth:`listen_for`, also those on ``link``.
+    def hear_all(self, link: str, address: bytes) -> None:
+        """Receive all claims of this address's family until the next :meth:`listen_for`.
 
-        The filters for that are small, so it costs the same for any number of addresses.  Without
-        memory for them in the kernel, the old ones stay.  Raises OSError as setsockopt(2) does
-        otherwise.
+        Also those on ``link``.  It costs the same for any number of addresses.  Without memory in
+        the kernel, the old filters stay.  Raises OSError as setsockopt(2) does otherwise.
         """
         if not _is_utf8(link):
             self._listen_on_bytes(True)
-        if not self._hears_all:
-            self._hears_all = True
-            for descriptor, sock in self._sockets.items():
-                _hear_all_on(sock, self._protocols[descriptor])
+        protocol = _PROTOCOLS.get(len(address))
+        if protocol is not None:  # a hardware address alone is claimed by nobody
+            self._hear_all_of(protocol)
 
     def read(self) -> list[ClaimSeen]:
         """Return claims that have arrived, at most BATCH for each protocol."""
@@ -112,11 +114,20 @@ class ConflictSocket:
                     if not isinstance(source, str) or _is_utf8(source):
                         continue
                     source = (source,)
+                elif source[2] == PACKET_OTHERHOST:  # as the filters have it
+                    continue
                 if claim.override and not claim.probe:
                     claims.append(
                         ClaimSeen(source[0], claim.address, claim.hardware_address, claim.answer)
                     )
         return claims
+
+    def _hear_all_of(self, protocol: int) -> None:
+        if protocol not in self._hears_all:
+            self._hears_all.add(protocol)
+            for descriptor, sock in self._sockets.items():
+                if self._protocols[descriptor] == protocol:
+                    _hear_all_on(sock, protocol)
 
     def _open(self, kind: int, protocol: int) -> int:
         kind |= socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
@@ -137,7 +148,7 @@ class ConflictSocket:
             self._for_bytes.clear()
         elif not self._for_bytes:
             try:
-                for protocol in (ETH_P_ARP, ETH_P_IPV6):
+                for protocol in _PROTOCOLS.values():
                     self._for_bytes.append(self._open(_SOCK_PACKET, protocol))
             except OSError:
                 pass  # no descriptor is left; the next change of addresses tries again
@@ -150,6 +161,10 @@ class ConflictSocket:
 
 
 def _hear_all_on(sock: socket.socket, protocol: int) -> None:
+    if protocol == ETH_P_ARP and sock.type & _SOCK_TYPE == socket.SOCK_RAW:
+        # No filter for a moment: to set one takes the kernel 40 us, and a frame waits for that.
+        detach_filter(sock)
+        return
     try:
         attach_filter(sock, ALL_ARP if protocol == ETH_P_ARP else ALL_ADVERTISEMENTS)
     except OSError as error:  # net.core.optmem_max is too low for one more
