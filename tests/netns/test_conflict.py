@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import time
@@ -29,10 +30,12 @@ from tests.netns.agent import (
     wait_until_believed,
 )
 from tests.netns.keepalived import start_keepalived
+from tests.runtime.descriptors import descriptors_left
 from tests.world import ip
 
 RIVAL_MAC = "02:00:5e:00:53:66"
 BROADCAST = "ff:ff:ff:ff:ff:ff"
+STRANGE = os.fsdecode(b"v\xff")  # the name of a link that is not UTF-8
 FREQUENT = "interval: 200ms\nrate_limit: {frames_per_second: 100, depth: 50}\n"
 
 
@@ -307,27 +310,55 @@ def test_conflict_socket_that_hears_all_drops_what_is_no_claim_and_listens_again
     assert claim.address == ours
 
 
+def rename(tiny_lab: lab.TinyLab, link: str) -> None:
+    tiny_lab.ip("guest", "link set eth0 down")
+    tiny_lab.run("guest", ["ip", "link", "set", "eth0", "up", "name", link])
+    tiny_lab.wait_until_up("peer")
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_sockets_of_a_name_that_is_not_utf8_are_opened_when_descriptors_are_left(
+    tiny_lab: lab.TinyLab, left: int
+) -> None:
+    ours, ours6 = "192.0.2.10", "2001:db8::10"
+    found: set[bytes] = set()
+    rename(tiny_lab, STRANGE)
+    with tiny_lab.entered("guest"):
+        conflicts = ConflictSocket()
+        with descriptors_left(left):
+            conflicts.listen_for([ip(ours), ip(ours6)], [STRANGE])
+        conflicts.listen_for([ip(ours), ip(ours6)], [STRANGE])
+    with closing(conflicts), tiny_lab.packet_socket("peer", "eth0") as wire:
+        wire.send(bytes(advertisement(RIVAL_MAC, ours6, ours6)))
+        wire.send(bytes(gratuitous(RIVAL_MAC, ours)))
+        while len(found) < 2:
+            found |= {claim.address for claim in until(conflicts.read, "both claims arrive")}
+    assert found == {ip(ours), ip(ours6)}
+
+
 @pytest.mark.parametrize(
     ("tag", "heard"),
     [("", True), ("81000000", True), ("8100e000", True), ("81000005", False), ("8100e005", False)],
     ids=["untagged", "VLAN 0", "priority only", "VLAN 5", "VLAN 5 with priority"],
 )
-@pytest.mark.parametrize("bridged", [False, True], ids=["NIC", "bridge"])
+@pytest.mark.parametrize("link", ["eth0", "bridge", STRANGE], ids=ascii)
 @pytest.mark.parametrize("hears_all", [False, True], ids=["filtered", "before a frame"])
 def test_claim_in_vlan_without_interface_is_not_received(
-    tiny_lab: lab.TinyLab, tag: str, heard: bool, bridged: bool, hears_all: bool
+    tiny_lab: lab.TinyLab, tag: str, heard: bool, link: str, hears_all: bool
 ) -> None:
     ours, last, ours6 = "192.0.2.10", "192.0.2.11", "2001:db8::10"
     found: set[bytes] = set()
-    if bridged:
+    if link == "bridge":
         tiny_lab.bridge("guest", "eth0")
         tiny_lab.wait_until_up("guest", "peer")
+    elif link != "eth0":
+        rename(tiny_lab, link)
     with tiny_lab.entered("guest"):
         conflicts = ConflictSocket()
-    with closing(conflicts), tiny_lab.packet_socket("peer", "eth0") as wire:
-        conflicts.listen_for([ip(ours), ip(last), ip(ours6)])
+        conflicts.listen_for([ip(ours), ip(last), ip(ours6)], [link])
         for address in (ip(ours), ip(ours6)) if hears_all else ():
-            conflicts.hear_all("eth0", address)
+            conflicts.hear_all(link, address)
+    with closing(conflicts), tiny_lab.packet_socket("peer", "eth0") as wire:
         claims = advertisement(RIVAL_MAC, ours6, ours6), gratuitous(RIVAL_MAC, ours)
         for frame in map(bytes, claims):
             wire.send(frame[:12] + bytes.fromhex(tag) + frame[12:])

@@ -356,7 +356,7 @@ def test_loop_jitters_its_pauses(guest: Guest) -> None:
     guest.start_loop()
     _, first, *others = map(float, guest.lines_of("pauses", 14)[:14])  # the first is a try
     assert first == 1  # between the two announcements at the start
-    jittered = set(others) - {1.0}  # again between two, if the kernel checks an address late
+    jittered = set(others) - {1.0}  # if the kernel checks an address late
     assert all(4.0 <= pause < 6.0 for pause in jittered)
     assert len(jittered) > 5
 

@@ -294,8 +294,9 @@ class AgentDaemon:
             self._note_unheard(self._conflict_socket.listen_for(addresses, names))
 
     def _hear_all_claims(self, link: str, address: bytes) -> None:
-        """Let the conflict socket hear all claims, so that the answer to a frame is heard.
+        """Let the conflict socket hear all claims of the address's family.
 
+        So the answer to a frame is heard, also before the filter has its address.
         A filter for many addresses takes milliseconds, and a frame must not wait for it.
         """
         if self._conflict_socket is not None:

@@ -51,8 +51,8 @@ class Loop:
     sent, in turns that have read something.  It returns in which other turns it is to be called:
     an ordinary refresh does not touch what the daemon does between frames.
     When the engine has other addresses to announce or to listen for, ``listen`` is called at the
-    end of the turn.  Before each frame until then, ``hear_all`` is called with the name of its
-    link and its address: it costs the same for any number of addresses.
+    end of the turn.  Before each frame until then, ``hear_all`` is called with the name of the
+    frame's link and the frame's address.  That call costs the same for any number of addresses.
     """
 
     def __init__(

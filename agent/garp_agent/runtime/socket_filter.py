@@ -1,4 +1,7 @@
-"""Attaches a filter (wire.bpf) to a socket, or detaches it: SO_ATTACH_FILTER, socket(7)."""
+"""Attaches a filter (wire.bpf) to a socket, or detaches it.
+
+Source: SO_ATTACH_FILTER and SO_DETACH_FILTER, socket(7).
+"""
 
 from __future__ import annotations
 

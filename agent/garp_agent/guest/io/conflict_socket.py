@@ -72,8 +72,9 @@ class ConflictSocket:
         fewer.  Raises OSError as setsockopt(2) does otherwise.
         """
         self._listen_on_bytes(not _is_utf8("".join(links)))
-        for protocol in _PROTOCOLS.values():  # also while the filters are made
-            self._hear_all_of(protocol)  # it frees the memory of the old ones
+        # Hear all while the filters are made.  This also frees the memory of the old ones.
+        for protocol in _PROTOCOLS.values():
+            self._hear_all_of(protocol)
         self._hears_all.clear()
         four = [each for each in addresses if len(each) == 4]
         sixteen = [each for each in addresses if len(each) == 16]
@@ -88,8 +89,9 @@ class ConflictSocket:
     def hear_all(self, link: str, address: bytes) -> None:
         """Receive all claims of this address's family until the next :meth:`listen_for`.
 
-        Also those on ``link``.  It costs the same for any number of addresses.  Without memory in
-        the kernel, the old filters stay.  Raises OSError as setsockopt(2) does otherwise.
+        ``link``: the name of a link whose claims are heard, too; it need not be UTF-8.  The call
+        costs the same for any number of addresses.  Without memory in the kernel, the old filters
+        stay.  Raises OSError as setsockopt(2) does otherwise.
         """
         if not _is_utf8(link):
             self._listen_on_bytes(True)
@@ -114,7 +116,7 @@ class ConflictSocket:
                     if not isinstance(source, str) or _is_utf8(source):
                         continue
                     source = (source,)
-                elif source[2] == PACKET_OTHERHOST:  # as the filters have it
+                elif source[2] == PACKET_OTHERHOST:  # the filters drop it, too
                     continue
                 if claim.override and not claim.probe:
                     claims.append(
@@ -150,8 +152,8 @@ class ConflictSocket:
             try:
                 for protocol in _PROTOCOLS.values():
                     self._for_bytes.append(self._open(_SOCK_PACKET, protocol))
-            except OSError:
-                pass  # no descriptor is left; the next change of addresses tries again
+            except OSError:  # no descriptor is left; the next change of addresses tries again
+                self._listen_on_bytes(False)
 
     def close(self) -> None:
         """Close everything."""
@@ -162,7 +164,9 @@ class ConflictSocket:
 
 def _hear_all_on(sock: socket.socket, protocol: int) -> None:
     if protocol == ETH_P_ARP and sock.type & _SOCK_TYPE == socket.SOCK_RAW:
-        # No filter for a moment: to set one takes the kernel 40 us, and a frame waits for that.
+        # Detach: the kernel compiles a filter that is attached (30 us), and a frame waits for that.
+        # read() drops the frames for other hosts.  SOCK_PACKET does not report their type, and
+        # IPv6 without a filter is all traffic.
         detach_filter(sock)
         return
     try:
