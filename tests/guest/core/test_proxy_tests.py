@@ -114,10 +114,25 @@ def test_station_that_failed_is_tested_more_rarely_and_needs_more_answers() -> N
         tests.proxies.clear()
         now += 1.0
     assert needed == [24] * 4  # no failure
-    for _ in range(4):
+    for _ in range(6):
         began = now
         asked(tests, "10.1.2.9/24", now)
         while not tests.may_start(STATION, now):
             now += 1.0
         rests.append(now - began)
-    assert rests == [60.0, 600.0, 3600.0, 3600.0]
+    assert rests == [2.0, 2.0, 60.0, 600.0, 3600.0, 3600.0]
+    assert [test.needed for test in tests._tests.values()] == [96]
+
+
+def test_test_under_way_is_not_started_again_unless_its_probes_cannot_be_sent() -> None:
+    tests = ProxyTests()
+    _, *near = asked(tests, "10.1.2.9/24", 0.0)
+    for now in (0.9, 1.8, 2.7):
+        for each in near:
+            tests.answered(STATION, each, now)
+        near = drawn_and_sent(tests, now)
+        assert not tests.may_start(STATION, now + 0.9)
+    assert tests.may_start(STATION, 3.8)
+    tests.start(STATION, ip("10.1.2.9"), 24, 10.0)
+    tests.draw(STATION, (), uniform)
+    assert (tests.may_start(STATION, 69.0), tests.may_start(STATION, 70.0)) == (False, True)

@@ -85,7 +85,7 @@ class Conflicts:
         self.rivals: dict[int, dict[bytes, Rival]] = {}  # by ifindex and address
         self.proxy_tests = ProxyTests()
         self.silent = SilentStations()
-        self._gone: dict[bytes, tuple[bytes, float]] = {}  # address -> rival, when it went
+        self._gone: dict[bytes, tuple[Rival, float]] = {}  # by address; when it went
         self._heap: list[tuple[float, int, bytes]] = []  # step_at, ifindex, address
         self._checks: dict[int, set[bytes]] = {}  # because of claims, and under way; by ifindex
 
@@ -95,7 +95,8 @@ class Conflicts:
         """Use other settings.
 
         If the policy is no longer YIELD, withheld addresses are released at once.  If it becomes
-        YIELD, addresses are withheld from the next claim on.
+        YIELD, addresses that have been claimed are checked at once.  So are those that are withheld
+        because of a station that is ignored from now on.
         """
         is_other_policy = self._settings.policy is not settings.policy
         self._settings = settings
@@ -103,8 +104,14 @@ class Conflicts:
             for address, rival in known.items():
                 if is_other_policy:
                     rival.is_logged, rival.last_news = False, -inf  # the next claim is news
-                if rival.is_checked and not self._yields():
-                    rival.wanted = 0
+                if not self._yields():
+                    rival.wanted, rival.step_at = 0, inf
+                    if rival.is_checked:
+                        self._step(ifindex, address, rival, now)
+                elif is_other_policy and rival.hardware_address and not rival.is_checked:
+                    self._step(ifindex, address, rival, now)
+                elif rival.withheld and self._is_ignored(rival):
+                    rival.check(PROBES, rival.release_cause)
                     self._step(ifindex, address, rival, now)
                 elif rival.last_answer > -inf and rival.step_at < inf:
                     soon = max(now, self._next_look(ifindex, rival))
@@ -113,27 +120,34 @@ class Conflicts:
     def keep(self, ifindex: int, addresses: Container[bytes], now: float) -> None:
         """Forget the conflicts of the addresses of a link that are not among ``addresses``.
 
-        Who had an address that was withheld is remembered: it may come back at once, also on
-        another link, when the network is configured anew.
+        A check under way, and a path that may not carry frames yet, are remembered: the address may
+        come back at once, also on another link, when the network is configured anew.
         """
         known = self.rivals.get(ifindex, {})
         for address in [a for a in known if a not in addresses]:
             rival = known.pop(address)
             self._checks.get(ifindex, set()).discard(address)
-            if rival.withheld and rival.hardware_address:
-                remember(self._gone, address, (rival.hardware_address, now), MOST_REMEMBERED)
+            if rival.withheld or rival.step_at < inf or rival.unsure_until > now:
+                remember(self._gone, address, (rival, now), MOST_REMEMBERED)
         if not known:
             self.rivals.pop(ifindex, None)
             self._checks.pop(ifindex, None)
 
     def appear(self, ifindex: int, address: bytes, now: float) -> None:
-        """Check an address that is announced from now on, if it had a rival when it went."""
-        hardware_address, went = self._gone.pop(address, (b"", -inf))
-        if self._yields() and now - went <= REMEMBERED:
-            rival = self._rival(ifindex, address)
-            rival.hardware_address, rival.last_claim = hardware_address, went
+        """Check an address that is announced from now on, if it was checked when it went."""
+        if address not in self._gone:
+            return
+        before, went = self._gone.pop(address)
+        if not self._yields() or now - went > REMEMBERED:
+            return
+        rival = self._rival(ifindex, address)
+        rival.unsure_until = before.unsure_until
+        if before.hardware_address and (before.withheld or before.step_at < inf):
+            rival.hardware_address, rival.last_claim = before.hardware_address, went
             rival.check(PROBES, Cause.ADDRESS_ADDED)
             self._step(ifindex, address, rival, now)
+        elif before.withheld:
+            rival.check(before.wanted, before.release_cause)  # the burst sends the probe
 
     def check_first(self, ifindex: int, address: bytes, cause: Cause, now: float) -> bool:
         """Withhold an address until one probe was not answered; return whether it is withheld.
@@ -147,6 +161,7 @@ class Conflicts:
         if not rival.withheld:
             rival.check(1, cause)
             rival.step_at = inf  # until the probe is sent
+        rival.probes = 0  # those that were sent before say nothing any more
         return True
 
     def is_unsure(self, ifindex: int, address: bytes) -> bool:
@@ -235,15 +250,19 @@ class Conflicts:
         """Start a check because of a claim, or note the answer to a probe."""
         station = (ifindex, rival.hardware_address)
         is_silent = self.silent.is_silent(station, now)
-        is_echo = is_silent and now - rival.last_announced <= ECHO
-        if answer and rival.probes and not is_echo:
+        is_echo = is_silent and now - rival.last_announced < ECHO
+        if answer and rival.probes and is_echo:
+            # Or an answer: ask again when no echo can come.
+            rival.probes = 0
+            self._step(ifindex, address, rival, rival.last_announced + ECHO)
+        elif answer and rival.probes:
             self._checks.get(ifindex, set()).discard(address)
             self.silent.answered(station)
             rival.last_answer, rival.present_since = now, min(rival.present_since, now)
             rival.check(PROBES, Cause.ADDRESS_ADDED)
             self._step(ifindex, address, rival, self._next_look(ifindex, rival))
         elif rival.is_checked:
-            if not is_silent:
+            if not is_silent and (rival.withheld or self._take_slot(ifindex, address)):
                 rival.withheld, rival.wanted = True, PROBES
         elif rival.step_at == inf:
             at = max(now, rival.rest_until)
@@ -260,16 +279,24 @@ class Conflicts:
 
     def _start_check(self, ifindex: int, address: bytes, rival: Rival) -> bool:
         """Start a check because of a claim, or because the hold-off is over; False: not now."""
-        checks = self._checks.setdefault(ifindex, set())
-        if len(checks) >= MOST_CHECKS:
+        if not self._take_slot(ifindex, address):
             return False
-        checks.add(address)
         if rival.withheld:
             return True
         if self.silent.is_silent((ifindex, rival.hardware_address), rival.last_claim):
-            rival.check(1, Cause.ADDRESS_ADDED, withheld=False)
+            rival.check(1, Cause.REFRESH, withheld=False)
+            # Others may have believed the claim, unless it is the echo of an announcement.
+            rival.is_awaited = rival.last_claim - rival.last_announced > ECHO
         else:
             rival.check(PROBES, Cause.ADDRESS_ADDED)
+        return True
+
+    def _take_slot(self, ifindex: int, address: bytes) -> bool:
+        """Count a check because of a claim as under way; False: there are too many."""
+        checks = self._checks.setdefault(ifindex, set())
+        if address not in checks and len(checks) >= MOST_CHECKS:
+            return False
+        checks.add(address)
         return True
 
     def may_defend(self, ifindex: int, address: bytes, now: float) -> bool:
@@ -338,7 +365,7 @@ class Conflicts:
     def _take_step(self, ifindex: int, address: bytes, rival: Rival, now: float) -> list[Step]:
         rival.step_at = inf  # until the probe is sent
         is_over = rival.is_checked and rival.probes >= rival.wanted
-        is_first = rival.is_awaited or rival.release_cause in CHECKED
+        is_first = rival.is_checked and (rival.is_awaited or rival.release_cause in CHECKED)
         has_turn = is_first or address in self._checks.get(ifindex, ())
         if not (is_over or has_turn or self._start_check(ifindex, address, rival)):
             self._step(ifindex, address, rival, now + PROBE_WAIT)
@@ -354,6 +381,7 @@ class Conflicts:
             rival.rest_until = now + REST
             if rival.wanted and rival.last_answer == -inf:
                 self.silent.note((ifindex, rival.hardware_address), now)
+        has_left = rival.withheld and rival.last_answer > -inf
         released = []
         if rival.withheld or rival.is_awaited:
             cause, was_withheld = rival.release_cause, rival.withheld
@@ -368,11 +396,22 @@ class Conflicts:
         rival.is_checked = rival.withheld = rival.is_awaited = False
         rival.probes = 0
         rival.last_answer, rival.present_since = -inf, inf
+        if has_left:
+            self._hurry(ifindex, rival.hardware_address, now)
         if not rival.hardware_address and rival.unsure_until == -inf:
             del self.rivals[ifindex][address]
             if not self.rivals[ifindex]:
                 del self.rivals[ifindex]
         return released
+
+    def _hurry(self, ifindex: int, hardware_address: bytes, now: float) -> None:
+        """Ask once for each other address of a rival that has left one: it may have left all."""
+        for address, rival in self.rivals[ifindex].items():
+            is_same = rival.hardware_address == hardware_address
+            if is_same and rival.withheld and rival.last_answer > -inf and rival.wanted > 1:
+                self._checks.setdefault(ifindex, set()).add(address)  # beyond MOST_CHECKS
+                rival.wanted = 1
+                self._step(ifindex, address, rival, now)
 
     def _step(self, ifindex: int, address: bytes, rival: Rival, at: float) -> None:
         if at != rival.step_at:
@@ -390,6 +429,10 @@ class Conflicts:
 
     def _yields(self) -> bool:
         return self._settings.policy is ConflictPolicy.YIELD
+
+    def _is_ignored(self, rival: Rival) -> bool:
+        mac = rival.hardware_address
+        return bool(mac) and is_no_station(mac, self._settings.ignore)
 
     def _rival(self, ifindex: int, address: bytes) -> Rival:
         known = self.rivals.setdefault(ifindex, {})

@@ -78,7 +78,10 @@ class PlanChanges:
         if self._topology != inventory.topology:
             self._schedule.group(inventory.nics(), now)
             self._topology = inventory.topology
-        for ifindex, before, after in self._planner.replan(now):
+        replanned = self._planner.replan(now)
+        for ifindex, _, after in replanned:  # first: an address may have moved to another link
+            self._conflicts.keep(ifindex, after.targets if after is not None else (), now)
+        for ifindex, before, after in replanned:
             if after is not None and after.targets:
                 self._announce(before, after, now)
             else:
@@ -103,7 +106,6 @@ class PlanChanges:
     ) -> None:
         if before is not None and before.targets:
             self._schedule.set_addresses(ifindex, {}, now)
-            self._conflicts.keep(ifindex, (), now)
             self._counters.keep(ifindex, ())
             self._is_news = True
             why = "no address to announce"
@@ -135,7 +137,6 @@ class PlanChanges:
         known = before.targets if before is not None else {}
         if known != after.targets:
             self._is_news = True
-        self._conflicts.keep(ifindex, after.targets, now)
         for address in after.targets:
             if address not in known:
                 self._conflicts.appear(ifindex, address, now)

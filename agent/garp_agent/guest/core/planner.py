@@ -17,7 +17,6 @@ from garp_agent.wire.record import inf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Union
 
     from garp_agent.config.settings import Settings
@@ -80,16 +79,13 @@ class Planner:
         """Return when to call :meth:`replan` at the latest."""
         return -inf if self._changed else self._look_at_routes
 
-    def replan(self, now: float) -> Iterator[Replanned]:
-        """Make the plans of the changed links anew, in the order of their ifindexes.
-
-        One at a time: the caller takes one in before the next is made.
-        """
+    def replan(self, now: float) -> list[Replanned]:
+        """Make the plans of the changed links anew, in the order of their ifindexes."""
         if self._look_at_routes <= now:
             self._changed.update(self._shared.links())
             self._look_at_routes = -inf if self._changed else inf
         if not self._changed:
-            return
+            return []
         changed, self._changed = self._changed, set()
         changed = self._relations.update(self.inventory, changed)
         changed |= self._shared.update(self.inventory, changed, self._suitable)
@@ -97,8 +93,7 @@ class Planner:
             self._look_at_routes = inf
         elif self._shared.depend_on_routes():
             self._look_at_routes = min(self._look_at_routes, now + ROUTES_SETTLE)
-        for ifindex in sorted(changed):
-            yield self._replan_link(ifindex)
+        return [self._replan_link(ifindex) for ifindex in sorted(changed)]
 
     def announced(self) -> list[int]:
         """Return the links that have something to announce."""

@@ -31,7 +31,11 @@ NEAR_BITS = {4: 8, 16: 8}  # by bytes of an address: at least so many bits of a 
 FAR_BITS = {4: 16, 16: 64}  # the same for a far one; no rival has most of so large a network
 DRAWN = 16  # candidates for each address: some may be ours
 WAIT = 1.0  # seconds for answers, from the moment when the latest probe was sent
-RESTS = (60.0, 600.0, 3600.0)  # seconds from one test of a station to the next, by failures
+# Seconds from one test of a station to the next, by failures.  The first tests follow soon, because
+# one lost frame makes a test fail, and the address is not announced meanwhile.
+RESTS = (2.0, 2.0, 60.0, 600.0, 3600.0)
+SOON = 2  # tests that follow soon
+UNSENT = 60.0  # seconds after which a test whose probes could not be sent is over
 KNOWN_FOR = 3600.0  # seconds for which a station counts as a proxy
 MOST_STATIONS = 64  # a forger must not fill the memory
 
@@ -78,13 +82,16 @@ class ProxyTests:
     def may_start(self, station: Station, now: float) -> bool:
         """Return whether a station may be tested: the latest test is long enough ago."""
         began, failures = self._failures.get(station, (-inf, 0))
+        test = self._tests.get(station)
+        if test is not None and now <= test.until:  # under way
+            return now - began >= UNSENT
         return now - began >= RESTS[min(failures, len(RESTS) - 1)]
 
     def start(self, station: Station, address: bytes, prefix_length: int, now: float) -> None:
         """Start a test of a station that answered for ``address``."""
         failures = self._failures[station][1] + 1 if station in self._failures else 0
         remember(self._failures, station, (now, failures), MOST_STATIONS)
-        needed = CERTAIN << min(failures, len(RESTS) - 1)
+        needed = CERTAIN << min(max(0, failures - SOON), len(RESTS) - 1 - SOON)
         test = _Test(address, 8 * len(address) - prefix_length, needed)
         remember(self._tests, station, test, MOST_STATIONS)
 

@@ -96,7 +96,7 @@ class ConflictSocket:
         if not _is_utf8(link):
             self._listen_on_bytes(True)
         protocol = _PROTOCOLS.get(len(address))
-        if protocol is not None:  # a hardware address alone is claimed by nobody
+        if protocol is not None:  # no station claims a hardware address alone
             self._hear_all_of(protocol)
 
     def read(self) -> list[ClaimSeen]:

@@ -1,0 +1,276 @@
+"""Conflicts that meet other events: rivals that return, addresses that move, reloads, stops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from garp_agent.config.settings import Conflict, Settings
+from garp_agent.guest.core.model import (
+    AddressGone,
+    AddressSeen,
+    BurstRequested,
+    Cause,
+    ClaimSeen,
+    Kind,
+    Resumed,
+)
+from tests.guest.core.conflict_world import (
+    CLAIMS,
+    ETH0,
+    ETH1,
+    MINE,
+    MINE6,
+    RIVAL,
+    RIVAL2,
+    WARN,
+    YIELD,
+    answered_by,
+    claim,
+    crowd,
+    guest,
+    is_withheld,
+    moments,
+)
+from tests.world import NO_CARRIER, Agent, Frame, address, dump
+
+
+def announcements(frames: list[Frame], of: bytes = MINE.address) -> list[float]:
+    """When an address was announced."""
+    return moments([frame for frame in frames if frame.announcement.kind in CLAIMS], of)
+
+
+def usual(*items: Any, now: float = 0.0) -> Agent:
+    """An agent with the default settings that has just started."""
+    agent = Agent(Settings(mac_only=False), now=now)
+    agent.tell(*dump(ETH0, *items))
+    return agent
+
+
+# -- stations that were silent --------------------------------------------------------
+
+
+@pytest.mark.parametrize("item", [MINE, MINE6], ids=["IPv4", "IPv6"])
+def test_silent_station_that_answers_soon_after_an_announcement_gets_the_address(item: Any) -> None:
+    """Its answer could be the echo of the announcement."""
+    agent = guest()
+    claim(agent, 10.0, item.address)
+    agent.until(100.0)
+    agent.tell(BurstRequested(Cause.HINT, (0.0,)))
+    answered_by(agent, RIVAL)
+    claim(agent, 100.5, item.address)
+    agent.until(102.0)
+    assert is_withheld(agent, item)
+
+
+def test_answer_beside_a_frame_that_claims_nothing_is_no_echo() -> None:
+    """The probe of an IPv6 address has two frames.  One of them teaches the switches."""
+    agent = guest()
+    claim(agent, 10.0, MINE6.address, RIVAL2)  # which is silent then
+    agent.until(100.0)
+    answered_by(agent, RIVAL)
+    claim(agent, 100.0, MINE6.address)
+    agent.until(200.0)
+    answered_by(agent, RIVAL2)
+    frames = claim(agent, 200.0, MINE6.address, RIVAL2) + agent.until(300.0)
+    assert is_withheld(agent, MINE6)
+    assert announcements(frames, MINE6.address) == []
+
+
+def test_each_claim_of_a_silent_station_is_followed_by_an_announcement() -> None:
+    """Under a lease the next refresh may be a minute away, and others believe the claim."""
+    agent = guest()
+    claim(agent, 10.0)
+    agent.until(100.0)
+    for now in (100.0, 200.0, 300.0):
+        frames = claim(agent, now) + agent.until(now + 50.0)
+        assert announcements(frames) == [now + 0.5]
+    agent.tell(BurstRequested(Cause.HINT, (0.0,)))
+    assert announcements(claim(agent, 350.9) + agent.until(400.0)) == []  # it can be an echo
+
+
+# -- addresses that come back, and move -----------------------------------------------
+
+
+@pytest.mark.parametrize("before", [2, 3])
+@pytest.mark.parametrize("cause", ["moved", "carrier lost"])
+def test_withheld_address_that_another_link_announces_now_stays_withheld(
+    before: int, cause: str
+) -> None:
+    after = 5 - before
+    item, moved = address("192.0.2.99/24", before), address("192.0.2.99/24", after)
+    link = (ETH0, ETH1)[before - 2]
+    agent = guest()
+    agent.engine.planner._shared._route = lambda destination, vrf: before
+    agent.see(address("192.0.2.30/24", 3), item, *([moved] if cause != "moved" else []))
+    agent.until(20.0)
+    answered_by(agent, RIVAL)
+    agent.tell(ClaimSeen(link.name, item.address, RIVAL))
+    agent.until(30.0)
+    assert is_withheld(agent, item)
+    if cause == "moved":
+        frames = agent.tell(AddressGone(item), AddressSeen(moved))
+    else:
+        frames = agent.see(link._replace(flags=NO_CARRIER))
+    frames += agent.until(90.0)
+    assert is_withheld(agent, moved)
+    assert announcements(frames, item.address) == []
+
+
+@pytest.mark.parametrize("added_again", [0.2, 5.0])
+def test_address_added_again_before_the_path_is_known_to_work_is_left_to_its_owner(
+    added_again: float,
+) -> None:
+    """The port of the switch forwards after 10 s: the probe before may have been lost."""
+    agent = usual(MINE)
+    agent.until(added_again)
+    agent.tell(AddressGone(MINE))
+    agent.tell(AddressSeen(MINE))
+    agent.until(10.0)
+    answered_by(agent, RIVAL)
+    assert len(announcements(agent.until(300.0))) <= 1
+
+
+def test_address_added_again_while_a_claim_waits_for_its_check_is_checked() -> None:
+    agent = guest()
+    claim(agent, 10.0)
+    agent.until(12.0)
+    answered_by(agent, RIVAL2)
+    claim(agent, 13.0, rival=RIVAL2)  # until 15.5, no claim starts a check
+    agent.until(14.0)
+    assert not is_withheld(agent)
+    agent.tell(AddressGone(MINE))
+    frames = agent.tell(AddressSeen(MINE)) + agent.until(100.0)
+    assert is_withheld(agent)
+    assert announcements(frames) == []
+
+
+# -- stops and reloads ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("claimed", [False, True], ids=["first check", "claim"])
+def test_check_under_way_before_a_suspension_begins_anew_after_it(claimed: bool) -> None:
+    agent = usual(MINE)
+    if claimed:
+        claim(agent, 100.0)
+        agent.until(101.2)
+    else:
+        agent.until(0.4)
+    answered_by(agent, RIVAL2)  # it takes the address meanwhile
+    frames = agent.stop(600.0, Resumed(600.0)) + agent.wait(60.0)
+    assert is_withheld(agent)
+    assert announcements(frames) == []
+
+
+def reconfigure(agent: Agent, **conflict: Any) -> None:
+    agent.engine.reconfigure(
+        agent.engine.settings._replace(conflict=Conflict(**conflict)), agent.now
+    )
+    agent.tell()
+
+
+def test_claim_that_waits_for_its_check_withholds_nothing_under_another_policy() -> None:
+    agent = guest()
+    claim(agent, 10.0)
+    claim(agent, 13.0, rival=RIVAL2)
+    agent.until(14.0)
+    reconfigure(agent, policy=WARN)
+    for now in (15.4, 15.6, 16.6):
+        agent.until(now)
+        assert not is_withheld(agent)
+
+
+def test_policy_that_becomes_yield_checks_the_rivals_that_are_known() -> None:
+    agent = guest(WARN)
+    answered_by(agent, RIVAL)
+    claim(agent, 10.0)
+    agent.until(100.0)
+    reconfigure(agent, policy=YIELD)
+    agent.until(200.0)
+    assert is_withheld(agent)
+
+
+def test_address_of_a_rival_that_is_ignored_from_now_on_is_released_at_once() -> None:
+    agent = guest(hold_off=3600.0)
+    answered_by(agent, RIVAL)
+    claim(agent, 10.0)
+    agent.until(300.0)
+    reconfigure(agent, hold_off=3600.0, ignore=((RIVAL, b"\xff" * 6),))
+    agent.until(302.0)
+    assert not is_withheld(agent)
+
+
+# -- many addresses -------------------------------------------------------------------
+
+
+def test_rival_that_leaves_many_addresses_at_once_is_missed_for_all_within_a_few_seconds() -> None:
+    items = crowd(20)
+    agent = usual(*items)
+    agent.until(300.0)
+    answered_by(agent, RIVAL)
+    agent.tell(*(ClaimSeen("eth0", item.address, RIVAL) for item in items))
+    agent.until(320.0)
+    assert all(is_withheld(agent, item) for item in items)
+    answered_by(agent)
+    frames = agent.until(380.0)
+    first = [announcements(frames, item.address)[0] for item in items]
+    # A probe and an announcement of each, at 10 a second.
+    assert max(first) - 320.0 <= 1.25 + 40 / 10
+
+
+def test_rival_that_leaves_one_of_many_addresses_keeps_the_others() -> None:
+    items = crowd(20)
+    agent = usual(*items)
+    agent.until(300.0)
+    answered_by(agent, RIVAL)
+    agent.tell(*(ClaimSeen("eth0", item.address, RIVAL) for item in items))
+    agent.until(320.0)
+    answers = agent.after_frame
+    agent.after_frame = lambda frame: (
+        () if frame.announcement.address == items[3].address else answers(frame)
+    )
+    frames = agent.until(400.0)
+    announced = {frame.announcement.address for frame in frames} & {
+        item.address for item in items if announcements(frames, item.address)
+    }
+    assert announced == {items[3].address}
+
+
+@pytest.mark.parametrize("since", [20.0, 200.0])
+def test_flood_of_claims_leaves_tokens_for_announcements_also_soon_after_the_start(
+    since: float,
+) -> None:
+    items = crowd(50)
+    agent = usual(*items)
+    agent.until(since)
+    frames: list[Frame] = []
+    for step in range(300):
+        for n, item in enumerate(items[:-1]):
+            rival = bytes((2, 1, *(step * 50 + n).to_bytes(4, "big")))
+            frames += agent.tell(ClaimSeen("eth0", item.address, rival))
+        frames += agent.wait(0.1)
+        assert sum(is_withheld(agent, item) for item in items) <= 4
+    sent = [frame.announcement.kind for frame in frames]
+    assert sum(sent.count(kind) for kind in CLAIMS) > sent.count(Kind.ARP_PROBE) / 3
+
+
+@pytest.mark.parametrize("lost", [1, 2, 3, 4])
+def test_proxy_that_misses_one_probe_of_a_test_is_found_by_the_next(lost: int) -> None:
+    agent = usual(MINE)
+    agent.until(100.0)
+    asked: list[bytes] = []
+
+    def answer(frame: Frame) -> list[ClaimSeen]:
+        sent = frame.announcement
+        if sent.cause is Cause.PROXY_TEST:
+            asked.append(sent.address)
+            if len(asked) == lost:
+                return []
+        return [ClaimSeen("eth0", sent.address, RIVAL, True)] if sent.kind not in CLAIMS else []
+
+    agent.after_frame = answer
+    frames = claim(agent, 100.0) + agent.until(106.0)
+    assert len(asked) > lost
+    assert announcements(frames)
+    assert not is_withheld(agent)
