@@ -20,7 +20,7 @@ from scapy.layers.inet6 import ICMPv6ND_NS
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet
 
-from bench.lab import GUEST_ADDRESS, GUEST_ADDRESS6, GUEST_MAC, PEER_MAC
+from bench.lab import FIRST_INDEX, GUEST_ADDRESS, GUEST_ADDRESS6, GUEST_MAC, PEER_MAC
 from tests.netns.agent import (
     NEW_MAC,
     Agent,
@@ -267,9 +267,9 @@ def owner(site: Site, address: str) -> Iterator[None]:
     yield
 
 
-def until_it_yields(agent: Agent, address: str) -> None:
+def until_it_yields(agent: Agent, address: str, link: str = "eth0") -> None:
     def withheld() -> Any:
-        conflict = agent.addresses().get(address, {}).get("conflict")
+        conflict = agent.addresses(link).get(address, {}).get("conflict")
         return conflict and conflict["withheld"] and conflict["claimed_by"] == PEER_MAC
 
     until(withheld, "the agent yields")
@@ -320,6 +320,26 @@ def test_address_added_again_while_its_rival_is_there_is_not_announced(
         site6.wire.clear()
         site6.guest(f"address add {address}/{length} dev eth0{' nodad' * (length == 64)}")
         until_it_yields(agent, address)
+        agent.send_more(20)
+        assert "claim" not in kinds(site6.wire.announcements(address))
+
+
+def test_withheld_address_that_moves_to_another_link_at_once_is_not_announced(
+    site6: Site, address: str
+) -> None:
+    prefix, nodad = ("64", " nodad") if ":" in address else ("24", "")
+    # The lower index: the agent looks at this link first.
+    site6.guest(f"link add macvlan0 index {FIRST_INDEX - 1} up link eth0 type macvlan mode bridge")
+    with started(site6, address, FREQUENT) as agent, owner(site6, address):
+        claim(site6, claim_of(address, PEER_MAC))
+        until_it_yields(agent, address)
+        with agent.stopped():
+            site6.guest(
+                f"address del {address}/{prefix} dev eth0",
+                f"address add {address}/{prefix} dev macvlan0{nodad}",
+            )
+            site6.wire.clear()
+        until_it_yields(agent, address, "macvlan0")
         agent.send_more(20)
         assert "claim" not in kinds(site6.wire.announcements(address))
 

@@ -144,6 +144,7 @@ class Conflicts:
         rival.unsure_until = before.unsure_until
         if before.hardware_address and (before.withheld or before.step_at < inf):
             rival.hardware_address, rival.last_claim = before.hardware_address, went
+            rival.last_answer, rival.present_since = before.last_answer, before.present_since
             rival.check(PROBES, Cause.ADDRESS_ADDED)
             self._step(ifindex, address, rival, now)
         elif before.withheld:
