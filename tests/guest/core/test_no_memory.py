@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from garp_agent.guest.core.engine import Engine
-from garp_agent.guest.core.model import ClaimSeen
+from garp_agent.guest.core.model import BurstRequested, Cause, ClaimSeen
 from tests.world import NO_CARRIER, Agent, address, dump, link
 
 _testcapi = pytest.importorskip("_testcapi")  # a part of CPython's own tests
@@ -57,6 +57,7 @@ def test_engine_without_memory_for_any_one_allocation_announces_all_after_the_ne
             continue
         failures += 1
         agent.engine.is_damaged = True
+        agent.tell(BurstRequested(Cause.HINT, (0.0,)))  # a second before the dump
         agent.now += 1.0
         revision = agent.engine.revision
         frames = agent.tell(*dump(*AFTER)) + agent.wait(90.0)
@@ -82,6 +83,7 @@ def test_engine_without_memory_for_any_one_allocation_keeps_nothing_of_links_tha
             continue
         failures += 1
         agent.engine.is_damaged = True
+        agent.tell(BurstRequested(Cause.HINT, (0.0,)))  # a second before the dump
         agent.now += 1.0
         frames = agent.tell(*dump(ETH0, A, down, D)) + agent.wait(90.0)
         assert {frame.announcement.address for frame in frames} <= {A.address, b""}, number

@@ -54,6 +54,10 @@ YOUNG = 60.0
 ANSWERED_A_SECOND = 4.0  # probes of a link for rivals that answer: more of them wait longer
 REST = 4.0  # seconds after a check without an answer, in which a claim starts no other check
 ECHO = 1.0  # seconds within which a repeater returns our frame
+# Seconds from one announcement because of a silent station's claim to the next: a repeater may be
+# slower than ECHO, and return that announcement, too.
+REPAIR_INTERVAL = 20.0
+FEWER = 2  # probes, where a rival has left another address; one can be lost
 # Seconds after a check in which the path may not carry frames yet.  A port with spanning tree
 # listens and learns for 30 s by default (IEEE 802.1D-2004 section 17.14).
 UNSURE = 60.0
@@ -253,8 +257,11 @@ class Conflicts:
         is_silent = self.silent.is_silent(station, now)
         is_echo = is_silent and now - rival.last_announced < ECHO
         if answer and rival.probes and is_echo:
-            # Or an answer: ask again when no echo can come.
+            # Or an answer: ask again when no echo can come.  If another announcement leaves before
+            # that, the address is withheld until it is known.
             rival.probes = 0
+            rival.withheld = rival.withheld or rival.is_ambiguous
+            rival.is_ambiguous = True
             self._step(ifindex, address, rival, rival.last_announced + ECHO)
         elif answer and rival.probes:
             self._checks.get(ifindex, set()).discard(address)
@@ -263,8 +270,12 @@ class Conflicts:
             rival.check(PROBES, Cause.ADDRESS_ADDED)
             self._step(ifindex, address, rival, self._next_look(ifindex, rival))
         elif rival.is_checked:
-            if not is_silent and (rival.withheld or self._take_slot(ifindex, address)):
+            if is_silent:
+                return
+            if rival.withheld or self._take_slot(ifindex, address):
                 rival.withheld, rival.wanted = True, PROBES
+            else:  # at least one probe follows the claim
+                rival.wanted = max(rival.wanted, min(PROBES, rival.probes + 1))
         elif rival.step_at == inf:
             at = max(now, rival.rest_until)
             if at == now and not self._start_check(ifindex, address, rival):
@@ -287,7 +298,10 @@ class Conflicts:
         if self.silent.is_silent((ifindex, rival.hardware_address), rival.last_claim):
             rival.check(1, Cause.REFRESH, withheld=False)
             # Others may have believed the claim, unless it is the echo of an announcement.
-            rival.is_awaited = rival.last_claim - rival.last_announced > ECHO
+            since = max(rival.last_announced + ECHO, rival.last_repair + REPAIR_INTERVAL)
+            rival.is_awaited = rival.last_claim > since
+            if rival.is_awaited:
+                rival.last_repair = rival.last_claim
         else:
             rival.check(PROBES, Cause.ADDRESS_ADDED)
         return True
@@ -382,7 +396,7 @@ class Conflicts:
             rival.rest_until = now + REST
             if rival.wanted and rival.last_answer == -inf:
                 self.silent.note((ifindex, rival.hardware_address), now)
-        has_left = rival.withheld and rival.last_answer > -inf
+        has_left = rival.withheld and rival.last_answer > -inf and rival.wanted == PROBES
         released = []
         if rival.withheld or rival.is_awaited:
             cause, was_withheld = rival.release_cause, rival.withheld
@@ -406,13 +420,14 @@ class Conflicts:
         return released
 
     def _hurry(self, ifindex: int, hardware_address: bytes, now: float) -> None:
-        """Ask once for each other address of a rival that has left one: it may have left all."""
+        """Probe for the other addresses of a rival that has left one: it may have left all."""
         for address, rival in self.rivals[ifindex].items():
             is_same = rival.hardware_address == hardware_address
-            if is_same and rival.withheld and rival.last_answer > -inf and rival.wanted > 1:
+            if is_same and rival.withheld and rival.last_answer > -inf and rival.wanted > FEWER:
                 self._checks.setdefault(ifindex, set()).add(address)  # beyond MOST_CHECKS
-                rival.wanted = 1
-                self._step(ifindex, address, rival, now)
+                rival.wanted = FEWER
+                if not rival.probes:  # else its answer may be on the way
+                    self._step(ifindex, address, rival, now)
 
     def _step(self, ifindex: int, address: bytes, rival: Rival, at: float) -> None:
         if at != rival.step_at:

@@ -20,6 +20,7 @@ class Rival:
     __slots__ = (
         "claims",
         "hardware_address",
+        "is_ambiguous",
         "is_awaited",
         "is_checked",
         "is_fresh",
@@ -29,6 +30,7 @@ class Rival:
         "last_claim",
         "last_defence",
         "last_news",
+        "last_repair",
         "present_since",
         "probes",
         "release_cause",
@@ -43,9 +45,10 @@ class Rival:
         self.hardware_address = b""  # of the latest claim; b"": none yet
         self.claims = 0
         self.last_claim = self.last_answer = self.last_defence = self.last_news = -inf
-        self.last_announced = -inf
+        self.last_announced = self.last_repair = -inf
         self.present_since = inf  # the first answer
         self.is_checked = False  # probes are sent, and answers are awaited
+        self.is_ambiguous = False  # in this check, an answer came that may be an echo
         self.is_awaited = False  # an announcement waits for the end of the check
         self.is_fresh = False  # a check was not answered, and no announcement followed yet
         self.is_logged = False  # the conflict is in the log, its end not yet
@@ -60,6 +63,7 @@ class Rival:
     def check(self, wanted: int, cause: Cause, withheld: bool = True) -> None:
         """Check the address until ``wanted`` probes remain without an answer."""
         self.is_checked = True
+        self.is_ambiguous = False
         self.withheld = withheld
         self.probes = 0
         self.wanted = wanted

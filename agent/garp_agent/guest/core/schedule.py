@@ -153,7 +153,9 @@ class Schedule:
         first offset is above 0 is delayed.  Immediate and delayed bursts are independent; of
         two delayed ones, the earlier wins.
         """
-        link = self._links[ifindex]
+        link = self._links.get(ifindex)
+        if link is None:  # there was no memory to take in its plan
+            return
         burst = BurstRounds(now, offsets or self._settings.burst, cause)
         if addresses is not None:
             link.bursts.update(dict.fromkeys(addresses, burst))
@@ -175,16 +177,18 @@ class Schedule:
 
         With PROXY_TEST, it need not be one of the link's addresses.
         """
-        link = self._links[ifindex]
-        link.pending[address] = cause
-        self._wait(link, now)
+        link = self._links.get(ifindex)
+        if link is not None:
+            link.pending[address] = cause
+            self._wait(link, now)
 
     def send_next(self, ifindex: int, address: bytes, cause: Cause, now: float) -> None:
         """Let an address out before all others that are pending on the link."""
-        link = self._links[ifindex]
-        link.pending.pop(address, None)
-        link.pending = {address: cause, **link.pending}
-        self._wait(link, now)
+        link = self._links.get(ifindex)
+        if link is not None:
+            link.pending.pop(address, None)
+            link.pending = {address: cause, **link.pending}
+            self._wait(link, now)
 
     def rephase(self, now: float) -> None:
         """Draw the next refresh of every link anew, as for a link that was just found."""
