@@ -36,7 +36,7 @@ from tests.guest.core.conflict_world import (
     is_withheld,
     moments,
 )
-from tests.world import NO_CARRIER, Agent, Frame, address, dump
+from tests.world import NO_CARRIER, Agent, Frame, address, dump, seen
 
 Late = Callable[[float], list[Frame]]  # lets time pass until a moment
 
@@ -112,20 +112,18 @@ def test_silent_station_that_answers_gets_the_address_however_often_that_is_anno
     assert announcements(agent.until(110.0), item.address) == []
 
 
+def echo(frame: Frame) -> list[ClaimSeen]:
+    """What a repeater makes of a frame."""
+    is_claim = frame.announcement.kind in CLAIMS
+    return [ClaimSeen("eth0", frame.announcement.address, RIVAL)] if is_claim else []
+
+
 def test_repeater_slower_than_a_second_does_not_make_announcements_cause_others() -> None:
     items = crowd(12)
     agent = usual(*items)
     agent.until(100.0)
     agent.tell(LeaseGranted(3600.0))
-    until = late(
-        agent,
-        1.2,
-        lambda frame: (
-            [ClaimSeen("eth0", frame.announcement.address, RIVAL)]
-            if frame.announcement.kind in CLAIMS
-            else []
-        ),
-    )
+    until = late(agent, 1.2, echo)
     until(200.0)
     frames = until(500.0)
     refreshes = 300.0 / 60.0 * 4  # four addresses a minute
@@ -212,6 +210,25 @@ def test_address_added_again_while_a_claim_waits_for_its_check_is_checked() -> N
     frames = agent.tell(AddressSeen(MINE)) + agent.until(100.0)
     assert is_withheld(agent)
     assert announcements(frames) == []
+
+
+@pytest.mark.parametrize("what", ["added again", "carrier"])
+def test_claims_of_a_silent_repeater_that_wait_withhold_nothing_when_addresses_come_back(
+    what: str,
+) -> None:
+    items = crowd(30)
+    agent = usual(*items)
+    until = late(agent, 0.01, echo)
+    until(59.0)
+    frames: list[Frame] = []
+    for now in (60.0, 63.0):
+        gone = seen(ETH0._replace(flags=NO_CARRIER))
+        agent.tell(*(gone if what == "carrier" else map(AddressGone, items)))
+        frames = until(now) + agent.tell(*seen(*([ETH0] if what == "carrier" else items)))
+        frames += until(now + 2.0)
+    frames += until(80.0)
+    first = [announcements(frames, item.address)[0] for item in items]
+    assert max(first) - 63.0 <= 6.0
 
 
 # -- stops and reloads ----------------------------------------------------------------

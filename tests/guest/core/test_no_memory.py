@@ -7,9 +7,20 @@ from typing import Any
 
 import pytest
 
+from garp_agent.guest.core import planner
 from garp_agent.guest.core.engine import Engine
-from garp_agent.guest.core.model import BurstRequested, Cause, ClaimSeen
-from tests.world import NO_CARRIER, Agent, address, dump, link
+from garp_agent.guest.core.model import (
+    AddressGone,
+    AddressSeen,
+    BurstRequested,
+    Cause,
+    ClaimSeen,
+    Kind,
+    Link,
+)
+from garp_agent.guest.core.policy import LinkPlan, plan_link
+from garp_agent.wire.model import LinkGone
+from tests.world import NO_CARRIER, Agent, Frame, address, dump, link
 
 _testcapi = pytest.importorskip("_testcapi")  # a part of CPython's own tests
 # Without memory for one allocation, a call can crash CPython 3.12 and 3.13 and raise SystemError in
@@ -93,3 +104,38 @@ def test_engine_without_memory_for_any_one_allocation_keeps_nothing_of_links_tha
         counts = [agent.engine.counters.address(each.ifindex, each.address).sent for each in (C, D)]
         assert counts == [0, 0], number
     assert failures > 100
+
+
+@pytest.mark.parametrize("gone", [AddressGone(A), LinkGone(2)], ids=["address", "link"])
+def test_check_of_an_address_that_went_ends_before_the_dump_after_a_lack_of_memory(
+    gone: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan of the address is gone.  There was no memory for that of the next link."""
+
+    def answer(frame: Frame) -> list[ClaimSeen]:
+        sent = frame.announcement
+        return [ClaimSeen("eth0", A.address, RIVAL, True)] if sent.kind is Kind.ARP_PROBE else []
+
+    def plan_of_others(each: Link, *more: Any) -> LinkPlan:
+        if each.ifindex == 3:
+            raise MemoryError
+        return plan_link(each, *more)
+
+    for number in range(60):
+        agent = Agent(now=1000.0)
+        agent.after_frame = answer
+        agent.tell(*dump(link(2, "eth0"), ETH1, A, B, C))
+        agent.wait(20.0)
+        agent.after_frame = lambda frame: ()
+        agent.wait(number * 0.05)
+        for event in (gone, AddressSeen(address("10.1.0.2/24", 3))):
+            agent.engine.handle(event, agent.now)
+        with monkeypatch.context() as patch:
+            patch.setattr(planner, "plan_link", plan_of_others)
+            with pytest.raises(MemoryError):
+                agent.tell()
+        agent.engine.is_damaged = True
+        agent.now += 0.01
+        agent.wait(5.0)
+        frames = agent.tell(*dump(link(2, "eth0"), ETH1, C)) + agent.wait(30.0)
+        assert {frame.announcement.address for frame in frames} >= {C.address}

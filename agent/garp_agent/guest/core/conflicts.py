@@ -149,7 +149,11 @@ class Conflicts:
         if before.hardware_address and (before.withheld or before.step_at < inf):
             rival.hardware_address, rival.last_claim = before.hardware_address, went
             rival.last_answer, rival.present_since = before.last_answer, before.present_since
-            rival.check(PROBES, Cause.ADDRESS_ADDED)
+            if before.withheld:
+                rival.check(PROBES, Cause.ADDRESS_ADDED)
+            elif not self.silent.is_silent((ifindex, rival.hardware_address), now):
+                rival.check(1, Cause.ADDRESS_ADDED)  # its claim was not checked yet
+                rival.is_awaited = True
             self._step(ifindex, address, rival, now)
         elif before.withheld:
             rival.check(before.wanted, before.release_cause)  # the burst sends the probe

@@ -218,6 +218,9 @@ class Engine:
             if released is None:
                 self.schedule.send_once(ifindex, address, Cause.CONFLICT, now)
                 continue
+            plan = self.plans.get(ifindex)
+            if plan is None or address not in plan.targets:
+                continue  # there was no memory to take in its plan
             self.schedule.set_frames(ifindex, address, self.choice.count(ifindex, address))
             if was_withheld:
                 self.schedule.burst(ifindex, released, now, addresses=(address,))
