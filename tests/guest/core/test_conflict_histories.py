@@ -38,8 +38,6 @@ from tests.guest.core.conflict_world import (
 )
 from tests.world import NO_CARRIER, Agent, Frame, address, dump, seen
 
-Late = Callable[[float], list[Frame]]  # lets time pass until a moment
-
 
 def announcements(frames: list[Frame], of: bytes = MINE.address) -> list[float]:
     """When an address was announced."""
@@ -53,7 +51,9 @@ def usual(*items: Any, now: float = 0.0) -> Agent:
     return agent
 
 
-def late(agent: Agent, delay: float, answer: Callable[[Frame], list[ClaimSeen]]) -> Late:
+def late(
+    agent: Agent, delay: float, answer: Callable[[Frame], list[ClaimSeen]]
+) -> Callable[[float], list[Frame]]:
     """Let what `answer` returns for a frame happen `delay` seconds later."""
     coming: list[tuple[float, ClaimSeen]] = []
 
