@@ -324,6 +324,21 @@ def test_address_added_again_while_its_rival_is_there_is_not_announced(
         assert "claim" not in kinds(site6.wire.announcements(address))
 
 
+def test_station_that_was_silent_gets_the_address_when_it_answers(
+    site6: Site, address: str
+) -> None:
+    """Each answer comes within a second of an announcement, and could be its echo."""
+    with started(site6, address, FREQUENT) as agent:
+        claim(site6, claim_of(address, PEER_MAC))
+        agent.wait_for_log("address-conflict-over", address=address)
+        with owner(site6, address):
+            claim(site6, claim_of(address, PEER_MAC))
+            until_it_yields(agent, address)
+            site6.wire.clear()
+            agent.send_more(20)
+            assert "claim" not in kinds(site6.wire.announcements(address))
+
+
 def test_withheld_address_that_moves_to_another_link_at_once_is_not_announced(
     site6: Site, address: str
 ) -> None:
