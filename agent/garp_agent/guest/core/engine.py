@@ -298,9 +298,10 @@ class Engine:
             ifindex, address = event.announcement.ifindex, event.announcement.address
             self.conflicts.proxy_tests.probed(ifindex, address, now)
             self.conflicts.probed(ifindex, address, now, event.outcome is SendOutcome.SENT)
-        elif event.announcement.ifindex not in self.conflicts.rivals:
-            pass  # the usual case
-        elif event.announcement.kind is not Kind.RARP:  # which claims nothing
+        elif (
+            event.announcement.ifindex in self.conflicts.rivals
+            and event.announcement.kind is not Kind.RARP  # it claims nothing
+        ):
             self.conflicts.announced(event.announcement.ifindex, event.announcement.address, now)
         if not is_news and self.notices.level < LEVEL_DEBUG:
             return  # the usual case
