@@ -16,6 +16,20 @@ from garp_agent.runtime import client
 try: result = client.ask(path, 'status')
 except client.ClientError as error: result = {'error': str(error)}
 """
+# From proc(5); ``efforts`` ends with two that are the same, if there are such.
+EFFORTS = """
+import time
+def effort(pid):
+    with open(f'/proc/{pid}/status') as file: lines = file.read().splitlines()
+    with open(f'/proc/{pid}/stat') as file: fields = file.read().rpartition(')')[2].split()
+    (wakeups,) = (line.split()[1] for line in lines if line.startswith('voluntary_ctxt'))
+    return int(wakeups), int(fields[11]) + int(fields[12])
+efforts = [effort(pid)]
+while len(efforts) <= windows and efforts[-1:] != efforts[-2:-1]:
+    time.sleep(seconds)
+    efforts.append(effort(pid))
+result = efforts
+"""
 
 
 class Effort(NamedTuple):
@@ -108,11 +122,26 @@ class Agent:
 
     def effort(self) -> Effort:
         """What the agent has cost so far."""
-        folder = f"/proc/{self.process.pid}"
-        fields = self.machine.read(f"{folder}/stat").rpartition(")")[2].split()
-        lines = self.machine.read(f"{folder}/status").splitlines()
-        (wakeups,) = (line.split()[1] for line in lines if line.startswith("voluntary_ctxt"))
-        return Effort(int(wakeups), int(fields[11]) + int(fields[12]))
+        return self._efforts(0, 0.0)[-1]
+
+    def assert_idle(self, seconds: float = 1.0) -> None:
+        """Find a time in which the agent does not wake up and uses no CPU.
+
+        What a test did before may still wake it, so that not every time will do; but an agent
+        that polls in a loop is never idle.  The guest measures, because the ports of a
+        virtio-serial device share one interrupt.  Each request at another port wakes the agent
+        while the buffer of a reply is not returned: the kernel takes none back while no host is
+        connected (will_write_block() in drivers/char/virtio_console.c).
+        """
+        efforts = self._efforts(20, seconds)
+        assert efforts[-1] in efforts[:-1], f"never idle within {seconds} s: {efforts}"
+
+    def _efforts(self, windows: int, seconds: float) -> list[Effort]:
+        """What the agent has cost: now, and after times of ``seconds`` until it was idle in one."""
+        efforts = self.machine.python(
+            EFFORTS, pid=self.process.pid, windows=windows, seconds=seconds
+        )
+        return [Effort(*each) for each in efforts]
 
     def stop(self) -> None:
         """End it as an operator would."""

@@ -10,7 +10,7 @@ from tests.vm.conftest import ANNOUNCED
 from tests.vm.frames import Announcement
 from tests.vm.qemu import CONTROL_PORT, HINT_PORT, Card, QemuMachine
 from tests.vm.receiver import wait_for
-from tests.vm.test_hint_port import AWAY, assert_hint_sends_one_frame, assert_idle
+from tests.vm.test_hint_port import AWAY, assert_hint_sends_one_frame
 
 LATE = Card("late", "52:54:00:00:00:09")
 OTHER_MAC = "52:54:00:00:00:0a"
@@ -58,7 +58,7 @@ def test_card_that_is_plugged_in_again_is_announced_by_its_new_index(guest: Qemu
 def assert_refreshes_without_spinning(guest: QemuMachine, agent: Agent) -> None:
     """Without its port the agent waits for the next refresh, and sends that."""
     guest.cables["net0"].clear()
-    assert_idle(agent, seconds=0.2)
+    agent.assert_idle(seconds=0.2)
     guest.cables["net0"].wait_for_agent(ANNOUNCED)
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.vm.agent import Agent
 from tests.vm.conftest import ANNOUNCED
 from tests.vm.qemu import QemuMachine
-from tests.vm.receiver import pause, wait_for
+from tests.vm.receiver import wait_for
 from tests.vm.sockets import LineSocket
 
 AWAY, CONNECTED = "open, host not connected", "open, host connected"
@@ -34,20 +34,6 @@ def host(guest: QemuMachine, agent: Agent) -> Iterator[LineSocket]:
         yield connected
 
 
-def assert_idle(agent: Agent, seconds: float = 1.0) -> None:
-    """Find a time in which the agent does not wake up and uses no CPU.
-
-    What a test did before may still wake it, so that not every time will do; but an agent
-    that polls in a loop is never idle.
-    """
-    for _ in range(20):
-        before = agent.effort()
-        pause(seconds)
-        if agent.effort() == before:
-            return
-    raise AssertionError(f"never idle: {agent.effort()} after {before} within {seconds} s")
-
-
 def assert_hint_sends_one_frame(guest: QemuMachine, agent: Agent) -> None:
     """A request comes through, and one frame of the agent reaches the cable."""
     guest.cables["net0"].clear()
@@ -68,12 +54,12 @@ def test_agent_is_idle_before_during_and_after_a_connection(
     guest: QemuMachine, agent: Agent
 ) -> None:
     before = agent.wait_for_port(AWAY)["frames"]["sent"]
-    assert_idle(agent)
+    agent.assert_idle()
     with guest.hint():
         agent.wait_for_port(CONNECTED)
-        assert_idle(agent)
+        agent.assert_idle()
     agent.wait_for_port(AWAY)
-    assert_idle(agent)
+    agent.assert_idle()
     assert agent.status()["frames"]["sent"] == before
 
 
@@ -87,7 +73,7 @@ def test_hint_is_answered_and_causes_one_frame(
     hints = [status["frames"]["by_cause"].get("hint", 0) for status in (before, after)]
     requests = [status["hint_port"]["requests"] for status in (before, after)]
     assert (hints[1], requests[1]) == (hints[0] + 1, requests[0] + 1)
-    assert_idle(agent)
+    agent.assert_idle()
     assert guest.cables["net0"].announcements(padded=True) == [ANNOUNCED]
     assert guest.cables["net0"].announcements(padded=False) == []
 
@@ -111,7 +97,7 @@ def test_hint_before_the_host_closes_counts(
     getattr(host, end)()
     guest.cables["net0"].wait_for_agent(ANNOUNCED)
     agent.wait_for_port(AWAY)
-    assert_idle(agent)
+    agent.assert_idle()
 
 
 def test_host_that_never_reads_makes_the_agent_neither_wait_nor_spin(
@@ -125,7 +111,7 @@ def test_host_that_never_reads_makes_the_agent_neither_wait_nor_spin(
     agent.wait_until(
         lambda status: status["hint_port"]["requests"] == before + 4000, "4000 requests"
     )
-    assert_idle(agent)
+    agent.assert_idle()
     host.close()
     agent.wait_for_port(AWAY)
     assert_hint_sends_one_frame(guest, agent)

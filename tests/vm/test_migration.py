@@ -10,7 +10,7 @@ import pytest
 from tests.vm.agent import Agent
 from tests.vm.conftest import ANNOUNCED, CARD, ONE_ADDRESS
 from tests.vm.qemu import QemuMachine
-from tests.vm.test_hint_port import AWAY, CONNECTED, ONE_ROUND, assert_idle, send_half_a_request
+from tests.vm.test_hint_port import AWAY, CONNECTED, ONE_ROUND, send_half_a_request
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_move_in_mid_line_ends_the_lease_and_is_announced(
     with destination.hint() as host:
         assert host.ask(ONE_ROUND)["frames"] >= 1
     assert agent.status()["hint_port"]["errors"] == 0
-    assert_idle(agent)
+    agent.assert_idle()
 
 
 def test_move_to_a_host_that_sends_at_once_keeps_the_hosts_apart(
