@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench import lab
+from bench.lab import GUEST_ADDRESS, GUEST_ADDRESS6
 from tests.netns.agent import OTHER_MAC, Capture, Site, forget_link_local
 
 HERE = Path(__file__).parent
@@ -49,3 +50,8 @@ def bridged(labs: None, tmp_path: Path) -> Iterator[Site]:
     """guest eth0 -- switch -- eth0 peer"""
     with lab.TinyLab(bridged=True) as tiny, Capture(tiny) as wire:
         yield Site(tiny, wire, tmp_path)
+
+
+@pytest.fixture(params=[GUEST_ADDRESS, GUEST_ADDRESS6], ids=["IPv4", "IPv6"])
+def address(request: pytest.FixtureRequest) -> str:
+    return str(request.param)

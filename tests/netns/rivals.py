@@ -1,0 +1,101 @@
+"""Stations beside the guest that claim its addresses, answer its probes or repeat its frames."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from scapy.layers.inet6 import ICMPv6ND_NS
+from scapy.layers.l2 import ARP, Ether
+from scapy.packet import Packet
+
+from bench.lab import GUEST_MAC, PEER_MAC
+from tests.netns.agent import Agent, Site, advertisement, gratuitous, until
+
+RIVAL_MAC = "02:00:5e:00:53:66"
+NO_REFRESH = "interval: 270s\ninterval_with_lease: 270s\njitter: 0%\nmac_only: false\n"
+FREQUENT = "interval: 200ms\nrate_limit: {frames_per_second: 100, depth: 50}\n"
+
+
+@contextmanager
+def station(site: Site, react: Callable[[Packet], list[Packet]]) -> Iterator[None]:
+    """Let a station at the peer's link send what `react` returns for each frame of the guest."""
+    sock = site.lab.packet_socket("peer", "eth0")
+    sock.settimeout(0.05)
+    stop = threading.Event()
+
+    def run() -> None:
+        while not stop.is_set():
+            try:
+                frame = sock.recv(2048)
+            except TimeoutError:
+                continue
+            if frame[6:12] == bytes.fromhex(GUEST_MAC.replace(":", "")):
+                for answer in react(Ether(frame)):
+                    sock.send(bytes(answer))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        sock.close()
+
+
+def claim(site: Site, *frames: Packet) -> None:
+    for frame in frames:
+        site.wire.socket.send(bytes(frame))
+
+
+def claim_of(address: str, mac: str = RIVAL_MAC) -> Packet:
+    return advertisement(mac, address, address) if ":" in address else gratuitous(mac, address)
+
+
+def kinds(packets: Sequence[Packet]) -> list[str]:
+    """Return "probe" or "claim" for each frame."""
+    return ["probe" if is_probe(packet) else "claim" for packet in packets]
+
+
+def is_probe(packet: Packet) -> bool:
+    return ICMPv6ND_NS in packet or (ARP in packet and packet[ARP].psrc == "0.0.0.0")
+
+
+def asked(packet: Packet) -> str:
+    """Return the address that a probe asks for; "" for other frames."""
+    if ICMPv6ND_NS in packet:
+        return str(packet[ICMPv6ND_NS].tgt)
+    return str(packet[ARP].pdst) if is_probe(packet) else ""
+
+
+def answer(address: str, mac: str = RIVAL_MAC) -> Packet:
+    """Return the frame with which a station answers a probe."""
+    if ":" in address:
+        return advertisement(mac, address, address)
+    arp = ARP(op=2, hwsrc=mac, psrc=address, hwdst=GUEST_MAC, pdst="0.0.0.0")
+    return Ether(src=mac, dst=GUEST_MAC) / arp
+
+
+def started(site: Site, address: str, config: str = NO_REFRESH) -> Agent:
+    agent = (site.start if config == FREQUENT else site.start_without_refresh)(config=config)
+    until(lambda: agent.claims(address), "its first probes remain without an answer")
+    return agent
+
+
+@contextmanager
+def owner(site: Site, address: str) -> Iterator[None]:
+    """Give the peer the guest's address: it answers probes for it."""
+    length = 64 if ":" in address else 24
+    site.lab.ip("peer", f"address add {address}/{length} dev eth0{' nodad' * (length == 64)}")
+    yield
+
+
+def until_it_yields(agent: Agent, address: str, link: str = "eth0", mac: str = PEER_MAC) -> None:
+    def withheld() -> Any:
+        conflict = agent.addresses(link).get(address, {}).get("conflict")
+        return conflict and conflict["withheld"] and conflict["claimed_by"] == mac
+
+    until(withheld, "the agent yields")
