@@ -99,3 +99,8 @@ def until_it_yields(agent: Agent, address: str, link: str = "eth0", mac: str = P
         return conflict and conflict["withheld"] and conflict["claimed_by"] == mac
 
     until(withheld, "the agent yields")
+
+
+def burst_is_over(agent: Agent) -> bool:
+    link = agent.link("eth0")
+    return bool(link and link["last_burst"]["over"])

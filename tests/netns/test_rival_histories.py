@@ -13,6 +13,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
 from bench.lab import GUEST_MAC, PEER_MAC
+from garp_agent.guest.core.rival import PROBES
 from tests.netns.agent import Agent, Site, meanwhile, until
 from tests.netns.rivals import (
     FREQUENT,
@@ -20,6 +21,7 @@ from tests.netns.rivals import (
     RIVAL_MAC,
     answer,
     asked,
+    burst_is_over,
     claim,
     claim_of,
     is_probe,
@@ -63,7 +65,7 @@ def length(address: str) -> int:
 def test_station_that_was_silent_gets_the_address_after_a_rival_that_answered(
     site6: Site, address: str
 ) -> None:
-    with started(site6, address, FREQUENT) as agent:
+    with started(site6, address) as agent:
         claim(site6, claim_of(address, OTHER_RIVAL))
         agent.wait_for_log("address-conflict-over", address=address)
         with station(site6, has(address)):
@@ -91,19 +93,21 @@ def test_address_added_again_while_a_claim_waits_for_its_check_is_left_to_its_ow
             assert_stays_silent(site6, agent, address)
 
 
-def test_second_claim_of_a_silent_station_is_followed_by_an_announcement(
+def test_each_claim_of_a_silent_station_is_followed_by_an_announcement(
     site6: Site, address: str
 ) -> None:
     """No refresh is near, and others may have believed the claim."""
     with started(site6, address) as agent:
+        until(lambda: burst_is_over(agent), "the frames of the start are sent")
+        threading.Event().wait(1.2)  # so that its first claim cannot be an echo of those
         claim(site6, claim_of(address))
         agent.wait_for_log("address-conflict-over", address=address)
-        until(lambda: claims_of(site6, address), "it is announced after the first claim")
-        until(lambda: agent.link("eth0")["last_burst"]["over"], "that burst is over")  # type: ignore[index]
-        threading.Event().wait(1.2)  # until then, a claim may be the echo of that burst
-        site6.wire.clear()
-        claim(site6, claim_of(address))
-        until(lambda: claims_of(site6, address), "it is announced after the second claim")
+        for count in (1, 2):
+            until(lambda: claims_of(site6, address), f"it is announced after claim {count}")
+            until(lambda: burst_is_over(agent), "the burst is over")
+            site6.wire.clear()
+            claim(site6, claim_of(address))
+        until(lambda: claims_of(site6, address), "it is announced after the last claim")
 
 
 # -- stops and reloads ----------------------------------------------------------------
@@ -116,10 +120,10 @@ def test_guest_that_is_stopped_during_a_check_leaves_the_address_to_its_new_owne
         site6.wire.clear()
         claim(site6, claim_of(address))
 
-        def probed() -> bool:
-            return address in map(asked, map(Ether, site6.wire.read()))
+        def is_last_probe_sent() -> bool:
+            return list(map(asked, map(Ether, site6.wire.read()))).count(address) >= PROBES
 
-        until(probed, "the first probe is sent")
+        until(is_last_probe_sent, "the last probe of the check is sent")
         with agent.stopped(), owner(site6, address):
             threading.Event().wait(2.0)  # longer than an interval and a second: this is a resume
             site6.wire.clear()

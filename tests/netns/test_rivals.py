@@ -19,7 +19,6 @@ from scapy.packet import Packet
 from bench.lab import FIRST_INDEX, GUEST_ADDRESS, GUEST_MAC, PEER_MAC
 from tests.netns.agent import (
     NEW_MAC,
-    Agent,
     Site,
     announced,
     gratuitous,
@@ -31,6 +30,7 @@ from tests.netns.rivals import (
     RIVAL_MAC,
     answer,
     asked,
+    burst_is_over,
     claim,
     claim_of,
     kinds,
@@ -51,11 +51,6 @@ def send(sock: socket.socket, frame: bytes) -> None:
             if error.errno != errno.ENOBUFS:
                 raise
             time.sleep(0.001)
-
-
-def burst_is_over(agent: Agent) -> bool:
-    link = agent.link("eth0")
-    return bool(link and link["last_burst"]["over"])
 
 
 # -- claims without a rival -----------------------------------------------------------

@@ -19,6 +19,7 @@ from garp_agent.guest.core.model import (
     LeaseGranted,
     Resumed,
 )
+from garp_agent.wire.record import inf
 from tests.guest.core.conflict_world import (
     CLAIMS,
     ETH0,
@@ -118,7 +119,7 @@ def echo(frame: Frame) -> list[ClaimSeen]:
     return [ClaimSeen("eth0", frame.announcement.address, RIVAL)] if is_claim else []
 
 
-def test_repeater_slower_than_a_second_does_not_make_announcements_cause_others() -> None:
+def test_repeater_slower_than_a_second_causes_no_more_announcements_than_the_loop_has() -> None:
     items = crowd(12)
     agent = usual(*items)
     agent.until(100.0)
@@ -126,8 +127,8 @@ def test_repeater_slower_than_a_second_does_not_make_announcements_cause_others(
     until = late(agent, 1.2, echo)
     until(200.0)
     frames = until(500.0)
-    refreshes = 300.0 / 60.0 * 4  # four addresses a minute
-    assert len([each for each in frames if each.announcement.kind in CLAIMS]) <= 2.5 * refreshes
+    loop = 300.0 / 5.0 * 12  # what `arping` every 5 s sends
+    assert len([each for each in frames if each.announcement.kind in CLAIMS]) <= 1.25 * loop
 
 
 def test_answer_beside_a_frame_that_claims_nothing_is_no_echo() -> None:
@@ -152,8 +153,28 @@ def test_each_claim_of_a_silent_station_is_followed_by_an_announcement() -> None
     for now in (100.0, 200.0, 300.0):
         frames = claim(agent, now) + agent.until(now + 50.0)
         assert announcements(frames) == [now + 0.5]
+    agent.until(400.0)
     agent.tell(BurstRequested(Cause.HINT, (0.0,)))
-    assert announcements(claim(agent, 350.9) + agent.until(400.0)) == []  # it can be an echo
+    assert announcements(claim(agent, 400.9) + agent.until(450.0)) == []  # it can be an echo
+
+
+@pytest.mark.parametrize("every", [2.0, 3.0, 5.0, 7.0, 20.0])
+@pytest.mark.parametrize("seconds", [0.0, 3600.0], ids=["no lease", "lease"])
+def test_station_that_claims_and_never_answers_is_believed_no_longer_than_beside_the_loop(
+    every: float, seconds: float
+) -> None:
+    """Also if its claims come soon after announcements, and look like their echoes."""
+    agent = usual(MINE)
+    agent.until(100.0)
+    agent.tell(LeaseGranted(seconds))
+    claim(agent, 300.0)
+    believed_since, longest = inf, 0.0
+    for count in range(1, 200):
+        for at in announcements(agent.until(310.0 + count * every)):
+            longest, believed_since = max(longest, at - believed_since), inf
+        claim(agent, agent.now)
+        believed_since = min(believed_since, agent.now)
+    assert longest <= 5.0
 
 
 # -- addresses that come back, and move -----------------------------------------------

@@ -6,10 +6,10 @@ of others: a probe only asks, and the kernel answers it.
 Any station can make a claim, so a claim only starts a check.  The address is withheld while PROBES
 probes are sent, PROBE_WAIT apart.  If none is answered, it is announced again, and the station
 that claimed it is known to be silent (guest.core.silent_stations): its next claims start checks
-that withhold nothing.  A rival that answers is present: the address is withheld for the hold-off,
-then the check is repeated, and more often while the conflict is young.  For a withheld address,
-frames that claim nothing are sent (ARP probe, RARP), so that a false claim cannot make the switches
-forget this guest.
+that withhold nothing.  An announcement follows them, unless they can be echoes of announcements.  A
+rival that answers is present: the address is withheld for the hold-off, then the check is repeated,
+and more often while the conflict is young.  For a withheld address, frames that claim nothing are
+sent (ARP probe, RARP), so that a false claim cannot make the switches forget this guest.
 
 After START, LINK_UP and RESUME an address is checked with one probe before it is announced: this
 guest may have been away, and another station may have taken the address over.  The path may carry
@@ -54,9 +54,6 @@ YOUNG = 60.0
 ANSWERED_A_SECOND = 4.0  # probes of a link for rivals that answer: more of them wait longer
 REST = 4.0  # seconds after a check without an answer, in which a claim starts no other check
 ECHO = 1.0  # seconds within which a repeater returns our frame
-# Seconds from one announcement because of a silent station's claim to the next: a repeater may be
-# slower than ECHO, and return that announcement, too.
-REPAIR_INTERVAL = 20.0
 FEWER = 2  # probes, where a rival has left another address; one can be lost
 # Seconds after a check in which the path may not carry frames yet.  A port with spanning tree
 # listens and learns for 30 s by default (IEEE 802.1D-2004 section 17.14).
@@ -246,6 +243,8 @@ class Conflicts:
         self.claims += 1
         rival.claims += 1
         rival.last_claim = now
+        if now - rival.last_announced > ECHO:
+            rival.last_unprompted = now
         rival.hardware_address = hardware_address
         if self._yields():
             self._check(ifindex, address, rival, now, answer)
@@ -302,10 +301,7 @@ class Conflicts:
         if self.silent.is_silent((ifindex, rival.hardware_address), rival.last_claim):
             rival.check(1, Cause.REFRESH, withheld=False)
             # Others may have believed the claim, unless it is the echo of an announcement.
-            since = max(rival.last_announced + ECHO, rival.last_repair + REPAIR_INTERVAL)
-            rival.is_awaited = rival.last_claim > since
-            if rival.is_awaited:
-                rival.last_repair = rival.last_claim
+            rival.is_awaited = rival.last_claim - rival.last_unprompted < QUIET
         else:
             rival.check(PROBES, Cause.ADDRESS_ADDED)
         return True

@@ -30,7 +30,7 @@ class Rival:
         "last_claim",
         "last_defence",
         "last_news",
-        "last_repair",
+        "last_unprompted",
         "present_since",
         "probes",
         "release_cause",
@@ -45,7 +45,8 @@ class Rival:
         self.hardware_address = b""  # of the latest claim; b"": none yet
         self.claims = 0
         self.last_claim = self.last_answer = self.last_defence = self.last_news = -inf
-        self.last_announced = self.last_repair = -inf
+        self.last_announced = -inf
+        self.last_unprompted = -inf  # the latest claim that cannot be the echo of an announcement
         self.present_since = inf  # the first answer
         self.is_checked = False  # probes are sent, and answers are awaited
         self.is_ambiguous = False  # in this check, an answer came that may be an echo
