@@ -132,16 +132,22 @@ def test_station_that_answers_for_everything_is_named_and_ignored(
         assert (found["interface"], found["hardware_address"]) == ("eth0", RIVAL_MAC)
 
 
-@pytest.mark.parametrize("length", [24, 25])
+@pytest.mark.parametrize("length", [24, 26, 28])
+@pytest.mark.parametrize("part", ["whole", "half"])
 def test_station_that_has_the_whole_network_is_a_proxy_and_one_that_has_half_of_it_is_not(
-    site: Site, length: int
+    site: Site, length: int, part: str
 ) -> None:
     """The peer's kernel answers for all addresses of a local route."""
+    site.guest(
+        f"address del {GUEST_ADDRESS}/24 dev eth0", f"address add {GUEST_ADDRESS}/{length} dev eth0"
+    )
     with started(site, GUEST_ADDRESS) as agent:
-        site.lab.ip("peer", f"route add local 192.0.2.0/{length} dev eth0")
+        half = {24: "0/25", 26: "0/27", 28: "8/29"}[length]
+        answers = half if part == "half" else f"0/{length}"
+        site.lab.ip("peer", f"route add local 192.0.2.{answers} dev eth0")
         claim(site, claim_of(GUEST_ADDRESS, PEER_MAC))
         until_it_yields(agent, GUEST_ADDRESS)
-        if length == 24:
+        if part == "whole":
             agent.wait_for_log("answers-for-everything", hardware_address=PEER_MAC)
             until(lambda: agent.claims(GUEST_ADDRESS), "it is announced again")
         else:

@@ -32,6 +32,8 @@ def drawn_and_sent(tests: ProxyTests, now: float) -> list[bytes]:
         ("10.1.2.9/8", 24, "10.", 3),
         ("10.1.2.9/16", 16, "10.1.", 3),
         ("10.1.2.9/24", 8, "10.1.2.", 4),
+        ("10.1.2.9/26", 6, "10.1.2.", 4),
+        ("10.1.2.9/28", 4, "10.1.2.", 4),
         ("10.1.2.9/30", 8, "10.1.2.", 4),  # of two addresses, a rival can have both
         ("10.1.2.9/32", 8, "10.1.2.", 4),
     ],
@@ -57,7 +59,7 @@ def test_drawn_addresses_are_neither_the_given_one_nor_ours_nor_the_ends_of_the_
     address = ip("10.0.0.9")
     ours = [ip(f"10.0.0.{n}") for n in range(1, 250)]
     found = set(drawn(address, 8, 200, ours, uniform))
-    assert found == {ip(f"10.0.0.{n}") for n in range(250, 254)}
+    assert found == {ip(f"10.0.0.{n}") for n in range(250, 255)}
     for draw in (0.0, 0.035, 0.5, 0.999999):
         (one,) = drawn(address, 8, 1, (), lambda at=draw: at)
         assert one[3] not in (0, 9, 255)
@@ -71,6 +73,36 @@ def test_far_address_answered_beside_all_near_ones_makes_a_proxy() -> None:
     assert verdicts == [Verdict.NOTHING] * 3 + [Verdict.PROXY]
     assert (tests.is_proxy(STATION, 3600.0), tests.is_proxy(STATION, 3601.0)) == (True, False)
     assert tests.addresses(0.5) == []
+
+
+@pytest.mark.parametrize(
+    ("length", "has", "is_proxy", "answers"),
+    [
+        (24, 254, True, 24),
+        (26, 62, True, 24),
+        (26, 40, False, 0),
+        (27, 30, True, 24),
+        (28, 14, True, 13),  # all but ours
+        (28, 13, False, 0),
+        (29, 6, False, 0),  # a rival can have them all
+    ],
+)
+def test_station_that_answers_for_its_network_only_is_a_proxy_if_that_is_no_small_one(
+    length: int, has: int, is_proxy: bool, answers: int
+) -> None:
+    tests = ProxyTests()
+    its = [ip(f"10.1.2.{n}") for n in range(1, has + 1)]
+    asked(tests, f"10.1.2.1/{length}", 0.0)
+    count = 0
+    while not tests.is_proxy(STATION, 0.0):
+        wanted = [each for each in tests.addresses(0.0) if each in its]
+        if not wanted:
+            break
+        count += 1
+        if tests.answered(STATION, wanted[0], 0.0) is Verdict.MORE:
+            drawn_and_sent(tests, 0.0)
+    assert tests.is_proxy(STATION, 0.0) is is_proxy
+    assert not is_proxy or count == answers
 
 
 def test_answers_are_awaited_from_the_moment_when_the_last_probe_was_sent() -> None:

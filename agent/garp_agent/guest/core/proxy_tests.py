@@ -6,9 +6,10 @@ answers all of them.  Does not send the probes, and does not decide what a rival
 
 A rival can have many addresses of its own, even most of a small network.  So an answer for an
 address far from ours counts more than one for a near address: a proxy has a route there.  A station
-that answers for near addresses only has to do so CERTAIN times without a miss: it may be a firewall
-that answers for the network it translates.  After a failure a station is tested more rarely, and
-needs more answers: chance must not make a rival a proxy in the end.
+that answers for near addresses only has to do so CERTAIN times without a miss, or for all addresses
+of a network that has fewer: it may be a firewall that answers for the network it translates.  After
+a failure a station is tested more rarely, and needs more answers: chance must not make a rival a
+proxy in the end.
 
 Sources: RFC 1027 (proxy ARP), RFC 4389 (ND proxies), RFC 4291 section 2.5.1 (interface
 identifiers of 64 bits).
@@ -20,16 +21,18 @@ from garp_agent.wire.record import Enum, inf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container
+    from collections.abc import Callable, Collection, Container
     from typing import Any
 
     Station = tuple[int, bytes]  # ifindex and hardware address
 
 AT_ONCE = 3  # near addresses that are asked for at once
 CERTAIN = 24  # answers for near addresses, without a miss, that make a proxy
-NEAR_BITS = {4: 8, 16: 8}  # by bytes of an address: at least so many bits of a near one are drawn
-FAR_BITS = {4: 16, 16: 64}  # the same for a far one; no rival has most of so large a network
-DRAWN = 16  # candidates for each address: some may be ours
+# Near addresses are those of our network.  A rival can easily have all of one with fewer bits than
+# LEAST_BITS, so that they are drawn from the NEAR_BITS around our address then.
+LEAST_BITS, NEAR_BITS = 4, 8
+FAR_BITS = {4: 16, 16: 64}  # by bytes of an address; no rival has most of so large a network
+DRAWN = 16  # tries for each address of a large network: some may be ours
 WAIT = 1.0  # seconds for answers, from the moment when the latest probe was sent
 # Seconds from one test of a station to the next, by failures.  The first tests follow soon, because
 # one lost frame makes a test fail, and the address is not announced meanwhile.
@@ -51,13 +54,24 @@ class Verdict(Enum):
 class _Test:
     """A station under test."""
 
-    __slots__ = ("address", "answers", "bits", "far", "missing", "needed", "unsent", "until")
+    __slots__ = (
+        "address",
+        "answers",
+        "asked",
+        "bits",
+        "far",
+        "missing",
+        "needed",
+        "unsent",
+        "until",
+    )
 
     def __init__(self, address: bytes, bits: int, needed: int) -> None:
         self.address = address  # of ours, that the station answered for
         self.bits = bits  # of the address behind the prefix
         self.needed = needed  # answers for near addresses
         self.answers = 0  # of these
+        self.asked: set[bytes] = set()  # near addresses so far
         self.missing: set[bytes] = set()  # near addresses without an answer so far
         self.far = b""  # without an answer so far; b"": none
         self.unsent: set[bytes] = set()  # probes that wait for the token bucket
@@ -96,12 +110,17 @@ class ProxyTests:
         remember(self._tests, station, test, MOST_STATIONS)
 
     def draw(
-        self, station: Station, ours: Container[bytes], uniform: Callable[[], float]
+        self, station: Station, ours: Collection[bytes], uniform: Callable[[], float]
     ) -> list[bytes]:
         """Return the addresses to send probes for, in this order.  None is in ``ours``."""
         test = self._tests[station]
         size = len(test.address)
-        near = drawn(test.address, max(test.bits, NEAR_BITS[size]), AT_ONCE, ours, uniform)
+        near_bits = test.bits if test.bits >= LEAST_BITS else NEAR_BITS
+        near = drawn(test.address, near_bits, AT_ONCE + 1, {*ours, *test.asked}, uniform)
+        if len(near) <= AT_ONCE:  # these are the last
+            test.needed = min(test.needed, test.answers + len(near))
+        del near[AT_ONCE:]
+        test.asked.update(near)
         far: list[bytes] = []
         if not test.answers and test.bits < FAR_BITS[size]:
             far = drawn(test.address, FAR_BITS[size], 1, ours, uniform)
@@ -145,17 +164,21 @@ class ProxyTests:
 
 
 def drawn(
-    address: bytes, bits: int, count: int, ours: Container[bytes], uniform: Callable[[], float]
+    address: bytes, bits: int, count: int, taken: Container[bytes], uniform: Callable[[], float]
 ) -> list[bytes]:
-    """Return up to ``count`` random addresses that differ from ``address`` in their last bits."""
-    host = 1 << bits
-    number = int.from_bytes(address, "big")
+    """Return up to ``count`` random addresses that differ from ``address`` in their last bits.
+
+    None is in ``taken``.  Of up to NEAR_BITS bits, each address can be drawn; else a few tries have
+    to be enough.
+    """
+    size, number = 1 << bits, int.from_bytes(address, "big")
+    left = list(range(1, size - 1)) if bits <= NEAR_BITS else []  # neither the first nor the last
     found: dict[bytes, None] = {}
-    for _ in range(count * DRAWN):
-        offset = 1 + int(uniform() * (host - 3))  # neither the first nor the last of the network
-        other = number - number % host + offset
-        each = (other + (other == number)).to_bytes(len(address), "big")
-        if each not in ours:
+    for _ in range(len(left) or count * DRAWN):
+        drawn_at = uniform()
+        offset = left.pop(int(drawn_at * len(left))) if left else 1 + int(drawn_at * (size - 2))
+        each = (number - number % size + offset).to_bytes(len(address), "big")
+        if each != address and each not in taken:
             found[each] = None
         if len(found) == count:
             break
