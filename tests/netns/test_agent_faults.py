@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import time
@@ -247,6 +248,21 @@ def test_control_socket_that_cannot_be_made_is_reported_and_announcing_continues
         agent.kill(signal.SIGUSR1)
         site.wire.wait_for(GUEST_ADDRESS, count=2)
     assert taken.read_text() == "precious"
+
+
+@pytest.mark.parametrize("what", ["socket", "folder"])
+def test_control_socket_that_was_removed_is_made_again_by_a_reload(site: Site, what: str) -> None:
+    path = site.directory / "run" / "control.sock"
+    with site.start(f"--control-socket={path}", wait=False) as agent:
+        agent.control = path
+        agent.wait_until_ready()
+        if what == "socket":
+            path.unlink()
+        else:
+            shutil.rmtree(path.parent)
+        agent.reload(QUIET)
+        until(path.exists, "the socket is back")
+        assert agent.burst() == 1
 
 
 def test_second_agent_on_the_same_control_socket_refuses_to_start(site: Site) -> None:

@@ -117,6 +117,7 @@ class AgentDaemon:
         self._port_logged: object = None
         self._port_notices = Repetition()
         self._conflict_socket: ConflictSocket | None = None
+        self._control_socket: ControlSocket | None = None
         self._is_partly_unheard = False  # the filter has no room for all addresses
         self._open_conflict_socket()
         self._open_control_socket()
@@ -191,7 +192,8 @@ class AgentDaemon:
         before = self._engine.settings
         self._engine.reconfigure(settings, now)
         self._netlink.reconcile_interval = settings.reconcile_interval
-        if before.control_socket != settings.control_socket:
+        is_lost = self._control_socket is None or not self._control_socket.is_in_place()
+        if is_lost or before.control_socket != settings.control_socket:
             self._operator.close()
             self._open_control_socket()
         if before.hint_port != settings.hint_port:
@@ -208,11 +210,12 @@ class AgentDaemon:
     # -- control socket, hint port ------------------------------------------------------
 
     def _open_control_socket(self) -> None:
-        path = self._engine.settings.control_socket
+        path, self._control_socket = self._engine.settings.control_socket, None
         if not path:
             return
         try:
-            self._operator.open(ControlSocket(path))
+            self._control_socket = ControlSocket(path)
+            self._operator.open(self._control_socket)
         except OSError as error:
             # Two agents would send twice as much.  A dry run sends nothing, and a reload must not
             # end an agent that works.

@@ -72,6 +72,10 @@ class ControlSocket:
         """Return the descriptor to wait on, for reading."""
         return self._epoll.fileno()
 
+    def is_in_place(self) -> bool:
+        """Return whether clients that connect to ``path`` reach this socket."""
+        return _identity(self.path) == self._identity
+
     def attempt_at(self) -> float:
         """Return from when on :meth:`attempt` has something to do."""
         return self._accept_at

@@ -128,6 +128,13 @@ def test_one_wrong_fact_gives_one_finding(given: fact.Facts, expected: str) -> N
         facts(later=WELL.later._replace(took=0.9)),
         # An address in duplicate address detection: the kernel has not reported it yet.
         eth0(addresses={**ADDRESSES, "2001:db8::99": ""}, tentative=("2001:db8::99",)),
+        # The agent ignores the station that answers for an address.
+        facts(
+            claimants=ANSWERED,
+            configuration=WELL.configuration._replace(
+                ignored=((bytes.fromhex(OTHER_MAC.replace(":", "")), b"\xff" * 6),)
+            ),
+        ),
         # A link without addresses.
         facts(
             interfaces={**WELL.interfaces, "eth7": fact.Interface(MAC, {}, {})},
@@ -249,6 +256,10 @@ FILTERED = {"ipv4/arp_ignore": 1, "ipv4/rp_filter": 2}
         (dropped(6), "warn losses: 6 ENETDOWN"),
         (aged(2.5, conflict=rival(True)), f"fail conflicts: by {OTHER_MAC} 4 times, last 9.0 s"),
         (aged(2.5, conflict=rival(False)), f"warn conflicts: by {OTHER_MAC} 4 times, last 9.0"),
+        (
+            facts(status={"answer_for_everything": [PROXY]}, claimants=ANSWERED),
+            f"warn conflicts: {OTHER_MAC} on eth0",
+        ),
         (facts(status={"answer_for_everything": [PROXY]}), f"warn conflicts: {OTHER_MAC} on eth0"),
         (WELL, "ok addresses lo: skipped (loopback): 127.0.0.1"),
         (skipped("down"), "warn addresses eth0: ip link set eth0 up"),

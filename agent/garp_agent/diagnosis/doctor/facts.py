@@ -35,6 +35,7 @@ class ConfigurationFacts(NamedTuple):
     problems: tuple[str, ...] = ()
     pace: float = 10.0  # frames a second that a link may send
     span: float = 0.4  # seconds from the first round of a burst to its last
+    ignored: tuple[tuple[bytes, bytes], ...] = ()  # conflict.ignore
 
 
 class KernelFacts(NamedTuple):

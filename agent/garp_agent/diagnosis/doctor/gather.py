@@ -127,6 +127,7 @@ def read_configuration(path: str | None) -> tuple[ConfigurationFacts, Settings]:
             problems,
             settings.rate_limit.frames_per_second,
             max(settings.burst) - min(settings.burst),
+            settings.conflict.ignore,
         ),
         settings,
     )

@@ -12,6 +12,7 @@ from garp_agent.diagnosis.doctor.facts import Facts, Interface, PromisedFrame
 from garp_agent.diagnosis.doctor.findings import Finding, counts, fail, ok, skip, warn
 from garp_agent.diagnosis.sighting import BROADCAST, Sighting
 from garp_agent.guest.core.policy import Skip
+from garp_agent.guest.core.rival import is_no_station
 from garp_agent.render.table import some
 
 FRAME_LEAST = 60  # bytes, without the frame check sequence (IEEE 802.3)
@@ -188,7 +189,14 @@ def claimants(facts: Facts) -> Iterator[Finding]:
         return
     for error in asked.errors:
         yield warn("claimants", f"not every link could be asked: {error}", "see the other findings")
+    proxies = (facts.agent.status or {}).get("answer_for_everything", ())
+    named = {(each["interface"], each["hardware_address"]) for each in proxies}
     for interface, address, hardware_address in asked.answers:
+        # The agent ignores these, too; the check of conflicts names the proxies.
+        if (interface, hardware_address) in named or is_no_station(
+            bytes.fromhex(hardware_address.replace(":", "")), facts.configuration.ignored
+        ):
+            continue
         yield fail(
             f"claimants {interface}",
             f"{hardware_address} has {address} too",
