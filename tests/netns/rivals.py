@@ -51,8 +51,10 @@ def claim(site: Site, *frames: Packet) -> None:
         site.wire.socket.send(bytes(frame))
 
 
-def claim_of(address: str, mac: str = RIVAL_MAC) -> Packet:
-    return advertisement(mac, address, address) if ":" in address else gratuitous(mac, address)
+def claim_of(address: str, mac: str = RIVAL_MAC, op: int = 1) -> Packet:
+    if ":" in address:
+        return advertisement(mac, address, address)
+    return gratuitous(mac, address, op)
 
 
 def kinds(packets: Sequence[Packet]) -> list[str]:

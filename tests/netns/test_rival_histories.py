@@ -6,13 +6,14 @@ tests/guest/core/test_conflict_histories.py has more of them, without a network.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
-from bench.lab import GUEST_MAC, PEER_MAC
+from bench.lab import GUEST_ADDRESS, GUEST_MAC, PEER_MAC
 from garp_agent.guest.core.rival import PROBES
 from tests.netns.agent import Agent, Site, meanwhile, until
 from tests.netns.rivals import (
@@ -108,6 +109,25 @@ def test_each_claim_of_a_silent_station_is_followed_by_an_announcement(
             site6.wire.clear()
             claim(site6, claim_of(address))
         until(lambda: claims_of(site6, address), "it is announced after the last claim")
+
+
+@pytest.mark.parametrize("op", [1, 2], ids=["requests", "replies"])
+def test_gratuitous_frames_of_a_station_that_never_answers_end_no_announcements(
+    site: Site, op: int
+) -> None:
+    """As `arping -U` and `arping -A` send them: none of these is the answer to a probe."""
+
+    def forge() -> None:
+        claim(site, claim_of(GUEST_ADDRESS, op=op))
+        time.sleep(0.2)
+
+    with started(site, GUEST_ADDRESS, FREQUENT) as agent, meanwhile(forge):
+        agent.wait_for_log("address-conflict", address=GUEST_ADDRESS)
+        for _ in range(3):
+            site.wire.clear()
+            until(lambda: claims_of(site, GUEST_ADDRESS), "it is announced")
+            before = agent.status()["conflicts"]
+            until(lambda: agent.status()["conflicts"] >= before + 10, "it hears ten more claims")  # noqa: B023
 
 
 # -- stops and reloads ----------------------------------------------------------------

@@ -83,7 +83,9 @@ class Claim(NamedTuple):
     address: bytes  # 4 or 16 bytes
     probe: bool = False  # the station only asks: an ARP probe, or a solicitation for DAD
     override: bool = True  # NA: the O flag; proxies and optimistic addresses do not set it
-    answer: bool = False  # an ARP reply or an NA: the form in which a station answers a probe
+    answer: bool = (
+        False  # an ARP reply to a station, or an NA: the form in which a station answers a probe
+    )
 
 
 # -- encoding ---------------------------------------------------------------------------
@@ -232,9 +234,10 @@ def _arp_claim(frame: bytes, start: int) -> Claim:
         raise FrameError(f"ARP opcode is {opcode}; only request (1) and reply (2) make claims")
     hardware_address = frame[start + 8 : start + 14]
     sender = frame[start + 14 : start + 18]
-    if sender != _NO_ADDRESS:
-        return Claim(hardware_address, sender, answer=opcode == _ARP_REPLY)
     target = frame[start + 24 : start + 28]
+    if sender != _NO_ADDRESS:
+        # An answer goes to the sender of the probe, 0.0.0.0.  A gratuitous reply is none.
+        return Claim(hardware_address, sender, answer=opcode == _ARP_REPLY and target != sender)
     if opcode != _ARP_REQUEST or target == _NO_ADDRESS:
         raise FrameError(f"ARP opcode {opcode} from 0.0.0.0 names no address to claim")
     return Claim(hardware_address, target, probe=True)
