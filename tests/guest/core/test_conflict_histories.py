@@ -412,3 +412,16 @@ def test_proxy_that_misses_one_probe_of_a_test_is_found_by_the_next(lost: int) -
     assert len(asked) > lost
     assert announcements(frames)
     assert not is_withheld(agent)
+
+
+@pytest.mark.parametrize("delay", [0.45, 1.2, 2.5])
+def test_proxy_that_answers_late_is_found_by_the_second_test(delay: float) -> None:
+    agent = usual(MINE)
+    found = announcements(late(agent, delay, as_proxy)(200.0))
+    assert max(later - at for at, later in zip([0.0, *found], [*found, 200.0])) <= 10.0
+
+
+def as_proxy(frame: Frame) -> list[ClaimSeen]:
+    """How a station answers that answers every probe."""
+    sent = frame.announcement
+    return [ClaimSeen("eth0", sent.address, RIVAL, True)] if sent.kind not in CLAIMS else []

@@ -208,7 +208,7 @@ VIRTUAL_ROUTERS = [
     "00:05:73:a0:00:00",
     "00:05:73:a0:0f:ff",
     "00:07:b4:00:00:00",
-    "00:07:b4:00:ff:ff",
+    "00:07:b4:03:ff:ff",
 ]
 NEARLY_VIRTUAL_ROUTERS = [
     "00:00:5e:00:00:33",
@@ -219,7 +219,7 @@ NEARLY_VIRTUAL_ROUTERS = [
     "00:00:0c:07:ab:33",
     "00:00:0c:9f:ef:ff",
     "00:05:73:a0:10:00",
-    "00:07:b4:01:00:00",
+    "00:07:b4:04:00:00",
 ]
 VIP = address("10.0.0.9/24", flags=model.IFA_F_PERMANENT)
 VIP6 = address("fd00::9/64", flags=model.IFA_F_PERMANENT | model.IFA_F_DEPRECATED)

@@ -152,7 +152,7 @@ def test_station_that_failed_is_tested_more_rarely_and_needs_more_answers() -> N
         while not tests.may_start(STATION, now):
             now += 1.0
         rests.append(now - began)
-    assert rests == [2.0, 2.0, 60.0, 600.0, 3600.0, 3600.0]
+    assert rests == [2.0, 4.0, 60.0, 600.0, 3600.0, 3600.0]
     assert [test.needed for test in tests._tests.values()] == [96]
 
 

@@ -45,14 +45,14 @@ RT_SCOPE_HOST = 254
 
 # The hardware addresses that virtual routers share, as prefix and length in bits.
 _VIRTUAL_ROUTERS = tuple(
-    (int(digits, 16), bits)
+    (int(digits, 16) >> 4 * len(digits) - bits, bits)
     for digits, bits in (
         ("00005e0001", 40),  # VRRP for IPv4, CARP (RFC 9568 section 7.3)
         ("00005e0002", 40),  # VRRP for IPv6
         ("00000c07ac", 40),  # HSRP
         ("00000c9ff", 36),  # HSRP version 2
         ("000573a00", 36),  # HSRP for IPv6
-        ("0007b400", 32),  # GLBP
+        ("0007b400", 30),  # GLBP: groups up to 1023
     )
 )
 

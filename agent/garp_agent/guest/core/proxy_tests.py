@@ -33,10 +33,12 @@ CERTAIN = 24  # answers for near addresses, without a miss, that make a proxy
 LEAST_BITS, NEAR_BITS = 4, 8
 FAR_BITS = {4: 16, 16: 64}  # by bytes of an address; no rival has most of so large a network
 DRAWN = 16  # tries for each address of a large network: some may be ours
-WAIT = 1.0  # seconds for answers, from the moment when the latest probe was sent
+# Seconds for answers, from the moment when the latest probe was sent: in the first test of a
+# station, and in the others.
+WAITS = (1.0, 3.0)
 # Seconds from one test of a station to the next, by failures.  The first tests follow soon, because
 # one lost frame makes a test fail, and the address is not announced meanwhile.
-RESTS = (2.0, 2.0, 60.0, 600.0, 3600.0)
+RESTS = (2.0, 4.0, 60.0, 600.0, 3600.0)
 SOON = 2  # tests that follow soon
 UNSENT = 60.0  # seconds after which a test whose probes could not be sent is over
 KNOWN_FOR = 3600.0  # seconds for which a station counts as a proxy
@@ -64,9 +66,10 @@ class _Test:
         "needed",
         "unsent",
         "until",
+        "wait",
     )
 
-    def __init__(self, address: bytes, bits: int, needed: int) -> None:
+    def __init__(self, address: bytes, bits: int, needed: int, wait: float) -> None:
         self.address = address  # of ours, that the station answered for
         self.bits = bits  # of the address behind the prefix
         self.needed = needed  # answers for near addresses
@@ -76,6 +79,7 @@ class _Test:
         self.far = b""  # without an answer so far; b"": none
         self.unsent: set[bytes] = set()  # probes that wait for the token bucket
         self.until = inf  # when answers are late
+        self.wait = wait
 
 
 class ProxyTests:
@@ -106,7 +110,8 @@ class ProxyTests:
         failures = self._failures[station][1] + 1 if station in self._failures else 0
         remember(self._failures, station, (now, failures), MOST_STATIONS)
         needed = CERTAIN << min(max(0, failures - SOON), len(RESTS) - 1 - SOON)
-        test = _Test(address, 8 * len(address) - prefix_length, needed)
+        wait = WAITS[min(failures, 1)]
+        test = _Test(address, 8 * len(address) - prefix_length, needed, wait)
         remember(self._tests, station, test, MOST_STATIONS)
 
     def draw(
@@ -136,7 +141,7 @@ class ProxyTests:
         for (link, _), test in self._tests.items():
             if link == ifindex and address in test.unsent:
                 test.unsent.discard(address)
-                test.until = inf if test.unsent else now + WAIT
+                test.until = inf if test.unsent else now + test.wait
 
     def addresses(self, now: float) -> list[bytes]:
         """Return the addresses for which answers are expected."""
