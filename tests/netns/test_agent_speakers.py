@@ -192,15 +192,20 @@ def has_address(lab: TinyLab, role: str, address: str) -> bool:
 
 @pytest.mark.parametrize("more", ["", "vmac_xmit_base"], ids=["defaults", "vmac_xmit_base"])
 @pytest.mark.parametrize(
-    ("address", "mac"),
-    [("192.0.2.100", "00:00:5e:00:01:33"), ("2001:db8::100", "00:00:5e:00:02:33")],
-    ids=["IPv4", "IPv6"],
+    ("address", "mac", "use"),
+    [
+        ("192.0.2.100", "00:00:5e:00:01:33", "use_vmac"),
+        ("2001:db8::100", "00:00:5e:00:02:33", "use_vmac"),
+        ("192.0.2.100", OTHER_MAC, f"use_vmac vrrp.51 {OTHER_MAC}"),
+        ("2001:db8::100", OTHER_MAC, f"use_vmac vrrp.51 {OTHER_MAC}"),
+    ],
+    ids=["IPv4", "IPv6", "IPv4, own MAC", "IPv6, own MAC"],
 )
 def test_keepalived_backup_is_silent_and_master_speaks(
-    labs: None, tmp_path: Path, more: str, address: str, mac: str
+    labs: None, tmp_path: Path, more: str, address: str, mac: str, use: str
 ) -> None:
     with TinyLab(ipv6=True) as lab, Capture(lab) as wire:
-        vmac = ("advert_int 1", "use_vmac")
+        vmac = ("advert_int 1", use)
         master = start_keepalived(lab, "peer", tmp_path, address, 200, *vmac, "vmac_xmit_base")
         until(lambda: has_address(lab, "peer", address), "the peer is the master")
         with Agent(lab, tmp_path, config=FREQUENT) as agent:

@@ -15,6 +15,7 @@ from garp_agent.guest.core.model import (
     Cause,
     ClaimSeen,
     Kind,
+    Link,
     LinkSeen,
     Resumed,
 )
@@ -298,14 +299,19 @@ def test_claim_that_is_no_conflict_is_ignored(event: ClaimSeen) -> None:
 
 
 @pytest.mark.parametrize(
-    ("hardware_address", "is_ignored"),
-    [(ETH0.hardware_address, True), (mac("00:00:5e:00:01:33"), False)],
+    ("former", "is_ignored"),
+    [
+        (ETH0, True),
+        (ETH0._replace(hardware_address=mac("00:00:5e:00:01:33")), False),
+        (ETH0._replace(kind="macvlan", parent_ifindex=3, is_private=True), False),
+    ],
 )
 def test_claim_from_a_former_hardware_address_is_ignored_unless_it_is_a_virtual_routers(
-    hardware_address: bytes, is_ignored: bool
+    former: Link, is_ignored: bool
 ) -> None:
     agent = guest()
-    agent.see(ETH0._replace(hardware_address=hardware_address))
+    hardware_address = former.hardware_address
+    agent.see(former)
     agent.see(ETH0._replace(hardware_address=mac("02:00:00:00:00:99")))
     agent.until(10.0)
     claim(agent, 10.0, rival=hardware_address)

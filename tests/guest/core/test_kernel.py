@@ -163,9 +163,10 @@ def new_netconf(*attributes: bytes, family: int = 10) -> bytes:
     return message(80, struct.pack("=B3x", family) + b"".join(attributes))
 
 
-def link_info(kind: str, port_kind: str = "") -> bytes:
+def link_info(kind: str, port_kind: str = "", data: bytes = b"") -> bytes:
     port = attribute(4, port_kind.encode() + b"\0") if port_kind else b""
-    return attribute(18, attribute(1, kind.encode() + b"\0") + port)
+    own = attribute(2, data) if data else b""
+    return attribute(18, attribute(1, kind.encode() + b"\0") + own + port)
 
 
 ETH0 = Link(2, "eth0", b"", 1, 0x11043)
@@ -180,6 +181,10 @@ ETH0 = Link(2, "eth0", b"", 1, 0x11043)
         ((u32(10, 9),), {"master_ifindex": 9}),
         ((link_info("vlan"), u32(5, 3)), {"kind": "vlan", "parent_ifindex": 3}),
         ((link_info("macvlan"), u32(5, 3)), {"kind": "macvlan", "parent_ifindex": 3}),
+        ((link_info("macvlan", data=u32(1, 1)),), {"kind": "macvlan", "is_private": True}),
+        *(((link_info("macvlan", data=u32(1, n)),), {"kind": "macvlan"}) for n in (2, 4, 8, 16)),
+        ((link_info("macvlan", data=u32(2, 1)),), {"kind": "macvlan"}),  # flags without a mode
+        ((link_info("vlan", data=u32(1, 1)),), {"kind": "vlan"}),
         ((u32(5, 2),), {}),  # its own parent
         ((u32(5, 0),), {}),
         ((link_info("vlan"), u32(5, 3), u32(37, 0)), {"kind": "vlan"}),  # other namespace
@@ -313,6 +318,10 @@ MALFORMED = [
     (new_address(V4, family=10), "address of family 10 has 4 bytes, its peer 0; must have 16"),
     (new_address(V6, V4_LOCAL), "address of family 2 has 4 bytes, its peer 16; must have 4"),
     (new_address(V4_LOCAL, attribute(8, b"\x80")), "attribute 8 has 1 bytes; must have 4"),
+    (
+        new_link(link_info("macvlan", data=attribute(1, b"\1"))),
+        "attribute 1 has 1 bytes; must have 4",
+    ),
     (new_netconf(attribute(1, b"\x03\0"), u32(2, 1)), "attribute 1 has 2 bytes; must have 4"),
 ]
 

@@ -267,6 +267,29 @@ def test_link_of_virtual_router_counts_virtual_addresses_that_are_not_announced(
         assert planned(virtual(), item, settings=wanted).targets == {b"": Target(b"", (Kind.RARP,))}
 
 
+def private(**changes: Any) -> Link:
+    return link(kind="macvlan", parent_ifindex=3, is_private=True)._replace(**changes)
+
+
+@pytest.mark.parametrize("items", [(), *NO_VIRTUAL_ADDRESSES[2:-1]])
+def test_private_macvlan_is_announced_like_a_link_of_a_virtual_router(
+    items: tuple[InterfaceAddress, ...],
+) -> None:
+    made = planned(private(), *items)
+    assert (made.skip, made.targets) == (Skip.VIRTUAL_ROUTER, {})
+    assert VIP.address in planned(private(), *items, VIP).targets
+    eui64 = address("fd00::ff:fe00:2/64", flags=model.IFA_F_PERMANENT)
+    assert planned(private(), eui64).skip is Skip.VIRTUAL_ROUTER
+
+
+def test_private_macvlan_is_announced_with_an_ipv4_address_of_dhcp() -> None:
+    assert list(planned(private(), A).targets) == [A.address]
+
+
+def test_private_macvlan_with_its_parent_in_another_namespace_is_an_ordinary_link() -> None:
+    assert list(planned(private(parent_ifindex=0), V6).targets) == [V6.address]
+
+
 # -- addresses ------------------------------------------------------------------------------
 
 SKIPPED_ADDRESSES = [

@@ -15,7 +15,6 @@ from garp_agent.guest.core.model import (
     InterfaceAddress,
     Link,
     LinkSeen,
-    is_virtual_router,
 )
 from garp_agent.wire.model import DumpComplete, DumpPartial, DumpStarted, LinkGone
 from garp_agent.wire.netlink_dump import DumpMarks
@@ -166,7 +165,7 @@ class Inventory:
 
     def _remember_own(self, hardware_address: bytes, before: Link | None) -> None:
         if before is not None and before.hardware_address != hardware_address:
-            self._forget_virtual(before.hardware_address)
+            self._forget_virtual(before)
         self._own.pop(hardware_address, None)
         self._own[hardware_address] = None
         if len(self._own) > 2 * (len(self.links) + FORMER):
@@ -174,10 +173,10 @@ class Inventory:
             former = [each for each in self._own if each not in current][-FORMER:]
             self._own = {**dict.fromkeys(former), **current}
 
-    def _forget_virtual(self, hardware_address: bytes) -> None:
+    def _forget_virtual(self, link: Link) -> None:
         """Forget the hardware address of a virtual router: the next master has the same."""
-        if is_virtual_router(hardware_address):
-            self._own.pop(hardware_address, None)
+        if link.is_virtual_routers:
+            self._own.pop(link.hardware_address, None)
 
     def _forget_name(self, link: Link) -> None:
         if self.by_name.get(link.name) == link.ifindex:
@@ -210,7 +209,7 @@ class Inventory:
         if known is None:
             return ()
         self._forget_name(known)
-        self._forget_virtual(known.hardware_address)
+        self._forget_virtual(known)
         self.topology += 1
         return (ifindex,)
 

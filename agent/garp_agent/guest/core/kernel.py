@@ -51,6 +51,9 @@ _RTA_OIF = 4
 _NETCONFA_IFINDEX = 1
 _NETCONFA_FORWARDING = 2
 
+_IFLA_MACVLAN_MODE = 1
+_MACVLAN_MODE_PRIVATE = 1
+
 # For these kinds, IFLA_LINK is the other end of a pair, not a device below.
 _PAIRED_KINDS = ("veth", "netkit", "vxcan")
 
@@ -90,6 +93,7 @@ def _link_seen(data: bytes, start: int, end: int, dumped: bool) -> tuple[LinkSee
         rtnetlink.text(info, rtnetlink.IFLA_INFO_SLAVE_KIND),
         _parent(ifindex, kind, found),
         _altnames(found.get(rtnetlink.IFLA_PROP_LIST, b"")),
+        kind == "macvlan" and _is_private(info),
     )
     return (
         LinkSeen(
@@ -106,6 +110,11 @@ def _parent(ifindex: int, kind: str, found: Mapping[int, bytes]) -> int:
         return 0
     parent = rtnetlink.u32(found, rtnetlink.IFLA_LINK)
     return 0 if parent == ifindex else parent
+
+
+def _is_private(info: Mapping[int, bytes]) -> bool:
+    data = rtnetlink.nested(info.get(rtnetlink.IFLA_INFO_DATA, b""))
+    return rtnetlink.u32(data, _IFLA_MACVLAN_MODE) == _MACVLAN_MODE_PRIVATE
 
 
 def _altnames(properties: bytes) -> tuple[str, ...]:

@@ -114,6 +114,7 @@ class Link(NamedTuple):
     port_kind: str = ""  # IFLA_INFO_SLAVE_KIND: what the master is: "bridge", "bond", "vrf", ...
     parent_ifindex: int = 0  # IFLA_LINK: the device below a VLAN or macvlan; 0: none here
     altnames: tuple[str, ...] = ()  # IFLA_ALT_IFNAME: alternative names, up to 127 bytes each
+    is_private: bool = False  # a macvlan in private mode
 
     @property
     def has_carrier(self) -> bool:
@@ -127,6 +128,17 @@ class Link(NamedTuple):
         The kernel sets the state on such a link, and the flag on the links stacked on it.
         """
         return bool(self.flags & IFF_DORMANT) or self.operational_state == IF_OPER_DORMANT
+
+    @property
+    def is_virtual_routers(self) -> bool:
+        """Other machines can have its hardware address, too: that of a virtual router.
+
+        keepalived takes any address with ``use_vmac``, and makes a private macvlan for it.  That
+        of a container has its parent in another network namespace.
+        """
+        if self.is_private and self.parent_ifindex:
+            return True
+        return is_virtual_router(self.hardware_address)
 
 
 class InterfaceAddress(NamedTuple):

@@ -66,7 +66,9 @@ class Skip(Enum):
     DOWN = "down"
     NO_CARRIER = "no carrier"
     DORMANT = "dormant"
-    VIRTUAL_ROUTER = "virtual router's hardware address, and no virtual address is here"
+    VIRTUAL_ROUTER = (
+        "virtual router's hardware address or private macvlan, and no virtual address is here"
+    )
     UNSPECIFIED = "unspecified address"
     NOT_UNICAST = "not a unicast address"
     HOST_SCOPE = "scope host"
@@ -222,7 +224,7 @@ def _state_skip(link: Link) -> Skip | None:
 def _virtual_router_skip(link: Link, addresses: Iterable[InterfaceAddress]) -> Skip | None:
     # The routers of a group share a hardware address, and only the master may send from it: the
     # switches would send the master's traffic to a backup.  The master has the virtual address.
-    if not is_virtual_router(link.hardware_address):
+    if not link.is_virtual_routers:
         return None
     if any(_is_virtual_address(each, link.hardware_address) for each in addresses):
         return None
@@ -234,7 +236,8 @@ def _is_virtual_address(item: InterfaceAddress, mac: bytes) -> bool:
 
     The kernel and the network managers give an autoconfigured address a lifetime or the link's
     interface identifier (addrconf.c, addrconf_prefix_rcv).  Virtual addresses have no such end;
-    keepalived sets only the preferred lifetime.
+    keepalived sets only the preferred lifetime.  An IPv4 address with a lifetime is from DHCP: that
+    counts on a private macvlan, which need not be a virtual router's.
     """
     if item.scope != RT_SCOPE_UNIVERSE or _address_state_skip(item, _ANY_ADDRESS):
         return False
@@ -242,6 +245,8 @@ def _is_virtual_address(item: InterfaceAddress, mac: bytes) -> bool:
         identifier = bytes((mac[0] ^ 2, *mac[1:3], 0xFF, 0xFE, *mac[3:]))
         if item.address[8:] == identifier or item.flags & IFA_F_MANAGETEMPADDR:
             return False
+    elif not is_virtual_router(mac):
+        return True
     return bool(item.flags & IFA_F_PERMANENT)
 
 
