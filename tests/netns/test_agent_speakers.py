@@ -326,6 +326,66 @@ def test_bridge_with_another_port_than_containers_is_announced(site: Site) -> No
         agent.wait_for_log("link-withdrawn", interface="docker0")
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param("tuntap add mode tap name eth1", id="VPN without a carrier"),
+        pytest.param("link add eth1 type vxlan id 7 dstport 4789", id="link with a carrier"),
+    ],
+)
+def test_bridge_of_a_container_with_the_default_route_is_announced_beside_other_links(
+    site: Site, other: str
+) -> None:
+    bridge_in_container(site)
+    site.guest(other, "link set eth1 up", "address add 198.51.100.10/24 dev eth1")
+    with site.start(config=FREQUENT) as agent:
+        site.wire.clear()
+        site.wire.wait_for(GUEST_ADDRESS, count=3)
+        assert agent.link("br0")["skipped"] is None  # type: ignore[index]
+
+
+def test_default_route_that_comes_after_the_address_makes_its_link_announced(site: Site) -> None:
+    bridge_in_container(site)
+    site.guest(
+        "link add eth1 type vxlan id 7 dstport 4789",
+        "link set eth1 up",
+        "address add 198.51.100.10/24 dev eth1",
+    )
+    site.guest("route del default")
+    with site.start(config=FREQUENT) as agent:
+        agent.send_more(10)
+        assert "containers" in agent.link("br0")["skipped"]  # type: ignore[index]
+        site.guest("address add 192.0.2.11/24 dev br0", "route add default via 192.0.2.1")
+        site.wire.clear()
+        site.wire.wait_for(GUEST_ADDRESS, count=3)
+
+
+def bridge_in_container(site: Site) -> None:
+    """Put eth0 into a bridge that has its addresses and the default route."""
+    site.guest(
+        "link add br0 type bridge forward_delay 0",
+        f"link set br0 address {GUEST_MAC} up",
+        "address flush dev eth0",
+        "link set eth0 master br0",
+        f"address add {GUEST_ADDRESS}/24 dev br0",
+        "route add default via 192.0.2.1",
+    )
+    site.lab.wait_until_up("guest")
+
+
+def test_links_to_containers_stay_silent_while_the_uplink_is_set_down(site: Site) -> None:
+    add_calico(site, 1)
+    site.lab.wait_until_up("guest")
+    with Capture(site.lab, "peer", "pod0") as wire, site.start(config=FREQUENT) as agent:
+        site.guest("link set eth0 down")
+        agent.wait_for_log("link-withdrawn", interface="eth0")
+        agent.burst()
+        site.guest("link set eth0 up")
+        site.wire.clear()
+        site.wire.wait_for(GUEST_ADDRESS, count=3)
+        assert [f for f in wire.read() if f[12:14] in (b"\x08\x06", b"\x80\x35")] == []
+
+
 # -- one address on two links of one segment -----------------------------------------------------
 
 

@@ -24,12 +24,19 @@ def port(ifindex: int, kind: str = "veth", master: int = 20) -> Link:
 
 
 class Guest:
-    """An inventory with its relations."""
+    """An inventory with its relations; ``default``: the link of the default route."""
 
-    def __init__(self, *things: Any) -> None:
+    def __init__(self, *things: Any, default: int = 0) -> None:
         self.inventory = Inventory()
-        self.relations = Relations()
+        self.default = default
+        self.asked: list[bytes] = []  # where the route was asked for
+        self.relations = Relations(self._route)
         self.tell(*dump(*things))
+
+    def _route(self, destination: bytes, vrf: int) -> int:
+        assert vrf == 0
+        self.asked.append(destination)
+        return self.default if len(destination) == 4 else 0
 
     def tell(self, *events: Any) -> set[int]:
         changed = {i for event in events for i in self.inventory.apply(event)}
@@ -49,12 +56,26 @@ QUIET = [
     pytest.param([UPLINK._replace(flags=NO_CARRIER), POD], {10}, id="uplink without carrier"),
     pytest.param([link(2, kind="veth"), address("10.0.0.1/24"), POD], {10}, id="pod in container"),
     pytest.param([link(2, kind="bond"), POD], {10}, id="uplink is a bond"),
+    pytest.param(
+        [link(2, kind="tun"), address("10.0.0.1/24"), POD],
+        {10},
+        id="tap with an address",
+    ),
 ]
 SPEAKING = [
     pytest.param([POD, POD6], id="only link"),
     pytest.param([UPLINK._replace(flags=DOWN), POD], id="other link set down"),
     pytest.param([link(1, "lo", flags=UPLINK.flags | 8), POD], id="only loopback beside"),
     pytest.param([POD, link(11, kind="veth"), DOCKER, port(21)], id="nothing but containers"),
+    pytest.param(
+        [link(2, kind="tun", flags=NO_CARRIER), address("10.0.0.1/24"), DOCKER, port(21)],
+        id="VPN without a carrier",
+    ),
+    pytest.param(
+        [link(2, kind="veth", flags=NO_CARRIER), address("10.0.0.1/24"), DOCKER, port(21)],
+        id="veth without a carrier",
+    ),
+    pytest.param([link(2, kind="tun"), DOCKER, port(21)], id="tap without an address"),
     pytest.param([UPLINK, POD, address("10.0.0.1/24", ifindex=10)], id="veth with an address"),
     pytest.param([UPLINK, POD, address("169.254.7.7/16", ifindex=10)], id="veth with 169.254"),
     pytest.param([UPLINK, POD, address("fd00::1/64", ifindex=10)], id="veth with global IPv6"),
@@ -102,6 +123,9 @@ def test_links_in_any_order_give_the_same(things: Any) -> None:
             relations._uses,
             relations._candidates,
             relations._others,
+            relations._carried,
+            relations._addressed,
+            relations._defaults,
         )
         assert not any(left_behind)
 
@@ -109,9 +133,59 @@ def test_links_in_any_order_give_the_same(things: Any) -> None:
 def test_change_of_the_last_other_link_concerns_all_links_to_containers() -> None:
     pods = [link(n, kind="veth") for n in range(10, 15)]
     guest = Guest(UPLINK, *pods)
-    assert guest.tell(*seen(UPLINK._replace(flags=DOWN))) == {2, *range(10, 15)}
+    assert guest.tell(LinkGone(2)) == {2, *range(10, 15)}
     assert guest.tell(*seen(UPLINK)) == {2, *range(10, 15)}
     assert guest.tell(*seen(UPLINK._replace(flags=NO_CARRIER))) == {2}
+
+
+def test_link_that_had_a_carrier_is_another_link_as_long_as_it_exists() -> None:
+    guest = Guest(UPLINK, POD)
+    guest.tell(*seen(UPLINK._replace(flags=DOWN)))
+    assert guest.quiet() == {10}
+    guest.tell(LinkGone(2))
+    guest.tell(*seen(UPLINK._replace(flags=DOWN)))
+    assert guest.quiet() == set()
+
+
+# -- the link of the default route ----------------------------------------------------------
+
+OWN = [link(2, "eth1", kind="veth"), address("10.0.1.1/24"), DOCKER, port(21)]
+ON_BRIDGE = address("10.0.0.1/24", ifindex=20)
+
+
+def test_link_of_the_default_route_does_not_lead_to_containers() -> None:
+    assert Guest(*OWN, ON_BRIDGE, default=20).quiet() == set()
+    assert Guest(*OWN, ON_BRIDGE, default=2).quiet() == {20}
+    assert Guest(*OWN, ON_BRIDGE).quiet() == {20}
+
+
+def test_changed_default_route_concerns_the_links_that_it_leaves_and_takes() -> None:
+    guest = Guest(*OWN, ON_BRIDGE)
+    guest.default = 20
+    assert guest.quiet() == {20}
+    assert guest.tell(*seen(link(21, kind="veth"))) == {21}
+    assert guest.quiet() == {20, 21}, "the kernel is not asked because of a link without address"
+    assert guest.relations.depend_on_routes()
+    assert guest.relations.update(guest.inventory, guest.relations.links()) == {20}
+    assert guest.quiet() == {21}
+    guest.default = 2
+    assert guest.tell(*seen(address("10.0.1.2/24"))) == {2}
+    assert guest.relations.update(guest.inventory, {20}) == {20}
+    assert guest.quiet() == {20, 21}
+    guest.tell(LinkGone(20))
+    assert not guest.relations.depend_on_routes()
+
+
+def test_default_route_is_asked_for_only_where_the_answer_counts() -> None:
+    guest = Guest(UPLINK, address("10.0.0.1/24"), POD, POD6)
+    guest.tell(*seen(*(link(n, kind="veth") for n in range(30, 140))))
+    assert guest.asked == []
+    guest.tell(*seen(DOCKER, ON_BRIDGE._replace(scope=RT_SCOPE_LINK, address=POD6.address)))
+    assert guest.asked == []
+    guest.tell(*seen(ON_BRIDGE))
+    assert [len(each) for each in guest.asked] == [4, 16]
+    guest.tell(*seen(link(141, kind="veth")))
+    assert len(guest.asked) == 2
 
 
 def test_change_of_a_port_concerns_its_bridge() -> None:

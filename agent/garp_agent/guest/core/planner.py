@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     # The ifindex, and the plan before and after; None: no such link.
     Replanned = tuple[int, Union[LinkPlan, None], Union[LinkPlan, None]]
 
-# Seconds after a change until the routes of shared addresses are looked at again: the kernel
-# reports an address before it makes the route (__inet_insert_ifa).
+# Seconds after a change until the routes that count are looked at again: the kernel reports an
+# address before it makes the route (__inet_insert_ifa), and a default route comes later still.
 ROUTES_SETTLE = 1.0
 
 
@@ -54,7 +54,7 @@ class Planner:
         self.inventory = Inventory()
         self.plans: dict[int, LinkPlan] = {}  # of every link, also of those that are skipped
         self._route = route
-        self._relations = Relations()
+        self._relations = Relations(route)
         self._shared = SharedAddresses(route)
         self._changed: set[int] = set()  # links whose plans are to be made anew
         self._look_at_routes = inf  # when to; -inf: with the plans that are made next
@@ -63,7 +63,7 @@ class Planner:
         """Take in one kernel event."""
         self._changed.update(self.inventory.apply(event))
         if isinstance(event, DumpComplete):
-            self._changed.update(self._shared.links())
+            self._changed.update(self._routed())
 
     def configure(self, settings: Settings) -> None:
         """Make all plans anew, under other settings."""
@@ -72,7 +72,7 @@ class Planner:
 
     def rebuild(self) -> None:
         """Make all plans anew, from the inventory alone: what was folded from it has gaps."""
-        self._relations, self._shared = Relations(), SharedAddresses(self._route)
+        self._relations, self._shared = Relations(self._route), SharedAddresses(self._route)
         self._changed.update(self.inventory.links, self.plans)
 
     def deadline(self) -> float:
@@ -82,7 +82,7 @@ class Planner:
     def replan(self, now: float) -> list[Replanned]:
         """Make the plans of the changed links anew, in the order of their ifindexes."""
         if self._look_at_routes <= now:
-            self._changed.update(self._shared.links())
+            self._changed.update(self._routed())
             self._look_at_routes = -inf if self._changed else inf
         if not self._changed:
             return []
@@ -91,7 +91,7 @@ class Planner:
         changed |= self._shared.update(self.inventory, changed, self._suitable)
         if self._look_at_routes == -inf:
             self._look_at_routes = inf
-        elif self._shared.depend_on_routes():
+        elif self._shared.depend_on_routes() or self._relations.depend_on_routes():
             self._look_at_routes = min(self._look_at_routes, now + ROUTES_SETTLE)
         return [self._replan_link(ifindex) for ifindex in sorted(changed)]
 
@@ -119,6 +119,10 @@ class Planner:
             self._shared.elsewhere(ifindex),
         )
         return ifindex, before, after
+
+    def _routed(self) -> set[int]:
+        """Return the links whose plans can change with a route alone."""
+        return self._shared.links() | self._relations.links()
 
     def _suitable(self, ifindex: int) -> set[bytes]:
         """Return the addresses of a link that may be announced, if no other link does."""

@@ -1,7 +1,8 @@
 """What the links of a guest mean to one another: which of them lead to containers only.
 
 Looks at the whole inventory, and keeps what it found, so that a change costs no more with 2,000
-links.  Decides nothing else about a link; policy makes the plan.
+links.  Does not ask the kernel: the default route comes from a function.  Decides nothing else
+about a link; policy makes the plan.
 
 Sources: <linux/if_link.h> (kinds of links), docker and Calico for what they make on a host.
 """
@@ -18,10 +19,14 @@ if TYPE_CHECKING:
 
     from garp_agent.guest.core.inventory import Inventory
     from garp_agent.guest.core.model import InterfaceAddress, Link
+    from garp_agent.guest.core.shared_addresses import Route
 
 # Pairs of links, of which one end is in a container; and taps, which lead to a nested guest.
 _PAIRED_KINDS = ("veth", "netkit")
 _CONTAINER_KINDS = (*_PAIRED_KINDS, "tun")
+
+# Addresses on the Internet, to which only a default route leads: those of a.root-servers.net.
+_FAR = (bytes((198, 41, 0, 4)), bytes.fromhex("20010503ba3e00000000000000020030"))
 
 
 class Relations:
@@ -29,21 +34,43 @@ class Relations:
 
     A bridge does whose ports are all veths or taps (docker0), and a veth without any address
     but link-local IPv6 (Calico's cali*).  But the only link of a container is a veth, too.  So this
-    counts only where another link is up, which is none of these.  A link below a VLAN or macvlan
-    is in use itself.
+    counts only where another link is up, which is none of these.  A veth or tap is another link if
+    it has an address and has, or had, a carrier.  A link below a VLAN or macvlan is in use itself,
+    and so is the link of the default route.
     """
 
-    __slots__ = ("_below", "_candidates", "_others", "_uses")
+    __slots__ = (
+        "_addressed",
+        "_below",
+        "_candidates",
+        "_carried",
+        "_defaults",
+        "_others",
+        "_route",
+        "_uses",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, route: Route) -> None:
+        self._route = route
         self._candidates: set[int] = set()  # links that lead to containers if there are others
+        self._addressed: set[int] = set()  # those of them by which the default route can go
+        self._defaults: set[int] = set()  # the links of the default routes, where that counts
+        self._carried: set[int] = set()  # links that have, or had, a carrier
         self._others: set[int] = set()  # links by which the guest reaches its own network
         self._below: dict[int, tuple[int, ...]] = {}  # by link: the links that it makes useful
         self._uses: dict[int, int] = {}  # by link: how many links make it useful
 
     def leads_to_containers(self, ifindex: int) -> bool:
         """Return whether the link leads to containers or nested guests only."""
-        return ifindex in self._candidates and bool(self._others)
+        return ifindex in self._candidates and bool(self._others) and ifindex not in self._defaults
+
+    def depend_on_routes(self) -> bool:
+        """Return whether the default route decides about a link."""
+        return bool(self._addressed and self._others)
+
+    def links(self) -> set[int]:
+        """Return the links about which a changed default route can decide otherwise."""
+        return set(self._addressed) if self._others else set()
 
     def update(self, inventory: Inventory, changed: Iterable[int]) -> set[int]:
         """Take in changed links; return them and the links that other answers follow for."""
@@ -51,11 +78,20 @@ class Relations:
         affected = set(changed)
         for ifindex in tuple(affected):
             affected |= self._count_uses(ifindex, inventory.links.get(ifindex))
+        is_asked = bool(affected & self._addressed)
         for ifindex in affected:
             self._classify(ifindex, inventory)
         if bool(self._others) != had_others:
             affected |= self._candidates
+        if is_asked or affected & self._addressed:
+            before, self._defaults = self._defaults, self._default_links()
+            affected |= (before ^ self._defaults) & self._candidates
         return affected
+
+    def _default_links(self) -> set[int]:
+        if not self.depend_on_routes():
+            return set()
+        return {self._route(each, 0) for each in _FAR} & self._addressed
 
     def _count_uses(self, ifindex: int, link: Link | None) -> set[int]:
         """Note which links this one makes useful; return those for which that has changed."""
@@ -71,16 +107,29 @@ class Relations:
         return set(before) ^ set(after)
 
     def _classify(self, ifindex: int, inventory: Inventory) -> None:
-        self._candidates.discard(ifindex)
-        self._others.discard(ifindex)
+        for known in (self._candidates, self._addressed, self._others):
+            known.discard(ifindex)
         link = inventory.links.get(ifindex)
-        if link is None or nature_skip(link) is not None:
+        if link is None:
+            self._carried.discard(ifindex)
+            return
+        if link.has_carrier:
+            self._carried.add(ifindex)
+        if nature_skip(link) is not None:
             return
         is_unused = ifindex not in self._uses
+        is_addressed = not _is_unaddressed(inventory.addresses(ifindex))
         # A bridge without ports reaches nothing, so it is not another link either.
-        if is_unused and (link.kind == "bridge" or _is_pod(link, inventory.addresses(ifindex))):
+        if is_unused and (
+            link.kind == "bridge" or (link.kind in _PAIRED_KINDS and not is_addressed)
+        ):
             self._candidates.add(ifindex)
-        elif link.flags & IFF_UP:
+            if is_addressed:
+                self._addressed.add(ifindex)
+        elif link.kind in _CONTAINER_KINDS:
+            if is_addressed and ifindex in self._carried:
+                self._others.add(ifindex)
+        elif link.flags & IFF_UP or ifindex in self._carried:
             self._others.add(ifindex)
 
 
@@ -91,8 +140,6 @@ def _makes_useful(link: Link) -> tuple[int, ...]:
     return tuple(found - {0, link.ifindex})
 
 
-def _is_pod(link: Link, addresses: Iterable[InterfaceAddress]) -> bool:
-    """Return whether the link looks like the host's end of a container's link."""
-    return link.kind in _PAIRED_KINDS and all(
-        len(each.address) == 16 and each.scope == RT_SCOPE_LINK for each in addresses
-    )
+def _is_unaddressed(addresses: Iterable[InterfaceAddress]) -> bool:
+    """Return whether a link has only addresses that the host's end of a container's link has."""
+    return all(len(each.address) == 16 and each.scope == RT_SCOPE_LINK for each in addresses)
