@@ -386,6 +386,35 @@ def test_links_to_containers_stay_silent_while_the_uplink_is_set_down(site: Site
         assert [f for f in wire.read() if f[12:14] in (b"\x08\x06", b"\x80\x35")] == []
 
 
+def test_bridge_joined_to_that_of_the_nic_by_a_pair_is_announced(site: Site) -> None:
+    site.guest(
+        "link add mv0 link eth0 type macvlan mode bridge",
+        "link add br0 type bridge forward_delay 0",
+        "link set mv0 master br0 up",
+        "link set br0 up",
+        "link add v0 type veth peer name v1",
+        "link add br1 type bridge forward_delay 0",
+        f"link set br1 address {OTHER_MAC} up",
+        "link set v0 master br0 up",
+        "link set v1 master br1 up",
+        "address add 198.51.100.20/24 dev br1",
+    )
+    site.lab.wait_until_up("guest")
+    with site.start(config=FREQUENT) as agent:
+        site.wire.wait_for("198.51.100.20", mac=OTHER_MAC, count=2)
+        site.guest("link set mv0 nomaster")
+        agent.wait_for_log("link-withdrawn", interface="br1")
+        agent.reload(QUIET)
+        agent.wait_for_log("configuration-loaded")
+        site.guest("link set mv0 master br0")
+        site.wire.clear()
+        site.wire.wait_for("198.51.100.20", mac=OTHER_MAC)
+        # The link is back at the bottom of the stack: its bridges have moved with it.
+        site.wire.clear()
+        site.guest("link set mv0 down", "link set mv0 up")
+        site.wire.wait_for("198.51.100.20", mac=OTHER_MAC)
+
+
 # -- one address on two links of one segment -----------------------------------------------------
 
 

@@ -367,6 +367,31 @@ def test_macvlans_of_one_nic_send_at_most_14_frames_in_any_second_together(site:
     sock.close()
 
 
+def test_links_joined_to_a_nic_by_veth_pairs_send_at_most_14_frames_in_any_second_together(
+    site: Site,
+) -> None:
+    site.guest(
+        "link add br0 type bridge forward_delay 0",
+        "link set br0 up",
+        "link add mv0 link eth0 type macvlan mode bridge",
+        "link set mv0 master br0 up",
+    )
+    for n in range(4):
+        site.guest(
+            f"link add v{n} type veth peer name p{n}",
+            f"link set v{n} master br0 up",
+            f"link set p{n} up",
+            *(f"address add 10.9.{n}.{host}/24 dev p{n}" for host in range(1, 15)),
+        )
+    site.lab.wait_until_up("guest")
+    with site.start(config=NO_REFRESH) as agent:
+        sock = timestamped(site, "eth0")
+        agent.burst()
+        agent.send_more(60)
+    assert 10 <= most_in_a_second([sock]) <= 14
+    sock.close()
+
+
 def test_start_among_many_addresses_and_changes_announces_while_the_changes_go_on(
     site: Site,
 ) -> None:

@@ -207,6 +207,13 @@ def port(ifindex: int, master: int, kind: str, **more: Any) -> Link:
     return link(ifindex, master_ifindex=master, port_kind=kind, **more)
 
 
+def pair(ifindex: int, other: int, bridge: int = 0) -> Link:
+    port_kind = "bridge" if bridge else ""
+    return link(
+        ifindex, kind="veth", pair_ifindex=other, master_ifindex=bridge, port_kind=port_kind
+    )
+
+
 def child(ifindex: int, parent: int, kind: str = "vlan", **more: Any) -> Link:
     return link(ifindex, parent_ifindex=parent, kind=kind, **more)
 
@@ -236,7 +243,50 @@ def child(ifindex: int, parent: int, kind: str = "vlan", **more: Any) -> Link:
         ),
         pytest.param([child(2, 2, master_ifindex=2)], {2}, id="on itself"),
         pytest.param([link(3)], {2}, id="unknown link"),
+        pytest.param(
+            [port(2, 5, "bridge"), link(5), pair(3, 4, 5), pair(4, 3, 6), link(6), child(7, 6)],
+            {2, 3, 4, 5, 6, 7},
+            id="bridge behind a pair",
+        ),
+        pytest.param([pair(2, 3), pair(3, 2), child(4, 3)], {2, 3, 4}, id="pair"),
+        pytest.param([pair(2, 3), pair(3, 9), child(4, 3)], {2}, id="another link's number"),
+        pytest.param(
+            [port(2, 9, "vrf"), link(9), pair(3, 4)._replace(master_ifindex=9, port_kind="vrf")],
+            {2, 9},
+            id="pair in the VRF",
+        ),
     ],
 )
 def test_stacked_on_link_gives_all_that_send_through_it(links: list[Link], above: set[int]) -> None:
     assert told(*dump(*links)).stacked_on(2) == above
+
+
+@pytest.mark.parametrize(
+    ("links", "groups"),
+    [
+        pytest.param([link(2), link(3)], [{2}, {3}], id="alone"),
+        pytest.param([link(2), child(3, 2), child(4, 3)], [{2, 3, 4}], id="VLANs"),
+        pytest.param([port(2, 9, "vrf"), port(3, 9, "vrf"), link(9)], [{2}, {3}, {9}], id="VRF"),
+        pytest.param(
+            [port(2, 5, "bridge"), link(5), pair(3, 4, 5), pair(4, 3, 6), link(6)],
+            [{2, 3, 4, 5, 6}],
+            id="bridges joined by a pair",
+        ),
+        pytest.param([pair(3, 2), pair(2, 3), pair(4, 2)], [{2, 3}, {4}], id="pairs"),
+    ],
+)
+def test_links_that_leave_by_one_nic_have_its_number(
+    links: list[Link], groups: list[set[int]]
+) -> None:
+    for order in (links, links[::-1]):
+        numbers = told(*dump(*order)).nics()
+        found = [{each for each in numbers if numbers[each] == n} for n in set(numbers.values())]
+        assert sorted(found, key=min) == groups
+
+
+def test_change_of_what_a_link_stands_on_is_a_change_of_the_topology() -> None:
+    inventory = told(*dump(pair(3, 4)))
+    for changed in (pair(3, 5), pair(3, 5, 6)):
+        before = inventory.topology
+        inventory.apply(LinkSeen(changed))
+        assert inventory.topology == before + 1

@@ -54,12 +54,13 @@ def item(ifindex: int, text: str, flags: int = 0x80, peer: str = "") -> Interfac
 BOND_MAC, FAR_MAC = "02:00:00:00:01:00", "02:00:00:00:02:01"
 BOND0 = ether(6, "bond0", BOND_MAC, 0x11443, 6, master_ifindex=7, kind="bond", port_kind="bridge")
 UP0 = ether(3, "up0", BOND_MAC, 0x1803, 3, master_ifindex=6, kind="veth", port_kind="bond")
-UP1 = UP0._replace(ifindex=5, name="up1", flags=0x11843, operational_state=6)
+UP0 = UP0._replace(pair_ifindex=2)
+UP1 = UP0._replace(ifindex=5, name="up1", flags=0x11843, operational_state=6, pair_ifindex=4)
 VLAN = ether(8, "bond0.5", BOND_MAC, 0x1002, 2, kind="vlan", parent_ifindex=6)
 DUM0 = ether(
     11, "dum0", "7a:3c:9d:db:09:66", 0x82, 2, master_ifindex=10, kind="dummy", port_kind="vrf"
 )
-FAR1 = ether(4, "far1", FAR_MAC, 0x11043, 6, kind="veth")
+FAR1 = ether(4, "far1", FAR_MAC, 0x11043, 6, kind="veth", pair_ifindex=5)
 HERE0 = ether(17, "here0", "4a:8b:fb:f4:10:26", 0x1002, 2, kind="veth")
 ODD = ether(19, "w\udcffx", "ea:b8:78:7b:fb:7d", 0x82, 2, kind="dummy")
 
@@ -189,9 +190,11 @@ ETH0 = Link(2, "eth0", b"", 1, 0x11043)
         ((u32(5, 0),), {}),
         ((link_info("vlan"), u32(5, 3), u32(37, 0)), {"kind": "vlan"}),  # other namespace
         ((u32(37, 0), link_info("ipvlan"), u32(5, 3)), {"kind": "ipvlan"}),
-        ((link_info("veth"), u32(5, 3)), {"kind": "veth"}),
-        ((link_info("netkit"), u32(5, 3)), {"kind": "netkit"}),
-        ((link_info("vxcan"), u32(5, 3)), {"kind": "vxcan"}),
+        ((link_info("veth"), u32(5, 3)), {"kind": "veth", "pair_ifindex": 3}),
+        ((link_info("netkit"), u32(5, 3)), {"kind": "netkit", "pair_ifindex": 3}),
+        ((link_info("vxcan"), u32(5, 3)), {"kind": "vxcan", "pair_ifindex": 3}),
+        ((link_info("veth"), u32(5, 3), u32(37, 0)), {"kind": "veth"}),  # other namespace
+        ((link_info("veth"), u32(5, 0)), {"kind": "veth"}),
         ((link_info("", "bridge"), u32(10, 9)), {"port_kind": "bridge", "master_ifindex": 9}),
         ((u32(10 | 0x4000, 9),), {"master_ifindex": 9}),  # NLA_F_NET_BYTEORDER
         ((attribute(18 | 0x8000, attribute(1, b"bridge\0")),), {"kind": "bridge"}),  # NLA_F_NESTED

@@ -23,6 +23,16 @@ def port(ifindex: int, kind: str = "veth", master: int = 20) -> Link:
     return link(ifindex, kind=kind, master_ifindex=master, port_kind="bridge")
 
 
+def patch(ifindex: int, other: int, master: int = 0, kind: str = "bridge", **more: Any) -> Link:
+    """An end of a veth pair whose other end is in the guest, too."""
+    ports: dict[str, Any] = {"master_ifindex": master, "port_kind": kind} if master else {}
+    return link(ifindex, kind="veth", pair_ifindex=other, **ports, **more)
+
+
+def bridge(ifindex: int) -> Link:
+    return link(ifindex, kind="bridge")
+
+
 class Guest:
     """An inventory with its relations; ``default``: the link of the default route."""
 
@@ -61,8 +71,41 @@ QUIET = [
         {10},
         id="tap with an address",
     ),
+    pytest.param(
+        [UPLINK, DOCKER, port(21), patch(22, 23, 20), patch(23, 22, 30), bridge(30)],
+        {20, 30},
+        id="bridges of containers joined by a pair",
+    ),
+    pytest.param(
+        [UPLINK, DOCKER, port(21), patch(22, 23, 20), patch(23, 22)],
+        {20, 23},
+        id="pair into a bridge of containers",
+    ),
+    pytest.param([UPLINK, patch(22, 23), patch(23, 22)], {22, 23}, id="pair that leads nowhere"),
+    pytest.param(
+        [UPLINK, port(3, ""), bridge(20), patch(22, 23), patch(23, 9, 20)],
+        {22},
+        id="pair whose other end has left",
+    ),
+    pytest.param([UPLINK, patch(10, 11), link(12, kind="veth")], {10, 12}, id="other end unknown"),
 ]
 SPEAKING = [
+    pytest.param(
+        [bridge(20), port(21, ""), patch(22, 23, 20), patch(23, 22, 30), bridge(30)],
+        id="bridge joined to that of the NIC by a pair",
+    ),
+    pytest.param(
+        [bridge(20), port(21, ""), patch(22, 23, 20), patch(23, 22)],
+        id="pair into the bridge of the NIC",
+    ),
+    pytest.param(
+        [UPLINK, patch(22, 23, 9, "openvswitch"), patch(23, 22, 30), bridge(30)],
+        id="bridge joined to a switch by a pair",
+    ),
+    pytest.param(
+        [bridge(20), port(21), patch(22, 23), address("10.0.0.1/24", ifindex=22), patch(23, 22)],
+        id="pair with an address beside the bridge of a container",
+    ),
     pytest.param([POD, POD6], id="only link"),
     pytest.param([UPLINK._replace(flags=DOWN), POD], id="other link set down"),
     pytest.param([link(1, "lo", flags=UPLINK.flags | 8), POD], id="only loopback beside"),
@@ -126,6 +169,8 @@ def test_links_in_any_order_give_the_same(things: Any) -> None:
             relations._carried,
             relations._addressed,
             relations._defaults,
+            relations._paired,
+            relations._joined,
         )
         assert not any(left_behind)
 
@@ -203,3 +248,16 @@ def test_veth_follows_its_addresses() -> None:
     assert guest.quiet() == set()
     guest.tell(AddressGone(own))
     assert guest.quiet() == {10}
+
+
+def test_bridges_in_a_row_of_pairs_lead_where_the_last_one_leads() -> None:
+    row = [
+        *(UPLINK, bridge(20), port(21), patch(22, 23, 20), patch(23, 22, 30), bridge(30)),
+        *(patch(32, 33, 30), patch(33, 32, 40), bridge(40)),
+    ]
+    guest = Guest(*row)
+    assert guest.quiet() == {20, 30, 40}
+    assert guest.tell(*seen(port(24, ""))) == {20, 24, 30, 40}
+    assert guest.quiet() == set()
+    assert guest.tell(LinkGone(32)) == {32, 33, 40}
+    assert guest.quiet() == {40}

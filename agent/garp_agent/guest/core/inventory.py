@@ -38,9 +38,9 @@ def _key(address: InterfaceAddress) -> AddressKey:
     return (address.address, address.prefix_length, address.peer)
 
 
-def _stacking(link: Link) -> tuple[int, int, str]:
+def _stacking(link: Link) -> tuple[int, int, int, str]:
     """Return what says where a link stands among the others."""
-    return link.master_ifindex, link.parent_ifindex, link.port_kind
+    return link.master_ifindex, link.parent_ifindex, link.pair_ifindex, link.port_kind
 
 
 class Inventory:
@@ -77,18 +77,38 @@ class Inventory:
         """Return whether the link forwards IPv6: its neighbour advertisements are a router's."""
         return ifindex in self._forwarding
 
+    def other_end(self, link: Link) -> Link | None:
+        """Return the other end of a veth pair, if both ends are here.
+
+        An end that stays is not reported when the other moves to another network namespace.
+        """
+        other = self.links.get(link.pair_ifindex)
+        return other if other is not None and other.pair_ifindex == link.ifindex else None
+
     def stacked_on(self, ifindex: int) -> set[int]:
-        """Return the link and all that send through it: its bridge, bond or VRF, VLANs, ..."""
+        """Return the link and all that send through it: its bridge, bond or VRF, VLANs, ...
+
+        Through a veth pair sends what is at its other end.
+        """
         found = {ifindex}
         while True:
             masters = {self.links[each].master_ifindex for each in found if each in self.links}
             children = {
                 link.ifindex for link in self.links.values() if link.parent_ifindex in found
             }
-            more = ((masters | children) - found) & self.links.keys()
+            ends = {
+                link.pair_ifindex
+                for link in self.links.values()
+                if link.pair_ifindex and self._sends_through(link, found) and self.other_end(link)
+            }
+            more = ((masters | children | ends) - found) & self.links.keys()
             if not more:
                 return found
             found |= more
+
+    @staticmethod
+    def _sends_through(link: Link, found: set[int]) -> bool:
+        return link.ifindex in found or (link.port_kind != "vrf" and link.master_ifindex in found)
 
     def is_own(self, hardware_address: bytes) -> bool:
         """Return whether a link has this hardware address, or had it.
@@ -100,8 +120,8 @@ class Inventory:
     def nics(self) -> dict[int, int]:
         """Return for each ifindex the number of the NIC by which the link leaves.
 
-        Links that are stacked on each other, or are ports of one bridge or bond, have the same.
-        A VRF connects nothing.
+        Links that are stacked on each other, are ports of one bridge or bond, or are the ends of a
+        veth pair have the same.  A VRF connects nothing.
         """
         found: dict[int, int] = {}
 
@@ -117,6 +137,7 @@ class Inventory:
             for other in (
                 link.parent_ifindex,
                 0 if link.port_kind == "vrf" else link.master_ifindex,
+                link.pair_ifindex if self.other_end(link) else 0,
             ):
                 if other in self.links:
                     one, two = sorted((root(link.ifindex), root(other)))

@@ -81,6 +81,8 @@ def _link_seen(data: bytes, start: int, end: int, dumped: bool) -> tuple[LinkSee
         return ()
     info = rtnetlink.nested(found.get(rtnetlink.IFLA_LINKINFO, b""))
     kind = rtnetlink.text(info, rtnetlink.IFLA_INFO_KIND)
+    other = _other(ifindex, found)
+    is_paired = kind in _PAIRED_KINDS
     link = Link(
         ifindex,
         rtnetlink.text(found, rtnetlink.IFLA_IFNAME),
@@ -91,9 +93,10 @@ def _link_seen(data: bytes, start: int, end: int, dumped: bool) -> tuple[LinkSee
         rtnetlink.u32(found, rtnetlink.IFLA_MASTER),
         kind,
         rtnetlink.text(info, rtnetlink.IFLA_INFO_SLAVE_KIND),
-        _parent(ifindex, kind, found),
+        0 if is_paired else other,
         _altnames(found.get(rtnetlink.IFLA_PROP_LIST, b"")),
         kind == "macvlan" and _is_private(info),
+        other if is_paired else 0,
     )
     return (
         LinkSeen(
@@ -104,12 +107,13 @@ def _link_seen(data: bytes, start: int, end: int, dumped: bool) -> tuple[LinkSee
     )
 
 
-def _parent(ifindex: int, kind: str, found: Mapping[int, bytes]) -> int:
+def _other(ifindex: int, found: Mapping[int, bytes]) -> int:
+    """Return the link that IFLA_LINK names, if it is another link of this namespace; or 0."""
     # With IFLA_LINK_NETNSID, the index belongs to another network namespace.
-    if kind in _PAIRED_KINDS or rtnetlink.IFLA_LINK_NETNSID in found:
+    if rtnetlink.IFLA_LINK_NETNSID in found:
         return 0
-    parent = rtnetlink.u32(found, rtnetlink.IFLA_LINK)
-    return 0 if parent == ifindex else parent
+    other = rtnetlink.u32(found, rtnetlink.IFLA_LINK)
+    return 0 if other == ifindex else other
 
 
 def _is_private(info: Mapping[int, bytes]) -> bool:

@@ -115,6 +115,7 @@ class Link(NamedTuple):
     parent_ifindex: int = 0  # IFLA_LINK: the device below a VLAN or macvlan; 0: none here
     altnames: tuple[str, ...] = ()  # IFLA_ALT_IFNAME: alternative names, up to 127 bytes each
     is_private: bool = False  # a macvlan in private mode
+    pair_ifindex: int = 0  # IFLA_LINK: the other end of a veth pair; 0: none here
 
     @property
     def has_carrier(self) -> bool:

@@ -34,9 +34,12 @@ class Relations:
 
     A bridge does whose ports are all veths or taps (docker0), and a veth without any address
     but link-local IPv6 (Calico's cali*).  But the only link of a container is a veth, too.  So this
-    counts only where another link is up, which is none of these.  A veth or tap is another link if
-    it has an address and has, or had, a carrier.  A link below a VLAN or macvlan is in use itself,
-    and so is the link of the default route.
+    counts only where another link is up, which is none of these.  One of these kinds is another
+    link if it has an address and has, or had, a carrier.  A link below a VLAN or macvlan is in use
+    itself, and so is the link of the default route.
+
+    A veth whose other end is here, too, leads where that end leads: for instance, it joins two
+    bridges.
     """
 
     __slots__ = (
@@ -45,7 +48,9 @@ class Relations:
         "_candidates",
         "_carried",
         "_defaults",
+        "_joined",
         "_others",
+        "_paired",
         "_route",
         "_uses",
     )
@@ -56,13 +61,17 @@ class Relations:
         self._addressed: set[int] = set()  # those of them by which the default route can go
         self._defaults: set[int] = set()  # the links of the default routes, where that counts
         self._carried: set[int] = set()  # links that have, or had, a carrier
+        self._paired: set[int] = set()  # ends of pairs whose other end was here, too
+        self._joined: set[int] = set()  # links that lead further by such a pair
         self._others: set[int] = set()  # links by which the guest reaches its own network
         self._below: dict[int, tuple[int, ...]] = {}  # by link: the links that it makes useful
         self._uses: dict[int, int] = {}  # by link: how many links make it useful
 
     def leads_to_containers(self, ifindex: int) -> bool:
         """Return whether the link leads to containers or nested guests only."""
-        return ifindex in self._candidates and bool(self._others) and ifindex not in self._defaults
+        if ifindex not in self._candidates or not self._others:
+            return False
+        return ifindex not in self._defaults and ifindex not in self._joined
 
     def depend_on_routes(self) -> bool:
         """Return whether the default route decides about a link."""
@@ -78,11 +87,16 @@ class Relations:
         affected = set(changed)
         for ifindex in tuple(affected):
             affected |= self._count_uses(ifindex, inventory.links.get(ifindex))
+        if self._paired:
+            affected |= self._other_ends(inventory, affected)
         is_asked = bool(affected & self._addressed)
         for ifindex in affected:
             self._classify(ifindex, inventory)
         if bool(self._others) != had_others:
             affected |= self._candidates
+        if self._paired or self._joined:
+            joined, self._joined = self._joined, self._join(inventory)
+            affected |= (joined ^ self._joined) & self._candidates
         if is_asked or affected & self._addressed:
             before, self._defaults = self._defaults, self._default_links()
             affected |= (before ^ self._defaults) & self._candidates
@@ -92,6 +106,27 @@ class Relations:
         if not self.depend_on_routes():
             return set()
         return {self._route(each, 0) for each in _FAR} & self._addressed
+
+    def _other_ends(self, inventory: Inventory, ends: set[int]) -> set[int]:
+        known = (inventory.links.get(each) for each in self._paired)
+        return {link.ifindex for link in known if link is not None and link.pair_ifindex in ends}
+
+    def _join(self, inventory: Inventory) -> set[int]:
+        """Return the links that lead further by pairs: those joined to one that does so itself."""
+        neighbors: dict[int, list[int]] = {}
+        for ifindex in self._paired:
+            link = inventory.links[ifindex]
+            other = inventory.other_end(link)
+            if other is not None:
+                neighbors.setdefault(_bridge(link), []).append(_bridge(other))
+        ends = self._candidates | self._paired - self._uses.keys()
+        found = neighbors.keys() - ends
+        rest = list(found)
+        while rest:
+            more = [each for each in neighbors[rest.pop()] if each not in found]
+            found.update(more)
+            rest += more
+        return found
 
     def _count_uses(self, ifindex: int, link: Link | None) -> set[int]:
         """Note which links this one makes useful; return those for which that has changed."""
@@ -107,7 +142,7 @@ class Relations:
         return set(before) ^ set(after)
 
     def _classify(self, ifindex: int, inventory: Inventory) -> None:
-        for known in (self._candidates, self._addressed, self._others):
+        for known in (self._candidates, self._addressed, self._others, self._paired):
             known.discard(ifindex)
         link = inventory.links.get(ifindex)
         if link is None:
@@ -115,6 +150,8 @@ class Relations:
             return
         if link.has_carrier:
             self._carried.add(ifindex)
+        if link.pair_ifindex:
+            self._paired.add(ifindex)
         if nature_skip(link) is not None:
             return
         is_unused = ifindex not in self._uses
@@ -127,7 +164,7 @@ class Relations:
             if is_addressed:
                 self._addressed.add(ifindex)
         elif link.kind in _CONTAINER_KINDS:
-            if is_addressed and ifindex in self._carried:
+            if is_addressed and not inventory.other_end(link) and ifindex in self._carried:
                 self._others.add(ifindex)
         elif link.flags & IFF_UP or ifindex in self._carried:
             self._others.add(ifindex)
@@ -138,6 +175,12 @@ def _makes_useful(link: Link) -> tuple[int, ...]:
     is_uplink = link.port_kind == "bridge" and link.kind not in _CONTAINER_KINDS
     found = {link.parent_ifindex, link.master_ifindex if is_uplink else 0}
     return tuple(found - {0, link.ifindex})
+
+
+def _bridge(link: Link) -> int:
+    """Return the bridge, bond or switch of which a link is a port; without one, the link."""
+    is_port = link.master_ifindex and link.port_kind != "vrf"
+    return link.master_ifindex if is_port else link.ifindex
 
 
 def _is_unaddressed(addresses: Iterable[InterfaceAddress]) -> bool:
