@@ -392,6 +392,30 @@ def test_links_joined_to_a_nic_by_veth_pairs_send_at_most_14_frames_in_any_secon
     sock.close()
 
 
+def test_address_beside_200_links_without_one_comes_first_after_each_burst(site: Site) -> None:
+    site.guest(*(f"link add mv{n} up link eth0 type macvlan mode bridge" for n in range(200)))
+    site.lab.wait_until_up("guest")
+    config = "interval: 1s\nrate_limit: {frames_per_second: 50, depth: 12}\n"
+    with site.start(config=config) as agent:
+        for _ in range(5):
+            agent.send_more(200)
+            site.wire.clear()
+            agent.burst()
+            site.wire.wait_for(GUEST_ADDRESS)
+            # Before it there are RARP frames that were sent before the burst.
+            assert sent_for(site).index(GUEST_ADDRESS) < 30
+        site.wire.clear()
+        site.wire.wait_for(GUEST_ADDRESS, count=5)
+        own = [place for place, each in enumerate(sent_for(site)) if each == GUEST_ADDRESS]
+    # Of the others, 50 a second leave; after a pause of the agent a bucket full more.
+    assert max(later - earlier for earlier, later in zip(own, own[1:])) < 120
+
+
+def sent_for(site: Site) -> list[str]:
+    """Return for which address each frame on the wire was sent."""
+    return [announced(Ether(frame)) for frame in site.wire.read()]
+
+
 def test_start_among_many_addresses_and_changes_announces_while_the_changes_go_on(
     site: Site,
 ) -> None:

@@ -448,6 +448,79 @@ def test_burst_repeated_without_end_gives_each_address_its_turn() -> None:
     assert min(counts) >= 4
 
 
+# -- links without an address -------------------------------------------------------------
+
+BARE = range(100, 300)
+
+
+def crowded(own: int = 1, bare: range = BARE, **settings: Any) -> Schedule:
+    """A link with addresses, and links on the same NIC that have none: RARP."""
+    schedule = Schedule(Settings(**settings), random.Random(4).random)
+    schedule.group(dict.fromkeys((LINK, *bare), LINK), 0.0)
+    for ifindex in bare:
+        schedule.set_addresses(ifindex, {b"": 1}, 0.0)
+    schedule.set_addresses(LINK, one_each(names(own)), 0.0)
+    return schedule
+
+
+def test_address_beside_200_links_without_one_is_announced_as_often_as_alone() -> None:
+    at = [at for at, due in run(crowded(jitter=0.0), 100.0) if due.ifindex == LINK]
+    assert max(later - earlier for earlier, later in zip(at, at[1:])) <= 5.1
+
+
+def test_burst_among_200_links_without_an_address_announces_the_addresses_first() -> None:
+    schedule = crowded(own=6)
+    run(schedule, 30.0)
+    for ifindex in (*BARE, LINK):
+        schedule.burst(ifindex, HINT, 30.05)
+    assert {due.address for due in take(schedule, 30.05)[:6]} == set(names(6))
+
+
+def test_burst_of_links_that_rested_announces_a_full_bucket_of_addresses_first() -> None:
+    schedule = crowded(own=12, bare=range(100, 110), interval=200.0)
+    schedule.rephase(10.0)
+    for ifindex in (*range(100, 110), LINK):
+        schedule.burst(ifindex, HINT, 5.0)
+    assert [due.address for due in take(schedule, 5.0)] == names(12)
+
+
+def test_each_of_200_links_without_an_address_is_announced_before_switches_forget_it() -> None:
+    at = [(at, due.ifindex) for at, due in run(crowded(), 200.0)]
+    for ifindex in BARE:
+        mine = [0.0, *(when for when, which in at if which == ifindex), 200.0]
+        assert max(later - earlier for earlier, later in zip(mine, mine[1:])) <= 35.0
+
+
+def test_links_without_an_address_get_every_13th_frame_where_addresses_use_up_the_bucket() -> None:
+    schedule = crowded(own=100, bare=range(100, 110), interval=1.0, addresses_per_tick=100)
+    at = [due.ifindex == LINK for at, due in run(schedule, 90.0) if at > 3.0]
+    turns = [place for place, is_own in enumerate(at) if not is_own]
+    assert len(turns) > 60
+    assert {later - earlier for earlier, later in zip(turns, turns[1:])} == {13}
+
+
+def test_links_without_an_address_keep_half_of_the_bucket_for_one_that_comes() -> None:
+    schedule = crowded(own=7)
+    run(schedule, 30.0)
+    schedule.set_addresses(100, one_each(names(6, first=50)), 30.05)
+    schedule.burst(100, ADDED, 30.05)
+    taken = take(schedule, 30.05)
+    assert [due.address for due in taken if due.ifindex == 100] == names(6, first=50)
+
+
+def test_link_that_loses_its_address_while_it_waits_comes_after_those_with_addresses() -> None:
+    schedule = crowded(own=20, bare=range(100, 101), interval=200.0, burst=(0.0,))
+    schedule.rephase(0.0)
+    schedule.set_addresses(100, one_each(names(3, first=50)), 0.0)
+    for ifindex in (100, LINK):
+        schedule.burst(ifindex, UP, 0.0)
+    assert len(take(schedule, 0.0)) == 12
+    schedule.set_addresses(100, {b"": 1}, 0.0)
+    schedule.burst(100, UP, 0.0)
+    taken = [due.ifindex for _, due in run(schedule, 5.0)]
+    assert taken == [LINK] * 11 + [100]
+
+
 # -- other settings ---------------------------------------------------------------------
 
 

@@ -46,9 +46,9 @@ class Timer:
 
 
 class Nic(Timer):
-    """A bucket, and the links that wait for it in turn.  Due when the first of them is."""
+    """A bucket, and the links that wait for it.  Due when the one whose turn it is may send."""
 
-    __slots__ = ("bucket", "links", "waiting")
+    __slots__ = ("bare", "bucket", "links", "overtaken", "waiting")
     rank = 1  # all links that are due wait before one of them gets its turn
 
     def __init__(self, limits: RateLimit) -> None:
@@ -56,6 +56,8 @@ class Nic(Timer):
         self.bucket = FrameBucket(limits)
         self.links = 0  # that use it
         self.waiting: dict[LinkSchedule, None] = {}  # with pending addresses; the next one first
+        self.bare: dict[LinkSchedule, None] = {}  # links that wait and have no address: they yield
+        self.overtaken = 0  # turns of others since one of these had its turn
 
 
 class LinkSchedule(Timer):
@@ -66,6 +68,7 @@ class LinkSchedule(Timer):
         "bursts",
         "held",
         "ifindex",
+        "is_bare",
         "last_burst",
         "next_round",
         "nic",
@@ -79,6 +82,7 @@ class LinkSchedule(Timer):
         self.nic = nic
         # Address -> number of frames it takes.  The first ones are the next to be refreshed.
         self.addresses: dict[bytes, int] = {}
+        self.is_bare = False  # it has no address but b"": its hardware address (RARP)
         self.pending: dict[bytes, Cause] = {}  # in the order in which they will be sent
         self.bursts: dict[bytes | str, BurstRounds] = {}  # by address, or "all", or "later"
         self.next_round = inf  # the earliest next round of these bursts

@@ -9,8 +9,11 @@ it, and a round of a burst adds those of the burst.  The token bucket of the NIC
 neither memory nor traffic grows with the number of triggers.  Rounds and ticks that were missed are
 not caught up.
 
-Links that leave by the same NIC (its VLANs, macvlans, bridge) share one bucket and take turns.  A
-frame is charged when it was sent (:meth:`Schedule.sent`), not when it is planned: many links can
+Links that leave by the same NIC (its VLANs, macvlans, bridge) share one bucket and take turns.
+Links without an address (RARP) come last, and leave half of the bucket to the others.  They get a
+turn after each full bucket of others.
+
+A frame is charged when it was sent (:meth:`Schedule.sent`), not when it is planned: many links can
 be due in one turn, and their frames leave later than the turn began.
 """
 
@@ -94,6 +97,10 @@ class Schedule:
             link = self._links[ifindex] = LinkSchedule(ifindex, self._nic(ifindex))
             link.nic.links += 1
         begins_or_ends = bool(link.addresses) != bool(addresses)
+        is_bare = b"" in addresses
+        if is_bare != link.is_bare:
+            self._stop_waiting(link, now)
+            link.is_bare = is_bare
         for address in [a for a in link.addresses if a not in addresses]:
             del link.addresses[address]
         for address in [a for a in link.pending if a not in addresses]:
@@ -108,7 +115,9 @@ class Schedule:
         if not addresses:
             link.pending.clear()
         link.find_next_round()
-        if not link.pending:
+        if link.pending:
+            self._wait(link, now)
+        else:
             self._stop_waiting(link, now)
         self._enqueue(link)
 
@@ -222,13 +231,15 @@ class Schedule:
         """Take the next address that is to be announced now; None if there is none.
 
         NICs take turns, and so do the links of a NIC: each sends one address before any sends
-        its second.  The caller reports each frame of the address to :meth:`sent`.
+        its second.  Those without an address come last.  The caller reports each frame of the
+        address to :meth:`sent`.
         """
         while self._heap and self._heap[0][0] <= now:  # deadline(), without a call
             timer = heappop(self._heap)[3]
             timer.due = inf
             if isinstance(timer, LinkSchedule):
-                is_alone = not timer.pending and not timer.nic.waiting
+                nic = timer.nic
+                is_alone = not timer.pending and not nic.waiting and not nic.bare
                 self._collect(timer, now)
                 self._push(timer, min(timer.refresh, timer.next_round))
                 if is_alone and len(timer.pending) == 1:
@@ -252,9 +263,11 @@ class Schedule:
         nic = link.nic
         was_ready = nic.due <= now
         nic.bucket.charge(now)
-        self._enqueue_nic(nic, now)
-        if was_ready and nic.waiting and nic.due > now:
-            next(iter(nic.waiting)).held += 1
+        queue = nic.waiting or nic.bare
+        if queue:
+            self._enqueue_nic(nic, now)
+            if was_ready and nic.due > now:
+                next(iter(queue)).held += 1
 
     def is_idle(self) -> bool:
         """Return whether no burst is under way and nothing waits for its bucket."""
@@ -314,10 +327,15 @@ class Schedule:
         """Take the only address that is pending, if its bucket lets it out now.
 
         As a rule a refresh is alone, and need not wait for its NIC.  Other links that are due now
-        come after it anyway.
+        come after it anyway, unless it has no address.
         """
         ((address, cause),) = link.pending.items()
-        if link.nic.bucket.ready_at(link.addresses.get(address, 1), now) > now:
+        frames = link.addresses.get(address, 1)
+        if link.is_bare:
+            if self._heap and self._heap[0][0] <= now:
+                return None
+            frames += self._settings.rate_limit.depth // 2
+        if link.nic.bucket.ready_at(frames, now) > now:
             return None
         link.pending.clear()
         return Due(link.ifindex, address, cause)
@@ -344,26 +362,44 @@ class Schedule:
 
     def _wait(self, link: LinkSchedule, now: float) -> None:
         """Let the link wait for its NIC, if it has pending addresses."""
-        if link.pending and link not in link.nic.waiting:
-            link.nic.waiting[link] = None
-            self._enqueue_nic(link.nic, now)
-            link.held += link.nic.due > now
+        nic = link.nic
+        queue = nic.bare if link.is_bare else nic.waiting
+        if link.pending and link not in queue:
+            queue[link] = None
+            self._enqueue_nic(nic, now)
+            link.held += nic.due > now
 
     def _stop_waiting(self, link: LinkSchedule, now: float) -> None:
-        if link in link.nic.waiting:
-            del link.nic.waiting[link]
+        queue = link.nic.bare if link.is_bare else link.nic.waiting
+        if link in queue:
+            del queue[link]
             self._enqueue_nic(link.nic, now)
+
+    def _turn(self, nic: Nic, now: float) -> tuple[LinkSchedule, float]:
+        """Return the waiting link whose turn it is, and when its first address may leave."""
+        depth = self._settings.rate_limit.depth
+        is_overdue = nic.overtaken >= depth
+        queue, spare = nic.waiting, 0
+        if nic.bare and (is_overdue or not queue):
+            queue = nic.bare
+            if not is_overdue:
+                spare = depth // 2
+        link = next(iter(queue))
+        frames = link.addresses.get(next(iter(link.pending)), 1)
+        return link, nic.bucket.ready_at(frames + spare, now)
 
     def _take(self, nic: Nic, now: float) -> Due | None:
         """Take the first pending address of the link whose turn it is."""
-        link = next(iter(nic.waiting))
+        link, ready = self._turn(nic, now)
         due = None
-        address = next(iter(link.pending))
-        if nic.bucket.ready_at(link.addresses.get(address, 1), now) <= now:
-            del nic.waiting[link]
+        if ready <= now:
+            queue = nic.bare if link.is_bare else nic.waiting
+            nic.overtaken = 0 if link.is_bare or not nic.bare else nic.overtaken + 1
+            address = next(iter(link.pending))
+            del queue[link]
             due = Due(link.ifindex, address, link.pending.pop(address))
             if link.pending:
-                nic.waiting[link] = None
+                queue[link] = None
         self._enqueue_nic(nic, now)
         return due
 
@@ -371,10 +407,8 @@ class Schedule:
 
     def _enqueue_nic(self, nic: Nic, now: float) -> None:
         """Put the NIC into the heap for the moment at which it lets a frame out."""
-        if nic.waiting:
-            link = next(iter(nic.waiting))
-            frames = link.addresses.get(next(iter(link.pending)), 1)
-            self._push(nic, nic.bucket.ready_at(frames, now))
+        if nic.waiting or nic.bare:
+            self._push(nic, self._turn(nic, now)[1])
         else:
             self._push(nic, inf)
 
