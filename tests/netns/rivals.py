@@ -103,6 +103,6 @@ def until_it_yields(agent: Agent, address: str, link: str = "eth0", mac: str = P
     until(withheld, "the agent yields")
 
 
-def burst_is_over(agent: Agent) -> bool:
-    link = agent.link("eth0")
+def burst_is_over(agent: Agent, name: str = "eth0") -> bool:
+    link = agent.link(name)
     return bool(link and link["last_burst"]["over"])

@@ -420,6 +420,51 @@ def test_links_grouped_otherwise_gain_no_tokens(
     assert sum(due.ifindex == OTHER for due in take(schedule, 11.0)) == others
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_wire_gets_at_most_14_frames_in_any_second_however_links_are_joined(seed: int) -> None:
+    """A frame leaves by every NIC that is joined to its link at that moment."""
+    draw = random.Random(seed)
+    schedule = Schedule(Settings(interval=200.0), draw.random)
+    wires: dict[int, list[float]] = {ifindex: [] for ifindex in range(2, 9)}
+    now = 0.0
+    for _ in range(100):
+        there = [ifindex for ifindex in wires if draw.random() < 0.9]
+        segments = {ifindex: draw.randrange(4) for ifindex in there}
+        lowest = {segments[ifindex]: ifindex for ifindex in reversed(there)}
+        schedule.group({ifindex: lowest[segments[ifindex]] for ifindex in there}, now)
+        for ifindex in wires:
+            if ifindex not in there:
+                schedule.remove(ifindex, now)
+            elif draw.random() < 0.5:
+                schedule.set_addresses(ifindex, one_each(names(draw.choice([0, 3, 14]))), now)
+                schedule.burst(ifindex, UP, now)
+        until = now + draw.choice([0.01, 0.1, 0.4, 2.0])
+        for at, due in run(schedule, until):
+            for ifindex in there:
+                if segments[ifindex] == segments[due.ifindex]:
+                    wires[ifindex].append(max(at, now))
+        now = until
+    assert min(map(len, wires.values())) > 100
+    for times in wires.values():
+        assert all(later - first > 1.0 for first, later in zip(times, times[14:]))
+
+
+@pytest.mark.parametrize("port", [5, 9])
+def test_port_that_leaves_its_bridge_and_comes_back_is_charged_once_for_each_frame(
+    port: int,
+) -> None:
+    schedule = Schedule(Settings(interval=200.0, burst=(0.0,)), halves)
+    bridge, together = 7, {7: min(7, port), port: min(7, port)}
+    schedule.group(together, 0.0)
+    schedule.set_addresses(bridge, one_each(names(8)), 0.0)
+    schedule.burst(bridge, UP, 10.0)
+    assert len(take(schedule, 10.0)) == 8
+    schedule.group({7: 7, port: port}, 10.0)
+    schedule.group(together, 10.0)
+    schedule.burst(bridge, UP, 10.0)
+    assert [at for at, _ in run(schedule, 12.0)] == [10.0] * 4 + [10.1, 10.2, 11.05, 11.05]
+
+
 def test_frame_is_charged_when_it_is_sent_and_not_when_it_is_taken() -> None:
     schedule = schedule_of(names(15), interval=200.0, burst=(0.0,), rate_limit=RateLimit(14.0, 14))
     schedule.burst(LINK, UP, 10.0)

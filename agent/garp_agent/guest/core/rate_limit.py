@@ -59,9 +59,15 @@ class FrameBucket:
         self._limits = limits
 
     def absorb(self, other: FrameBucket) -> None:
-        """Miss every token that ``other`` misses: its frames leave here from now on."""
+        """Miss every token that ``other`` misses: its frames leave here from now on.
+
+        A frame that both have counted counts once.
+        """
         self._full_at = max(self._full_at, other._full_at)
-        self._recent = deque(sorted((*self._recent, *other._recent)), self._recent.maxlen)
+        times = [*self._recent]
+        for at in set(other._recent):
+            times += [at] * (other._recent.count(at) - self._recent.count(at))
+        self._recent = deque(sorted(times), self._recent.maxlen)
 
     def is_fresh(self, now: float) -> bool:
         """Return whether a new bucket would be the same."""

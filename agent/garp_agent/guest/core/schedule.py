@@ -67,22 +67,23 @@ class Schedule:
     def group(self, nic_of: Mapping[int, int], now: float) -> None:
         """Say by which NIC each link leaves: links with the same number share a bucket.
 
-        A link that is not in ``nic_of`` has its own.  No link gains tokens by a change.
+        A link that is not in ``nic_of`` has its own.  No link gains tokens by a change, nor does a
+        NIC without a link here: that of a bridge gets the bridge's addresses when that is deleted.
         """
-        self._nic_of = nic_of
-        absorbed = set()
+        known = (*self._nic_of, *nic_of)
+        changes = {(self._nic_of.get(each, each), nic_of.get(each, each)) for each in known}
+        for before, after in changes:
+            if before != after and before in self._nics:
+                self._nic(after).bucket.absorb(self._nics[before].bucket)
+        self._nic_of = nic_of  # last: without memory for the others it is done again
         for link in self._links.values():
-            before, after = link.nic, self._nic(link.ifindex)
-            if before is after:
-                continue
-            if (before, after) not in absorbed:
-                absorbed.add((before, after))
-                after.bucket.absorb(before.bucket)
-            self._stop_waiting(link, now)
-            before.links -= 1
-            after.links += 1
-            link.nic = after
-            self._wait(link, now)
+            nic = self._nic(nic_of.get(link.ifindex, link.ifindex))
+            if nic is not link.nic:
+                self._stop_waiting(link, now)
+                link.nic.links -= 1
+                nic.links += 1
+                link.nic = nic
+                self._wait(link, now)
         self._forget_nics(now)
 
     def set_addresses(self, ifindex: int, addresses: Mapping[bytes, int], now: float) -> None:
@@ -94,8 +95,9 @@ class Schedule:
         """
         link = self._links.get(ifindex)
         if link is None:
-            link = self._links[ifindex] = LinkSchedule(ifindex, self._nic(ifindex))
-            link.nic.links += 1
+            nic = self._nic(self._nic_of.get(ifindex, ifindex))
+            link = self._links[ifindex] = LinkSchedule(ifindex, nic)
+            nic.links += 1
         begins_or_ends = bool(link.addresses) != bool(addresses)
         is_bare = b"" in addresses
         if is_bare != link.is_bare:
@@ -348,8 +350,7 @@ class Schedule:
 
     # -- one NIC --------------------------------------------------------------------
 
-    def _nic(self, ifindex: int) -> Nic:
-        number = self._nic_of.get(ifindex, ifindex)
+    def _nic(self, number: int) -> Nic:
         if number not in self._nics:
             self._nics[number] = Nic(self._settings.rate_limit)
         return self._nics[number]
