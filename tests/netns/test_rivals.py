@@ -426,6 +426,19 @@ def test_nic_whose_bridge_changes_sends_at_most_14_frames_in_any_second(
     sock.close()
 
 
+def test_agent_restarted_right_after_a_burst_sends_at_most_14_frames_in_any_second(
+    site: Site,
+) -> None:
+    site.guest(*(f"address add 10.1.0.{n}/24 dev eth0" for n in range(1, 14)))
+    sock = timestamped(site, "eth0")
+    for _ in range(3):
+        with site.start(config=NO_REFRESH) as agent:
+            until(lambda agent=agent: burst_is_over(agent), "the burst of the start is over")
+            agent.burst()
+    assert 10 <= most_in_a_second([sock]) <= 14
+    sock.close()
+
+
 def test_address_beside_200_links_without_one_comes_first_after_each_burst(site: Site) -> None:
     site.guest(*(f"link add mv{n} up link eth0 type macvlan mode bridge" for n in range(200)))
     site.lab.wait_until_up("guest")

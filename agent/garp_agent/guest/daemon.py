@@ -134,6 +134,7 @@ class AgentDaemon:
         )
         try:
             self._loop.run()
+            self._rest()
         finally:
             self._notify.say("STOPPING=1")
             self._operator.close()
@@ -143,6 +144,15 @@ class AgentDaemon:
             self._loop.close()
             self._signals.close()
         self._log.say(LEVEL_INFO, "stopped", frames_sent=self._engine.counters.sent)
+
+    def _rest(self) -> None:
+        """Wait until the frames of an agent that starts now exceed no second; 1.05 s at most.
+
+        Meanwhile the control socket is open, and another agent refuses to start.
+        """
+        pause = self._engine.schedule.rested_at() - time.monotonic()
+        if pause > 0 and not self._options.dry_run:
+            time.sleep(pause)
 
     def _after_turn(self, now: float) -> NextTurn:
         """Do what the loop leaves to the daemon; return when to be called again."""

@@ -465,6 +465,24 @@ def test_port_that_leaves_its_bridge_and_comes_back_is_charged_once_for_each_fra
     assert [at for at, _ in run(schedule, 12.0)] == [10.0] * 4 + [10.1, 10.2, 11.05, 11.05]
 
 
+@pytest.mark.parametrize(
+    ("count", "rested_at"),
+    [
+        (1, -inf),  # a start sends seven frames for it at most, and three were sent
+        (2, 11.45),
+        (14, 12.65),
+    ],
+)
+def test_rested_is_when_a_new_process_cannot_exceed_14_frames_in_a_second(
+    count: int, rested_at: float
+) -> None:
+    schedule = schedule_of(names(count), interval=200.0)
+    assert schedule.rested_at() == -inf
+    schedule.burst(LINK, UP, 10.0)
+    run(schedule, 20.0)
+    assert round(schedule.rested_at(), 3) == rested_at
+
+
 def test_frame_is_charged_when_it_is_sent_and_not_when_it_is_taken() -> None:
     schedule = schedule_of(names(15), interval=200.0, burst=(0.0,), rate_limit=RateLimit(14.0, 14))
     schedule.burst(LINK, UP, 10.0)

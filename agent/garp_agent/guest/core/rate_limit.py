@@ -46,6 +46,12 @@ class FrameBucket:
             ready = max(ready, self._recent[min(over, len(self._recent)) - 1] + SECOND)
         return ready if ready - ROUNDING > now else now
 
+    def rested_at(self, frames: int) -> float:
+        """Return when so many frames of another process exceed no second; ``-math.inf``: now."""
+        most = self._recent.maxlen or 0
+        over = len(self._recent) + min(frames, most) - most
+        return self._recent[over - 1] + SECOND if over > 0 else -inf
+
     def charge(self, now: float) -> None:
         """Count one frame that left at ``now``."""
         self._full_at = max(now, self._full_at) + 1.0 / self._limits.frames_per_second

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 # Keys of bursts of all addresses, beside those of single addresses, which are bytes: a burst
 # that begins at once, and one that begins later.
 _ALL, _LATER = "all", "later"
+# Frames that an agent sends in its first second for an address that takes one: a probe of two,
+# three rounds of a burst, a refresh with its probe.
+AT_START = 7
 
 
 class Schedule:
@@ -274,6 +277,16 @@ class Schedule:
     def is_idle(self) -> bool:
         """Return whether no burst is under way and nothing waits for its bucket."""
         return not any(link.pending or link.bursts for link in self._links.values())
+
+    def rested_at(self) -> float:
+        """Return when the first second of a new process cannot exceed the limit by our frames.
+
+        Its buckets are full: they do not know our frames.  ``-math.inf``: it cannot now.
+        """
+        frames = dict.fromkeys(self._nics.values(), 0)
+        for link in self._links.values():
+            frames[link.nic] += AT_START * sum(link.addresses.values())
+        return max((nic.bucket.rested_at(count) for nic, count in frames.items()), default=-inf)
 
     # -- for status -----------------------------------------------------------------
 
