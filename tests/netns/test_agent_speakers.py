@@ -19,11 +19,15 @@ from tests.netns.agent import (
     Agent,
     Capture,
     Site,
+    believed,
     command,
+    set_entry,
     until,
 )
 from tests.netns.keepalived import start_keepalived
 
+MACVLAN_MAC = "02:00:5e:00:53:55"
+ANOTHER_MAC = "02:00:5e:00:53:99"
 FREQUENT = "interval: 100ms\ninterval_with_lease: 100ms\nburst: [0s]\n"
 
 
@@ -510,6 +514,48 @@ def test_address_on_two_links_of_different_subnets_is_announced_on_both(both: Si
     with both.start(config=FREQUENT) as agent:
         for name in ("eth0", "eth1"):
             assert "192.0.2.100" in agent.announced(name)
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        pytest.param(["address add 192.0.2.10/25 dev eth1"], id="longer prefix"),
+        pytest.param(["address add 192.0.2.10/24 scope link dev eth1"], id="scope link on one"),
+        pytest.param(
+            [
+                "address flush dev eth0",
+                "address add 192.0.2.10/24 scope link dev eth0",
+                "address add 192.0.2.10/24 scope link dev eth1",
+            ],
+            id="scope link on both",
+        ),
+        pytest.param(
+            [
+                f"link add mv0 link eth0 address {MACVLAN_MAC} type macvlan mode bridge",
+                "link set mv0 up",
+                "address add 192.0.2.10/32 dev mv0",
+            ],
+            id="macvlan",
+        ),
+    ],
+)
+def test_peer_keeps_one_hardware_address_for_an_address_of_two_links(
+    both: Site, commands: list[str]
+) -> None:
+    both.guest(*commands)
+    with both.start(config=FREQUENT) as agent:
+        set_entry(both.lab, GUEST_ADDRESS, ANOTHER_MAC)
+        agent.send_more(4)
+        kept = set()
+        for _ in range(20):
+            agent.send_more(1)
+            kept.add(believed(both.lab, GUEST_ADDRESS))
+        assert len(kept - {ANOTHER_MAC}) == 1, kept
+        speakers = {GUEST_MAC, OTHER_MAC, MACVLAN_MAC}
+        both.wire.clear()
+        agent.send_more(20)
+        sent = {mac for mac in speakers if both.wire.announcements(GUEST_ADDRESS, mac)}
+        assert sent == {believed(both.lab, GUEST_ADDRESS)}
 
 
 # -- names that select -----------------------------------------------------------------------

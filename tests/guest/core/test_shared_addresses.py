@@ -8,13 +8,14 @@ import pytest
 
 from garp_agent.guest.core.inventory import Inventory
 from garp_agent.guest.core.kernel import route_link, route_request
-from garp_agent.guest.core.model import RT_SCOPE_LINK, AddressGone
+from garp_agent.guest.core.model import RT_SCOPE_HOST, RT_SCOPE_LINK, AddressGone
 from garp_agent.guest.core.shared_addresses import SharedAddresses
 from garp_agent.guest.io.routes import link_towards
 from garp_agent.wire.model import LinkGone
 from garp_agent.wire.rtnetlink import DecodeError
 from tests.world import address, dump, ip, link, seen
 
+RT_SCOPE_SITE = 200  # <linux/rtnetlink.h>: that of fec0::/10
 ETH2, ETH3, ETH4 = link(2), link(3), link(4)
 
 
@@ -65,7 +66,17 @@ LINKS = [ETH2, ETH3, ETH4]
         pytest.param(on(2), set(), id="on one link"),
         pytest.param(on(2, 3), {3}, id="same subnet"),
         pytest.param(on(2, 3, 4), {3, 4}, id="three links"),
-        pytest.param(on(2) + on(3, text="10.0.0.9/16"), set(), id="other prefix"),
+        pytest.param(on(2) + on(3, text="10.0.0.9/16"), {3}, id="longer and shorter prefix"),
+        pytest.param(
+            on(2, 3, text="10.0.0.9/32") + on(2, text="10.0.0.1/8") + on(3, text="10.0.0.2/24"),
+            {3},
+            id="in subnets of both links, of different lengths",
+        ),
+        pytest.param(on(2) + on(3, scope=RT_SCOPE_LINK), {3}, id="scope link on one"),
+        pytest.param(on(2, 3, scope=RT_SCOPE_LINK), {3}, id="scope link on both"),
+        pytest.param(
+            on(2, 3, text="fec0::9/64", scope=RT_SCOPE_SITE), {3}, id="scope site on both"
+        ),
         pytest.param(on(2, 3, text="10.0.0.9/32"), set(), id="no subnet: unnumbered"),
         pytest.param(on(2) + on(3, text="10.0.0.9/32"), set(), id="subnet on one"),
         pytest.param(
@@ -91,11 +102,77 @@ LINKS = [ETH2, ETH3, ETH4]
         pytest.param(
             on(2, 3, text="fe80::1/64", scope=RT_SCOPE_LINK), set(), id="link-local is of each link"
         ),
+        pytest.param(
+            on(2, 3, text="10.0.0.9/32")
+            + on(2, 3, text="fe80::1/64", scope=RT_SCOPE_LINK)
+            + on(2, 3, text="169.254.7.7/16", scope=RT_SCOPE_LINK)
+            + on(2, 3, text="169.254.9.9/16"),
+            set(),
+            id="link-local subnets do not tell",
+        ),
+        pytest.param(
+            on(2, 3, text="10.0.0.9/32") + on(2, text="10.1.0.1/24") + on(3, text="10.2.0.1/24"),
+            set(),
+            id="virtual address on two uplinks",
+        ),
+        pytest.param(
+            on(2, 3, text="192.0.2.9/32") + on(2, text="10.0.0.1/8") + on(3, text="10.1.0.1/24"),
+            set(),
+            id="subnets of different lengths without the address",
+        ),
+        pytest.param(on(2, 3, scope=RT_SCOPE_HOST), set(), id="scope host"),
     ],
 )
 def test_address_of_a_segment_is_announced_on_one_link(things: Any, silent: set[int]) -> None:
     guest = Guest(*LINKS, *things)
     assert set(guest.silent()) == silent
+
+
+@pytest.mark.parametrize("kind", ["macvlan", "macvtap", "ipvlan", "ipvtap"])
+@pytest.mark.parametrize(
+    "texts",
+    [
+        pytest.param(("10.0.0.9/24", "10.0.0.9/32"), id="subnet on one"),
+        pytest.param(("10.0.0.9/32", "10.0.0.9/32"), id="no subnet"),
+    ],
+)
+def test_address_of_a_link_and_of_those_stacked_on_its_wire_is_announced_on_one(
+    kind: str, texts: tuple[str, str]
+) -> None:
+    stacked = [each._replace(kind=kind, parent_ifindex=2) for each in (ETH3, ETH4)]
+    guest = Guest(ETH2, *stacked, *on(2, text=texts[0]), *on(3, 4, text=texts[1]))
+    assert set(guest.silent()) == {3, 4}
+    assert guest.tell(LinkGone(2)) == {3}
+    assert guest.silent() == {4: {A}}, "both are on the wire of a link without the address"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"kind": "vlan", "parent_ifindex": 2}, id="VLAN: another segment"),
+        pytest.param({"kind": "macvlan", "parent_ifindex": 4}, id="macvlan of another link"),
+        pytest.param({"kind": "macvlan"}, id="macvlan of a link of another namespace"),
+        pytest.param(
+            {
+                "kind": "macvlan",
+                "parent_ifindex": 2,
+                "master_ifindex": 9,
+                "port_kind": "vrf",
+            },
+            id="macvlan in a VRF",
+        ),
+    ],
+)
+def test_address_of_a_link_and_of_one_on_another_wire_is_announced_on_both(changes: Any) -> None:
+    upper = ETH3._replace(**changes)
+    assert Guest(ETH2, ETH4, upper, *on(2), *on(3, text="10.0.0.9/32")).silent() == {}
+
+
+def test_longest_prefix_with_the_address_is_asked_for_the_route() -> None:
+    guest = Guest(*LINKS, *on(2), *on(3, text="10.0.0.9/25"), preferred=3)
+    assert (guest.silent(), guest.asked) == ({2: {A}}, [(ip("10.0.0.8"), 0)])
+    guest = Guest(*LINKS, *on(2, text="10.0.0.200/24"), *on(2, text="10.0.0.9/32"), *on(3))
+    assert set(guest.silent()) == {3}
 
 
 def test_address_in_another_vrf_is_another_address() -> None:

@@ -2,7 +2,9 @@
 
 Two links that announce one address take turns in the neighbour tables of the segment.  So one of
 them announces it: the one that the guest's own route to the segment uses.  Links are in one segment
-if they have a subnet in common.  An address without a subnet does not tell (unnumbered links).
+if they have a subnet in common, or if the address is in a subnet of each, whatever the lengths of
+the prefixes.  So are a macvlan or ipvlan and the link below it.  An address without a subnet does
+not tell (unnumbered links), nor does a link-local subnet, which every link can have.
 
 Does not ask the kernel: the route comes from a function.  Looks at all addresses of a link when the
 link changes, and at other links only for the addresses that they share.
@@ -10,7 +12,7 @@ link changes, and at other links only for the addresses that they share.
 
 from __future__ import annotations
 
-from garp_agent.guest.core.model import RT_SCOPE_UNIVERSE
+from garp_agent.guest.core.model import RT_SCOPE_HOST, RT_SCOPE_LINK
 from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False
@@ -25,6 +27,12 @@ if TYPE_CHECKING:
     Route = Callable[[bytes, int], int]
     # From an ifindex to the addresses that may be announced there.
     Suitable = Callable[[int], set[bytes]]
+    # The links that have an address, and whether it is in a subnet of the link.
+    _Holders = tuple[tuple[int, bool], ...]
+
+# Links that bring the frames of another one to the same wire, untagged.
+_SAME_WIRE_KINDS = ("macvlan", "macvtap", "ipvlan", "ipvtap")
+_IPV4_LINK_LOCAL = b"\xa9\xfe"  # 169.254.0.0/16, RFC 3927
 
 
 class _Subnet(NamedTuple):
@@ -39,6 +47,21 @@ class _View(NamedTuple):
 
     suitable: set[bytes]  # the addresses that may be announced
     subnets: set[_Subnet]
+    vrf: int  # ifindex; 0: none
+    wire: int  # ifindex of the link that is the lowest of its wire: itself, or the one below it
+
+    def tells(self, ifindex: int) -> bool:
+        """Return whether anything says in which segment the link is."""
+        return bool(self.subnets) or self.wire != ifindex
+
+    def reaches(self, address: bytes) -> bool:
+        """Return whether an address is in a subnet of the link."""
+        number, length = int.from_bytes(address, "big"), len(address)
+        return any(
+            each.address_length == length
+            and number >> 8 * length - each.prefix_length == each.number
+            for each in self.subnets
+        )
 
 
 class SharedAddresses:
@@ -81,10 +104,12 @@ class SharedAddresses:
             touched |= after & self._shared
         for ifindex in {each for address in touched for each in self._holders.get(address, ())}:
             if ifindex not in self._views:
-                subnets = set(_subnets(_vrf(inventory, ifindex), _items(inventory, ifindex)))
-                self._views[ifindex] = _View(suitable(ifindex), subnets)
+                vrf, items = _vrf(inventory, ifindex), _items(inventory, ifindex)
+                self._views[ifindex] = _View(
+                    suitable(ifindex), set(_subnets(vrf, items)), vrf, _wire(inventory, ifindex)
+                )
         routes: dict[_Subnet, int] = {}
-        splits: dict[tuple[int, ...], list[list[int]]] = {}
+        splits: dict[_Holders, list[list[int]]] = {}
         affected: set[int] = set()
         for address in sorted(touched):
             affected |= self._elect(address, routes, splits)
@@ -106,7 +131,7 @@ class SharedAddresses:
         self,
         address: bytes,
         routes: dict[_Subnet, int],
-        splits: dict[tuple[int, ...], list[list[int]]],
+        splits: dict[_Holders, list[list[int]]],
     ) -> set[int]:
         """Decide which links announce an address; return the links for which that changes.
 
@@ -114,19 +139,28 @@ class SharedAddresses:
         many.
         """
         views = self._views
+        # Few links tell their segment: thousands of container links can have one /32 address.
+        links = self._holders.get(address, ())
+        telling = [each for each in links if views[each].tells(each)]
+        for wire in {views[each].wire for each in telling}.difference(telling):
+            if wire in links:
+                telling.append(wire)
         holders = tuple(
-            each
-            for each in self._holders.get(address, ())
-            if views[each].subnets and address in views[each].suitable
+            (each, views[each].reaches(address))
+            for each in telling
+            if address in views[each].suitable
         )
         if holders not in splits:
             splits[holders] = self._segments(holders) if len(holders) > 1 else []
         after: set[int] = set()
         for members in splits[holders]:
-            subnet = _subnet((each for link in members for each in views[link].subnets), address)
-            if subnet not in routes:
-                routes[subnet] = self._ask(subnet, address)
-            winner = routes[subnet] if routes[subnet] in members else min(members)
+            winner = min(members)
+            subnets = {each for link in members for each in views[link].subnets}
+            if subnets:
+                subnet = _subnet(subnets, address)
+                if subnet not in routes:
+                    routes[subnet] = self._ask(subnet, address)
+                winner = routes[subnet] if routes[subnet] in members else winner
             after.update(each for each in members if each != winner)
         before = self._losers.pop(address, set())
         if after:
@@ -138,21 +172,25 @@ class SharedAddresses:
                 del self._elsewhere[ifindex]
         return before ^ after
 
-    def _segments(self, links: tuple[int, ...]) -> list[list[int]]:
+    def _segments(self, holders: _Holders) -> list[list[int]]:
         """Return the links of each segment, where there are several."""
-        names = {ifindex: ifindex for ifindex in links}  # leads to the name of the link's segment
+        names: dict[int, int] = {}  # leads to the first link of the link's segment
 
         def name(ifindex: int) -> int:
-            while names[ifindex] != ifindex:
-                names[ifindex] = ifindex = names[names[ifindex]]
+            while ifindex in names:
+                ifindex = names[ifindex]
             return ifindex
 
-        firsts: dict[_Subnet, int] = {}
-        for ifindex in links:
-            for subnet in self._views[ifindex].subnets:
-                names[name(ifindex)] = name(firsts.setdefault(subnet, ifindex))
+        firsts: dict[object, int] = {}  # by what the links of a segment have in common
+        for ifindex, reaches in holders:
+            view = self._views[ifindex]
+            common = [*view.subnets, (view.vrf, view.wire), *[view.vrf] * reaches]
+            for each in common:
+                one, other = name(ifindex), name(firsts.setdefault(each, ifindex))
+                if one != other:
+                    names[one] = other
         groups: dict[int, list[int]] = {}
-        for ifindex in links:
+        for ifindex, _ in holders:
             groups.setdefault(name(ifindex), []).append(ifindex)
         return [members for members in groups.values() if len(members) > 1]
 
@@ -173,14 +211,29 @@ class SharedAddresses:
 
 
 def _items(inventory: Inventory, ifindex: int) -> list[InterfaceAddress]:
-    """Return the global addresses of a link; none if the link is not there."""
+    """Return the addresses of a link that others can reach; none if the link is not there.
+
+    Leaves out link-local ones: they are of each link, and so are their subnets.
+    """
     items = inventory.addresses(ifindex) if ifindex in inventory.links else ()
-    return [each for each in items if each.scope == RT_SCOPE_UNIVERSE]
+    return [each for each in items if each.scope < RT_SCOPE_HOST and not _is_link_local(each)]
+
+
+def _is_link_local(item: InterfaceAddress) -> bool:
+    if len(item.address) == 4:
+        return item.address[:2] == _IPV4_LINK_LOCAL
+    return item.scope == RT_SCOPE_LINK
 
 
 def _vrf(inventory: Inventory, ifindex: int) -> int:
     link = inventory.links[ifindex]
     return link.master_ifindex if link.port_kind == "vrf" else 0
+
+
+def _wire(inventory: Inventory, ifindex: int) -> int:
+    # The kernel puts a macvlan of a macvlan on the link below both (macvlan_common_newlink).
+    link = inventory.links[ifindex]
+    return link.parent_ifindex or ifindex if link.kind in _SAME_WIRE_KINDS else ifindex
 
 
 def _subnets(vrf: int, addresses: Iterable[InterfaceAddress]) -> Iterable[_Subnet]:
