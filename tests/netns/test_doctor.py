@@ -339,6 +339,182 @@ def test_arp_rules_for_an_announced_address_are_a_warning_with_the_exclude(
     assert finding["level"] == "ok"
 
 
+def nft(hook: str, *rules: str, policy: str = "accept", before: str = "") -> tuple[str, ...]:
+    """Return the commands of nft for a chain of family arp at a hook."""
+    chain = f"type filter hook {hook} priority 0; policy {policy};"
+    return (
+        f"nft 'table arp t {{ {before} chain c {{ {chain} }}; }}'",
+        *(f"nft 'add rule arp t c {rule}'" for rule in rules),
+    )
+
+
+MANGLE = f"-A OUTPUT -s {VIRTUAL} -j mangle --mangle-ip-s {GUEST_ADDRESS}"
+MANGLE_MAC = f"--h-length 6 -j mangle --mangle-mac-s {NEW_MAC}"
+INGRESS = "type filter hook ingress device {} priority 0;"
+RULES = {
+    "policy drop, own accepted": nft(
+        "input", f"arp daddr ip {GUEST_ADDRESS} accept", policy="drop"
+    ),
+    "not own": nft("input", f"arp daddr ip != {GUEST_ADDRESS} drop"),
+    "not in a set": nft("input", f"arp daddr ip != {{ {GUEST_ADDRESS}, 192.0.2.11 }} drop"),
+    "range": nft("input", "arp daddr ip 192.0.2.90-192.0.2.110 drop"),
+    "not in a range": nft("input", "arp daddr ip != 192.0.2.1-192.0.2.50 drop"),
+    "above": nft("input", "arp daddr ip > 192.0.2.50 drop"),
+    "interval set": nft("input", "arp daddr ip { 192.0.2.0/29, 192.0.2.96/28 } drop"),
+    "verdict map": nft(
+        "input", f"arp daddr ip vmap {{ {VIRTUAL} : drop, {GUEST_ADDRESS} : accept }}"
+    ),
+    "verdict map of intervals": nft("input", "arp daddr ip vmap { 192.0.2.96/28 : drop }"),
+    "bytes": nft("input", "@nh,192,32 0xc0000264 drop"),
+    "chains": nft(
+        "input",
+        'iifname "eth0" jump lvs',
+        "drop",
+        before=f"chain lvs {{ arp operation reply return; arp daddr ip {VIRTUAL} goto quiet; "
+        "accept; }; chain quiet { drop; };",
+    ),
+    "concatenation": nft("input", f'meta iifname . arp daddr ip {{ "eth0" . {VIRTUAL} }} drop'),
+    "answer dropped": nft("output", f"arp saddr ip {VIRTUAL} drop"),
+    "answer changed": nft("output", f"arp saddr ip {VIRTUAL} arp saddr ip set {GUEST_ADDRESS}"),
+    "two chains": (
+        *nft("input", f"arp daddr ip {VIRTUAL} accept"),
+        "nft 'table arp u { chain c { type filter hook input priority 5; }; }'",
+        f"nft 'add rule arp u c arp daddr ip {VIRTUAL} drop'",
+    ),
+    "ingress": (
+        f"nft 'table netdev t {{ chain c {{ {INGRESS.format('eth0')} }}; }}'",
+        f"nft 'add rule netdev t c arp daddr ip {VIRTUAL} drop'",
+    ),
+    "arptables-legacy: not own": (f"arptables-legacy -A INPUT ! -d {GUEST_ADDRESS} -j DROP",),
+    "arptables-nft: not own": (f"arptables-nft -A INPUT ! -d {GUEST_ADDRESS} -j DROP",),
+    "arptables-legacy: policy": (
+        f"arptables-legacy -A INPUT -d {GUEST_ADDRESS} -j ACCEPT",
+        "arptables-legacy -P INPUT DROP",
+    ),
+    "arptables-nft: policy": (
+        f"arptables-nft -A INPUT -d {GUEST_ADDRESS} -j ACCEPT",
+        "arptables-nft -P INPUT DROP",
+    ),
+    "arptables-legacy: chain": (
+        "arptables-legacy -N LVS",
+        "arptables-legacy -A LVS --opcode 2 -j RETURN",
+        f"arptables-legacy -A LVS -d {VIRTUAL} -j DROP",
+        "arptables-legacy -A INPUT -i eth+ -j LVS",
+    ),
+    "arptables-nft: chain": (
+        "arptables-nft -N LVS",
+        f"arptables-nft -A LVS -d {VIRTUAL} -j DROP",
+        "arptables-nft -A INPUT -i eth0 --h-length 6 -j LVS",
+    ),
+    "arptables-legacy: mangle": (f"arptables-legacy {MANGLE}",),
+    "arptables-nft: mangle": (f"arptables-nft {MANGLE}",),
+}
+HARMLESS = {
+    "accepted": nft("input", f"arp daddr ip {VIRTUAL} accept"),
+    "accepted before": nft(
+        "input", f"arp daddr ip {VIRTUAL} accept", "arp daddr ip 192.0.2.0/24 accept", policy="drop"
+    ),
+    "other link": nft("input", f'iifname "eth9" arp daddr ip {VIRTUAL} drop'),
+    "answers of others": nft("input", f"arp operation reply arp daddr ip {VIRTUAL} drop"),
+    "own questions": nft("output", f"arp operation request arp saddr ip {VIRTUAL} drop"),
+    "counted": nft("input", f"arp daddr ip {VIRTUAL} counter log"),
+    "dormant": nft("input", f"arp daddr ip {VIRTUAL} drop", before="flags dormant;"),
+    "ingress of another link": (
+        f"nft 'table netdev t {{ chain c {{ {INGRESS.format('lo')} }}; }}'",
+        f"nft 'add rule netdev t c arp daddr ip {VIRTUAL} drop'",
+    ),
+    "arptables-legacy": (f"arptables-legacy -A INPUT -d {VIRTUAL} -j ACCEPT",),
+    "arptables-nft": (f"arptables-nft -A INPUT -d {VIRTUAL} -j ACCEPT",),
+    "arptables-legacy: other link": (f"arptables-legacy -A INPUT -i eth9 -d {VIRTUAL} -j DROP",),
+}
+NOT_EVALUATED = {
+    "limit": nft("input", f"arp daddr ip {VIRTUAL} limit rate over 1/second drop"),
+    "of one sender": nft("input", f"arp saddr ip 192.0.2.1 arp daddr ip {VIRTUAL} drop"),
+    "not of one sender": nft("input", f"arp daddr ip {VIRTUAL} arp saddr ip != 192.0.2.9 drop"),
+    "jump": nft(
+        "input", f"arp daddr ip {VIRTUAL} limit rate 1/second jump d", before="chain d { drop; };"
+    ),
+    "another hardware address": (f"arptables-legacy -A OUTPUT -s {VIRTUAL} {MANGLE_MAC}",),
+    "arptables-legacy": (f"arptables-legacy -A INPUT -s 192.0.2.9 -d {VIRTUAL} -j DROP",),
+    "arptables-nft": (f"arptables-nft -A INPUT -s 192.0.2.9 -d {VIRTUAL} -j DROP",),
+}
+
+
+def add_commands(site: Site, commands: tuple[str, ...]) -> None:
+    path = "/usr/sbin:/sbin:/usr/bin:/bin"
+    for line in commands:
+        tool = line.partition(" ")[0]
+        if not shutil.which(tool, path=path):
+            pytest.skip(f"needs `{tool}` (Debian package {PACKAGES[tool]})")
+        site.lab.run("guest", ["sh", "-c", line], env={**os.environ, "PATH": path})
+
+
+def answered(site: Site, *addresses: str) -> set[str]:
+    """Return for which addresses the kernel answers a peer; it answers for the last."""
+    site.wire.clear()
+    for address in addresses:
+        asking = ARP(op=1, hwsrc=PEER_MAC, psrc="192.0.2.1", pdst=address)
+        frame = Ether(src=PEER_MAC, dst="ff:ff:ff:ff:ff:ff") / asking
+        with site.lab.packet_socket("peer", "eth0") as sending:
+            sending.send(bytes(frame))
+
+    def replies() -> list[str]:
+        packets = [Ether(frame) for frame in site.wire.read()]
+        return [p[ARP].psrc for p in packets if ARP in p and (p[ARP].op, p.src) == (2, GUEST_MAC)]
+
+    until(lambda: replies()[-1:] == [addresses[-1]], "the kernel answers for the last")
+    return set(replies()) & set(addresses)
+
+
+@pytest.fixture
+def real_server(site: Site) -> Site:
+    site.guest(f"address add {VIRTUAL}/32 dev eth0", "address add 192.0.2.98/32 dev lo")
+    return site
+
+
+def arp_findings(agent: Agent) -> list[Any]:
+    return [
+        each
+        for each in Diagnosis(agent, "--no-send").findings
+        if each["check"].startswith("arp rules")
+    ]
+
+
+@pytest.mark.parametrize("commands", RULES.values(), ids=RULES)
+def test_virtual_address_that_rules_keep_silent_is_the_one_to_exclude(
+    real_server: Site, commands: tuple[str, ...]
+) -> None:
+    add_commands(real_server, commands)
+    assert answered(real_server, VIRTUAL, GUEST_ADDRESS) == {GUEST_ADDRESS}
+    with real_server.start(config=QUIET) as agent:
+        (finding,) = arp_findings(agent)
+    assert finding["level"] == "warn"
+    assert f"rules for {VIRTUAL}, which" in finding["found"]
+    assert WRITE in finding["advice"]
+
+
+@pytest.mark.parametrize("commands", HARMLESS.values(), ids=HARMLESS)
+def test_address_that_rules_accept_is_not_to_be_excluded(
+    real_server: Site, commands: tuple[str, ...]
+) -> None:
+    add_commands(real_server, commands)
+    assert answered(real_server, VIRTUAL, GUEST_ADDRESS) == {VIRTUAL, GUEST_ADDRESS}
+    with real_server.start(config=QUIET) as agent:
+        assert [each for each in arp_findings(agent) if each["level"] != "ok"] == []
+
+
+@pytest.mark.parametrize("commands", NOT_EVALUATED.values(), ids=NOT_EVALUATED)
+def test_address_of_rules_that_doctor_cannot_evaluate_is_named_without_an_exclude(
+    real_server: Site, commands: tuple[str, ...]
+) -> None:
+    add_commands(real_server, commands)
+    with real_server.start(config=QUIET) as agent:
+        (finding,) = arp_findings(agent)
+    assert finding["level"] == "warn"
+    assert f"cannot evaluate, for {VIRTUAL}" in finding["found"]
+    assert "exclude: [" not in finding["advice"]
+
+
 def test_arp_ignore_of_a_real_server_is_a_warning_with_the_exclude(site: Site) -> None:
     site.sysctl("guest", "net.ipv4.conf.eth0.arp_ignore=8")
     with site.start() as agent:

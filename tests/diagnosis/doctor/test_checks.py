@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from garp_agent.diagnosis.doctor import facts as fact
-from garp_agent.diagnosis.doctor import network, run
+from garp_agent.diagnosis.doctor import network, nftables, run
 from garp_agent.diagnosis.doctor.findings import Finding, Level, failed
 from garp_agent.guest.core.policy import Skip
+from garp_agent.wire.rtnetlink import attribute
 from tests.diagnosis import world
 from tests.diagnosis.world import ADVERTISEMENT, MAC, OTHER_MAC, REQUEST, address, facts, link
 
@@ -202,8 +203,18 @@ def lvs(*keys: str) -> fact.Facts:
     return eth0(sysctls=dict.fromkeys(keys, 1))
 
 
-def rules(digits: str) -> fact.Facts:
-    return facts(arp_rules=fact.ArpRules(nft=bytes.fromhex(f"0100 {digits} 0100")))
+def rules(digits: str, *more: tuple[str, dict[int, bytes]], accepts: bool = True) -> fact.Facts:
+    """Rules of nft that drop questions for an address; ``digits``: its first bytes, "": none."""
+    load = ("payload", {1: number(1), 2: number(1), 3: number(24), 4: number(len(digits) // 2)})
+    compare = ("cmp", {1: number(1), 2: number(0), 3: attribute(1, bytes.fromhex(digits))})
+    drop = ("immediate", {1: number(0), 2: attribute(2, attribute(1, number(0)))})
+    chain = fact.NftChain(nftables.ARP, "t", "c", "input", accepts=accepts)
+    chain = chain._replace(rules=((load, compare, *more, drop),) if digits else ())
+    return facts(arp_rules=fact.ArpRules(fact.NftRules((chain,))))
+
+
+def number(value: int) -> bytes:
+    return value.to_bytes(4, "big")
 
 
 def sysctl(key: str, value: int = 1) -> fact.Facts:
@@ -285,10 +296,14 @@ FILTERED = {"ipv4/arp_ignore": 1, "ipv4/rp_filter": 2}
         (lvs("ipv4/arp_ignore"), "ok sysctl eth0: no sysctl interferes"),
         # Rules for ARP.
         (rules("c000020a"), "warn arp rules nftables: exclude: [192.0.2.10/32]"),
-        (rules("c0000200 fffffff0"), "warn arp rules nftables: rules for 192.0.2.10"),
-        (rules("c0000200"), "warn arp rules nftables: rules for 192.0.2.10"),  # of 24 bits
-        (rules("c0000000"), "ok arp rules nftables: none names an announced address"),
-        (rules("c000020b"), "ok arp rules nftables: none names an announced address"),
+        (rules("c00002"), "warn arp rules nftables: rules for 192.0.2.10, which"),
+        (rules("c00003"), "ok arp rules nftables: the kernel answers for each announced address"),
+        (rules("c000020b"), "ok arp rules nftables: the kernel answers for each announced"),
+        (rules("", accepts=False), "warn arp rules nftables: exclude: [192.0.2.10/32]"),
+        (rules("c000020a", ("limit", {})), "warn arp rules nftables: cannot evaluate, for 192.0."),
+        (rules("c000020b", ("limit", {})), "ok arp rules nftables: the kernel answers for each"),
+        (rules("c000020a", ("cmp", {})), "warn arp rules nftables: cannot evaluate, for 192.0.2."),
+        (rules("c000020a", ("later", {})), "warn arp rules nftables: cannot evaluate, for 192."),
         (sysctl("ipv4/drop_gratuitous_arp"), "warn sysctl eth0: drop_gratuitous_arp is 1"),
         (sysctl("ipv6/drop_unsolicited_na"), "warn sysctl eth0: drop_unsolicited_na is 1"),
         (sysctl("ipv4/arp_notify"), "ok sysctl eth0: announces once too"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from garp_agent.diagnosis.sighting import Sighting
@@ -56,11 +58,48 @@ class Interface(NamedTuple):
     tentative: tuple[str, ...] = ()
 
 
-class ArpRules(NamedTuple):
-    """The kernel's rules for ARP, as bytes of the kernel; b"" for none."""
+class NftChain(NamedTuple):
+    """One chain of nftables."""
 
-    nft: bytes = b""  # of nftables, and of arptables that use it
-    legacy: bytes = b""  # of arptables
+    family: int  # NFPROTO_*
+    table: str
+    name: str
+    hook: str = ""  # "ingress", "input", "output"; "": other chains call it, or it is not in force
+    priority: int = 0
+    devices: tuple[str, ...] = ()  # the links of an ingress hook
+    accepts: bool = True  # its policy
+    # Each rule: its expressions, as names with attributes of the kernel (NFTA_*).
+    rules: tuple[tuple[tuple[str, dict[int, bytes]], ...], ...] = ()
+
+
+class NftSet(NamedTuple):
+    """One set or map of nftables."""
+
+    flags: int  # NFT_SET_*
+    key_length: int  # bytes
+    elements: tuple[dict[int, bytes], ...]  # attributes of the kernel (NFTA_SET_ELEM_*)
+
+
+class NftRules(NamedTuple):
+    """The rules of nftables that ARP frames pass."""
+
+    chains: tuple[NftChain, ...] = ()
+    sets: Mapping[tuple[int, str, str], NftSet] = MappingProxyType({})  # by family, table, name
+
+
+class ArpTable(NamedTuple):
+    """The table `filter` of arptables, as bytes of the kernel."""
+
+    entries: bytes
+    first: tuple[int, ...]  # offsets of the first entries of the hooks input and output
+    policies: tuple[int, ...]  # those of their policies
+
+
+class ArpRules(NamedTuple):
+    """The kernel's rules for ARP."""
+
+    nft: NftRules = NftRules()  # of nftables, and of arptables that use it
+    legacy: ArpTable | None = None  # of arptables; None: none
 
 
 class PortFacts(NamedTuple):
