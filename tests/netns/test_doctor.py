@@ -22,6 +22,7 @@ from bench.lab import (
 )
 from garp_agent.diagnosis.doctor import gather
 from tests.netns.agent import NEW_MAC, QUIET, Agent, Site, advertisement, command, gratuitous, until
+from tests.netns.test_rivals import most_in_a_second, timestamped
 
 NO_DAC = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search")
 NO_RAW = ("setpriv", "--bounding-set", "-net_raw")
@@ -337,6 +338,26 @@ def test_arp_rules_for_an_announced_address_are_a_warning_with_the_exclude(
     until(lambda: VIRTUAL not in agent.announced(), "it is excluded")
     (finding,) = Diagnosis(agent, "--no-send").of(check)
     assert finding["level"] == "ok"
+
+
+@pytest.mark.parametrize("addresses", [4, 14])
+def test_doctor_and_agent_together_send_at_most_14_frames_in_any_second(
+    site: Site, addresses: int
+) -> None:
+    more = range(11, 10 + addresses)
+    site.guest(*(f"address add 192.0.2.{host}/24 dev eth0" for host in more))
+    with site.start() as agent:
+
+        def is_over() -> bool:
+            link = agent.link("eth0")
+            return bool(link and link["last_burst"]["over"])
+
+        until(is_over, "the burst of the start is over")
+        sock = timestamped(site, "eth0")
+        diagnosis = Diagnosis(agent)
+    assert most_in_a_second([sock]) <= 14
+    sock.close()
+    assert [each["level"] for each in diagnosis.of("claimants")] == ["ok"]
 
 
 def nft(hook: str, *rules: str, policy: str = "accept", before: str = "") -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from struct import Struct
 from types import TracebackType
 from typing import NamedTuple
@@ -176,12 +176,13 @@ def _with_tag(data: bytes, told: dict[tuple[int, int], bytes]) -> bytes:
 # -- asking for other claimants -----------------------------------------------------------
 
 
-def send_probes(interface: str, hardware_address: str, addresses: Collection[str]) -> None:
-    """Send one probe for each address.  Raises OSError and UnicodeError."""
+def send_probe(interface: str, hardware_address: str, address: str) -> bytes:
+    """Send a probe for an address; return its frame.  Raises OSError and UnicodeError."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sending:
         sending.bind((interface, 0))
-        for address in addresses:
-            sending.send(probe(hardware_address, address))
+        frame = probe(hardware_address, address)
+        sending.send(frame)
+    return frame
 
 
 def probe(hardware_address: str, address: str) -> bytes:

@@ -52,9 +52,21 @@ def look(settings: Settings) -> tuple[list[LinkPlan], list[tuple[str, str]]]:
 
     A selector has its key and its text.
     """
+    engine = _looked(settings)
+    return [engine.plans[ifindex] for ifindex in sorted(engine.plans)], engine.planner.unmatched()
+
+
+def nics(settings: Settings) -> dict[str, int]:
+    """Return for each link, by its name, the number of the NIC by which it leaves."""
+    inventory = _looked(settings).inventory
+    return {inventory.links[ifindex].name: nic for ifindex, nic in inventory.nics().items()}
+
+
+def _looked(settings: Settings) -> Engine:
+    """Return an engine that knows what the kernel has at this moment, and has sent nothing."""
     engine = Engine(settings, lambda: 1.0, route=link_towards)
     _run(engine, DryRun(), Log(LEVEL_ERROR), lambda: True)
-    return [engine.plans[ifindex] for ifindex in sorted(engine.plans)], engine.planner.unmatched()
+    return engine
 
 
 def only(settings: Settings, interfaces: tuple[str, ...]) -> Settings:

@@ -37,6 +37,9 @@ class ConfigurationFacts(NamedTuple):
     problems: tuple[str, ...] = ()
     pace: float = 10.0  # frames a second that a link may send
     span: float = 0.4  # seconds from the first round of a burst to its last
+    rounds: int = 3  # of a burst
+    addresses_per_tick: int = 4  # that one refresh of a link announces
+    most_in_a_second: int = 14  # frames of a NIC
     ignored: tuple[tuple[bytes, bytes], ...] = ()  # conflict.ignore
 
 
@@ -167,3 +170,4 @@ class Facts(NamedTuple):
     claimants: ClaimantFacts = ClaimantFacts(skipped="not asked for")
     not_seen: str = ""  # why `interfaces` have no addresses; "": they have
     arp_rules: ArpRules = ArpRules()
+    nics: Mapping[str, int] = MappingProxyType({})  # by which NIC each link leaves, as a number

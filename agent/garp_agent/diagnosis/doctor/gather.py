@@ -91,6 +91,7 @@ def local_facts(path: str | None, control_socket: str | None) -> Facts:
         port(wanted, pid),
         not_seen=why_not_seen(),
         arp_rules=read_rules(),
+        nics=once.nics(settings),
     )
 
 
@@ -127,6 +128,9 @@ def read_configuration(path: str | None) -> tuple[ConfigurationFacts, Settings]:
             problems,
             settings.rate_limit.frames_per_second,
             max(settings.burst) - min(settings.burst),
+            len(settings.burst),
+            settings.addresses_per_tick,
+            int(settings.rate_limit.in_a_second),
             settings.conflict.ignore,
         ),
         settings,

@@ -11,25 +11,29 @@ from typing import Any
 from garp_agent.diagnosis.capture import (
     Capture,
     claimant,
-    send_probes,
+    send_probe,
 )
 from garp_agent.diagnosis.doctor.facts import (
     AgentAnswer,
     ClaimantFacts,
     ConfigurationFacts,
+    Facts,
     Interface,
     KernelFacts,
     PromisedFrame,
     SendPlan,
     WireFacts,
 )
+from garp_agent.diagnosis.doctor.pace import QuestionPace
 from garp_agent.diagnosis.sighting import Sighting, dissect
+from garp_agent.guest.core.rate_limit import SECOND
 from garp_agent.runtime import client
 
 PATIENCE = 2.0  # seconds beyond what a burst takes by itself
 WIRE_MOST = 20.0  # seconds for which a burst is captured
 ANSWERS_WITHIN = 0.5  # seconds after each probe; on a segment, an answer takes some ms
 PROBES = 2
+ASKING_MOST = 30.0  # seconds for which probes are sent
 
 
 def promises(links: list[dict[str, Any]]) -> tuple[PromisedFrame, ...]:
@@ -110,42 +114,109 @@ def _collect(
     return seen
 
 
-def probe_claimants(
-    links: list[dict[str, Any]], interfaces: dict[str, Interface], planned: SendPlan
-) -> ClaimantFacts:
-    """Send probes for the announced addresses, and collect the answers of other stations."""
+def probe_claimants(facts: Facts, planned: SendPlan) -> ClaimantFacts:
+    """Send probes for the announced addresses, and collect the answers of other stations.
+
+    Together with the agent's frames, no NIC sends more in a second than the agent alone may.
+    """
     if planned.probes:
         return ClaimantFacts(skipped=planned.probes)
-    wanted = {
-        link["interface"]: (
-            link["hardware_address"],
-            [each["address"] for each in link["addresses"] if each["announced_as"]],
-        )
-        for link in links
-        if any(each["announced_as"] and each["address"] for each in link["addresses"])
-    }
-    ours = {each.hardware_address for each in interfaces.values()}
-    ours |= {link["hardware_address"] for link in links}
-    answers: dict[tuple[str, str, str], None] = {}
-    errors = []
+    asking = _Asking(facts.links, facts.interfaces)
+    questions = [interface for interface, _ in asking.wanted for _ in range(PROBES)]
+    pace = QuestionPace(promises(facts.links), questions, facts.configuration, dict(facts.nics))
+    if not planned.burst and pace.needs_rest(facts.links):
+        _rest_after_burst(facts.agent.path)
     try:
-        with Capture(wanted) as capture:
+        with Capture(dict.fromkeys(interface for interface, _ in asking.wanted)) as capture:
+            end = time.monotonic() + ASKING_MOST
             for _ in range(PROBES):
-                for interface, (hardware_address, addresses) in wanted.items():
-                    try:
-                        send_probes(interface, hardware_address, addresses)
-                    except (OSError, UnicodeError) as error:
-                        errors.append(f"{interface}: {error}")
-                for frame in capture.frames(ANSWERS_WITHIN, lambda: False):
-                    said = claimant(frame.data)
-                    if said and said[1] not in ours and said[0] in wanted[frame.interface][1]:
-                        answers[(frame.interface, *said)] = None
+                asking.ask_all(capture, pace, end)
     except OSError as error:
-        errors.append(str(error))
-    asked = tuple(
-        (name, one)
-        for name, (_, each) in wanted.items()
-        for one in each
-        if not any(error.startswith(f"{name}: ") for error in errors)
-    )
-    return ClaimantFacts("", asked, tuple(answers), tuple(dict.fromkeys(errors)))
+        asking.errors[""] = str(error)
+    return asking.facts()
+
+
+def _rest_after_burst(path: str) -> None:
+    """Wait until the agent's bursts are over, and a second more: then each NIC has room."""
+    end = time.monotonic() + WIRE_MOST
+    while time.monotonic() < end:
+        try:
+            links: Any = client.ask(path, "status")["links"]
+        except client.ClientError:
+            break
+        if all(each["last_burst"]["over"] for each in links if each.get("last_burst")):
+            break
+        time.sleep(0.1)
+    time.sleep(SECOND)
+
+
+class _Asking:
+    """Which addresses are asked for, and what came of it."""
+
+    def __init__(self, links: list[dict[str, Any]], interfaces: dict[str, Interface]) -> None:
+        self.macs = {link["interface"]: link["hardware_address"] for link in links}
+        # interface, address
+        self.wanted = [
+            (link["interface"], each["address"])
+            for link in links
+            for each in link["addresses"]
+            if each["announced_as"] and each["address"]
+        ]
+        self.errors: dict[str, str] = {}  # by interface
+        self._ours = {each.hardware_address for each in interfaces.values()} | {*self.macs.values()}
+        self._asked: dict[tuple[str, str], None] = {}
+        self._answers: dict[tuple[str, str, str], None] = {}
+        # Frames of doctor that it will see itself: the agent's probes are the same bytes.
+        self._unseen: dict[bytes, int] = {}
+
+    def ask_all(self, capture: Capture, pace: QuestionPace, end: float) -> None:
+        """Send one probe for each address, as fast as the pace allows, until ``end``."""
+        left = self.wanted
+        while left and time.monotonic() < end:
+            waiting = []
+            ready = end
+            for interface, address in left:
+                now = time.monotonic()
+                at = pace.ready_at(interface, now)
+                if at > now:
+                    waiting.append((interface, address))
+                    ready = min(ready, at)
+                else:
+                    self._ask(interface, address, pace)
+            left = waiting
+            if left:
+                self._listen(capture, pace, max(0.0, ready - time.monotonic()))
+        self._listen(capture, pace, ANSWERS_WITHIN)
+
+    def _ask(self, interface: str, address: str, pace: QuestionPace) -> None:
+        if interface in self.errors:
+            return
+        try:
+            frame = send_probe(interface, self.macs[interface], address)
+        except (OSError, UnicodeError) as error:
+            self.errors[interface] = str(error)
+        else:
+            self._asked[(interface, address)] = None
+            self._unseen[frame] = self._unseen.get(frame, 0) + 1
+            pace.count(interface, time.monotonic())
+
+    def _listen(self, capture: Capture, pace: QuestionPace, seconds: float) -> None:
+        for frame in capture.frames(seconds, lambda: False):
+            sighting, said = dissect(frame.data), claimant(frame.data)
+            if sighting and sighting.source == self.macs[frame.interface]:
+                if self._unseen.get(frame.data):
+                    self._unseen[frame.data] -= 1
+                else:
+                    pace.count(frame.interface, time.monotonic())
+            elif said and said[1] not in self._ours and (frame.interface, said[0]) in self._asked:
+                self._answers[(frame.interface, *said)] = None
+
+    def facts(self) -> ClaimantFacts:
+        """Return the result."""
+        errors = [f"{name}: {text}" if name else text for name, text in self.errors.items()]
+        asked = tuple(each for each in self._asked if each[0] not in self.errors)
+        wanted = [each for each in self.wanted if each[0] not in self.errors]
+        if len(asked) < len(wanted) and "" not in self.errors:
+            unasked = len(wanted) - len(asked)
+            errors.append(f"{unasked} addresses were not asked for within {ASKING_MOST:.0f} s")
+        return ClaimantFacts("", asked, tuple(self._answers), tuple(errors))

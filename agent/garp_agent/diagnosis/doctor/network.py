@@ -188,7 +188,9 @@ def claimants(facts: Facts) -> Iterator[Finding]:
         yield skip("claimants", asked.skipped)
         return
     for error in asked.errors:
-        yield warn("claimants", f"not every link could be asked: {error}", "see the other findings")
+        yield warn(
+            "claimants", f"not every question could be sent: {error}", "see the other findings"
+        )
     proxies = (facts.agent.status or {}).get("answer_for_everything", ())
     named = {(each["interface"], each["hardware_address"]) for each in proxies}
     for interface, address, hardware_address in asked.answers:

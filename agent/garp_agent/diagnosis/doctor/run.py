@@ -69,7 +69,7 @@ def gather_facts(path: str | None, control_socket: str | None, send: bool, scree
     if send:
         print(notice(planned, screen) + "\n", file=sys.stderr)
     wire = listen.listen_after_burst(facts.agent, facts.links, facts.configuration, planned)
-    claimants = listen.probe_claimants(facts.links, facts.interfaces, planned)
+    claimants = listen.probe_claimants(facts, planned)
     later = gather.ask_agent(facts.agent.path) if facts.agent.status else facts.agent
     return facts._replace(wire=wire, claimants=claimants, later=later)
 
