@@ -445,6 +445,30 @@ def test_agent_restarted_right_after_a_burst_sends_at_most_14_frames_in_any_seco
     sock.close()
 
 
+def test_links_of_a_container_on_one_nic_of_its_host_send_at_most_14_frames_in_any_second_together(
+    site: Site,
+) -> None:
+    guest = site.lab.namespace("guest")
+    site.lab.ip("peer", "link add w0 type veth peer name x0", "link set w0 up", "link set x0 up")
+    for n in range(6):
+        site.lab.ip(
+            "peer",
+            f"link add link x0 name m{n} type macvlan mode bridge",
+            f"link set m{n} netns {guest}",
+        )
+        site.guest(
+            f"link set m{n} address 02:00:5e:00:55:{n:02x} up",
+            *(f"address add 10.9.{n}.{host}/24 dev m{n}" for host in range(1, 15)),
+        )
+    site.lab.wait_until_up("guest")
+    with site.start(config=NO_REFRESH) as agent:
+        sock = timestamped(site, "w0")
+        agent.burst()
+        agent.send_more(60)
+    assert 10 <= most_in_a_second([sock]) <= 14
+    sock.close()
+
+
 def test_address_beside_200_links_without_one_comes_first_after_each_burst(site: Site) -> None:
     site.guest(*(f"link add mv{n} up link eth0 type macvlan mode bridge" for n in range(200)))
     site.lab.wait_until_up("guest")

@@ -273,6 +273,16 @@ def test_stacked_on_link_gives_all_that_send_through_it(links: list[Link], above
             id="bridges joined by a pair",
         ),
         pytest.param([pair(3, 2), pair(2, 3), pair(4, 2)], [{2, 3}, {4}], id="pairs"),
+        pytest.param(
+            [*(link(n, far_parent=(0, 9)) for n in (2, 5, 8)), link(9), child(10, 5)],
+            [{2, 5, 8, 10}, {9}],
+            id="parent in another namespace",
+        ),
+        pytest.param(
+            [link(2, far_parent=(0, 9)), link(3, far_parent=(1, 9)), link(4, far_parent=(0, 8))],
+            [{2}, {3}, {4}],
+            id="other parents",
+        ),
     ],
 )
 def test_links_that_leave_by_one_nic_have_its_number(
@@ -286,7 +296,7 @@ def test_links_that_leave_by_one_nic_have_its_number(
 
 def test_change_of_what_a_link_stands_on_is_a_change_of_the_topology() -> None:
     inventory = told(*dump(pair(3, 4)))
-    for changed in (pair(3, 5), pair(3, 5, 6)):
+    for changed in (pair(3, 5), pair(3, 5, 6), link(3, far_parent=(0, 5))):
         before = inventory.topology
         inventory.apply(LinkSeen(changed))
         assert inventory.topology == before + 1

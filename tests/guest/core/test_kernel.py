@@ -188,8 +188,10 @@ ETH0 = Link(2, "eth0", b"", 1, 0x11043)
         ((link_info("vlan", data=u32(1, 1)),), {"kind": "vlan"}),
         ((u32(5, 2),), {}),  # its own parent
         ((u32(5, 0),), {}),
-        ((link_info("vlan"), u32(5, 3), u32(37, 0)), {"kind": "vlan"}),  # other namespace
-        ((u32(37, 0), link_info("ipvlan"), u32(5, 3)), {"kind": "ipvlan"}),
+        # other namespace
+        ((link_info("vlan"), u32(5, 3), u32(37, 0)), {"kind": "vlan", "far_parent": (0, 3)}),
+        ((u32(37, 7), link_info("ipvlan"), u32(5, 2)), {"kind": "ipvlan", "far_parent": (7, 2)}),
+        ((link_info("ipip"), u32(5, 0), u32(37, 7)), {"kind": "ipip"}),
         ((link_info("veth"), u32(5, 3)), {"kind": "veth", "pair_ifindex": 3}),
         ((link_info("netkit"), u32(5, 3)), {"kind": "netkit", "pair_ifindex": 3}),
         ((link_info("vxcan"), u32(5, 3)), {"kind": "vxcan", "pair_ifindex": 3}),

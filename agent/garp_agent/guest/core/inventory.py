@@ -38,9 +38,15 @@ def _key(address: InterfaceAddress) -> AddressKey:
     return (address.address, address.prefix_length, address.peer)
 
 
-def _stacking(link: Link) -> tuple[int, int, int, str]:
+def _stacking(link: Link) -> tuple[object, ...]:
     """Return what says where a link stands among the others."""
-    return link.master_ifindex, link.parent_ifindex, link.pair_ifindex, link.port_kind
+    return (
+        link.master_ifindex,
+        link.parent_ifindex,
+        link.pair_ifindex,
+        link.far_parent,
+        link.port_kind,
+    )
 
 
 class Inventory:
@@ -121,8 +127,10 @@ class Inventory:
         """Return for each ifindex the number of the NIC by which the link leaves.
 
         Links that are stacked on each other, are ports of one bridge or bond, or are the ends of a
-        veth pair have the same.  A VRF connects nothing.
+        veth pair have the same, and so have those of a container on one device outside of it.  A
+        VRF connects nothing.
         """
+        far: dict[tuple[int, ...], int] = {}  # by device outside: one of the links on it
         found: dict[int, int] = {}
 
         def root(ifindex: int) -> int:
@@ -138,6 +146,7 @@ class Inventory:
                 link.parent_ifindex,
                 0 if link.port_kind == "vrf" else link.master_ifindex,
                 link.pair_ifindex if self.other_end(link) else 0,
+                far.setdefault(link.far_parent, link.ifindex) if link.far_parent else 0,
             ):
                 if other in self.links:
                     one, two = sorted((root(link.ifindex), root(other)))

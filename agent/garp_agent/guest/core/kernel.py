@@ -81,8 +81,7 @@ def _link_seen(data: bytes, start: int, end: int, dumped: bool) -> tuple[LinkSee
         return ()
     info = rtnetlink.nested(found.get(rtnetlink.IFLA_LINKINFO, b""))
     kind = rtnetlink.text(info, rtnetlink.IFLA_INFO_KIND)
-    other = _other(ifindex, found)
-    is_paired = kind in _PAIRED_KINDS
+    parent, pair, far_parent = _links_beside(ifindex, kind, found)
     link = Link(
         ifindex,
         rtnetlink.text(found, rtnetlink.IFLA_IFNAME),
@@ -93,10 +92,11 @@ def _link_seen(data: bytes, start: int, end: int, dumped: bool) -> tuple[LinkSee
         rtnetlink.u32(found, rtnetlink.IFLA_MASTER),
         kind,
         rtnetlink.text(info, rtnetlink.IFLA_INFO_SLAVE_KIND),
-        0 if is_paired else other,
+        parent,
         _altnames(found.get(rtnetlink.IFLA_PROP_LIST, b"")),
         kind == "macvlan" and _is_private(info),
-        other if is_paired else 0,
+        pair,
+        far_parent,
     )
     return (
         LinkSeen(
@@ -107,13 +107,22 @@ def _link_seen(data: bytes, start: int, end: int, dumped: bool) -> tuple[LinkSee
     )
 
 
-def _other(ifindex: int, found: Mapping[int, bytes]) -> int:
-    """Return the link that IFLA_LINK names, if it is another link of this namespace; or 0."""
+def _links_beside(
+    ifindex: int, kind: str, found: Mapping[int, bytes]
+) -> tuple[int, int, tuple[int, ...]]:
+    """Return parent, other end of a pair, and parent in another namespace, as in Link."""
+    if rtnetlink.IFLA_LINK not in found:
+        return 0, 0, ()
+    other = rtnetlink.u32(found, rtnetlink.IFLA_LINK)
+    is_paired = kind in _PAIRED_KINDS
     # With IFLA_LINK_NETNSID, the index belongs to another network namespace.
     if rtnetlink.IFLA_LINK_NETNSID in found:
-        return 0
-    other = rtnetlink.u32(found, rtnetlink.IFLA_LINK)
-    return 0 if other == ifindex else other
+        if is_paired or not other:
+            return 0, 0, ()
+        return 0, 0, (rtnetlink.u32(found, rtnetlink.IFLA_LINK_NETNSID), other)
+    if other == ifindex:
+        return 0, 0, ()
+    return (0, other, ()) if is_paired else (other, 0, ())
 
 
 def _is_private(info: Mapping[int, bytes]) -> bool:

@@ -116,6 +116,8 @@ class Link(NamedTuple):
     altnames: tuple[str, ...] = ()  # IFLA_ALT_IFNAME: alternative names, up to 127 bytes each
     is_private: bool = False  # a macvlan in private mode
     pair_ifindex: int = 0  # IFLA_LINK: the other end of a veth pair; 0: none here
+    # IFLA_LINK_NETNSID and IFLA_LINK, if the device below is in another network namespace.
+    far_parent: tuple[int, ...] = ()
 
     @property
     def has_carrier(self) -> bool:

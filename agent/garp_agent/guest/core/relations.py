@@ -118,7 +118,7 @@ class Relations:
             link = inventory.links[ifindex]
             other = inventory.other_end(link)
             if other is not None:
-                neighbors.setdefault(_bridge(link), []).append(_bridge(other))
+                neighbors.setdefault(_bridge_or_self(link), []).append(_bridge_or_self(other))
         ends = self._candidates | self._paired - self._uses.keys()
         found = neighbors.keys() - ends
         rest = list(found)
@@ -177,7 +177,7 @@ def _makes_useful(link: Link) -> tuple[int, ...]:
     return tuple(found - {0, link.ifindex})
 
 
-def _bridge(link: Link) -> int:
+def _bridge_or_self(link: Link) -> int:
     """Return the bridge, bond or switch of which a link is a port; without one, the link."""
     is_port = link.master_ifindex and link.port_kind != "vrf"
     return link.master_ifindex if is_port else link.ifindex
