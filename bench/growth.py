@@ -131,7 +131,7 @@ def of_links(links: int, quick: bool) -> Point:
         pairs = sorted({name[1:] for name in names})
         where.ip("guest", *(f"link add a{n} type veth peer name b{n}" for n in pairs))
         both = [f"{end}{n}" for n in pairs for end in "ab"]
-        where.ip("guest", *(f"address add {_address(n)}/32 dev {x}" for n, x in enumerate(names)))
+        where.ip("guest", *(f"address add {_address(n)}/31 dev {x}" for n, x in enumerate(names)))
         where.ip("guest", *(f"link set {name} up" for name in both))
         return _announcing(where, links, links, quick)
 

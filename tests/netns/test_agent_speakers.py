@@ -302,6 +302,40 @@ def test_hundred_and_ten_pods_cause_no_frames_into_them(site6: Site) -> None:
         assert [row["interface"] for row in sent] == ["eth0"]
 
 
+def test_pods_with_a_gateway_address_without_a_subnet_get_no_frames(site: Site) -> None:
+    """As the CNI plugin ptp makes them."""
+    add_calico(site, 5)
+    for n in range(5):
+        site.guest(
+            f"address add 10.4.0.1/32 dev cali{n}", f"route add 10.4.0.{n + 10}/32 dev cali{n}"
+        )
+    site.lab.wait_until_up("guest")
+    with ExitStack() as stack:
+        wires = [stack.enter_context(Capture(site.lab, "peer", f"pod{n}")) for n in range(5)]
+        agent = stack.enter_context(site.start(config=FREQUENT))
+        agent.send_more(20)
+        frames = [f for wire in wires for f in wire.read()]
+        assert [f for f in frames if f[12:14] in (b"\x08\x06", b"\x80\x35")] == []
+        for n in range(5):
+            assert "containers" in agent.link(f"cali{n}")["skipped"]  # type: ignore[index]
+
+
+def test_own_link_of_a_container_without_a_subnet_is_announced(site: Site) -> None:
+    """As Calico makes it, also with a second link."""
+    site.guest("address flush dev eth0", f"address add {GUEST_ADDRESS}/32 dev eth0")
+    with site.start(config=FREQUENT):
+        site.wire.wait_for(GUEST_ADDRESS, count=3)
+        site.guest(
+            "route add 169.254.1.1 dev eth0",
+            "route add default via 169.254.1.1 dev eth0",
+            "link add vx0 type vxlan id 7 dstport 4789",
+            "address add 198.51.100.10/24 dev vx0",
+            "link set vx0 up",
+        )
+        site.wire.clear()
+        site.wire.wait_for(GUEST_ADDRESS, count=12)
+
+
 def test_the_only_link_of_a_container_is_announced_also_without_addresses(site: Site) -> None:
     site.guest("address flush dev eth0")
     add_docker(site, 0)

@@ -11,7 +11,7 @@ from garp_agent.guest.core.inventory import Inventory
 from garp_agent.guest.core.model import RT_SCOPE_LINK, AddressGone, InterfaceAddress, Link
 from garp_agent.guest.core.relations import Relations
 from garp_agent.wire.model import LinkGone
-from tests.world import DOWN, NO_CARRIER, address, dump, link, seen
+from tests.world import DOWN, NO_CARRIER, address, dump, ip, link, seen
 
 UPLINK = link(2, "eth0")
 POD = link(10, "cali1", kind="veth")
@@ -60,6 +60,14 @@ QUIET = [
     pytest.param([UPLINK, POD, POD6], {10}, id="pod"),
     pytest.param([UPLINK, POD], {10}, id="pod without IPv6"),
     pytest.param([UPLINK, POD._replace(kind="netkit")], {10}, id="netkit"),
+    pytest.param([UPLINK, POD, address("10.4.0.1/32", ifindex=10)], {10}, id="CNI ptp"),
+    pytest.param([UPLINK, POD, POD6, address("fd00::1/128", ifindex=10)], {10}, id="ptp, IPv6"),
+    pytest.param(
+        [UPLINK, POD, address("10.4.0.1/32", ifindex=10, peer=ip("10.4.0.10"))],
+        {10},
+        id="ptp with a peer",
+    ),
+    pytest.param([UPLINK, POD, address("169.254.0.1/32", ifindex=10)], {10}, id="routed (LXD)"),
     pytest.param([UPLINK, DOCKER, port(21), port(22)], {20}, id="bridge of veths"),
     pytest.param([UPLINK, DOCKER, port(21, "tun")], {20}, id="bridge of taps"),
     pytest.param([UPLINK, DOCKER], {20}, id="bridge without ports"),
@@ -107,6 +115,15 @@ SPEAKING = [
         id="pair with an address beside the bridge of a container",
     ),
     pytest.param([POD, POD6], id="only link"),
+    pytest.param([POD, address("10.4.0.9/32", ifindex=10)], id="only link, without a subnet"),
+    pytest.param(
+        [POD, address("10.4.0.9/32", ifindex=10), DOCKER, port(21)],
+        id="link without a subnet beside containers",
+    ),
+    pytest.param(
+        [UPLINK, POD, address("10.4.0.1/32", ifindex=10), address("10.4.1.1/31", ifindex=10)],
+        id="one address with a subnet",
+    ),
     pytest.param([UPLINK._replace(flags=DOWN), POD], id="other link set down"),
     pytest.param([link(1, "lo", flags=UPLINK.flags | 8), POD], id="only loopback beside"),
     pytest.param([POD, link(11, kind="veth"), DOCKER, port(21)], id="nothing but containers"),
@@ -202,6 +219,14 @@ def test_link_of_the_default_route_does_not_lead_to_containers() -> None:
     assert Guest(*OWN, ON_BRIDGE, default=20).quiet() == set()
     assert Guest(*OWN, ON_BRIDGE, default=2).quiet() == {20}
     assert Guest(*OWN, ON_BRIDGE).quiet() == {20}
+
+
+def test_veth_without_a_subnet_that_has_the_default_route_does_not_lead_to_containers() -> None:
+    calico = [link(12, "eth0", kind="veth"), address("10.4.0.9/32", ifindex=12)]
+    assert Guest(UPLINK, *calico, default=12).quiet() == set()
+    assert Guest(UPLINK, *calico, default=2).quiet() == {12}
+    assert Guest(*calico, POD, DOCKER, port(21), default=12).quiet() == {10, 20}
+    assert Guest(*calico, POD, DOCKER, port(21)).quiet() == set()
 
 
 def test_changed_default_route_concerns_the_links_that_it_leaves_and_takes() -> None:

@@ -32,10 +32,11 @@ _FAR = (bytes((198, 41, 0, 4)), bytes.fromhex("20010503ba3e00000000000000020030"
 class Relations:
     """Which links lead to containers or nested guests only, folded from changes.
 
-    A bridge does whose ports are all veths or taps (docker0), and a veth without any address
-    but link-local IPv6 (Calico's cali*).  But the only link of a container is a veth, too.  So this
-    counts only where another link is up, which is none of these.  One of these kinds is another
-    link if it has an address and has, or had, a carrier.  A link below a VLAN or macvlan is in use
+    A bridge does whose ports are all veths or taps (docker0), and a veth without any address but
+    link-local IPv6 (Calico's cali*) and addresses without a subnet (the CNI plugin ptp).  But the
+    only link of a container is a veth, too.  So this counts only where another link is up, which is
+    none of these, or has the default route.  One of these kinds is another link if it has an
+    address with a subnet and has, or had, a carrier.  A link below a VLAN or macvlan is in use
     itself, and so is the link of the default route.
 
     A veth whose other end is here, too, leads where that end leads: for instance, it joins two
@@ -69,21 +70,21 @@ class Relations:
 
     def leads_to_containers(self, ifindex: int) -> bool:
         """Return whether the link leads to containers or nested guests only."""
-        if ifindex not in self._candidates or not self._others:
+        if ifindex not in self._candidates or not (self._others or self._defaults):
             return False
         return ifindex not in self._defaults and ifindex not in self._joined
 
     def depend_on_routes(self) -> bool:
         """Return whether the default route decides about a link."""
-        return bool(self._addressed and self._others)
+        return bool(self._addressed)
 
     def links(self) -> set[int]:
         """Return the links about which a changed default route can decide otherwise."""
-        return set(self._addressed) if self._others else set()
+        return set(self._addressed)
 
     def update(self, inventory: Inventory, changed: Iterable[int]) -> set[int]:
         """Take in changed links; return them and the links that other answers follow for."""
-        had_others = bool(self._others)
+        had_others = bool(self._others or self._defaults)
         affected = set(changed)
         for ifindex in tuple(affected):
             affected |= self._count_uses(ifindex, inventory.links.get(ifindex))
@@ -92,18 +93,18 @@ class Relations:
         is_asked = bool(affected & self._addressed)
         for ifindex in affected:
             self._classify(ifindex, inventory)
-        if bool(self._others) != had_others:
-            affected |= self._candidates
         if self._paired or self._joined:
             joined, self._joined = self._joined, self._join(inventory)
             affected |= (joined ^ self._joined) & self._candidates
         if is_asked or affected & self._addressed:
             before, self._defaults = self._defaults, self._default_links()
             affected |= (before ^ self._defaults) & self._candidates
+        if bool(self._others or self._defaults) != had_others:
+            affected |= self._candidates
         return affected
 
     def _default_links(self) -> set[int]:
-        if not self.depend_on_routes():
+        if not self._addressed:
             return set()
         return {self._route(each, 0) for each in _FAR} & self._addressed
 
@@ -155,16 +156,17 @@ class Relations:
         if nature_skip(link) is not None:
             return
         is_unused = ifindex not in self._uses
-        is_addressed = not _is_unaddressed(inventory.addresses(ifindex))
+        items = [each for each in inventory.addresses(ifindex) if not _is_link_local(each)]
+        has_subnet = any(each.prefix_length < 8 * len(each.address) for each in items)
+        is_pod = link.kind in _PAIRED_KINDS and not has_subnet
         # A bridge without ports reaches nothing, so it is not another link either.
-        if is_unused and (
-            link.kind == "bridge" or (link.kind in _PAIRED_KINDS and not is_addressed)
-        ):
+        if is_unused and (link.kind == "bridge" or is_pod):
             self._candidates.add(ifindex)
-            if is_addressed:
+            if items:
                 self._addressed.add(ifindex)
         elif link.kind in _CONTAINER_KINDS:
-            if is_addressed and not inventory.other_end(link) and ifindex in self._carried:
+            is_pair_here = inventory.other_end(link) is not None
+            if has_subnet and not is_pair_here and ifindex in self._carried:
                 self._others.add(ifindex)
         elif link.flags & IFF_UP or ifindex in self._carried:
             self._others.add(ifindex)
@@ -183,6 +185,6 @@ def _bridge_or_self(link: Link) -> int:
     return link.master_ifindex if is_port else link.ifindex
 
 
-def _is_unaddressed(addresses: Iterable[InterfaceAddress]) -> bool:
-    """Return whether a link has only addresses that the host's end of a container's link has."""
-    return all(len(each.address) == 16 and each.scope == RT_SCOPE_LINK for each in addresses)
+def _is_link_local(item: InterfaceAddress) -> bool:
+    """Return whether an address is link-local IPv6, which every link has."""
+    return len(item.address) == 16 and item.scope == RT_SCOPE_LINK
