@@ -36,7 +36,7 @@ NAMESPACES = Path("/run/netns")
 CLONE_NEWNET = 0x40000000
 BRIDGE = "br0"
 PROBE_PORT = 9
-SETTLING_LIMIT = 10.0
+SETTLING_LIMIT = 60.0
 # Above the indexes of the links that every namespace has from the start (lo, tunl0, ...).
 FIRST_INDEX = 100
 

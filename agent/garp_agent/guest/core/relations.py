@@ -156,7 +156,7 @@ class Relations:
         if nature_skip(link) is not None:
             return
         is_unused = ifindex not in self._uses
-        items = [each for each in inventory.addresses(ifindex) if not _is_link_local(each)]
+        items = [each for each in inventory.addresses(ifindex) if not _is_ipv6_link_local(each)]
         has_subnet = any(each.prefix_length < 8 * len(each.address) for each in items)
         is_pod = link.kind in _PAIRED_KINDS and not has_subnet
         # A bridge without ports reaches nothing, so it is not another link either.
@@ -185,6 +185,6 @@ def _bridge_or_self(link: Link) -> int:
     return link.master_ifindex if is_port else link.ifindex
 
 
-def _is_link_local(item: InterfaceAddress) -> bool:
+def _is_ipv6_link_local(item: InterfaceAddress) -> bool:
     """Return whether an address is link-local IPv6, which every link has."""
     return len(item.address) == 16 and item.scope == RT_SCOPE_LINK
