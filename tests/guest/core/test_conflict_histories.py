@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -28,6 +28,7 @@ from tests.guest.core.conflict_world import (
     MINE6,
     RIVAL,
     RIVAL2,
+    SECOND,
     WARN,
     YIELD,
     answered_by,
@@ -35,6 +36,7 @@ from tests.guest.core.conflict_world import (
     crowd,
     guest,
     is_withheld,
+    kinds,
     moments,
 )
 from tests.world import NO_CARRIER, Agent, Frame, address, dump, seen
@@ -53,7 +55,7 @@ def usual(*items: Any, now: float = 0.0) -> Agent:
 
 
 def late(
-    agent: Agent, delay: float, answer: Callable[[Frame], list[ClaimSeen]]
+    agent: Agent, delay: float, answer: Callable[[Frame], Iterable[Any]]
 ) -> Callable[[float], list[Frame]]:
     """Let what `answer` returns for a frame happen `delay` seconds later."""
     coming: list[tuple[float, ClaimSeen]] = []
@@ -307,6 +309,37 @@ def test_address_of_a_rival_that_is_ignored_from_now_on_is_released_at_once() ->
     assert not is_withheld(agent)
 
 
+@pytest.mark.parametrize("item", [MINE, MINE6], ids=["IPv4", "IPv6"])
+def test_station_that_takes_the_address_at_the_end_of_a_check_is_asked(item: Any) -> None:
+    agent = guest()
+    claim(agent, 10.0, item.address, RIVAL2)  # forged: no station answers
+    agent.until(11.3)
+    answered_by(agent, RIVAL)
+    frames = claim(agent, 11.3, item.address, RIVAL) + agent.until(30.0)
+    assert announcements(frames, item.address) == []
+
+
+def test_reloads_do_not_end_a_check_before_its_answers_can_come() -> None:
+    agent = guest()
+    answered_by(agent, RIVAL)
+    answer = agent.after_frame
+    until = late(agent, 0.1, answer)
+    until(10.0)
+    agent.tell(ClaimSeen("eth0", MINE.address, RIVAL))
+    until(10.5)
+    assert is_withheld(agent)
+    frames: list[Frame] = []
+    for _ in range(300):
+        frames += until(agent.now + 0.1)
+        if kinds(frames[-1:]) == [Kind.ARP_PROBE] and frames[-1].at == agent.now:
+            break
+    for _ in range(4):
+        agent.engine.reconfigure(agent.engine.settings, agent.now)
+        frames += agent.tell()
+    frames += until(agent.now + 1.0)
+    assert announcements(frames) == []
+
+
 # -- many addresses -------------------------------------------------------------------
 
 
@@ -425,3 +458,29 @@ def as_proxy(frame: Frame) -> list[ClaimSeen]:
     """How a station answers that answers every probe."""
     sent = frame.announcement
     return [ClaimSeen("eth0", sent.address, RIVAL, True)] if sent.kind not in CLAIMS else []
+
+
+def test_forged_claims_beside_one_answer_leave_frames_for_other_addresses() -> None:
+    """They are read in the turn of the answer."""
+    agent = usual(MINE, SECOND)
+    agent.until(100.0)
+    claim(agent, 100.0)
+    agent.until(100.2)
+    forged = [ClaimSeen("eth0", MINE.address, bytes((2, 1, 0, 0, 0, n))) for n in range(40)]
+    frames = agent.tell(ClaimSeen("eth0", MINE.address, RIVAL, True), *forged) + agent.until(120.0)
+    at = [100.0, *announcements(frames, SECOND.address)]
+    assert max(later - earlier for earlier, later in zip(at, at[1:])) <= 8.0
+
+
+def test_flap_during_the_test_of_a_proxy_does_not_silence_addresses_for_a_minute() -> None:
+    items = crowd(20)
+    agent = usual(*items)
+    agent.until(100.0)
+    answered_by(agent, RIVAL, everything=True)
+    until = late(agent, 0.05, agent.after_frame)
+    frames: list[Frame] = []
+    for now in (100.0, 100.5):  # at the second one, probes of the test wait for tokens
+        frames += until(now) + agent.see(ETH0._replace(flags=NO_CARRIER)) + agent.see(ETH0)
+    frames += until(200.0)
+    first = [announcements(frames, item.address)[:1] for item in items]
+    assert max(first)[0] <= 115.0

@@ -114,7 +114,7 @@ class Conflicts:
                 elif rival.withheld and self._is_ignored(rival):
                     rival.check(PROBES, rival.release_cause)
                     self._step(ifindex, address, rival, now)
-                elif rival.last_answer > -inf and rival.step_at < inf:
+                elif rival.last_answer > -inf and rival.step_at < inf and not rival.probes:
                     soon = max(now, self._next_look(ifindex, rival))
                     self._step(ifindex, address, rival, min(rival.step_at, soon))
 
@@ -133,6 +133,7 @@ class Conflicts:
         if not known:
             self.rivals.pop(ifindex, None)
             self._checks.pop(ifindex, None)
+            self.proxy_tests.end(ifindex)
 
     def appear(self, ifindex: int, address: bytes, now: float) -> None:
         """Check an address that is announced from now on, if it was checked when it went."""
@@ -245,6 +246,9 @@ class Conflicts:
         rival.last_claim = now
         if now - rival.last_announced > ECHO:
             rival.last_unprompted = now
+        if is_another:
+            rival.is_asked = False
+            rival.claimants += 1
         rival.hardware_address = hardware_address
         if self._yields():
             self._check(ifindex, address, rival, now, answer)
@@ -270,6 +274,7 @@ class Conflicts:
             self._checks.get(ifindex, set()).discard(address)
             self.silent.answered(station)
             rival.last_answer, rival.present_since = now, min(rival.present_since, now)
+            rival.answerer = rival.hardware_address
             rival.check(PROBES, Cause.ADDRESS_ADDED)
             self._step(ifindex, address, rival, self._next_look(ifindex, rival))
         elif rival.is_checked:
@@ -277,6 +282,8 @@ class Conflicts:
                 return
             if rival.withheld or self._take_slot(ifindex, address):
                 rival.withheld, rival.wanted = True, PROBES
+                if not rival.is_asked and rival.claimants == 1:
+                    rival.wanted += rival.probes == PROBES  # one more follows the claim
             else:  # at least one probe follows the claim
                 rival.wanted = max(rival.wanted, min(PROBES, rival.probes + 1))
         elif rival.step_at == inf:
@@ -334,6 +341,8 @@ class Conflicts:
         rival = self.rivals.get(ifindex, {}).get(address)
         if rival is None or rival.last_answer != now:
             return False
+        if rival.answerer != rival.hardware_address:
+            return False  # the claim of another station, in the same turn
         return self.proxy_tests.may_start((ifindex, rival.hardware_address), now)
 
     def proxy_found(self, ifindex: int, hardware_address: bytes, now: float) -> None:
@@ -362,6 +371,7 @@ class Conflicts:
         if rival is None or not rival.is_checked:
             return
         rival.probes += sent
+        rival.is_asked = rival.is_asked or sent
         is_fast = rival.last_answer > -inf or rival.release_cause is Cause.RESUME
         wait = SHORT_WAIT if is_fast else PROBE_WAIT
         if rival.step_at == inf:
@@ -394,7 +404,7 @@ class Conflicts:
         if address in checks:  # because of a claim
             checks.discard(address)
             rival.rest_until = now + REST
-            if rival.wanted and rival.last_answer == -inf:
+            if rival.wanted and rival.last_answer == -inf and rival.is_asked:
                 self.silent.note((ifindex, rival.hardware_address), now)
         has_left = rival.withheld and rival.last_answer > -inf and rival.wanted == PROBES
         released = []

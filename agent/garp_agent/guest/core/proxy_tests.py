@@ -114,6 +114,11 @@ class ProxyTests:
         test = _Test(address, 8 * len(address) - prefix_length, needed, wait)
         remember(self._tests, station, test, MOST_STATIONS)
 
+    def end(self, ifindex: int) -> None:
+        """End the tests on a link, because probes that wait for the token bucket are lost."""
+        for station in [each for each in self._tests if each[0] == ifindex]:
+            del self._tests[station]
+
     def draw(
         self, station: Station, ours: Collection[bytes], uniform: Callable[[], float]
     ) -> list[bytes]:

@@ -18,9 +18,12 @@ class Rival:
     """Another station that claims an address of ours, or the first check of the address."""
 
     __slots__ = (
+        "answerer",
+        "claimants",
         "claims",
         "hardware_address",
         "is_ambiguous",
+        "is_asked",
         "is_awaited",
         "is_checked",
         "is_fresh",
@@ -43,11 +46,14 @@ class Rival:
 
     def __init__(self) -> None:
         self.hardware_address = b""  # of the latest claim; b"": none yet
+        self.answerer = b""  # the hardware address of the latest answer
+        self.claimants = 0  # hardware addresses that joined since the check began
         self.claims = 0
         self.last_claim = self.last_answer = self.last_defence = self.last_news = -inf
         self.last_announced = -inf
         self.last_unprompted = -inf  # the latest claim that cannot be the echo of an announcement
         self.present_since = inf  # the first answer
+        self.is_asked = False  # a probe followed a claim of this hardware address
         self.is_checked = False  # probes are sent, and answers are awaited
         self.is_ambiguous = False  # in this check, an answer came that may be an echo
         self.is_awaited = False  # an announcement waits for the end of the check
@@ -66,6 +72,7 @@ class Rival:
         self.is_checked = True
         self.is_ambiguous = False
         self.withheld = withheld
+        self.claimants = 0
         self.probes = 0
         self.wanted = wanted
         self.release_cause = cause
