@@ -200,10 +200,11 @@ def has_address(lab: TinyLab, role: str, address: str) -> bool:
     [
         ("192.0.2.100", "00:00:5e:00:01:33", "use_vmac"),
         ("2001:db8::100", "00:00:5e:00:02:33", "use_vmac"),
+        ("fe80::100", "00:00:5e:00:02:33", "use_vmac"),
         ("192.0.2.100", OTHER_MAC, f"use_vmac vrrp.51 {OTHER_MAC}"),
         ("2001:db8::100", OTHER_MAC, f"use_vmac vrrp.51 {OTHER_MAC}"),
     ],
-    ids=["IPv4", "IPv6", "IPv4, own MAC", "IPv6, own MAC"],
+    ids=["IPv4", "IPv6", "link-local IPv6", "IPv4, own MAC", "IPv6, own MAC"],
 )
 def test_keepalived_backup_is_silent_and_master_speaks(
     labs: None, tmp_path: Path, more: str, address: str, mac: str, use: str

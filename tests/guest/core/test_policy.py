@@ -261,6 +261,12 @@ def test_link_of_virtual_router_without_virtual_address_is_skipped(
     assert [reason for _, reason in made.skipped] == [Skip.VIRTUAL_ROUTER] * len(items)
 
 
+@pytest.mark.parametrize("text", ["10.0.0.9/32", "fe80::100/128"])
+def test_link_of_virtual_router_counts_a_virtual_address_with_scope_link(text: str) -> None:
+    item = address(text, flags=model.IFA_F_PERMANENT, scope=model.RT_SCOPE_LINK)
+    assert list(planned(virtual(), item).targets) == [item.address]
+
+
 def test_link_of_virtual_router_counts_virtual_addresses_that_are_not_announced() -> None:
     wanted = Settings(addresses=AddressSelection(ipv4=False, deprecated=False))
     for item in (VIP, VIP6):

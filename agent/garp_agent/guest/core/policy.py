@@ -237,9 +237,14 @@ def _is_virtual_address(item: InterfaceAddress, mac: bytes) -> bool:
     The kernel and the network managers give an autoconfigured address a lifetime or the link's
     interface identifier (addrconf.c, addrconf_prefix_rcv).  Virtual addresses have no such end;
     keepalived sets only the preferred lifetime.  An IPv4 address with a lifetime is from DHCP: that
-    counts on a private macvlan, which need not be a virtual router's.
+    counts on a private macvlan, which need not be a virtual router's.  An address with scope link
+    counts if it has no subnet: a virtual link-local IPv6 address (RFC 9568 section 5.2.9) is a /128
+    with keepalived, and the kernel's own is a /64.
     """
-    if item.scope != RT_SCOPE_UNIVERSE or _address_state_skip(item, _ANY_ADDRESS):
+    has_subnet = item.prefix_length < 8 * len(item.address)
+    if item.scope != RT_SCOPE_UNIVERSE and has_subnet:
+        return False
+    if _address_state_skip(item, _ANY_ADDRESS):
         return False
     if len(item.address) == 16:
         identifier = bytes((mac[0] ^ 2, *mac[1:3], 0xFF, 0xFE, *mac[3:]))
