@@ -230,7 +230,9 @@ def test_address_added_again_while_a_claim_waits_for_its_check_is_checked() -> N
     agent.until(14.0)
     assert not is_withheld(agent)
     agent.tell(AddressGone(MINE))
-    frames = agent.tell(AddressSeen(MINE)) + agent.until(100.0)
+    frames = agent.tell(AddressSeen(MINE))
+    assert agent.engine.conflicts.rivals[MINE.ifindex][MINE.address].claims == 2
+    frames += agent.until(100.0)
     assert is_withheld(agent)
     assert announcements(frames) == []
 

@@ -147,6 +147,7 @@ class Conflicts:
         if before.hardware_address and (before.withheld or before.step_at < inf):
             rival.hardware_address, rival.last_claim = before.hardware_address, went
             rival.last_answer, rival.present_since = before.last_answer, before.present_since
+            rival.claims = before.claims
             if before.withheld:
                 rival.check(PROBES, Cause.ADDRESS_ADDED)
             elif not self.silent.is_silent((ifindex, rival.hardware_address), now):
