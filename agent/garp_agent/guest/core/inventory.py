@@ -205,7 +205,7 @@ class Inventory:
 
     def _forget_virtual(self, link: Link) -> None:
         """Forget the hardware address of a virtual router: the next master has the same."""
-        if link.is_virtual_routers:
+        if link.shares_hardware_address:
             self._own.pop(link.hardware_address, None)
 
     def _forget_name(self, link: Link) -> None:

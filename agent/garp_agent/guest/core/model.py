@@ -133,8 +133,8 @@ class Link(NamedTuple):
         return bool(self.flags & IFF_DORMANT) or self.operational_state == IF_OPER_DORMANT
 
     @property
-    def is_virtual_routers(self) -> bool:
-        """Other machines can have its hardware address, too: that of a virtual router.
+    def shares_hardware_address(self) -> bool:
+        """Whether other machines can have its hardware address, too: that of a virtual router.
 
         keepalived takes any address with ``use_vmac``, and makes a private macvlan for it.  That
         of a container has its parent in another network namespace.

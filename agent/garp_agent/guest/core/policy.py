@@ -224,7 +224,7 @@ def _state_skip(link: Link) -> Skip | None:
 def _virtual_router_skip(link: Link, addresses: Iterable[InterfaceAddress]) -> Skip | None:
     # The routers of a group share a hardware address, and only the master may send from it: the
     # switches would send the master's traffic to a backup.  The master has the virtual address.
-    if not link.is_virtual_routers:
+    if not link.shares_hardware_address:
         return None
     if any(_is_virtual_address(each, link.hardware_address) for each in addresses):
         return None
