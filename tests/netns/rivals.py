@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from scapy.layers.inet6 import ICMPv6ND_NS
+from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, IPv6
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet
 
@@ -73,10 +73,14 @@ def asked(packet: Packet) -> str:
     return str(packet[ARP].pdst) if is_probe(packet) else ""
 
 
-def answer(address: str, mac: str = RIVAL_MAC) -> Packet:
+def answer(probe: Packet, mac: str = RIVAL_MAC) -> Packet:
     """Return the frame with which a station answers a probe."""
+    address = asked(probe)
     if ":" in address:
-        return advertisement(mac, address, address)
+        frame = advertisement(mac, address, address)
+        if probe[IPv6].src != "::":
+            frame.dst, frame[IPv6].dst, frame[ICMPv6ND_NA].S = GUEST_MAC, probe[IPv6].src, 1
+        return frame
     arp = ARP(op=2, hwsrc=mac, psrc=address, hwdst=GUEST_MAC, pdst="0.0.0.0")
     return Ether(src=mac, dst=GUEST_MAC) / arp
 
@@ -106,3 +110,18 @@ def until_it_yields(agent: Agent, address: str, link: str = "eth0", mac: str = P
 def burst_is_over(agent: Agent, name: str = "eth0") -> bool:
     link = agent.link(name)
     return bool(link and link["last_burst"]["over"])
+
+
+def claims_of(site: Site, address: str) -> list[Packet]:
+    """Return the frames that claimed an address since the capture was cleared."""
+    return [packet for packet in site.wire.announcements(address) if not is_probe(packet)]
+
+
+def assert_stays_silent(site: Site, agent: Agent, address: str) -> None:
+    """Find that a burst does not claim the address, and that no refresh does."""
+    site.wire.clear()
+    before = agent.sent()
+    agent.burst()
+    agent.burst()
+    until(lambda: agent.sent() > before and burst_is_over(agent), "the bursts are over")
+    assert claims_of(site, address) == []

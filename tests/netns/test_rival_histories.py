@@ -15,17 +15,18 @@ from scapy.packet import Packet
 
 from bench.lab import GUEST_ADDRESS, GUEST_MAC, PEER_MAC
 from garp_agent.guest.core.rival import PROBES
-from tests.netns.agent import Agent, Site, meanwhile, until
+from tests.netns.agent import Site, meanwhile, until
 from tests.netns.rivals import (
     FREQUENT,
     NO_REFRESH,
     RIVAL_MAC,
     answer,
     asked,
+    assert_stays_silent,
     burst_is_over,
     claim,
     claim_of,
-    is_probe,
+    claims_of,
     kinds,
     owner,
     started,
@@ -36,24 +37,9 @@ from tests.netns.rivals import (
 OTHER_RIVAL = "02:00:5e:00:53:67"
 
 
-def claims_of(site: Site, address: str) -> list[Packet]:
-    """Return the frames that claimed an address since the capture was cleared."""
-    return [packet for packet in site.wire.announcements(address) if not is_probe(packet)]
-
-
-def assert_stays_silent(site: Site, agent: Agent, address: str) -> None:
-    """Find that a burst does not claim the address, and that no refresh does."""
-    site.wire.clear()
-    before = agent.sent()
-    agent.burst()
-    agent.burst()
-    assert agent.sent() > before
-    assert claims_of(site, address) == []
-
-
 def has(address: str, mac: str = RIVAL_MAC) -> Callable[[Packet], list[Packet]]:
     """Return how a station reacts that has this address."""
-    return lambda packet: [answer(address, mac)] if asked(packet) == address else []
+    return lambda packet: [answer(packet, mac)] if asked(packet) == address else []
 
 
 def length(address: str) -> int:
@@ -196,7 +182,7 @@ def test_proxy_that_misses_one_probe_of_a_test_is_found_by_the_next_test(
             tests.append(wanted)
             if len(tests) == lost:
                 return []
-        return [answer(wanted)] if wanted else []
+        return [answer(packet)] if wanted else []
 
     with started(site6, address) as agent, station(site6, react):
         claim(site6, claim_of(address))

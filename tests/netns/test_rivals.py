@@ -119,7 +119,7 @@ def test_station_that_answers_for_everything_is_named_and_ignored(
     """Proxy ARP, an ND proxy, client isolation, a switch that answers for hosts."""
 
     def react(packet: Packet) -> list[Packet]:
-        return [answer(asked(packet))] if asked(packet) else []
+        return [answer(packet)] if asked(packet) else []
 
     with started(site6, address) as agent, station(site6, react):
         claim(site6, claim_of(address))

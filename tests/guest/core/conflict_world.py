@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from garp_agent.config.settings import Conflict, ConflictPolicy, Settings
-from garp_agent.guest.core.model import Cause, ClaimSeen, Kind
+from garp_agent.guest.core.model import PROBE_KINDS, Cause, ClaimSeen, Kind
 from tests.world import Agent, Frame, address, dump, link
 
 MINE = address("192.0.2.10/24")
@@ -37,7 +37,8 @@ def claim(
     rival: bytes = RIVAL,
     answer: bool = False,
 ) -> list[Frame]:
-    return agent.until(now) + agent.tell(ClaimSeen("eth0", claimed, rival, answer))
+    to = ETH0.hardware_address if answer else b""
+    return agent.until(now) + agent.tell(ClaimSeen("eth0", claimed, rival, to))
 
 
 def answered_by(agent: Agent, *rivals: bytes, everything: bool = False) -> None:
@@ -45,12 +46,16 @@ def answered_by(agent: Agent, *rivals: bytes, everything: bool = False) -> None:
 
     def answers(frame: Frame) -> list[ClaimSeen]:
         sent = frame.announcement
-        if sent.kind not in (Kind.ARP_PROBE, Kind.DAD_PROBE):
+        if sent.kind not in PROBE_KINDS:
             return []
         if sent.cause is Cause.PROXY_TEST and not everything:
             return []
         name = {ETH0.ifindex: ETH0.name, ETH1.ifindex: ETH1.name}[sent.ifindex]
-        return [ClaimSeen(name, sent.address, rival, True) for rival in rivals]
+        return [
+            ClaimSeen(name, sent.address, rival, sent.hardware_address)
+            for rival in rivals
+            if sent.asked in (b"", rival)
+        ]
 
     agent.after_frame = answers
 

@@ -9,12 +9,18 @@ from _heapq import heapify, heappop, heappush
 from collections.abc import Callable
 from typing import Any
 
-from garp_agent.guest.core.model import Cause, ClaimSeen, Kind, Resumed
+from garp_agent.guest.core.model import (
+    ALL_NODES_ETHERNET,
+    PROBE_KINDS,
+    Cause,
+    ClaimSeen,
+    Kind,
+    Resumed,
+)
 from garp_agent.wire.record import inf
 from tests.guest.core.conflict_world import CLAIMS, ETH0, ETH1, MINE
 from tests.world import Agent, Frame
 
-PROBE_KINDS = (Kind.ARP_PROBE, Kind.DAD_PROBE)
 NAMES = {ETH0.ifindex: ETH0.name, ETH1.ifindex: ETH1.name}
 
 
@@ -24,7 +30,8 @@ class Station:
     def __init__(self, number: int, kind: str, latency: float) -> None:
         self.hardware_address = bytes((2, 0, 0, 0, 9, number))
         # "owner", "crowd" (an owner that also has half of the IPv4 network), "forger",
-        # "proxy" or "repeater"
+        # "proxy", "repeater" or "cache" (a switch that answers probes to all for a station that has
+        # left, until an announcement of the guest corrects it)
         self.kind = kind
         self.latency = latency
         self.has: set[bytes] = set()  # an owner answers probes for these
@@ -38,6 +45,9 @@ class Station:
 
     def answers(self, frame: Frame) -> bool:
         """Return whether it answers a probe."""
+        asked = frame.announcement.asked
+        if asked and (self.kind == "cache" or asked != self.hardware_address):
+            return False
         one = frame.announcement.address
         has_half = self.kind == "crowd" and one[:3] == MINE.address[:3] and one[3] % 2
         if frame.announcement.cause is Cause.PROXY_TEST and has_half:
@@ -151,6 +161,8 @@ class Network:
                 self._lost(sent.address, "path")
             return
         for each in self.stations:
+            if each.kind == "cache" and sent.kind in CLAIMS:
+                each.has.discard(sent.address)
             if is_probe and each.answers(frame):
                 if each.is_mute:
                     if sent.cause is not Cause.PROXY_TEST:
@@ -159,13 +171,16 @@ class Network:
                     each.loses -= 1
                     self._lost(sent.address, "once")
                 else:
-                    self._send(each, sent.address, [sent.ifindex], True, each.latency)
+                    is_dad = sent.kind is Kind.DAD_PROBE
+                    asker = ALL_NODES_ETHERNET if is_dad else sent.hardware_address
+                    self._send(each, sent.address, [sent.ifindex], True, each.latency, asker)
             elif each.kind == "repeater" and sent.kind in CLAIMS:
                 self._send(each, sent.address, list(NAMES), False, each.latency)
 
     def claim(self, station: Station, address: bytes, form: bool = False) -> None:
         """Let a station claim an address; ``form``: in the form of an answer."""
-        self._send(station, address, list(NAMES), False, station.latency, form)
+        asker = ETH0.hardware_address if form else b""
+        self._send(station, address, list(NAMES), False, station.latency, asker)
 
     def _send(
         self,
@@ -174,13 +189,14 @@ class Network:
         to: list[int],
         is_answer: bool,
         latency: float,
-        form: bool = False,
+        asker: bytes = b"",
     ) -> None:
         if self._is_asleep:
             return
-        form = form or is_answer or len(address) == 16  # neighbour advertisements have one form
+        if not asker and len(address) == 16:
+            asker = ALL_NODES_ETHERNET
         for ifindex in to:
-            event = ClaimSeen(NAMES[ifindex], address, station.hardware_address, form)
+            event = ClaimSeen(NAMES[ifindex], address, station.hardware_address, asker)
             self.after(latency, lambda i=ifindex, e=event: self._arrive(i, station, e, is_answer))
 
     def _arrive(self, ifindex: int, station: Station, event: ClaimSeen, is_answer: bool) -> None:

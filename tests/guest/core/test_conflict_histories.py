@@ -232,7 +232,7 @@ def test_address_added_again_while_a_claim_waits_for_its_check_is_checked() -> N
     agent.tell(AddressGone(MINE))
     frames = agent.tell(AddressSeen(MINE))
     rival = agent.engine.conflicts.rivals[MINE.ifindex][MINE.address]
-    assert rival.claims == 3  # two, and an answer
+    assert rival.claims == 4  # two, and two answers
     frames += agent.until(100.0)
     assert is_withheld(agent)
     assert announcements(frames) == []
@@ -441,7 +441,11 @@ def test_proxy_that_misses_one_probe_of_a_test_is_found_by_the_next(lost: int) -
             asked.append(sent.address)
             if len(asked) == lost:
                 return []
-        return [ClaimSeen("eth0", sent.address, RIVAL, True)] if sent.kind not in CLAIMS else []
+        return (
+            [ClaimSeen("eth0", sent.address, RIVAL, sent.hardware_address)]
+            if sent.kind not in CLAIMS
+            else []
+        )
 
     agent.after_frame = answer
     frames = claim(agent, 100.0) + agent.until(106.0)
@@ -460,7 +464,11 @@ def test_proxy_that_answers_late_is_found_by_the_second_test(delay: float) -> No
 def as_proxy(frame: Frame) -> list[ClaimSeen]:
     """How a station answers that answers every probe."""
     sent = frame.announcement
-    return [ClaimSeen("eth0", sent.address, RIVAL, True)] if sent.kind not in CLAIMS else []
+    return (
+        [ClaimSeen("eth0", sent.address, RIVAL, sent.hardware_address)]
+        if sent.kind not in CLAIMS
+        else []
+    )
 
 
 def test_forged_claims_beside_one_answer_leave_frames_for_other_addresses() -> None:
@@ -470,7 +478,9 @@ def test_forged_claims_beside_one_answer_leave_frames_for_other_addresses() -> N
     claim(agent, 100.0)
     agent.until(100.2)
     forged = [ClaimSeen("eth0", MINE.address, bytes((2, 1, 0, 0, 0, n))) for n in range(40)]
-    frames = agent.tell(ClaimSeen("eth0", MINE.address, RIVAL, True), *forged) + agent.until(120.0)
+    frames = agent.tell(
+        ClaimSeen("eth0", MINE.address, RIVAL, ETH0.hardware_address), *forged
+    ) + agent.until(120.0)
     at = [100.0, *announcements(frames, SECOND.address)]
     assert max(later - earlier for earlier, later in zip(at, at[1:])) <= 8.0
 

@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from garp_agent.config.settings import Conflict, Settings
 from garp_agent.guest.core.model import (
+    PROBE_KINDS,
     AddressGone,
     AddressSeen,
     BurstRequested,
@@ -27,7 +28,7 @@ from garp_agent.guest.core.model import (
     LinkSeen,
 )
 from tests.guest.core.conflict_world import CLAIMS, DEFEND, ETH0, ETH1, WARN, YIELD
-from tests.guest.core.rival_stations import NAMES, PROBE_KINDS, Network, Station
+from tests.guest.core.rival_stations import NAMES, Network, Station
 from tests.world import NO_CARRIER, Agent, Frame, TokenBucket, address, dump, property_settings
 
 Where = tuple[int, bytes]  # ifindex and address
@@ -50,7 +51,9 @@ QUEUE = 3.0  # seconds in which the token bucket lets out what may be pending he
 delays = st.sampled_from([0.0, 0.0, 0.02, 0.2, 0.45, 1.0, 1.4, 3.0, 8.0])
 latencies = st.sampled_from([0.0005, 0.01, 0.06, 0.2])
 numbers = st.integers(0, 23)
-kinds = st.sampled_from(["owner", "owner", "owner", "crowd", "forger", "proxy", "repeater"])
+kinds = st.sampled_from(
+    ["owner", "owner", "owner", "crowd", "forger", "proxy", "repeater", "cache"]
+)
 
 
 class Worlds(RuleBasedStateMachine):
@@ -265,7 +268,7 @@ class Worlds(RuleBasedStateMachine):
         return sorted(self.items)[number % len(self.items)]
 
     def _take(self, station: Station, one: bytes) -> None:
-        if station.kind in ("owner", "crowd"):
+        if station.kind in ("owner", "crowd", "cache"):
             station.has.add(one)
 
     def _leave(self, station: Station, which: list[bytes]) -> None:
@@ -288,7 +291,8 @@ class Worlds(RuleBasedStateMachine):
         def claim() -> None:
             # Not in one turn with an answer: each station would be tested for a proxy at once.
             is_heard = station in self.net.stations or not self.net.is_stopped
-            if is_heard and (station.kind == "forger" or one in station.has):
+            has = one in station.has and station.kind != "cache"
+            if is_heard and (station.kind == "forger" or has):
                 self.net.claim(station, one, form)
 
         for n in range(times):
@@ -366,12 +370,13 @@ class Worlds(RuleBasedStateMachine):
             return
         if is_answer:
             self.missed.discard(one)
-        if event.answer and station.kind != "proxy":
+        if event.answers and station.kind not in ("proxy", "cache"):
             self.answered[where] = now
             self.silent.discard((where[0], station))
         self.claimers[where] = station
         may_be_echo = station.was_silent and now - self.claimed.get(where, -ECHO) < ECHO
         yields = self.settings.conflict.policy is YIELD and not self._is_ignored(station)
+        yields = yields and station.kind != "cache"
         if not (yields and one in station.has and self._is_announced(where)):
             return
         if is_answer:
@@ -399,7 +404,7 @@ class Worlds(RuleBasedStateMachine):
         where, one = (sent.ifindex, sent.address), sent.address
         self.buckets[sent.ifindex].take(now)
         self.frames += 1
-        if sent.kind is not Kind.DAD_PROBE:
+        if sent.kind not in (Kind.DAD_PROBE, Kind.SOLICITATION) and not sent.asked:
             self.taught[sent.ifindex] = now, 0.0
         if sent.kind in PROBE_KINDS and one in self.known:
             self.probed.setdefault(where, now)
@@ -426,7 +431,11 @@ class Worlds(RuleBasedStateMachine):
             assert owners == [], f"{now}: claims {one.hex()}, which {owners} have, for {cause}"
             late = [each for each, at in self.claiming[one].items() if now - at > YIELDS]
             assert late == [], f"{now}: still claims {one.hex()}, which {late} have claimed"
-            there = [each for each in self.net.stations if one in each.has and not each.is_mute]
+            there = [
+                each
+                for each in self.net.stations
+                if one in each.has and each.kind != "cache" and not each.is_mute
+            ]
             has_owner = not all(self._is_ignored(each) for each in there)
             if yields and has_owner and one in self.slips and cause in WAITS:
                 self.slips[one] += now <= self.unsure_until

@@ -89,6 +89,7 @@ def test_rival_that_answers_is_probed_at_each_hold_off_and_left_after_three_prob
     answered_by(agent, RIVAL)
     frames = claim(agent, 10.0) + agent.until(1000.0)
     assert set(kinds(frames)) == {Kind.ARP_PROBE}
+    frames = [frame for frame in frames if not frame.announcement.asked]
     assert moments(frames)[:4] == [10.0, 11.0, 12.0, 13.0]  # a quarter in the first minute
     assert moments(frames)[60:63] == [70.0, 71.0, 75.0]
     assert is_withheld(agent)
@@ -118,7 +119,7 @@ def test_rivals_for_many_addresses_are_probed_four_times_a_second_and_starve_no_
     agent.until(100.0)
     spared = items[-1].address
     agent.after_frame = lambda frame: [
-        ClaimSeen("eth0", frame.announcement.address, RIVAL, True)
+        ClaimSeen("eth0", frame.announcement.address, RIVAL, ETH0.hardware_address)
         for _ in range(frame.announcement.kind is Kind.ARP_PROBE)
         if frame.announcement.address != spared
         if frame.announcement.cause is not Cause.PROXY_TEST
@@ -212,7 +213,7 @@ def test_rival_that_holds_most_of_the_network_is_no_proxy(held: int, seed: int) 
     has = {MINE.address[:3] + bytes([n]) for n in random.Random(seed).sample(range(1, 255), held)}
     has.add(MINE.address)
     agent.after_frame = lambda frame: [
-        ClaimSeen("eth0", frame.announcement.address, RIVAL, True)
+        ClaimSeen("eth0", frame.announcement.address, RIVAL, ETH0.hardware_address)
         for _ in range(frame.announcement.kind is Kind.ARP_PROBE)
         if frame.announcement.address in has
     ]
@@ -240,7 +241,7 @@ def test_station_that_answers_for_one_network_only_is_a_proxy_after_many_answers
         if sent.kind is not Kind.ARP_PROBE or sent.address[:3] != MINE.address[:3]:
             return []
         asked.append(sent.cause)
-        return [ClaimSeen("eth0", sent.address, RIVAL, True)]
+        return [ClaimSeen("eth0", sent.address, RIVAL, sent.hardware_address)]
 
     agent.after_frame = answers
     claim(agent, 100.0)
@@ -256,7 +257,7 @@ def test_rival_beside_a_station_that_answers_for_everything_keeps_the_address() 
     claim(agent, 10.0)
     agent.until(11.0)
     agent.after_frame = lambda frame: [
-        ClaimSeen("eth0", frame.announcement.address, each, True)
+        ClaimSeen("eth0", frame.announcement.address, each, ETH0.hardware_address)
         for each in (RIVAL, RIVAL2)
         if each == RIVAL or frame.announcement.cause is not Cause.PROXY_TEST
     ]
@@ -558,7 +559,7 @@ def test_claim_under_defend_is_answered_at_most_every_ten_seconds() -> None:
 def test_answer_for_an_address_that_was_removed_in_the_same_turn_has_no_effect() -> None:
     agent = guest()
     claim(agent, 10.0)
-    agent.tell(AddressGone(MINE), ClaimSeen("eth0", MINE.address, RIVAL, True))
+    agent.tell(AddressGone(MINE), ClaimSeen("eth0", MINE.address, RIVAL, ETH0.hardware_address))
     assert rivals(agent) == set()
 
 
@@ -621,7 +622,7 @@ def test_repeater_of_ipv6_announcements_is_logged_once_and_withholds_nothing_any
     def echo(frame: Frame) -> list[ClaimSeen]:
         sent = frame.announcement
         return (
-            [ClaimSeen("eth0", sent.address, RIVAL, True)]
+            [ClaimSeen("eth0", sent.address, RIVAL, sent.hardware_address)]
             if sent.kind is Kind.UNSOLICITED_NA
             else []
         )

@@ -16,6 +16,7 @@ from garp_agent.guest.core.model import (
     IFA_F_OPTIMISTIC,
     IFA_F_TENTATIVE,
     IFF_LOOPBACK,
+    PROBE_KINDS,
     AddressGone,
     AddressSeen,
     Announcement,
@@ -67,7 +68,7 @@ QUIET = Settings(interval=270.0, interval_with_lease=270.0, jitter=0.0, mac_only
 ONE_ROUND = QUIET._replace(burst=(0.0,))
 HINT = BurstRequested(Cause.HINT)
 CHECKED = (Cause.START, Cause.LINK_UP, Cause.RESUME)
-CLAIM_NOTHING = {Kind.ARP_PROBE, Kind.RARP, Kind.DAD_PROBE}
+CLAIM_NOTHING = {*PROBE_KINDS, Kind.RARP}
 
 
 def guest(*things: Any, settings: Settings = QUIET, **more: Any) -> Agent:

@@ -10,12 +10,19 @@ from socket import AF_INET6, inet_ntop
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptDstLLAddr, IPv6, in6_chksum
+from scapy.layers.inet6 import (
+    ICMPv6ND_NA,
+    ICMPv6ND_NS,
+    ICMPv6NDOptDstLLAddr,
+    ICMPv6NDOptSrcLLAddr,
+    IPv6,
+    in6_chksum,
+)
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.utils6 import in6_getnsma, in6_getnsmac
 
 from garp_agent.guest.core.frames import Claim, FrameError, decode, encode
-from garp_agent.guest.core.model import Announcement, Cause, Kind
+from garp_agent.guest.core.model import ALL_NODES_ETHERNET, Announcement, Cause, Kind
 from tests import golden
 from tests.world import ip, property_settings
 
@@ -39,7 +46,7 @@ def announcement(
 
 def answer(hardware_address: bytes, address: bytes, override: bool = True) -> Claim:
     """A claim in the form in which a station answers a probe."""
-    return Claim(hardware_address, address, override=override, answer=True)
+    return Claim(hardware_address, address, override=override, answers=ALL_NODES_ETHERNET)
 
 
 def text(address: bytes) -> str:
@@ -67,7 +74,7 @@ GOLDEN: dict[str, tuple[Announcement | None, Claim | None]] = {
     "dad-probe": (announcement(Kind.DAD_PROBE, OURS, V6), Claim(OURS, V6, probe=True)),
     "dad-solicitation": (None, Claim(OURS, V6, probe=True)),
     "arp-unpadded-iputils": (None, Claim(OURS, V4)),
-    "arp-reply-tagged": (None, answer(THEIRS, V4)),
+    "arp-reply-tagged": (None, Claim(THEIRS, V4, answers=OURS)),
 }
 CLAIMS = {name: claim for name, (_, claim) in GOLDEN.items() if claim}
 
@@ -105,6 +112,7 @@ def test_encode_rarp_for_an_address_does_not_contain_it() -> None:
         (Kind.ARP_PROBE, OURS, V4[:3], "arp-probe: address has 3 bytes; must have 4"),
         (NA, OURS, V4, "unsolicited-na: address has 4 bytes; must have 16"),
         (Kind.DAD_PROBE, OURS, V4, "dad-probe: address has 4 bytes; must have 16"),
+        (Kind.SOLICITATION, OURS, V6, "solicitation: address has 0 bytes; must have 16"),
     ],
 )
 def test_encode_address_of_wrong_length_raises(
@@ -151,7 +159,26 @@ def test_encode_dad_probe_equals_that_of_scapy(source: bytes, address: bytes) ->
         / IPv6(src="::", dst=group, hlim=255)
         / ICMPv6ND_NS(tgt=text(address))
     )
-    assert encode(announcement(Kind.DAD_PROBE, source, address)) == bytes(made)
+    plain = announcement(Kind.DAD_PROBE, source, address)
+    assert encode(plain) == bytes(made)
+    made.dst = text(THEIRS)
+    assert encode(plain._replace(asked=THEIRS)) == bytes(made)
+
+
+@property_settings(100)
+@given(macs, v6s, v6s, st.none() | macs)
+def test_encode_solicitation_equals_that_of_scapy(
+    source: bytes, address: bytes, asker: bytes, asked: bytes | None
+) -> None:
+    group = inet_ntop(AF_INET6, in6_getnsma(address))
+    made = (
+        Ether(src=text(source), dst=text(asked) if asked else in6_getnsmac(in6_getnsma(address)))
+        / IPv6(src=text(asker), dst=group, hlim=255)
+        / ICMPv6ND_NS(tgt=text(address))
+        / ICMPv6NDOptSrcLLAddr(lladdr=text(source))
+    )
+    plain = announcement(Kind.SOLICITATION, source, address)
+    assert encode(plain._replace(asked=asked or b"", source=asker)) == bytes(made)
 
 
 @property_settings(100)
@@ -194,7 +221,8 @@ def test_decode_arp_of_scapy_gives_claim_of_its_sender(
     asked = address if other is None else other  # the same: a gratuitous frame
     arp = ARP(op=op, hwsrc=text(sender), psrc=text(address), hwdst=text(target), pdst=text(asked))
     frame = Ether(src=text(source), dst=EVERYBODY) / arp / rest
-    assert decode(bytes(frame)) == Claim(sender, address, answer=op == 2 and asked != address)
+    asker = target if op == 2 and asked != address else b""
+    assert decode(bytes(frame)) == Claim(sender, address, answers=asker)
 
 
 @property_settings(100)
@@ -227,6 +255,11 @@ def test_decode_advertisement_of_scapy_gives_claim(
     frame = ether / IPv6(src=text(target), dst="ff02::1", hlim=255) / message
     expected = station if with_option else source
     assert decode(bytes(frame)) == answer(expected, target, override=override)
+    del message.cksum
+    message.S = True
+    solicited = Ether(src=text(source), dst=text(OURS)) / IPv6(dst=text(V6), hlim=255) / message
+    to_us = Claim(expected, target, override=override, answers=OURS)
+    assert decode(bytes(solicited)) == to_us
 
 
 # -- decoding: hand-made frames ----------------------------------------------------------

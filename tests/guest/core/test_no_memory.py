@@ -89,7 +89,7 @@ def test_engine_without_memory_for_any_one_allocation_keeps_nothing_of_links_tha
         agent = Agent(now=1000.0)
         agent.tell(*dump(ETH0, A, B, ETH1, C, link(4), D))
         agent.wait(20.0)
-        agent.tell(ClaimSeen("eth1", C.address, RIVAL, False))
+        agent.tell(ClaimSeen("eth1", C.address, RIVAL))
         if not fails_at(agent, number, ETH0, A, down, D):
             continue
         failures += 1
@@ -114,7 +114,11 @@ def test_check_of_an_address_that_went_ends_before_the_dump_after_a_lack_of_memo
 
     def answer(frame: Frame) -> list[ClaimSeen]:
         sent = frame.announcement
-        return [ClaimSeen("eth0", A.address, RIVAL, True)] if sent.kind is Kind.ARP_PROBE else []
+        return (
+            [ClaimSeen("eth0", A.address, RIVAL, sent.hardware_address)]
+            if sent.kind is Kind.ARP_PROBE
+            else []
+        )
 
     def plan_of_others(each: Link, *more: Any) -> LinkPlan:
         if each.ifindex == 3:

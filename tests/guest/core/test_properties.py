@@ -31,6 +31,7 @@ from garp_agent.guest.core.model import (
     IFA_F_OPTIMISTIC,
     IFA_F_TENTATIVE,
     IFF_LOOPBACK,
+    PROBE_KINDS,
     AddressGone,
     AddressSeen,
     BurstRequested,
@@ -379,7 +380,7 @@ class Guest(RuleBasedStateMachine):
         after = self.owned.announceable(self.settings)
         if self.settings.conflict.policy is ConflictPolicy.YIELD:
             for event in events:
-                if isinstance(event, ClaimSeen) and event.answer:
+                if isinstance(event, ClaimSeen) and event.answers:
                     which = (int(event.interface[3:]), event.address)
                     if which in before and which in after and self._is_believed(event, now):
                         self.yielded[which] = now + self.settings.conflict.hold_off / 4
@@ -450,25 +451,27 @@ class Guest(RuleBasedStateMachine):
 
     def _answers(self, frame: Frame) -> list[Any]:
         sent = frame.announcement
-        if sent.kind not in (Kind.ARP_PROBE, Kind.DAD_PROBE) or sent.cause is Cause.PROXY_TEST:
+        if sent.kind not in PROBE_KINDS or sent.cause is Cause.PROXY_TEST:
             return []
         self.probed[sent.ifindex, sent.address] = frame.at
         name = f"eth{sent.ifindex}"
-        return [ClaimSeen(name, sent.address, rival, True) for rival in self.answering]
+        return [
+            ClaimSeen(name, sent.address, rival, sent.hardware_address) for rival in self.answering
+        ]
 
     def _check_frame(self, frame: Frame) -> None:
         sent = frame.announcement
         which = (sent.ifindex, sent.address)
         assert self.owned.complete
         if sent.cause is Cause.PROXY_TEST:
-            assert sent.kind in (Kind.ARP_PROBE, Kind.DAD_PROBE)
+            assert sent.kind in PROBE_KINDS
             assert any(one == sent.ifindex for one, _ in self.allowed)
             self._take_token(frame)
             return
         assert which in self.allowed, "what is announced is not there"
         assert sent.hardware_address == self.owned.links[sent.ifindex].hardware_address
         if frame.at < self.yielded.get(which, 0.0):
-            assert sent.kind in (Kind.ARP_PROBE, Kind.RARP, Kind.DAD_PROBE), "claims a yielded one"
+            assert sent.kind in (*PROBE_KINDS, Kind.RARP), "claims a yielded one"
         if sent.kind is Kind.UNSOLICITED_NA:
             assert sent.override == self.allowed[which]
             assert sent.router == (sent.ifindex in self.owned.routers)

@@ -6,7 +6,7 @@ Does not decide whether an address is withheld (guest.core.conflicts) or which s
 
 from __future__ import annotations
 
-from garp_agent.guest.core.model import Cause
+from garp_agent.guest.core.model import ALL_NODES_ETHERNET, Cause
 from garp_agent.guest.core.proxy_tests import Verdict
 from garp_agent.wire.model import LEVEL_NOTICE, LEVEL_WARNING
 
@@ -75,7 +75,10 @@ class ClaimResponse:
         """Answer a claim for an address of ours; return whether a test of the station begins."""
         conflicts, address = self._conflicts, event.address
         is_tested = False
-        is_news = conflicts.claim(ifindex, address, event.hardware_address, now, event.answer)
+        is_answer = event.answers == self._planner.plans[ifindex].link.hardware_address
+        if event.answers == ALL_NODES_ETHERNET:
+            is_answer = not self._choice.source(ifindex, address)  # else it was asked from there
+        is_news = conflicts.claim(ifindex, address, event.hardware_address, now, is_answer)
         if conflicts.is_withheld(ifindex, address):
             self._schedule.set_frames(ifindex, address, self._choice.count(ifindex, address))
             is_tested = conflicts.wants_test(ifindex, address, now)

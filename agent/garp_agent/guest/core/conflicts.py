@@ -17,6 +17,10 @@ frames later than its carrier comes: the probe is lost, and the missing answer s
 for UNSURE seconds each announcement waits for an unanswered probe, also after a rival that
 answered seems to have left.
 
+A switch may answer from its cache for a station that has left (ARP and ND suppression).  So an
+answer is followed by probes for that station alone, unless a recent frame of it proves that it is
+there.
+
 A station that answers for everything is no rival (guest.core.proxy_tests).  Group and zero hardware
 addresses belong to no station.
 
@@ -54,6 +58,9 @@ YOUNG = 60.0
 ANSWERED_A_SECOND = 4.0  # probes of a link for rivals that answer: more of them wait longer
 REST = 4.0  # seconds after a check without an answer, in which a claim starts no other check
 ECHO = 1.0  # seconds within which a repeater returns our frame
+# Seconds after a claim, or the answer to a probe for one station alone, in which the rival's answer
+# to a probe for all is taken to be its own.  One second for each address that has such a rival.
+PROVEN_FOR = 5.0
 FEWER = 2  # probes, where a rival has left another address; one can be lost
 # Seconds after a check in which the path may not carry frames yet.  A port with spanning tree
 # listens and learns for 30 s by default (IEEE 802.1D-2004 section 17.14).
@@ -197,6 +204,11 @@ class Conflicts:
         rival = self.rivals.get(ifindex, {}).get(address)
         return rival is not None and rival.withheld
 
+    def asked(self, ifindex: int, address: bytes) -> bytes:
+        """Return the hardware address of the only station to probe; b"": probe all."""
+        rival = self.rivals.get(ifindex, {}).get(address)
+        return rival.asked if rival is not None else b""
+
     def is_checking(self, ifindex: int) -> bool:
         """Return whether a check is under way on a link that no station has answered yet.
 
@@ -245,11 +257,15 @@ class Conflicts:
         self.claims += 1
         rival.claims += 1
         rival.last_claim = now
+        if is_another:
+            rival.is_asked, rival.last_proof = False, -inf
+            rival.claimants += 1
+            if not answer:  # of two that answer, the one or the other is there
+                rival.asked = b""
         if now - rival.last_announced > ECHO:
             rival.last_unprompted = now
-        if is_another:
-            rival.is_asked = False
-            rival.claimants += 1
+        if not answer:
+            rival.last_proof = now
         rival.hardware_address = hardware_address
         if self._yields():
             self._check(ifindex, address, rival, now, answer)
@@ -271,13 +287,19 @@ class Conflicts:
             rival.withheld = rival.withheld or rival.is_ambiguous
             rival.is_ambiguous = True
             self._step(ifindex, address, rival, rival.last_announced + ECHO)
-        elif answer and rival.probes:
+        elif answer and (rival.probes or rival.asked not in (b"", rival.hardware_address)):
             self._checks.get(ifindex, set()).discard(address)
             self.silent.answered(station)
             rival.last_answer, rival.present_since = now, min(rival.present_since, now)
             rival.answerer = rival.hardware_address
+            was_asked = bool(rival.asked)
+            rival.last_proof = now if was_asked else rival.last_proof
             rival.check(PROBES, Cause.ADDRESS_ADDED)
-            self._step(ifindex, address, rival, self._next_look(ifindex, rival))
+            if now - rival.last_proof <= max(PROVEN_FOR, self._present(ifindex)):
+                at = self._next_look(ifindex, rival, 1 + was_asked)
+            else:
+                rival.asked, at = rival.hardware_address, now
+            self._step(ifindex, address, rival, at)
         elif rival.is_checked:
             if is_silent:
                 return
@@ -293,12 +315,16 @@ class Conflicts:
                 at = now + PROBE_WAIT
             self._step(ifindex, address, rival, at)
 
-    def _next_look(self, ifindex: int, rival: Rival) -> float:
-        """Return when to probe again for the address of a rival that answered."""
+    def _next_look(self, ifindex: int, rival: Rival, probes: int = 1) -> float:
+        """Return when to probe again for the address of a rival that answered ``probes``."""
         is_young = rival.last_answer - rival.present_since <= YOUNG
         hold_off = self._settings.hold_off / (4 if is_young else 1)
-        present = sum(each.last_answer > -inf for each in self.rivals[ifindex].values())
-        return rival.last_answer + max(hold_off, present / ANSWERED_A_SECOND)
+        wait = self._present(ifindex) * probes / ANSWERED_A_SECOND
+        return rival.last_answer + max(hold_off, wait)
+
+    def _present(self, ifindex: int) -> int:
+        """Return the number of addresses of a link for which a rival answered."""
+        return sum(each.last_answer > -inf for each in self.rivals[ifindex].values())
 
     def _start_check(self, ifindex: int, address: bytes, rival: Rival) -> bool:
         """Start a check because of a claim, or because the hold-off is over; False: not now."""

@@ -21,6 +21,7 @@ from garp_agent.guest.core.counters import Counters
 from garp_agent.guest.core.frame_choice import WAITS, FrameChoice
 from garp_agent.guest.core.lease import GuestLease
 from garp_agent.guest.core.model import (
+    PROBE_KINDS,
     Announcement,
     BurstRequested,
     Cause,
@@ -61,7 +62,6 @@ if TYPE_CHECKING:
 
 LATE = 1.0  # seconds; a turn that is less late does not count as a resume
 MAKE_UP_AGAIN = 30.0  # seconds between bursts because of a lack of memory, at least
-PROBE_KINDS = (Kind.ARP_PROBE, Kind.DAD_PROBE)  # a station that has the address answers them
 
 
 class Engine:
@@ -181,7 +181,7 @@ class Engine:
                 self._frames = [(due, each) for each in kinds[1:]]
             plan = self.plans[due.ifindex]
             target = plan.targets.get(due.address)
-            return Announcement(
+            announcement = Announcement(
                 due.ifindex,
                 kind,
                 plan.link.hardware_address,
@@ -190,6 +190,7 @@ class Engine:
                 target is not None and target.router,
                 target is None or target.override,
             )
+            return self.choice.probe(announcement) if kind in PROBE_KINDS else announcement
 
     def deadline(self) -> float:
         """Return when to call :meth:`next_frame` at the latest; ``math.inf``: after an event."""

@@ -72,13 +72,36 @@ class FrameChoice:
             return probe_kinds(due.address)[-1:]
         return kinds
 
+    def probe(self, plain: Announcement) -> Announcement:
+        """Return a probe in the form in which its answer says most."""
+        ifindex, address = plain.ifindex, plain.address
+        asked, source = self._conflicts.asked(ifindex, address), self.source(ifindex, address)
+        kind = Kind.SOLICITATION if source else plain.kind
+        return plain._replace(kind=kind, asked=asked, source=source)
+
+    def source(self, ifindex: int, address: bytes) -> bytes:
+        """Return an IPv6 address that can ask for another one; b"" if there is none.
+
+        The question claims the address that asks, if only at the station that answers.
+        """
+        if len(address) == 4:
+            return b""
+        others = [
+            each
+            for each in self._plans[ifindex].targets
+            if len(each) == 16
+            and each != address
+            and not self._conflicts.is_withheld(ifindex, each)
+        ]
+        return max(others, default=b"")  # link-local ones (fe80::/10) are the highest
+
     def count(self, ifindex: int, address: bytes) -> int:
         """Return the number of these frames."""
         return len(self.kinds(ifindex, self._plans[ifindex].targets[address]))
 
     def note_sent(self, announcement: Announcement, now: float) -> None:
         """Note that a frame has left: a broadcast teaches the switches."""
-        if announcement.kind in BROADCASTS:
+        if announcement.kind in BROADCASTS and not announcement.asked:
             self._taught[announcement.ifindex] = announcement.hardware_address, now
 
     def forget(self, ifindex: int) -> None:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from struct import Struct
 
-from garp_agent.guest.core.model import Announcement, Kind
+from garp_agent.guest.core.model import ALL_NODES_ETHERNET, Announcement, Kind
 from garp_agent.wire.record import NamedTuple
 
 _ETHERTYPE_ARP = 0x0806
@@ -43,16 +43,16 @@ _RARP_HEADER = bytes.fromhex("8035 0001 0800 06 04 0003")  # "request reverse"
 
 # Ethernet; IPv6 up to the hop limit, source, destination; type and code, checksum, flags,
 # target; option type and length, hardware address.
-_NA_FRAME = Struct("!6s6s10s16s16s2sHB3x16s2s6s")
+_NEIGHBOUR_FRAME = Struct("!6s6s10s16s16s2sHB3x16s2s6s")
 _ALL_NODES = bytes.fromhex("ff02 0000 0000 0000 0000 0000 0000 0001")
-_ALL_NODES_ETHERNET = bytes.fromhex("3333 0000 0001")
-_NA_HEADER = bytes.fromhex("86dd 60000000 0020 3a ff")  # 32 bytes of ICMPv6, hop limit 255
+_NEIGHBOUR_HEADER = bytes.fromhex("86dd 60000000 0020 3a ff")  # 32 bytes of ICMPv6, hop limit 255
 _NA_TYPE_AND_CODE = bytes.fromhex("8800")
 _TARGET_LINK_LAYER = bytes.fromhex("0201")  # length in units of 8 bytes
+_SOURCE_LINK_LAYER = bytes.fromhex("0101")
 # A solicitation for duplicate address detection comes from :: and has no option.
-_PROBE_FRAME = Struct("!2s4s6s10s16s13s3s2sH4x16s")
+_PROBE_FRAME = Struct("!6s6s10s16s13s3s2sH4x16s")
 _PROBE_HEADER = bytes.fromhex("86dd 60000000 0018 3a ff")  # 24 bytes of ICMPv6, hop limit 255
-_PROBE_TYPE_AND_CODE = bytes.fromhex("8700")
+_NS_TYPE_AND_CODE = bytes.fromhex("8700")
 _ROUTER = 0x80
 _SOLICITED = 0x40
 _OVERRIDE = 0x20
@@ -83,9 +83,7 @@ class Claim(NamedTuple):
     address: bytes  # 4 or 16 bytes
     probe: bool = False  # the station only asks: an ARP probe, or a solicitation for DAD
     override: bool = True  # NA: the O flag; proxies and optimistic addresses do not set it
-    answer: bool = (
-        False  # an ARP reply to a station, or an NA: the form in which a station answers a probe
-    )
+    answers: bytes = b""  # as in guest.core.model.ClaimSeen
 
 
 # -- encoding ---------------------------------------------------------------------------
@@ -108,7 +106,12 @@ def encode(announcement: Announcement) -> bytes:
     if kind is Kind.DAD_PROBE:
         if len(address) != 16:
             raise _wrong_length(kind, address, 16)
-        return _dad_probe(hardware_address, address)
+        return _dad_probe(announcement)
+    if kind is Kind.SOLICITATION:
+        for each in (address, announcement.source):
+            if len(each) != 16:
+                raise _wrong_length(kind, each, 16)
+        return _solicitation(announcement)
     if kind is Kind.RARP:
         return _ARP_FRAME.pack(
             _BROADCAST,
@@ -123,7 +126,7 @@ def encode(announcement: Announcement) -> bytes:
         raise _wrong_length(kind, address, 4)
     reply = kind is Kind.ARP_REPLY
     return _ARP_FRAME.pack(
-        _BROADCAST,
+        announcement.asked or _BROADCAST,
         hardware_address,
         _REPLY_HEADER if reply else _REQUEST_HEADER,
         hardware_address,
@@ -148,10 +151,10 @@ def _neighbour_advertisement(announcement: Announcement) -> bytes:
         + 2 * int.from_bytes(address, "big")
         + int.from_bytes(hardware_address, "big")
     )
-    return _NA_FRAME.pack(
-        _ALL_NODES_ETHERNET,
+    return _NEIGHBOUR_FRAME.pack(
+        ALL_NODES_ETHERNET,
         hardware_address,
-        _NA_HEADER,
+        _NEIGHBOUR_HEADER,
         address,
         _ALL_NODES,
         _NA_TYPE_AND_CODE,
@@ -163,20 +166,40 @@ def _neighbour_advertisement(announcement: Announcement) -> bytes:
     )
 
 
-def _dad_probe(hardware_address: bytes, address: bytes) -> bytes:
+def _dad_probe(announcement: Announcement) -> bytes:
+    address = announcement.address
     group = address[-3:]
     total = _PROBE_CONSTANT_SUM + _sum(b"\0" + group) + int.from_bytes(address, "big")
     return _PROBE_FRAME.pack(
-        b"\x33\x33",
-        b"\xff" + group,
-        hardware_address,
+        announcement.asked or b"\x33\x33\xff" + group,
+        announcement.hardware_address,
         _PROBE_HEADER,
         _UNSPECIFIED,
         _SOLICITED_NODE_PREFIX,
         group,
-        _PROBE_TYPE_AND_CODE,
+        _NS_TYPE_AND_CODE,
         -total % 0xFFFF,
         address,
+    )
+
+
+def _solicitation(announcement: Announcement) -> bytes:
+    hardware_address, address = announcement.hardware_address, announcement.address
+    group = address[-3:]
+    to = _SOLICITED_NODE_PREFIX + group
+    total = _SOLICITATION_CONSTANT_SUM + _sum(announcement.source, to, address, hardware_address)
+    return _NEIGHBOUR_FRAME.pack(
+        announcement.asked or b"\x33\x33\xff" + group,
+        hardware_address,
+        _NEIGHBOUR_HEADER,
+        announcement.source,
+        to,
+        _NS_TYPE_AND_CODE,
+        -total % 0xFFFF,
+        0,
+        address,
+        _SOURCE_LINK_LAYER,
+        hardware_address,
     )
 
 
@@ -189,7 +212,8 @@ def _sum(*parts: bytes) -> int:
 
 
 _NA_CONSTANT_SUM = _sum(_ALL_NODES, _NA_TYPE_AND_CODE, _TARGET_LINK_LAYER) + 32 + _ICMPV6
-_PROBE_CONSTANT_SUM = _sum(_SOLICITED_NODE_PREFIX + bytes(3), _PROBE_TYPE_AND_CODE) + 24 + _ICMPV6
+_PROBE_CONSTANT_SUM = _sum(_SOLICITED_NODE_PREFIX + bytes(3), _NS_TYPE_AND_CODE) + 24 + _ICMPV6
+_SOLICITATION_CONSTANT_SUM = _sum(_NS_TYPE_AND_CODE, _SOURCE_LINK_LAYER) + 32 + _ICMPV6
 
 
 # -- decoding ---------------------------------------------------------------------------
@@ -236,8 +260,10 @@ def _arp_claim(frame: bytes, start: int) -> Claim:
     sender = frame[start + 14 : start + 18]
     target = frame[start + 24 : start + 28]
     if sender != _NO_ADDRESS:
-        # An answer goes to the sender of the probe, 0.0.0.0.  A gratuitous reply is none.
-        return Claim(hardware_address, sender, answer=opcode == _ARP_REPLY and target != sender)
+        # A gratuitous reply answers nobody.
+        is_answer = opcode == _ARP_REPLY and target != sender
+        asker = frame[start + 18 : start + 24] if is_answer else b""
+        return Claim(hardware_address, sender, answers=asker)
     if opcode != _ARP_REQUEST or target == _NO_ADDRESS:
         raise FrameError(f"ARP opcode {opcode} from 0.0.0.0 names no address to claim")
     return Claim(hardware_address, target, probe=True)
@@ -264,11 +290,15 @@ def _neighbour_claim(frame: bytes, start: int) -> Claim:
     padded = message + b"\0" if length % 2 else message
     if (_sum(source, destination, padded) + length + _ICMPV6) % 0xFFFF:
         raise FrameError("ICMPv6 checksum is wrong")
-    return _read_neighbour_message(frame[6:12], source, destination, message)
+    return _read_neighbour_message(frame[:6], frame[6:12], source, destination, message)
 
 
 def _read_neighbour_message(
-    ethernet_source: bytes, source: bytes, destination: bytes, message: bytes
+    ethernet_destination: bytes,
+    ethernet_source: bytes,
+    source: bytes,
+    destination: bytes,
+    message: bytes,
 ) -> Claim:
     message_type, code, _checksum, flags, target = _NEIGHBOUR.unpack_from(message)
     if message_type not in (_SOLICITATION, _ADVERTISEMENT):
@@ -289,7 +319,8 @@ def _read_neighbour_message(
     hardware_address = options.get(_OPTION_TARGET_LINK_LAYER, ethernet_source)
     if len(hardware_address) != 6:
         raise FrameError(f"target link-layer address has {len(hardware_address)} bytes; must be 6")
-    return Claim(hardware_address, target, override=bool(flags & _OVERRIDE), answer=True)
+    asker = ethernet_destination if flags & _SOLICITED else ALL_NODES_ETHERNET
+    return Claim(hardware_address, target, override=bool(flags & _OVERRIDE), answers=asker)
 
 
 def _require_probe(source: bytes, destination: bytes, options: dict[int, bytes]) -> None:

@@ -72,6 +72,14 @@ class Kind(Enum):
     UNSOLICITED_NA = "unsolicited-na"
     RARP = "rarp"
     DAD_PROBE = "dad-probe"  # neighbour solicitation as in RFC 4862 section 5.4.2; claims nothing
+    # The same from another address of ours, RFC 4861 section 7.2.2: only the answer is sent to us.
+    SOLICITATION = "solicitation"
+
+
+ALL_NODES_ETHERNET = bytes.fromhex("333300000001")  # of ff02::1, RFC 2464 section 7
+
+# A station that has the address answers these.
+PROBE_KINDS = (Kind.ARP_PROBE, Kind.DAD_PROBE, Kind.SOLICITATION)
 
 
 class Cause(Enum):
@@ -167,6 +175,8 @@ class Announcement(NamedTuple):
     cause: Cause
     router: bool = False  # unsolicited NA: the R flag, RFC 4861 section 4.4
     override: bool = True  # unsolicited NA: the O flag; False for optimistic addresses, RFC 4429
+    asked: bytes = b""  # of a probe: the hardware address of the only station it asks; b"": all
+    source: bytes = b""  # of a solicitation: the address that asks, 16 bytes
 
 
 # -- events from the kernel -------------------------------------------------------
@@ -234,7 +244,9 @@ class ClaimSeen(NamedTuple):
     interface: str  # the name of the link on which it was heard
     address: bytes
     hardware_address: bytes
-    answer: bool = False  # a reply or an advertisement, as a station answers a probe with
+    # What it answers, if it is an ARP reply or an NA: the hardware address that asked, or that of
+    # all nodes if the question may have come from :: (a DAD probe).
+    answers: bytes = b""
 
 
 class Sent(NamedTuple):

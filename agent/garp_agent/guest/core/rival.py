@@ -19,6 +19,7 @@ class Rival:
 
     __slots__ = (
         "answerer",
+        "asked",
         "claimants",
         "claims",
         "hardware_address",
@@ -33,6 +34,7 @@ class Rival:
         "last_claim",
         "last_defence",
         "last_news",
+        "last_proof",
         "last_unprompted",
         "present_since",
         "probes",
@@ -47,11 +49,14 @@ class Rival:
     def __init__(self) -> None:
         self.hardware_address = b""  # of the latest claim; b"": none yet
         self.answerer = b""  # the hardware address of the latest answer
+        self.asked = b""  # the only station that the probes ask; b"": all
         self.claimants = 0  # hardware addresses that joined since the check began
         self.claims = 0
         self.last_claim = self.last_answer = self.last_defence = self.last_news = -inf
         self.last_announced = -inf
         self.last_unprompted = -inf  # the latest claim that cannot be the echo of an announcement
+        # The latest frame that the station itself must have sent: no cache answered for it.
+        self.last_proof = -inf
         self.present_since = inf  # the first answer
         self.is_asked = False  # a probe followed a claim of this hardware address
         self.is_checked = False  # probes are sent, and answers are awaited
@@ -71,6 +76,7 @@ class Rival:
         """Check the address until ``wanted`` probes remain without an answer."""
         self.is_checked = True
         self.is_ambiguous = False
+        self.asked = b""
         self.withheld = withheld
         self.claimants = 0
         self.probes = 0

@@ -120,7 +120,7 @@ class ConflictSocket:
                     continue
                 if claim.override and not claim.probe:
                     claims.append(
-                        ClaimSeen(source[0], claim.address, claim.hardware_address, claim.answer)
+                        ClaimSeen(source[0], claim.address, claim.hardware_address, claim.answers)
                     )
         return claims
 

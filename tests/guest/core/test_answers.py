@@ -1,0 +1,173 @@
+"""What answers a probe, and whom probes ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from garp_agent.config.settings import Settings
+from garp_agent.guest.core.model import (
+    ALL_NODES_ETHERNET,
+    PROBE_KINDS,
+    Cause,
+    ClaimSeen,
+    Kind,
+    Resumed,
+)
+from tests.guest.core.conflict_world import (
+    CLAIMS,
+    ETH0,
+    MINE,
+    MINE6,
+    RIVAL,
+    RIVAL2,
+    answered_by,
+    claim,
+    guest,
+    is_withheld,
+    kinds,
+)
+from tests.world import Agent, Frame, address, dump
+
+LINK_LOCAL = address("fe80::10/64")
+ANOTHER6 = address("2001:db8::11/64")
+
+
+def guest6(*items: object) -> Agent:
+    """An agent with these addresses whose start is long over."""
+    agent = Agent(Settings(interval=5000.0, jitter=0.0, mac_only=False), now=-100.0)
+    agent.tell(*dump(ETH0, *items))
+    agent.until(0.0)
+    return agent
+
+
+def asked(frames: list[Frame]) -> list[bytes]:
+    """Whom the probes of conflicts ask; b"": all."""
+    sent = [frame.announcement for frame in frames]
+    return [
+        each.asked for each in sent if each.kind in PROBE_KINDS and each.cause is Cause.CONFLICT
+    ]
+
+
+def only_to_all(frame: Frame) -> list[ClaimSeen]:
+    """A switch that answers for RIVAL, and forwards what is sent to RIVAL alone."""
+    sent = frame.announcement
+    if sent.kind not in PROBE_KINDS or sent.asked or sent.cause is Cause.PROXY_TEST:
+        return []
+    return [ClaimSeen("eth0", sent.address, RIVAL, sent.hardware_address)]
+
+
+@pytest.mark.parametrize("item", [MINE, MINE6], ids=["IPv4", "IPv6"])
+def test_cached_answer_is_followed_by_three_probes_for_that_station_alone(item: object) -> None:
+    agent = Agent(Settings(interval=5.0, jitter=0.0, mac_only=False), now=0.0)
+    agent.after_frame = only_to_all
+    frames = agent.tell(*dump(ETH0, item)) + agent.until(20.0)
+    assert asked(frames[:10]) == [RIVAL] * 3  # the probe to all is the one of the start
+    claims = [frame.at for frame in frames if frame.announcement.kind in CLAIMS]
+    assert claims[0] <= 1.0
+    assert all(later - earlier <= 6.0 for earlier, later in zip(claims, claims[1:]))
+
+
+def test_rival_that_answers_is_asked_alone_every_5_seconds() -> None:
+    agent = guest()
+    answered_by(agent, RIVAL)
+    frames = claim(agent, 10.0) + agent.until(30.0)
+    alone = [frame.at for frame in frames if frame.announcement.asked == RIVAL]
+    assert [round(later - earlier) for earlier, later in zip(alone, alone[1:])] == [6, 6]
+    assert is_withheld(agent)
+
+
+def test_two_stations_that_answer_are_asked_no_more_often_than_one() -> None:
+    agent = guest()
+    answered_by(agent, RIVAL)
+    one = asked(claim(agent, 10.0) + agent.until(60.0))
+    agent = guest()
+    answered_by(agent, RIVAL, RIVAL2)
+    two = asked(claim(agent, 10.0) + agent.until(60.0))
+    assert is_withheld(agent)
+    assert len(two) <= 2 * len(one)
+
+
+def test_station_that_claims_while_another_is_asked_alone_is_asked_too() -> None:
+    agent = guest()
+    agent.after_frame = only_to_all
+    claim(agent, 10.0, rival=RIVAL)
+    frames = agent.until(16.0)
+    assert asked(frames)[-1] == RIVAL
+    agent.after_frame = lambda frame: []
+    frames = claim(agent, agent.now, rival=RIVAL2) + agent.until(agent.now + 0.6)
+    assert b"" in asked(frames)
+
+
+def test_owner_that_answers_beside_a_cache_keeps_the_address() -> None:
+    """Both answers are read before the next probe leaves."""
+    agent = guest()
+
+    def both(frame: Frame) -> list[ClaimSeen]:
+        sent, cached = frame.announcement, only_to_all(frame)
+        is_owner = sent.kind in PROBE_KINDS and sent.asked in (b"", RIVAL2)
+        owner = ClaimSeen("eth0", sent.address, RIVAL2, sent.hardware_address)
+        return cached + [owner] * (is_owner and sent.cause is not Cause.PROXY_TEST)
+
+    agent.after_frame = both
+    agent.tell(Resumed(60.0))
+    frames = agent.until(60.0)
+    assert is_withheld(agent)
+    assert not {*kinds(frames)} & {*CLAIMS}
+
+
+# -- IPv6 --------------------------------------------------------------------------------
+
+
+def sources(frames: list[Frame]) -> set[tuple[Kind, bytes]]:
+    sent = [frame.announcement for frame in frames if frame.announcement.address == MINE6.address]
+    return {(each.kind, each.source) for each in sent if each.kind in PROBE_KINDS}
+
+
+def test_solicitation_comes_from_the_link_local_address() -> None:
+    agent = guest6(MINE, MINE6, ANOTHER6, LINK_LOCAL)
+    frames = claim(agent, 10.0, MINE6.address)
+    assert sources(frames) == {(Kind.SOLICITATION, LINK_LOCAL.address)}
+
+
+def test_address_that_is_withheld_asks_for_no_other() -> None:
+    agent = guest6(MINE6, ANOTHER6, LINK_LOCAL)
+    claim(agent, 10.0, LINK_LOCAL.address)
+    assert sources(claim(agent, 10.1, MINE6.address)) == {(Kind.SOLICITATION, ANOTHER6.address)}
+    claim(agent, 10.2, ANOTHER6.address)
+    assert sources(agent.until(10.7)) == {(Kind.DAD_PROBE, b"")}
+
+
+def test_first_probes_come_from_no_address() -> None:
+    agent = Agent(Settings(mac_only=False), now=0.0)
+    frames = agent.tell(*dump(ETH0, MINE6, LINK_LOCAL)) + agent.until(0.1)
+    assert sources(frames) == {(Kind.DAD_PROBE, b"")}
+
+
+def advertised(to: Callable[[Frame], bytes]) -> Callable[[Frame], list[ClaimSeen]]:
+    def react(frame: Frame) -> list[ClaimSeen]:
+        sent = frame.announcement
+        is_probe = sent.kind in PROBE_KINDS and sent.cause is not Cause.PROXY_TEST
+        return [ClaimSeen("eth0", sent.address, RIVAL, to(frame))] if is_probe else []
+
+    return react
+
+
+@pytest.mark.parametrize(
+    ("items", "to", "withheld"),
+    [
+        pytest.param([MINE6], ALL_NODES_ETHERNET, True, id="to all, one address"),
+        pytest.param([MINE6, LINK_LOCAL], ALL_NODES_ETHERNET, False, id="to all, two addresses"),
+        pytest.param([MINE6, LINK_LOCAL], ETH0.hardware_address, True, id="to us, two addresses"),
+        pytest.param([MINE6, LINK_LOCAL], RIVAL2, False, id="to another station"),
+    ],
+)
+def test_advertisement_is_an_answer_if_it_is_for_the_address_that_asked(
+    items: list[object], to: bytes, withheld: bool
+) -> None:
+    agent = guest6(*items)
+    agent.after_frame = advertised(lambda frame: to)
+    frames = claim(agent, 10.0, MINE6.address) + agent.until(14.0)
+    assert is_withheld(agent, MINE6) == withheld
+    assert (Kind.UNSOLICITED_NA in kinds(frames, MINE6.address)) != withheld
