@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 
 import pytest
 from scapy.layers.l2 import Ether
@@ -19,26 +18,21 @@ from tests.netns.agent import Agent, Site, meanwhile, until
 from tests.netns.rivals import (
     FREQUENT,
     NO_REFRESH,
+    OTHER_RIVAL,
     RIVAL_MAC,
     answer,
     asked,
     burst_is_over,
     claim,
     claim_of,
-    is_probe,
+    claims_of,
+    has,
     kinds,
     owner,
     started,
     station,
     until_it_yields,
 )
-
-OTHER_RIVAL = "02:00:5e:00:53:67"
-
-
-def claims_of(site: Site, address: str) -> list[Packet]:
-    """Return the frames that claimed an address since the capture was cleared."""
-    return [packet for packet in site.wire.announcements(address) if not is_probe(packet)]
 
 
 def assert_stays_silent(site: Site, agent: Agent, address: str) -> None:
@@ -49,11 +43,6 @@ def assert_stays_silent(site: Site, agent: Agent, address: str) -> None:
     agent.burst()
     assert agent.sent() > before
     assert claims_of(site, address) == []
-
-
-def has(address: str, mac: str = RIVAL_MAC) -> Callable[[Packet], list[Packet]]:
-    """Return how a station reacts that has this address."""
-    return lambda packet: [answer(address, mac)] if asked(packet) == address else []
 
 
 def length(address: str) -> int:
