@@ -265,9 +265,15 @@ class Agent:
 
 
 class Capture:
-    """Every frame that arrives on a link of the lab, from now on."""
+    """Every frame that arrives on a link of the lab, from now on.
 
-    def __init__(self, where: lab.Lab, role: str = "peer", link: str = "eth0") -> None:
+    ``both``: also those that leave by it, in the order of the kernel.
+    """
+
+    def __init__(
+        self, where: lab.Lab, role: str = "peer", link: str = "eth0", both: bool = False
+    ) -> None:
+        self._both = both
         self.socket = where.packet_socket(role, link)
         self.socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 1 << 24)
         self.socket.setblocking(False)
@@ -290,7 +296,7 @@ class Capture:
                 if error.errno != errno.ENETDOWN:  # reported once, when the link goes down
                     raise
                 continue
-            if sender[2] != _OUTGOING:
+            if self._both or sender[2] != _OUTGOING:
                 self.frames.append(frame)
 
     def clear(self) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, IPv6
@@ -15,26 +16,34 @@ from bench.lab import GUEST_MAC, PEER_MAC
 from tests.netns.agent import Agent, Site, advertisement, gratuitous, until
 
 RIVAL_MAC = "02:00:5e:00:53:66"
+OTHER_RIVAL = "02:00:5e:00:53:67"
 NO_REFRESH = "interval: 270s\ninterval_with_lease: 270s\njitter: 0%\nmac_only: false\n"
 FREQUENT = "interval: 200ms\nrate_limit: {frames_per_second: 100, depth: 50}\n"
 
 
 @contextmanager
-def station(site: Site, react: Callable[[Packet], list[Packet]]) -> Iterator[None]:
-    """Let a station at the peer's link send what `react` returns for each frame of the guest."""
+def station(
+    site: Site, react: Callable[[Packet], list[Packet]], delay: float = 0.0
+) -> Iterator[None]:
+    """Let a station at the peer's link send what `react` returns for each frame of the guest.
+
+    ``delay``: seconds that it takes for that.
+    """
     sock = site.lab.packet_socket("peer", "eth0")
     sock.settimeout(0.05)
     stop = threading.Event()
 
     def run() -> None:
+        coming: list[tuple[float, bytes]] = []  # when to send which frame
         while not stop.is_set():
-            try:
+            frame = b""
+            with suppress(TimeoutError):
                 frame = sock.recv(2048)
-            except TimeoutError:
-                continue
             if frame[6:12] == bytes.fromhex(GUEST_MAC.replace(":", "")):
-                for answer in react(Ether(frame)):
-                    sock.send(bytes(answer))
+                at = time.monotonic() + delay
+                coming += [(at, bytes(answer)) for answer in react(Ether(frame))]
+            while coming and coming[0][0] <= time.monotonic():
+                sock.send(coming.pop(0)[1])
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -85,6 +94,16 @@ def answer(probe: Packet, mac: str = RIVAL_MAC) -> Packet:
     return Ether(src=mac, dst=GUEST_MAC) / arp
 
 
+def has(address: str, mac: str = RIVAL_MAC) -> Callable[[Packet], list[Packet]]:
+    """Return how a station reacts that has this address."""
+    return lambda packet: [answer(packet, mac)] if asked(packet) == address else []
+
+
+def claims_of(site: Site, address: str) -> list[Packet]:
+    """Return the frames that claimed an address since the capture was cleared."""
+    return [packet for packet in site.wire.announcements(address) if not is_probe(packet)]
+
+
 def started(site: Site, address: str, config: str = NO_REFRESH) -> Agent:
     agent = (site.start if config == FREQUENT else site.start_without_refresh)(config=config)
     until(lambda: agent.claims(address), "its first probes remain without an answer")
@@ -110,11 +129,6 @@ def until_it_yields(agent: Agent, address: str, link: str = "eth0", mac: str = P
 def burst_is_over(agent: Agent, name: str = "eth0") -> bool:
     link = agent.link(name)
     return bool(link and link["last_burst"]["over"])
-
-
-def claims_of(site: Site, address: str) -> list[Packet]:
-    """Return the frames that claimed an address since the capture was cleared."""
-    return [packet for packet in site.wire.announcements(address) if not is_probe(packet)]
 
 
 def assert_stays_silent(site: Site, agent: Agent, address: str) -> None:

@@ -133,9 +133,15 @@ def advertise_prefix(site: Site, prefix: str, lifetime: int) -> None:
         sending.send(bytes(Ether(src=PEER_MAC, dst="33:33:00:00:00:01") / packet))
 
 
-@pytest.mark.parametrize("mac", VIRTUAL_ROUTERS)
+@pytest.mark.parametrize(
+    ("mac", "item"),
+    [
+        *((mac, "192.0.2.100/24") for mac in VIRTUAL_ROUTERS),
+        (VIRTUAL_ROUTERS[0], "192.0.2.100/32 scope link"),
+    ],
+)
 def test_virtual_router_mac_speaks_only_while_a_virtual_address_is_there(
-    site: Site, mac: str
+    site: Site, mac: str, item: str
 ) -> None:
     site.guest(
         f"link add vr0 link eth0 address {mac} type macvlan mode bridge",
@@ -145,11 +151,11 @@ def test_virtual_router_mac_speaks_only_while_a_virtual_address_is_there(
     with site.start(config=WITH_RARP) as agent:
         agent.burst()
         site.wire.wait_for(GUEST_ADDRESS)
-        site.guest("address add 192.0.2.100/24 dev vr0")
+        site.guest(f"address add {item} dev vr0")
         site.wire.wait_for("192.0.2.100", mac=mac)
         assert len(site.wire.announcements(mac=mac)) == 1, "nothing before the address"
         assert agent.addresses("vr0")["192.0.2.100"]["last_cause"] == "address-added"
-        site.guest("address del 192.0.2.100/24 dev vr0")
+        site.guest(f"address del {item} dev vr0")
         agent.wait_for_log("link-withdrawn", interface="vr0")
         site.wire.clear()
         agent.burst()

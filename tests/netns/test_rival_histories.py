@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 
 import pytest
 from scapy.layers.l2 import Ether
@@ -19,6 +18,7 @@ from tests.netns.agent import Site, meanwhile, until
 from tests.netns.rivals import (
     FREQUENT,
     NO_REFRESH,
+    OTHER_RIVAL,
     RIVAL_MAC,
     answer,
     asked,
@@ -27,19 +27,13 @@ from tests.netns.rivals import (
     claim,
     claim_of,
     claims_of,
+    has,
     kinds,
     owner,
     started,
     station,
     until_it_yields,
 )
-
-OTHER_RIVAL = "02:00:5e:00:53:67"
-
-
-def has(address: str, mac: str = RIVAL_MAC) -> Callable[[Packet], list[Packet]]:
-    """Return how a station reacts that has this address."""
-    return lambda packet: [answer(packet, mac)] if asked(packet) == address else []
 
 
 def length(address: str) -> int:
