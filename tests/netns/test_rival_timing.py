@@ -251,5 +251,5 @@ def test_forged_claims_beside_the_answer_of_one_station_start_no_tests_of_their_
         with agent.stopped():
             claim(site6, answer(probes[0]), *forged)
         agent.wait_for_log("address-conflict-over", address=address)
-        # Three near addresses and a far one, for the station and for one that may have answered, too.
+        # Three near addresses and a far one: for the station, and for one that may have answered.
         assert agent.sent_by("proxy-test") <= 8
