@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from tests.vm.qemu import Card, QemuMachine
 from tests.vm.receiver import wait_for
 from tests.vm.testbed import GARP_HINT, NO_IPV6
 
+OVER = 30.0  # seconds after which no round of a failover is to come; the last one is due after 7 s
 CARDS = [Card(name, f"52:54:00:00:01:0{n}") for n, name in enumerate("abcd")]
 HOST, HOST60, HOST100, HOST7, HOST1, HOST_FW = (f"02:00:00:00:02:0{n}" for n in range(6))
 MACVLAN_MAC = "52:54:00:00:00:f1"
@@ -281,7 +283,11 @@ class LearningWatcher:
         return status
 
     def record(self, rounds: int, reason: str = "") -> dict[str, Any]:
-        """Return the last failover's learning frames, after this many rounds."""
+        """Return the last failover's learning frames, after this many rounds.
+
+        A round that comes late takes the place of those before it: after OVER, no more will come.
+        """
+        asked_at = time.monotonic()
 
         def found() -> Any:
             status = self.status()
@@ -289,7 +295,8 @@ class LearningWatcher:
             if not entries or status["learning"]["queued"]:
                 return None
             entry = entries[-1]["learning"]
-            return entry if entry and entry["rounds"] >= rounds else None
+            is_over = entry and entry["rounds"] and time.monotonic() - asked_at > OVER
+            return entry if is_over or (entry and entry["rounds"] >= rounds) else None
 
         entry: dict[str, Any] = wait_for(found, "the rounds", step=0.1)
         return entry
