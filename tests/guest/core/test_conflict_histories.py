@@ -343,6 +343,53 @@ def test_reloads_do_not_end_a_check_before_its_answers_can_come() -> None:
     assert announcements(frames) == []
 
 
+# -- addresses that come after their link ------------------------------------------------
+
+
+@pytest.mark.parametrize("item", [MINE, MINE6], ids=["IPv4", "IPv6"])
+@pytest.mark.parametrize("flag", [NO_CARRIER, ETH0.flags], ids=["link up", "start"])
+def test_address_that_is_added_soon_after_its_link_is_announced_at_once_then_left_to_its_owner(
+    item: Any, flag: int
+) -> None:
+    """A network manager removes addresses without a carrier, and adds them after it came."""
+    agent = Agent(Settings(), now=0.0)
+    agent.tell(*dump(ETH0._replace(flags=flag)))
+    agent.see(ETH0)
+    agent.until(20.0)
+    answered_by(agent, RIVAL)
+    frames = agent.see(item) + agent.until(200.0)
+    assert announcements(frames, item.address) == [20.0, 20.1, 20.4]
+
+
+def test_address_that_is_added_during_a_check_of_a_claim_is_left_to_its_owner() -> None:
+    agent = Agent(Settings(), now=0.0)
+    agent.tell(*dump(ETH0, MINE))
+    claim(agent, 100.0)
+    agent.see(ETH0._replace(flags=NO_CARRIER))
+    agent.tell(AddressGone(MINE))
+    agent.see(ETH0)
+    agent.until(101.0)
+    agent.see(MINE)
+    agent.until(120.0)  # the port drops all probes
+    answered_by(agent, RIVAL)
+    assert len(announcements(agent.until(300.0))) <= 1
+
+
+def test_address_that_is_added_a_minute_after_its_link_is_refreshed_without_probes() -> None:
+    agent = Agent(Settings(), now=0.0)
+    agent.tell(*dump(ETH0))
+    agent.until(61.0)
+    assert set(kinds(agent.see(MINE) + agent.until(200.0))) == {Kind.ARP_REQUEST}
+
+
+def test_link_without_an_address_that_flaps_soon_after_its_start_sends_no_probes() -> None:
+    agent = Agent(Settings(), now=0.0)
+    agent.tell(*dump(ETH0))
+    agent.until(20.0)
+    agent.see(ETH0._replace(flags=NO_CARRIER))
+    assert set(kinds(agent.see(ETH0) + agent.until(200.0), b"")) == {Kind.RARP}
+
+
 # -- many addresses -------------------------------------------------------------------
 
 

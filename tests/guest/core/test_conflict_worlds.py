@@ -101,8 +101,9 @@ class Worlds(RuleBasedStateMachine):
         self.released: dict[Where, float] = {}  # since when one is to be announced again
         # The latest frame that teaches the switches, and the longest interval since then.
         self.taught: dict[int, tuple[float, float]] = {}
-        self.slips: dict[bytes, int] = {}  # claims through a port since it began to forward
-        self.unsure_until = UNSURE
+        # Claims through the port of a link since that, or the address, came.
+        self.slips: dict[bytes, int] = {}
+        self.unsure_until = dict.fromkeys(LINKS, UNSURE)
         self.settled = 0.0  # the latest stop, reload or flap: some bounds count from there
         self.at_once_until = 0.0  # a round of a burst need not begin with a probe before
         self.has_flapped = self.was_leased = False
@@ -183,6 +184,25 @@ class Worlds(RuleBasedStateMachine):
     def a_link_flaps(self, ifindex: int, delay: float, down: float, blocked: float) -> None:
         self.net.after(delay, lambda: self._go_down(ifindex))
         self.net.after(delay + down, lambda: self._come_up(ifindex, blocked))
+
+    @rule(
+        ifindex=st.sampled_from(sorted(LINKS)),
+        down=st.sampled_from([0.3, 5.0, 70.0]),
+        blocked=st.sampled_from([0.0, 0.3, 12.0]),
+        later=st.sampled_from([0.0, 0.05, 2.0, 20.0]),
+        who=numbers,
+        which=numbers,
+    )
+    def a_link_flaps_and_has_its_addresses_later(
+        self, ifindex: int, down: float, blocked: float, later: float, who: int, which: int
+    ) -> None:
+        """As a network manager does it.  Meanwhile a station takes one address, and claims none."""
+        self._go_down(ifindex)
+        for one in [each for each, at in self.at.items() if at == ifindex]:
+            self._delete(one)
+            self.net.after(down + later, lambda each=one: self._add(each, False))
+        self._take(self._station(who), self._address(which))
+        self.net.after(down, lambda: self._come_up(ifindex, blocked))
 
     @rule(
         which=numbers,
@@ -310,14 +330,14 @@ class Worlds(RuleBasedStateMachine):
             return
         self.net.down.discard(ifindex)
         self._unsettle()
-        self.unsure_until = self.agent.now + UNSURE
+        self.unsure_until[ifindex] = self.agent.now + UNSURE
         for one, at in self.had.items():
             if self.at[one] == ifindex and self.agent.now - at > REMEMBERED:
                 self.known[one].clear()
         if blocked:
             self.net.blocked[ifindex] = self.net.blocked.get(ifindex, 0) + 1
             self.net.after(blocked, lambda: self._open(ifindex))
-        self.slips = {one: 0 for one, where in self.at.items() if where == ifindex}
+        self.slips.update({one: 0 for one, where in self.at.items() if where == ifindex})
         self.net.tell(LinkSeen(LINKS[ifindex]))
 
     def _open(self, ifindex: int) -> None:
@@ -327,7 +347,6 @@ class Worlds(RuleBasedStateMachine):
         if one not in self.gone:
             self._note_what_there_is()
             self.gone.add(one)
-            self.slips.pop(one, None)
             self.net.tell(AddressGone(self.items[one]._replace(ifindex=self.at[one])))
 
     def _add(self, one: bytes, moves: bool) -> None:
@@ -339,6 +358,7 @@ class Worlds(RuleBasedStateMachine):
             self._unsettle()
             if moves:
                 self.at[one] = sum(LINKS) - self.at[one]
+            self.slips[one] = 0
             self.net.tell(AddressSeen(self.items[one]._replace(ifindex=self.at[one])))
 
     def _note_what_there_is(self) -> None:
@@ -438,7 +458,7 @@ class Worlds(RuleBasedStateMachine):
             ]
             has_owner = not all(self._is_ignored(each) for each in there)
             if yields and has_owner and one in self.slips and cause in WAITS:
-                self.slips[one] += now <= self.unsure_until
+                self.slips[one] += now <= self.unsure_until[where[0]]
                 assert self.slips[one] <= 1, "a second claim got through the port"
 
     def _check(self) -> None:

@@ -15,7 +15,7 @@ After START, LINK_UP and RESUME an address is checked with one probe before it i
 guest may have been away, and another station may have taken the address over.  The path may carry
 frames later than its carrier comes: the probe is lost, and the missing answer says nothing.  So
 for UNSURE seconds each announcement waits for an unanswered probe, also after a rival that
-answered seems to have left.
+answered seems to have left, and also of an address that comes later than its link.
 
 A switch may answer from its cache for a station that has left (ARP and ND suppression).  So an
 answer is followed by probes for that station alone, unless a recent frame of it proves that it is
@@ -81,6 +81,7 @@ class Conflicts:
         "_gone",
         "_heap",
         "_settings",
+        "_unsure_until",
         "claims",
         "proxy_tests",
         "rivals",
@@ -96,6 +97,7 @@ class Conflicts:
         self._gone: dict[bytes, tuple[Rival, float]] = {}  # by address; when it went
         self._heap: list[tuple[float, int, bytes]] = []  # step_at, ifindex, address
         self._checks: dict[int, set[bytes]] = {}  # because of claims, and under way; by ifindex
+        self._unsure_until: dict[int, float] = {}  # by ifindex; for addresses that come later
 
     # -- settings and addresses ---------------------------------------------------------
 
@@ -142,15 +144,25 @@ class Conflicts:
             self._checks.pop(ifindex, None)
             self.proxy_tests.end(ifindex)
 
-    def appear(self, ifindex: int, address: bytes, now: float) -> None:
-        """Check an address that is announced from now on, if it was checked when it went."""
+    def came_up(self, ifindex: int, now: float) -> None:
+        """Note that the path of a link may not carry frames yet, or that the guest was away."""
+        remember(self._unsure_until, ifindex, now + UNSURE, MOST_REMEMBERED)
+
+    def appear(self, ifindex: int, address: bytes, now: float, claims: bool = True) -> None:
+        """Check an address that is announced from now on, if it was checked when it went.
+
+        Its refreshes begin with a probe while its link is unsure, if its frames are ``claims``.
+        """
+        unsure_until = self._unsure_until.get(ifindex, -inf)
+        if claims and unsure_until > now and self._yields():
+            self._rival(ifindex, address).unsure_until = unsure_until
         if address not in self._gone:
             return
         before, went = self._gone.pop(address)
         if not self._yields() or now - went > REMEMBERED:
             return
         rival = self._rival(ifindex, address)
-        rival.unsure_until = before.unsure_until
+        rival.unsure_until = max(before.unsure_until, rival.unsure_until)
         if before.hardware_address and (before.withheld or before.step_at < inf):
             rival.hardware_address, rival.last_claim = before.hardware_address, went
             rival.last_answer, rival.present_since = before.last_answer, before.present_since

@@ -137,9 +137,9 @@ class PlanChanges:
         known = before.targets if before is not None else {}
         if known != after.targets:
             self._is_news = True
-        for address in after.targets:
+        for address, target in after.targets.items():
             if address not in known:
-                self._conflicts.appear(ifindex, address, now)
+                self._conflicts.appear(ifindex, address, now, target.claims)
         frames = {
             each.address: len(self._choice.kinds(ifindex, each)) for each in after.targets.values()
         }

@@ -90,6 +90,11 @@ class Target(NamedTuple):
     router: bool = False  # as in Announcement
     override: bool = True  # as in Announcement
 
+    @property
+    def claims(self) -> bool:
+        """Whether its frames take the address away from another station that has it."""
+        return self.override and not set(self.kinds) <= {Kind.RARP, Kind.ARP_PROBE}
+
 
 class LinkPlan(NamedTuple):
     """What is announced on one link, and what is not."""

@@ -7,7 +7,6 @@ probe (guest.core.conflicts).  Does not decide what causes a burst.
 from __future__ import annotations
 
 from garp_agent.guest.core.conflicts import CHECKED
-from garp_agent.guest.core.model import Kind
 from garp_agent.wire.model import LEVEL_DEBUG, LEVEL_INFO
 
 TYPE_CHECKING = False
@@ -63,6 +62,8 @@ class WaitingBursts:
         # As for requested bursts: a flood of causes writes the first one to the log.
         level = LEVEL_INFO if self._schedule.is_idle() else LEVEL_DEBUG
         for ifindex, cause in waiting.items():
+            if cause in CHECKED:
+                self._conflicts.came_up(ifindex, now)
             plan = self._planner.plans.get(ifindex)
             if plan is not None and plan.targets:
                 self._burst(ifindex, cause, now)
@@ -74,8 +75,7 @@ class WaitingBursts:
         checked = []
         if cause in CHECKED:
             for address, target in targets.items():
-                claims = target.override and not set(target.kinds) <= {Kind.RARP, Kind.ARP_PROBE}
-                if claims and self._conflicts.check_first(ifindex, address, cause, now):
+                if target.claims and self._conflicts.check_first(ifindex, address, cause, now):
                     count = self._choice.count(ifindex, address)
                     self._schedule.set_frames(ifindex, address, count)
                     checked.append(address)
