@@ -260,7 +260,7 @@ def _arp_claim(frame: bytes, start: int) -> Claim:
     sender = frame[start + 14 : start + 18]
     target = frame[start + 24 : start + 28]
     if sender != _NO_ADDRESS:
-        # A gratuitous reply answers nobody.
+        # A gratuitous reply answers no station.
         is_answer = opcode == _ARP_REPLY and target != sender
         asker = frame[start + 18 : start + 24] if is_answer else b""
         return Claim(hardware_address, sender, answers=asker)
