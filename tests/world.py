@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Any, NamedTuple
 
 from hypothesis import settings as hypothesis_settings
@@ -33,6 +34,7 @@ NO_CARRIER = RUNNING & ~IFF_LOWER_UP & ~IFF_RUNNING
 DOWN = IFF_BROADCAST | IFF_MULTICAST
 
 DEFAULTS = Settings()
+REFUSED = (SendOutcome.DROPPED, errno.ENOBUFS)
 
 # GARP_AGENT_EXAMPLES=2000 makes a long run: that many examples, and others every time.
 EXAMPLES = int(os.environ.get("GARP_AGENT_EXAMPLES", "0"))
@@ -105,6 +107,7 @@ class Agent:
         self.now = now
         self.wakeups = 0
         self.outcome = (SendOutcome.SENT, 0)
+        self.refusing: Container[int] = ()  # links whose frames the kernel refuses
         self.after_frame: Callable[[Frame], Iterable[Any]] = lambda frame: ()
 
     def tell(self, *events: Any) -> list[Frame]:
@@ -144,7 +147,9 @@ class Agent:
         frames: list[Frame] = []
         for announcement in iter(lambda: self.engine.next_frame(self.now), None):
             frames.append(Frame(self.now, announcement))
-            self.engine.handle(Sent(announcement, *self.outcome), self.now)
+            is_refused = announcement.ifindex in self.refusing
+            outcome = REFUSED if is_refused else self.outcome
+            self.engine.handle(Sent(announcement, *outcome), self.now)
             for event in self.after_frame(frames[-1]):
                 self.engine.handle(event, self.now)
         assert self.engine.deadline() > self.now, "a deadline that is over makes the loop spin"

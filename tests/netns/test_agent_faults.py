@@ -62,6 +62,29 @@ def test_links_deleted_renamed_or_moved_during_bursts_are_dropped_and_forgotten(
         assert agent.burst() == 1
 
 
+def test_address_beside_macvlans_that_refuse_frames_is_announced_at_once(site: Site) -> None:
+    for n in range(50):
+        site.guest(
+            f"link add mv{n} link eth0 type macvlan mode bridge",
+            f"address add 10.9.{n}.1/24 dev mv{n}",
+            f"link set mv{n} up",
+        )
+        site.lab.run("guest", f"tc qdisc add dev mv{n} root pfifo limit 0".split())
+    site.lab.wait_until_up("guest")
+    with site.start(config=QUIET, wait=False) as agent:
+        site.wire.wait_for(GUEST_ADDRESS)
+        until(
+            lambda: agent.status()["frames"]["dropped"].get("ENOBUFS", 0) >= 150,
+            "each macvlan has refused frames",
+        )
+        agent.burst()
+        until(lambda: agent.sent_by("operator") >= 1, "eth0 is announced again")
+        link = agent.link("eth0")
+        assert link is not None
+        assert link["held"] == 0  # it did not wait for the bucket
+        assert len(agent.log("frame-dropped")) <= 6
+
+
 def churn(site: Site) -> set[str]:
     """Make 9,900 changes; return the addresses that remain, scattered among them."""
     gone = (each for n, each in enumerate(MANY) if n % 50)

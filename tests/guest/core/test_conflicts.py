@@ -185,6 +185,23 @@ def test_other_rival_during_the_check_of_a_silent_station_withholds_the_address(
     assert is_withheld(agent)
 
 
+@pytest.mark.parametrize("is_claimed_first", [True, False])
+def test_hint_while_a_probe_that_withholds_nothing_waits_for_its_turn_is_announced(
+    is_claimed_first: bool,
+) -> None:
+    agent = Agent(Settings(interval=5000.0, mac_only=False), now=0.0)
+    agent.tell(*dump(ETH0, *crowd(30)))
+    first = crowd(1)[0].address
+    claim(agent, 70.0, first)  # nobody answers: the station is silent from now on
+    agent.until(150.0)
+    hint, echo = BurstRequested(Cause.HINT, (0.0,)), ClaimSeen("eth0", first, RIVAL)
+    assert moments(agent.tell(hint), first) == [150.0]
+    agent.now = 150.05
+    happens = [echo, hint] if is_claimed_first else [hint, echo]
+    frames = agent.tell(happens[0]) + agent.tell(happens[1]) + agent.until(160.0)
+    assert sorted(each.value for each in kinds(frames, first)) == ["arp-probe", "arp-request"]
+
+
 # -- stations that are no rivals ----------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import random
 import sys
 from math import inf
 from typing import Any
@@ -619,13 +620,77 @@ def test_frames_that_are_dropped_are_counted_and_change_nothing_else() -> None:
     assert agent.engine.counters.dropped == {errno.ENOBUFS: 20}
 
 
+def beside_macvlans(count: int) -> Agent:
+    """A NIC with an address, after its macvlans, which have addresses, too."""
+    nic = link(5000, "eth0")
+    items = [address(f"10.{1 + (n >> 8)}.{n & 255}.1/24", 3 + n) for n in range(count)]
+    links = [link(item.ifindex, kind="macvlan", parent_ifindex=5000) for item in items]
+    agent = Agent(ONE_ROUND, level=LEVEL_INFO)
+    agent.tell(*dump(*links, nic, *items, A._replace(ifindex=5000)))
+    agent.wait(2.0 * count)
+    agent.notices()
+    return agent
+
+
+def test_address_is_not_delayed_by_2000_links_of_its_nic_that_refuse_frames() -> None:
+    agent = beside_macvlans(2000)
+    agent.refusing = range(3, 2003)
+    since = agent.now
+    frames = agent.tell(HINT)
+    assert [f.at - since for f in frames if f.announcement.ifindex == 5000] == [0.0]
+    dropped = notices(agent, "frame-dropped")
+    assert [level for level, _ in dropped] == [LEVEL_WARNING] * 6
+    assert [fields.get("further_frames") for _, fields in dropped] == [None] * 5 + [
+        "not logged for up to a minute"
+    ]
+    agent.refusing = ()
+    agent.wait(100.0)
+    agent.notices()
+    agent.tell(HINT)
+    agent.wait(50.0)
+    assert len(notices(agent, "frame-sent")) == 6
+
+
+def test_links_of_a_nic_that_refuse_now_and_then_let_14_frames_out_in_any_second() -> None:
+    agent = beside_macvlans(100)
+    draw = random.Random(7)
+    sent = []
+    for _ in range(300):
+        agent.refusing = {ifindex for ifindex in range(3, 103) if draw.random() < 0.7}
+        frames = agent.tell(HINT) + agent.wait(draw.choice([0.01, 0.1, 0.5]))
+        sent += [f.at for f in frames if f.announcement.ifindex not in agent.refusing]
+    assert len(sent) > 300
+    assert all(later - first > 1.0 for first, later in zip(sent, sent[14:]))
+
+
+def test_link_that_refuses_frames_is_tried_less_and_less_and_sends_what_still_waits() -> None:
+    agent = guest(ETH, *(address(f"10.0.0.{n}/24") for n in range(1, 41)), settings=ONE_ROUND)
+    agent.wait(100.0)
+    agent.refusing = (2,)
+    since = agent.now
+    tried = agent.tell(HINT) + agent.until(since + 20.0)
+    assert times(tried, since) == [0.0, 0.1, 0.3, 0.7, 1.5, 3.1, 6.3, 11.3, 16.3]
+    agent.refusing = ()
+    sent = agent.until(since + 30.0)
+    assert times(sent, since)[:4] == [21.3, 21.4, 21.5, 22.35]
+    assert len(set(addresses(tried + sent))) == 40
+    agent.refusing = (2,)
+    agent.until(since + 100.0)
+    tried = agent.tell(HINT) + agent.wait(0.4)
+    assert times(tried, since + 100.0) == [0.0, 0.1, 0.3]
+    agent.see(ETH._replace(flags=NO_CARRIER))
+    assert causes(agent.see(ETH)) == ["link-up"]
+
+
 @pytest.mark.parametrize("level", [LEVEL_DEBUG, LEVEL_INFO])
 def test_outcome_other_than_before_is_logged_above_debug(level: int) -> None:
     agent = guest(ETH, A, settings=ONE_ROUND, level=level)
     for outcome in [(SendOutcome.SENT, 0), (SendOutcome.GONE, errno.ENXIO), (SendOutcome.SENT, 0)]:
         agent.outcome = outcome
         agent.tell(HINT)
+        agent.wait(0.1)
         agent.tell(HINT)
+        agent.wait(0.1)
     fields = {
         "interface": "eth0",
         "kind": "arp-request",

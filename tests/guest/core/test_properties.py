@@ -47,6 +47,7 @@ from garp_agent.guest.core.model import (
     Resumed,
     SendOutcome,
 )
+from garp_agent.guest.core.schedule import LONGEST_REST
 from garp_agent.wire.model import DumpComplete, DumpStarted, LinkGone
 from tests.world import (
     DOWN,
@@ -479,8 +480,14 @@ class Guest(RuleBasedStateMachine):
         clock = self.clocks[which]
         self._check_wait(which, clock, frame.at)
         clock.since, clock.most = frame.at, self._longest(sent.ifindex)
+        if self.agent.outcome[0] is not SendOutcome.SENT:  # the link rests
+            for one, waiting in self.clocks.items():
+                if one[0] == sent.ifindex:
+                    waiting.since = frame.at + LONGEST_REST
 
     def _take_token(self, frame: Frame) -> None:
+        if self.agent.outcome[0] is not SendOutcome.SENT:
+            return
         ifindex = frame.announcement.ifindex
         if ifindex not in self.buckets:
             self.buckets[ifindex] = TokenBucket(*self.settings.rate_limit)

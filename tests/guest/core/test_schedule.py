@@ -511,6 +511,33 @@ def test_burst_repeated_without_end_gives_each_address_its_turn() -> None:
     assert min(counts) >= 4
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_probe_and_announcement_of_an_address_each_get_a_turn(seed: int) -> None:
+    draw = random.Random(seed)
+    schedule = schedule_of(names(20), draw.random, interval=200.0)
+    asked: set[tuple[bytes, bool]] = set()
+
+    def go_on(now: float) -> None:
+        for _, due in run(schedule, now):
+            asked.discard((due.address, due.cause is Cause.CONFLICT))
+            if due.cause is Cause.CONFLICT:
+                schedule.probed(LINK, due.address, False, now)
+
+    now = 0.0
+    for _ in range(300):
+        now += draw.random() / 5
+        go_on(now)
+        address, is_probe = draw.choice(names(20)), draw.random() < 0.5
+        asked.add((address, is_probe))
+        if is_probe:
+            schedule.send_once(LINK, address, Cause.CONFLICT, now)
+        else:
+            schedule.burst(LINK, HINT, now, (0.0,), [address])
+    go_on(now + 5.0)
+    go_on(now + 10.0)
+    assert not asked
+
+
 # -- links without an address -------------------------------------------------------------
 
 BARE = range(100, 300)

@@ -94,6 +94,7 @@ class Engine:
         )
         self.lease = GuestLease()
         self._lease_notices = Repetition()
+        self._drop_notices, self._sent_notices = Repetition(), Repetition()
         self.revision = 0  # goes up whenever what is announced, or is listened for, changes
         self.overruns = 0
         # The caller had no memory for an event, a request, a plan or a frame: at the end of the
@@ -292,13 +293,17 @@ class Engine:
 
     def _sent(self, event: Sent, now: float) -> None:
         is_news = self.counters.record(event, now)
-        self.schedule.sent(event.announcement.ifindex, now)
-        if event.outcome is SendOutcome.SENT:
+        if event.outcome is not SendOutcome.SENT:
+            self.schedule.refused(event.announcement.ifindex, now)
+        else:
+            self.schedule.sent(event.announcement.ifindex, now)
             self.choice.note_sent(event.announcement, now)
         if event.announcement.kind in PROBE_KINDS:
             ifindex, address = event.announcement.ifindex, event.announcement.address
             self.conflicts.proxy_tests.probed(ifindex, address, now)
             self.conflicts.probed(ifindex, address, now, event.outcome is SendOutcome.SENT)
+            is_withheld = self.conflicts.is_withheld(ifindex, address)
+            self.schedule.probed(ifindex, address, is_withheld, now)
         elif (
             event.announcement.ifindex in self.conflicts.rivals
             and event.announcement.kind is not Kind.RARP  # it claims nothing
@@ -306,10 +311,14 @@ class Engine:
             self.conflicts.announced(event.announcement.ifindex, event.announcement.address, now)
         if not is_news and self.notices.level < LEVEL_DEBUG:
             return  # the usual case
-        frame = event.announcement
-        news_level = LEVEL_WARNING if event.errno else LEVEL_INFO
+        frame, level, limit = event.announcement, LEVEL_DEBUG, {}
+        if is_news:  # not for each of thousands of links
+            repetition = self._drop_notices if event.errno else self._sent_notices
+            level = repetition.level(LEVEL_WARNING if event.errno else LEVEL_INFO, now)
+            if repetition.is_at_its_limit:
+                limit = {"further_frames": "not logged for up to a minute"}
         self.notices.say(
-            news_level if is_news else LEVEL_DEBUG,
+            level,
             "frame-" + event.outcome.value,
             interface=self._name(frame.ifindex),
             kind=frame.kind.value,
@@ -317,6 +326,7 @@ class Engine:
             hardware_address=frame.hardware_address,
             cause=frame.cause.value,
             error=Errno(event.errno) if event.errno else None,
+            **limit,
         )
 
     def _name(self, ifindex: int) -> object:

@@ -65,6 +65,7 @@ class LinkSchedule(Timer):
 
     __slots__ = (
         "addresses",
+        "after_probe",
         "bursts",
         "held",
         "ifindex",
@@ -74,6 +75,8 @@ class LinkSchedule(Timer):
         "nic",
         "pending",
         "refresh",
+        "rest",
+        "rest_end",
     )
 
     def __init__(self, ifindex: int, nic: Nic) -> None:
@@ -84,11 +87,36 @@ class LinkSchedule(Timer):
         self.addresses: dict[bytes, int] = {}
         self.is_bare = False  # it has no address but b"": its hardware address (RARP)
         self.pending: dict[bytes, Cause] = {}  # in the order in which they will be sent
+        self.after_probe: dict[bytes, Cause] = {}  # what is to follow a pending probe
         self.bursts: dict[bytes | str, BurstRounds] = {}  # by address, or "all", or "later"
         self.next_round = inf  # the earliest next round of these bursts
         self.refresh = inf  # when the next tick comes
+        self.rest = 0.0  # seconds after the latest frame, if the kernel refused it
+        self.rest_end = inf  # inf: it does not rest
         self.held = 0  # how often an address had to wait for the bucket
         self.last_burst: tuple[float, Cause] | None = None
+
+    def add(self, address: bytes, cause: Cause) -> None:
+        """Add an address to the pending ones.
+
+        A probe comes before what else the address is pending for, and instead of a refresh.
+        """
+        before = self.pending.setdefault(address, cause)
+        if before is not cause and Cause.CONFLICT in (before, cause):
+            self.pending[address] = Cause.CONFLICT
+            other = cause if before is Cause.CONFLICT else before
+            if other is not Cause.REFRESH:
+                self.after_probe[address] = other
+
+    def take(self) -> Due:
+        """Take the first pending address."""
+        address = next(iter(self.pending))
+        return Due(self.ifindex, address, self.pending.pop(address))
+
+    def forget(self, address: bytes) -> None:
+        """Let an address not be pending any more."""
+        self.pending.pop(address, None)
+        self.after_probe.pop(address, None)
 
     def find_next_round(self) -> None:
         """Update ``next_round``, after a change of ``bursts``.

@@ -14,7 +14,9 @@ Links without an address (RARP) come last, and leave half of the bucket to the o
 turn after each full bucket of others.
 
 A frame is charged when it was sent (:meth:`Schedule.sent`), not when it is planned: many links can
-be due in one turn, and their frames leave later than the turn began.
+be due in one turn, and their frames leave later than the turn began.  A frame that the kernel
+refused (:meth:`Schedule.refused`) is not charged, but its link rests for as long as a token takes,
+and twice as long after each further one: thousands of links can refuse frames at the same time.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ _ALL, _LATER = "all", "later"
 # Frames that an agent sends in its first second for an address that takes one: a probe of two,
 # three rounds of a burst, a refresh with its probe.
 AT_START = 7
+LONGEST_REST = 5.0  # seconds
 
 
 class Schedule:
@@ -110,15 +113,17 @@ class Schedule:
             del link.addresses[address]
         for address in [a for a in link.pending if a not in addresses]:
             if link.pending[address] is not Cause.PROXY_TEST:
-                del link.pending[address]
+                link.forget(address)
         for key in [k for k in link.bursts if isinstance(k, bytes) and k not in addresses]:
             del link.bursts[key]
         link.addresses.update(addresses)
         if begins_or_ends:
             link.refresh = self._phase(link, now)
             link.bursts.clear()
+            link.rest, link.rest_end = 0.0, inf
         if not addresses:
             link.pending.clear()
+            link.after_probe.clear()
         link.find_next_round()
         if link.pending:
             self._wait(link, now)
@@ -193,14 +198,14 @@ class Schedule:
         """
         link = self._links.get(ifindex)
         if link is not None:
-            link.pending[address] = cause
+            link.add(address, cause)
             self._wait(link, now)
 
     def send_next(self, ifindex: int, address: bytes, cause: Cause, now: float) -> None:
         """Let an address out before all others that are pending on the link."""
         link = self._links.get(ifindex)
         if link is not None:
-            link.pending.pop(address, None)
+            link.forget(address)
             link.pending = {address: cause, **link.pending}
             self._wait(link, now)
 
@@ -246,8 +251,8 @@ class Schedule:
                 nic = timer.nic
                 is_alone = not timer.pending and not nic.waiting and not nic.bare
                 self._collect(timer, now)
-                self._push(timer, min(timer.refresh, timer.next_round))
-                if is_alone and len(timer.pending) == 1:
+                self._enqueue(timer)
+                if is_alone and timer.rest_end == inf and len(timer.pending) == 1:
                     due = self._take_only(timer, now)
                     if due is not None:
                         return due
@@ -265,6 +270,7 @@ class Schedule:
         link = self._links.get(ifindex)
         if link is None:
             return
+        link.rest = 0.0
         nic = link.nic
         was_ready = nic.due <= now
         nic.bucket.charge(now)
@@ -273,6 +279,23 @@ class Schedule:
             self._enqueue_nic(nic, now)
             if was_ready and nic.due > now:
                 next(iter(queue)).held += 1
+
+    def refused(self, ifindex: int, now: float) -> None:
+        """Let a link whose frame the kernel refused rest; the others need not wait for it."""
+        link = self._links.get(ifindex)
+        if link is not None:
+            token = 1.0 / self._settings.rate_limit.frames_per_second
+            link.rest = min(LONGEST_REST, 2.0 * link.rest or token)
+            link.rest_end = now + link.rest
+            self._stop_waiting(link, now)
+            self._enqueue(link)
+
+    def probed(self, ifindex: int, address: bytes, is_withheld: bool, now: float) -> None:
+        """Let the announcement that was to follow a probe wait now, unless it is withheld."""
+        link = self._links.get(ifindex)
+        cause = link.after_probe.pop(address, None) if link else None
+        if cause is not None and not is_withheld:
+            self.send_once(ifindex, address, cause, now)
 
     def is_idle(self) -> bool:
         """Return whether no burst is under way and nothing waits for its bucket."""
@@ -322,11 +345,13 @@ class Schedule:
         return now + self._uniform() * self.interval if link.addresses else inf
 
     def _collect(self, link: LinkSchedule, now: float) -> None:
-        """Add what is due by now to the pending addresses."""
+        """Add what is due by now to the pending addresses; end a rest that is over."""
+        if link.rest_end <= now:
+            link.rest_end = inf
         if link.next_round <= now:
             for key, burst in [item for item in link.bursts.items() if item[1].next_round <= now]:
                 for address in (key,) if isinstance(key, bytes) else link.addresses:
-                    link.pending.setdefault(address, burst.cause)
+                    link.add(address, burst.cause)
                 left = tuple(offset for offset in burst.offsets if burst.start + offset > now)
                 if left:
                     link.bursts[key] = BurstRounds(burst.start, left, burst.cause)
@@ -344,7 +369,7 @@ class Schedule:
         As a rule a refresh is alone, and need not wait for its NIC.  Other links that are due now
         come after it anyway, unless it has no address.
         """
-        ((address, cause),) = link.pending.items()
+        (address,) = link.pending
         frames = link.addresses.get(address, 1)
         if link.is_bare:
             if self._heap and self._heap[0][0] <= now:
@@ -352,14 +377,13 @@ class Schedule:
             frames += self._settings.rate_limit.depth // 2
         if link.nic.bucket.ready_at(frames, now) > now:
             return None
-        link.pending.clear()
-        return Due(link.ifindex, address, cause)
+        return link.take()
 
     def _tick(self, link: LinkSchedule) -> None:
         for _ in range(min(self._settings.addresses_per_tick, len(link.addresses))):
             address = next(iter(link.addresses))
             link.addresses[address] = link.addresses.pop(address)  # to the end of the round
-            link.pending.setdefault(address, Cause.REFRESH)
+            link.add(address, Cause.REFRESH)
 
     # -- one NIC --------------------------------------------------------------------
 
@@ -378,7 +402,7 @@ class Schedule:
         """Let the link wait for its NIC, if it has pending addresses."""
         nic = link.nic
         queue = nic.bare if link.is_bare else nic.waiting
-        if link.pending and link not in queue:
+        if link.pending and link not in queue and link.rest_end == inf:
             queue[link] = None
             self._enqueue_nic(nic, now)
             link.held += nic.due > now
@@ -409,9 +433,8 @@ class Schedule:
         if ready <= now:
             queue = nic.bare if link.is_bare else nic.waiting
             nic.overtaken = 0 if link.is_bare or not nic.bare else nic.overtaken + 1
-            address = next(iter(link.pending))
             del queue[link]
-            due = Due(link.ifindex, address, link.pending.pop(address))
+            due = link.take()
             if link.pending:
                 queue[link] = None
         self._enqueue_nic(nic, now)
@@ -427,8 +450,8 @@ class Schedule:
             self._push(nic, inf)
 
     def _enqueue(self, link: LinkSchedule) -> None:
-        """Put the link into the heap for the moment of its next tick or round."""
-        self._push(link, min(link.refresh, link.next_round))
+        """Put the link into the heap for its next tick or round, or the end of its rest."""
+        self._push(link, min(link.refresh, link.next_round, link.rest_end))
 
     def _push(self, timer: Timer, due: float) -> None:
         if due == inf:
