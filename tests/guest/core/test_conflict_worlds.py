@@ -101,6 +101,7 @@ class Worlds(RuleBasedStateMachine):
         # Claims through the port of a link since that, or the address, came.
         self.slips: dict[bytes, int] = {}
         self.unsure_until = dict.fromkeys(LINKS, UNSURE)
+        self.resumed = (0.0, 0)  # when the guest last resumed, and how often it has
         self.settled = 0.0  # the latest stop, reload or flap: some bounds count from there
         self.at_once_until = 0.0  # a round of a burst need not begin with a probe before
         self.has_flapped = self.was_leased = False
@@ -437,7 +438,8 @@ class Worlds(RuleBasedStateMachine):
     def _check_claim(self, where: Where, cause: Cause, now: float) -> None:
         one = where[1]
         yields = self.settings.conflict.policy is YIELD
-        is_unsure = self.at_once_until < now < self.settled + UNSURE - 1.0
+        unsure_until = max(self.unsure_until[where[0]], self.resumed[0] + UNSURE)
+        is_unsure = self.at_once_until < now < unsure_until - 1.0
         if yields and cause in WAITS[:3] and is_unsure:
             probed = self.probed.get(where, now)
             assert now - probed >= LEAST_WAIT - 1e-6, "announced without a probe before it"
@@ -457,8 +459,11 @@ class Worlds(RuleBasedStateMachine):
         now, engine = self.agent.now, self.agent.engine
         self._check_turns(now)
         leased = engine.lease.is_in_force
-        if self.was_leased and not leased:  # its end begins with probes, as a resume
+        ended = self.was_leased and not leased  # its end begins with probes, as a resume
+        if ended:
             self._unsettle()
+        if ended or engine.resumes != self.resumed[1]:
+            self.resumed = now, engine.resumes
         self.was_leased = leased
         interval = self.settings.interval_with_lease if leased else self.settings.interval
         interval *= 1.0 + self.settings.jitter
@@ -500,7 +505,8 @@ class Worlds(RuleBasedStateMachine):
             if where not in self.withheld and now - latest > UNSURE + 10.0:
                 claimer = where[0], self.claimers[where]
                 assert claimer not in self.silent, f"{now}: {where} is withheld for {claimer}"
-                assert now - self.ended.get(where, 0.0) >= REST, f"{now}: {where} has no rest"
+                rest = now - self.ended.get(where, 0.0)
+                assert rest >= REST - 1e-6, f"{now}: {where} has no rest"
             since = max(self.withheld.setdefault(where, now), latest)
             assert now - since <= self._most_withheld(), f"{now}: {where} is withheld too long"
         elif where in self.withheld:
