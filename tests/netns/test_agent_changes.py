@@ -134,7 +134,7 @@ def test_renamed_link_is_selected_by_its_new_name(site: Site) -> None:
         for old, new in (("eth0", "wan"), ("wan", "hidden0"), ("hidden0", "eth0")):
             site.guest(f"link set {old} down", f"link set {old} name {new}")
             site.guest(f"link set {new} up")
-            assert agent.link(old) is None
+            until(lambda o=old: agent.link(o) is None, f"{old} is gone")
             wanted = set() if new == "hidden0" else {GUEST_ADDRESS}
             until(lambda n=new, w=wanted: agent.announced(n) == w, f"{new} is selected or not")
             site.wire.clear()
