@@ -39,7 +39,7 @@ from tests.guest.core.conflict_world import (
     kinds,
     moments,
 )
-from tests.world import NO_CARRIER, Agent, Frame, address, dump, seen
+from tests.world import NO_CARRIER, Agent, Frame, TokenBucket, address, dump, seen
 
 
 def announcements(frames: list[Frame], of: bytes = MINE.address) -> list[float]:
@@ -391,6 +391,26 @@ def test_link_without_an_address_that_flaps_soon_after_its_start_sends_no_probes
 
 
 # -- many addresses -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("asked", [105.08, 105.1, 105.2, 105.4])
+def test_check_of_a_claim_that_waited_sends_no_frame_more_than_the_bucket_has(asked: float) -> None:
+    """An IPv6 address takes two frames from the moment in which it is withheld."""
+    items = [address(f"2001:db8::{n:x}/64") for n in range(1, 9)]
+    agent = usual(*items)
+    bucket = TokenBucket(*agent.engine.settings.rate_limit)
+
+    def take(frame: Frame) -> list[Any]:
+        bucket.take(frame.at)
+        return []
+
+    agent.after_frame = take
+    claim(agent, 100.0, items[0].address)
+    claim(agent, 103.0, items[0].address, rival=RIVAL2)
+    agent.until(asked - 1.18)
+    agent.tell(BurstRequested(Cause.OPERATOR))
+    agent.until(110.0)
+    assert bucket.taken
 
 
 @pytest.mark.parametrize("flaps", [False, True], ids=["link stays up", "link flaps"])

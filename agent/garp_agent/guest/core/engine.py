@@ -217,13 +217,14 @@ class Engine:
     def _take_steps(self, now: float) -> None:
         """Send the probes of conflicts, and announce what is no longer withheld."""
         for ifindex, address, released, was_withheld, is_news in self.conflicts.steps(now):
-            if released is None:
-                self.schedule.send_once(ifindex, address, Cause.CONFLICT, now)
-                continue
             plan = self.plans.get(ifindex)
             if plan is None or address not in plan.targets:
                 continue  # there was no memory to take in its plan
+            # The check that begins or ends now can withhold or release it.
             self.schedule.set_frames(ifindex, address, self.choice.count(ifindex, address))
+            if released is None:
+                self.schedule.send_once(ifindex, address, Cause.CONFLICT, now)
+                continue
             if was_withheld:
                 self.schedule.burst(ifindex, released, now, addresses=(address,))
             if released in WAITS:  # do not wait for the probes of all other addresses
