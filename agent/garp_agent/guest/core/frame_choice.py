@@ -84,16 +84,11 @@ class FrameChoice:
 
         The question claims the address that asks, if only at the station that answers.
         """
-        if len(address) == 4:
-            return b""
-        others = [
-            each
-            for each in self._plans[ifindex].targets
-            if len(each) == 16
-            and each != address
-            and not self._conflicts.is_withheld(ifindex, each)
-        ]
-        return max(others, default=b"")  # link-local ones (fe80::/10) are the highest
+        if len(address) == 16:
+            for each in self._plans[ifindex].sources:
+                if each != address and not self._conflicts.is_withheld(ifindex, each):
+                    return each
+        return b""
 
     def count(self, ifindex: int, address: bytes) -> int:
         """Return the number of these frames."""

@@ -43,6 +43,7 @@ _ARP_KINDS = {
     ArpForm.BOTH: (Kind.ARP_REQUEST, Kind.ARP_REPLY),
     ArpForm.PROBE: (Kind.ARP_PROBE,),
 }
+MOST_SOURCES = 8  # IPv6 addresses of a link that are considered as the source of a question
 _IPV4_LINK_LOCAL = b"\xa9\xfe"  # 169.254.0.0/16, RFC 3927
 _UNSPECIFIED = (bytes(4), bytes(16))
 _BROADCAST = b"\xff\xff\xff\xff"
@@ -103,6 +104,7 @@ class LinkPlan(NamedTuple):
     skip: Skip | None  # why nothing is announced on the link; None: it is suitable
     targets: dict[bytes, Target]  # by address
     skipped: tuple[tuple[InterfaceAddress, Skip], ...]  # the other addresses, with the reasons
+    sources: tuple[bytes, ...] = ()  # IPv6 targets that may ask for others, the best ones first
 
 
 def plan_link(
@@ -131,7 +133,9 @@ def plan_link(
             targets[item.address] = _target(item, forwards, settings)
     if skip is None and not targets and settings.mac_only:
         targets[b""] = Target(b"", (Kind.RARP,))
-    return LinkPlan(link, skip, targets, tuple(skipped))
+    # Link-local ones (fe80::/10) are the highest.  Few are enough: a probe looks for one.
+    sources = sorted((each for each in targets if len(each) == 16), reverse=True)[:MOST_SOURCES]
+    return LinkPlan(link, skip, targets, tuple(skipped), tuple(sources))
 
 
 def _target(item: InterfaceAddress, forwards: bool, settings: Settings) -> Target:
