@@ -28,7 +28,7 @@ from tests.guest.core.conflict_world import (
     is_withheld,
     kinds,
 )
-from tests.world import Agent, Frame, address, dump
+from tests.world import NO_CARRIER, Agent, Frame, address, dump
 
 LINK_LOCAL = address("fe80::10/64")
 ANOTHER6 = address("2001:db8::11/64")
@@ -113,6 +113,25 @@ def test_owner_that_answers_beside_a_cache_keeps_the_address() -> None:
     agent.after_frame = both
     agent.tell(Resumed(60.0))
     frames = agent.until(60.0)
+    assert is_withheld(agent)
+    assert not {*kinds(frames)} & {*CLAIMS}
+
+
+@pytest.mark.parametrize("event", ["resume", "carrier"])
+def test_probes_ask_all_stations_again_when_the_guest_may_have_been_away(event: str) -> None:
+    """Another station may have the address now."""
+    agent = guest()
+    agent.after_frame = only_to_all
+    agent.tell(Resumed(60.0))
+    agent.until(agent.now + 0.3)
+    assert is_withheld(agent)
+    answered_by(agent, RIVAL2)
+    if event == "carrier":
+        agent.see(ETH0._replace(flags=NO_CARRIER))
+        agent.see(ETH0)
+    else:
+        agent.tell(Resumed(60.0))
+    frames = agent.until(agent.now + 60.0)
     assert is_withheld(agent)
     assert not {*kinds(frames)} & {*CLAIMS}
 

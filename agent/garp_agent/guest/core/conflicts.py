@@ -188,7 +188,7 @@ class Conflicts:
         if not rival.withheld:
             rival.check(1, cause)
             rival.step_at = inf  # until the probe is sent
-        rival.probes = 0  # those that were sent before say nothing any more
+        rival.probes, rival.asked = 0, b""  # what was sent before says nothing any more
         return True
 
     def is_unsure(self, ifindex: int, address: bytes) -> bool:
