@@ -348,11 +348,12 @@ def test_reloads_do_not_end_a_check_before_its_answers_can_come() -> None:
 
 @pytest.mark.parametrize("item", [MINE, MINE6], ids=["IPv4", "IPv6"])
 @pytest.mark.parametrize("flag", [NO_CARRIER, ETH0.flags], ids=["link up", "start"])
+@pytest.mark.parametrize("mac_only", [True, False])
 def test_address_that_is_added_soon_after_its_link_is_announced_at_once_then_left_to_its_owner(
-    item: Any, flag: int
+    item: Any, flag: int, mac_only: bool
 ) -> None:
     """A network manager removes addresses without a carrier, and adds them after it came."""
-    agent = Agent(Settings(), now=0.0)
+    agent = Agent(Settings(mac_only=mac_only), now=0.0)
     agent.tell(*dump(ETH0._replace(flags=flag)))
     agent.see(ETH0)
     agent.until(20.0)

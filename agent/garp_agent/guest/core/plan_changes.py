@@ -118,6 +118,8 @@ class PlanChanges:
             self._choice.forget(ifindex)  # the switches may forget it while the link is down
         if after is None:
             self._schedule.remove(ifindex, now)
+        elif before is None and after.skip is None:  # a new link, whose addresses come later
+            self._conflicts.came_up(ifindex, now)
 
     def _say_withdrawn(self, before: LinkPlan, after: LinkPlan) -> None:
         """Log the addresses that are not announced any more, and why."""
