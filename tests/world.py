@@ -107,7 +107,8 @@ class Agent:
         self.now = now
         self.wakeups = 0
         self.outcome = (SendOutcome.SENT, 0)
-        self.refusing: Container[int] = ()  # links whose frames the kernel refuses
+        # Links (ifindexes) and addresses whose frames the kernel refuses.
+        self.refusing: Container[int | bytes] = ()
         self.after_frame: Callable[[Frame], Iterable[Any]] = lambda frame: ()
 
     def tell(self, *events: Any) -> list[Frame]:
@@ -147,7 +148,9 @@ class Agent:
         frames: list[Frame] = []
         for announcement in iter(lambda: self.engine.next_frame(self.now), None):
             frames.append(Frame(self.now, announcement))
-            is_refused = announcement.ifindex in self.refusing
+            is_refused = (
+                announcement.ifindex in self.refusing or announcement.address in self.refusing
+            )
             outcome = REFUSED if is_refused else self.outcome
             self.engine.handle(Sent(announcement, *outcome), self.now)
             for event in self.after_frame(frames[-1]):

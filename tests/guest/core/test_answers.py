@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from garp_agent.config.settings import Settings
+from garp_agent.config.settings import ArpForm, Settings
 from garp_agent.guest.core.model import (
     ALL_NODES_ETHERNET,
     PROBE_KINDS,
@@ -63,18 +63,22 @@ def test_cached_answer_is_followed_by_three_probes_for_that_station_alone(item: 
     agent = Agent(Settings(interval=5.0, jitter=0.0, mac_only=False), now=0.0)
     agent.after_frame = only_to_all
     frames = agent.tell(*dump(ETH0, item)) + agent.until(20.0)
-    assert asked(frames[:10]) == [RIVAL] * 3  # the probe to all is the one of the start
+    sent = [frame.announcement for frame in frames]
+    begun = next(n for n, each in enumerate(sent) if each.kind in CLAIMS)
+    own = [each for each in sent[:begun] if each.kind in PROBE_KINDS]
+    alone = [each.asked for each in own if each.cause is not Cause.PROXY_TEST]
+    assert alone == [b"", RIVAL, RIVAL, RIVAL]
     claims = [frame.at for frame in frames if frame.announcement.kind in CLAIMS]
     assert claims[0] <= 1.0
     assert all(later - earlier <= 6.0 for earlier, later in zip(claims, claims[1:]))
 
 
-def test_rival_that_answers_is_asked_alone_every_5_seconds() -> None:
+def test_rival_that_answers_is_asked_alone_every_few_seconds() -> None:
     agent = guest()
     answered_by(agent, RIVAL)
     frames = claim(agent, 10.0) + agent.until(30.0)
     alone = [frame.at for frame in frames if frame.announcement.asked == RIVAL]
-    assert [round(later - earlier) for earlier, later in zip(alone, alone[1:])] == [6, 6]
+    assert [round(later - earlier) for earlier, later in zip(alone, alone[1:])] == [4, 4, 4, 4]
     assert is_withheld(agent)
 
 
@@ -92,12 +96,11 @@ def test_two_stations_that_answer_are_asked_no_more_often_than_one() -> None:
 def test_station_that_claims_while_another_is_asked_alone_is_asked_too() -> None:
     agent = guest()
     agent.after_frame = only_to_all
-    claim(agent, 10.0, rival=RIVAL)
-    frames = agent.until(16.0)
-    assert asked(frames)[-1] == RIVAL
+    agent.tell(Resumed(60.0))
+    assert {*asked(agent.until(agent.now + 0.3))} == {RIVAL}
     agent.after_frame = lambda frame: []
     frames = claim(agent, agent.now, rival=RIVAL2) + agent.until(agent.now + 0.6)
-    assert b"" in asked(frames)
+    assert {*asked([each for each in frames if each.announcement.address == MINE.address])} == {b""}
 
 
 def test_owner_that_answers_beside_a_cache_keeps_the_address() -> None:
@@ -136,6 +139,42 @@ def test_probes_ask_all_stations_again_when_the_guest_may_have_been_away(event: 
     assert not {*kinds(frames)} & {*CLAIMS}
 
 
+def test_probe_form_of_an_announcement_goes_to_all_after_a_station_was_asked_alone() -> None:
+    agent = Agent(Settings(interval=5.0, arp=ArpForm.PROBE, mac_only=False), now=0.0)
+    agent.tell(*dump(ETH0, MINE))
+    agent.until(100.0)
+    agent.after_frame = only_to_all
+    claim(agent, 100.0)
+    agent.until(104.0)
+    agent.after_frame = lambda frame: []
+    frames = agent.until(130.0)
+    assert len(frames) >= 4
+    assert {frame.announcement.asked for frame in frames} == {b""}
+
+
+def test_second_cached_answer_to_one_probe_is_no_proof() -> None:
+    """Two switches answer for one station that has left."""
+    agent = Agent(Settings(interval=5.0, mac_only=False), now=0.0)
+    answers: list[tuple[float, ClaimSeen]] = []
+
+    def react(frame: Frame) -> list[ClaimSeen]:
+        answers.extend(
+            (frame.at + after, each) for each in only_to_all(frame) for after in (0.001, 0.003)
+        )
+        return []
+
+    agent.after_frame = react
+    frames = agent.tell(*dump(ETH0, MINE))
+    while agent.now < 20.0:
+        until = min([agent.now + 0.01, *(at for at, _ in answers)])
+        frames += agent.until(until)
+        due = [each for at, each in answers if at <= until]
+        answers = [each for each in answers if each[0] > until]
+        frames += agent.tell(*due)
+    claims = [frame.at for frame in frames if frame.announcement.kind in CLAIMS]
+    assert len(claims) >= 6
+
+
 # -- IPv6 --------------------------------------------------------------------------------
 
 
@@ -154,8 +193,8 @@ def test_address_that_is_withheld_asks_for_no_other() -> None:
     agent = guest6(MINE6, ANOTHER6, LINK_LOCAL)
     claim(agent, 10.0, LINK_LOCAL.address)
     assert sources(claim(agent, 10.1, MINE6.address)) == {(Kind.SOLICITATION, ANOTHER6.address)}
-    claim(agent, 10.2, ANOTHER6.address)
-    assert sources(agent.until(10.7)) == {(Kind.DAD_PROBE, b"")}
+    claim(agent, 10.2, ANOTHER6.address)  # now all are, because of claims without an answer
+    assert sources(agent.until(10.7)) == {(Kind.SOLICITATION, LINK_LOCAL.address)}
 
 
 def test_first_probes_come_from_no_address() -> None:

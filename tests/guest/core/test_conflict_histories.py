@@ -232,7 +232,7 @@ def test_address_added_again_while_a_claim_waits_for_its_check_is_checked() -> N
     agent.tell(AddressGone(MINE))
     frames = agent.tell(AddressSeen(MINE))
     rival = agent.engine.conflicts.rivals[MINE.ifindex][MINE.address]
-    assert rival.claims == 4  # two, and two answers
+    assert rival.claims == 3  # two, and an answer
     frames += agent.until(100.0)
     assert is_withheld(agent)
     assert announcements(frames) == []

@@ -663,23 +663,42 @@ def test_links_of_a_nic_that_refuse_now_and_then_let_14_frames_out_in_any_second
     assert all(later - first > 1.0 for first, later in zip(sent, sent[14:]))
 
 
-def test_link_that_refuses_frames_is_tried_less_and_less_and_sends_what_still_waits() -> None:
+def test_link_that_refuses_frames_tries_each_address_then_rests_until_the_next_hint() -> None:
     agent = guest(ETH, *(address(f"10.0.0.{n}/24") for n in range(1, 41)), settings=ONE_ROUND)
     agent.wait(100.0)
     agent.refusing = (2,)
     since = agent.now
-    tried = agent.tell(HINT) + agent.until(since + 20.0)
-    assert times(tried, since) == [0.0, 0.1, 0.3, 0.7, 1.5, 3.1, 6.3, 11.3, 16.3]
+    tried = agent.tell(HINT) + agent.until(since + 30.0)
+    assert times(tried, since)[:40] == [round(n / 10, 1) for n in range(40)]
+    assert len(set(addresses(tried))) == 40
+    assert agent.engine.schedule._links[2].rest > 0.0
     agent.refusing = ()
-    sent = agent.until(since + 30.0)
-    assert times(sent, since)[:4] == [21.3, 21.4, 21.5, 22.35]
-    assert len(set(addresses(tried + sent))) == 40
+    since = agent.now
+    sent = agent.tell(HINT) + agent.until(since + 5.0)
+    assert times(sent, since)[0] <= 0.1
+    assert len(set(addresses(sent))) == 40
+
+
+def test_link_whose_frames_are_refused_is_tried_less_and_less() -> None:
+    agent = guest(ETH, A, settings=Settings(interval=1.0, burst=(0.0, 0.1, 0.2, 0.4, 0.5, 0.9)))
+    agent.wait(100.0)
     agent.refusing = (2,)
-    agent.until(since + 100.0)
-    tried = agent.tell(HINT) + agent.wait(0.4)
-    assert times(tried, since + 100.0) == [0.0, 0.1, 0.3]
-    agent.see(ETH._replace(flags=NO_CARRIER))
-    assert causes(agent.see(ETH)) == ["link-up"]
+    since = agent.now
+    tried = agent.tell(HINT) + agent.until(since + 0.95)
+    assert times(tried, since) == [0.0, 0.1, 0.3, 0.7]
+
+
+def test_addresses_whose_frames_are_taken_wait_little_for_those_whose_frames_are_refused() -> None:
+    """A filter of the guest can refuse the frames of one protocol (ENOBUFS)."""
+    six = [address(f"2001:db8::{n:x}/64") for n in range(1, 9)]
+    agent = guest(ETH, A, *six, settings=Settings(interval=5.0, jitter=0.0))
+    agent.until(1100.0)
+    agent.refusing = {item.address for item in six}
+    frames = agent.until(1200.0)
+    ours = [each.at for each in frames if each.announcement.address == A.address]
+    assert max(later - earlier for earlier, later in zip(ours, ours[1:])) <= 16.0  # 15 without
+    sent = agent.tell(HINT) + agent.wait(2.0)
+    assert A.address in [each.announcement.address for each in sent]
 
 
 @pytest.mark.parametrize("level", [LEVEL_DEBUG, LEVEL_INFO])

@@ -59,8 +59,8 @@ ANSWERED_A_SECOND = 4.0  # probes of a link for rivals that answer: more of them
 REST = 4.0  # seconds after a check without an answer, in which a claim starts no other check
 ECHO = 1.0  # seconds within which a repeater returns our frame
 # Seconds after a claim, or the answer to a probe for one station alone, in which the rival's answer
-# to a probe for all is taken to be its own.  One second for each address that has such a rival.
-PROVEN_FOR = 5.0
+# to a probe for all is taken to be its own.
+PROVEN_FOR = 3.0
 FEWER = 2  # probes, where a rival has left another address; one can be lost
 # Seconds after a check in which the path may not carry frames yet.  A port with spanning tree
 # listens and learns for 30 s by default (IEEE 802.1D-2004 section 17.14).
@@ -189,6 +189,7 @@ class Conflicts:
             rival.check(1, cause)
             rival.step_at = inf  # until the probe is sent
         rival.probes, rival.asked = 0, b""  # what was sent before says nothing any more
+        rival.last_proof = rival.asked_at = -inf
         return True
 
     def is_unsure(self, ifindex: int, address: bytes) -> bool:
@@ -215,6 +216,15 @@ class Conflicts:
         """Return whether the address must not be announced now."""
         rival = self.rivals.get(ifindex, {}).get(address)
         return rival is not None and rival.withheld
+
+    def is_announced(self, ifindex: int, address: bytes) -> bool:
+        """Return whether the address may be announced now."""
+        return not self.is_withheld(ifindex, address)
+
+    def is_only_claimed(self, ifindex: int, address: bytes) -> bool:
+        """Return whether it is withheld because of claims, and no station has answered yet."""
+        rival = self.rivals[ifindex][address]
+        return rival.last_answer == -inf and rival.release_cause not in CHECKED
 
     def asked(self, ifindex: int, address: bytes) -> bytes:
         """Return the hardware address of the only station to probe; b"": probe all."""
@@ -307,10 +317,12 @@ class Conflicts:
             was_asked = bool(rival.asked)
             rival.last_proof = now if was_asked else rival.last_proof
             rival.check(PROBES, Cause.ADDRESS_ADDED)
-            if now - rival.last_proof <= max(PROVEN_FOR, self._present(ifindex)):
-                at = self._next_look(ifindex, rival, 1 + was_asked)
-            else:
-                rival.asked, at = rival.hardware_address, now
+            at = self._next_look(ifindex, rival, 1 + was_asked)
+            if now - rival.last_proof > PROVEN_FOR:
+                rival.asked = rival.hardware_address
+                if now - rival.asked_at > PROVEN_FOR:  # stations that take turns do not hurry it
+                    # Other answers to the probe for all must not count as the next one's.
+                    rival.asked_at, at = now, now + SHORT_WAIT
             self._step(ifindex, address, rival, at)
         elif rival.is_checked:
             if is_silent:
@@ -331,12 +343,8 @@ class Conflicts:
         """Return when to probe again for the address of a rival that answered ``probes``."""
         is_young = rival.last_answer - rival.present_since <= YOUNG
         hold_off = self._settings.hold_off / (4 if is_young else 1)
-        wait = self._present(ifindex) * probes / ANSWERED_A_SECOND
-        return rival.last_answer + max(hold_off, wait)
-
-    def _present(self, ifindex: int) -> int:
-        """Return the number of addresses of a link for which a rival answered."""
-        return sum(each.last_answer > -inf for each in self.rivals[ifindex].values())
+        present = sum(each.last_answer > -inf for each in self.rivals[ifindex].values())
+        return rival.last_answer + max(hold_off, present * probes / ANSWERED_A_SECOND)
 
     def _start_check(self, ifindex: int, address: bytes, rival: Rival) -> bool:
         """Start a check because of a claim, or because the hold-off is over; False: not now."""
@@ -458,7 +466,7 @@ class Conflicts:
         rival.is_fresh = True
         rival.is_logged = rival.is_logged and not rival.withheld
         rival.is_checked = rival.withheld = rival.is_awaited = False
-        rival.probes = 0
+        rival.probes, rival.asked = 0, b""
         rival.last_answer, rival.present_since = -inf, inf
         if has_left:
             self._hurry(ifindex, rival.hardware_address, now)
@@ -474,7 +482,7 @@ class Conflicts:
             is_same = rival.hardware_address == hardware_address
             if is_same and rival.withheld and rival.last_answer > -inf and rival.wanted > FEWER:
                 self._checks.setdefault(ifindex, set()).add(address)  # beyond MOST_CHECKS
-                rival.wanted = FEWER
+                rival.wanted, rival.last_proof, rival.asked_at = FEWER, -inf, -inf
                 if not rival.probes:  # else its answer may be on the way
                     self._step(ifindex, address, rival, now)
 

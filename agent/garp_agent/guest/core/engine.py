@@ -290,6 +290,9 @@ class Engine:
         self.notices.say(LEVEL_NOTICE, "resumed", seconds=round(event.seconds, 3))
         self._end_lease("resumed", now)
         self._bursts.everywhere(Cause.RESUME)
+        for ifindex, plan in self.plans.items():
+            if plan.skip is None and not plan.targets:  # its addresses come later
+                self.conflicts.came_up(ifindex, now)
         self.schedule.rephase(now)
 
     def _sent(self, event: Sent, now: float) -> None:

@@ -84,9 +84,12 @@ class FrameChoice:
 
         The question claims the address that asks, if only at the station that answers.
         """
-        if len(address) == 16:
-            for each in self._plans[ifindex].sources:
-                if each != address and not self._conflicts.is_withheld(ifindex, each):
+        if len(address) == 4:
+            return b""
+        others = [each for each in self._plans[ifindex].sources if each != address]
+        for may_ask in (self._conflicts.is_announced, self._conflicts.is_only_claimed):
+            for each in others:
+                if may_ask(ifindex, each):
                     return each
         return b""
 

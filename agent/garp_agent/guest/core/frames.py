@@ -260,9 +260,11 @@ def _arp_claim(frame: bytes, start: int) -> Claim:
     sender = frame[start + 14 : start + 18]
     target = frame[start + 24 : start + 28]
     if sender != _NO_ADDRESS:
-        # A gratuitous reply answers no station.
-        is_answer = opcode == _ARP_REPLY and target != sender
-        asker = frame[start + 18 : start + 24] if is_answer else b""
+        asker = b""
+        if opcode == _ARP_REPLY and target != sender:  # a gratuitous reply answers no station
+            # Behind a MAC NAT, only one of the two hardware addresses is that of the asker.
+            is_unicast = not frame[0] & 1
+            asker = frame[:6] if is_unicast else frame[start + 18 : start + 24]
         return Claim(hardware_address, sender, answers=asker)
     if opcode != _ARP_REQUEST or target == _NO_ADDRESS:
         raise FrameError(f"ARP opcode {opcode} from 0.0.0.0 names no address to claim")

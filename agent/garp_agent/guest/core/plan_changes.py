@@ -140,7 +140,7 @@ class PlanChanges:
         if known != after.targets:
             self._is_news = True
         for address, target in after.targets.items():
-            if address not in known:
+            if address not in known or (target.claims and not known[address].claims):
                 self._conflicts.appear(ifindex, address, now, target.claims)
         frames = {
             each.address: len(self._choice.kinds(ifindex, each)) for each in after.targets.values()

@@ -134,7 +134,9 @@ def plan_link(
     if skip is None and not targets and settings.mac_only:
         targets[b""] = Target(b"", (Kind.RARP,))
     # Link-local ones (fe80::/10) are the highest.  Few are enough: a probe looks for one.
-    sources = sorted((each for each in targets if len(each) == 16), reverse=True)[:MOST_SOURCES]
+    # Optimistic ones must not ask (RFC 4429 section 3.3).
+    fit = [each for each, target in targets.items() if len(each) == 16 and target.override]
+    sources = sorted(fit, reverse=True)[:MOST_SOURCES]
     return LinkPlan(link, skip, targets, tuple(skipped), tuple(sources))
 
 

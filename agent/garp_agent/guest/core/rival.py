@@ -20,6 +20,7 @@ class Rival:
     __slots__ = (
         "answerer",
         "asked",
+        "asked_at",
         "claimants",
         "claims",
         "hardware_address",
@@ -50,6 +51,7 @@ class Rival:
         self.hardware_address = b""  # of the latest claim; b"": none yet
         self.answerer = b""  # the hardware address of the latest answer
         self.asked = b""  # the only station that the probes ask; b"": all
+        self.asked_at = -inf  # when a probe for one station alone was last hurried
         self.claimants = 0  # hardware addresses that joined since the check began
         self.claims = 0
         self.last_claim = self.last_answer = self.last_defence = self.last_news = -inf

@@ -114,6 +114,8 @@ class Schedule:
         for address in [a for a in link.pending if a not in addresses]:
             if link.pending[address] is not Cause.PROXY_TEST:
                 link.forget(address)
+        for address in [a for a in link.after_probe if a not in addresses]:
+            del link.after_probe[address]
         for key in [k for k in link.bursts if isinstance(k, bytes) and k not in addresses]:
             del link.bursts[key]
         link.addresses.update(addresses)
@@ -187,6 +189,8 @@ class Schedule:
             for single in [key for key in link.bursts if isinstance(key, bytes)]:
                 del link.bursts[single]
             link.bursts[_ALL] = burst
+        if link.rest_end < inf:
+            link.rest_end = min(link.rest_end, now + self._token)
         link.last_burst = (now, cause)
         link.find_next_round()
         self._enqueue(link)
@@ -271,6 +275,9 @@ class Schedule:
         if link is None:
             return
         link.rest = 0.0
+        if link.rest_end < inf:
+            link.rest_end = inf
+            self._wait(link, now)
         nic = link.nic
         was_ready = nic.due <= now
         nic.bucket.charge(now)
@@ -281,12 +288,16 @@ class Schedule:
                 next(iter(queue)).held += 1
 
     def refused(self, ifindex: int, now: float) -> None:
-        """Let a link whose frame the kernel refused rest; the others need not wait for it."""
+        """Let a link whose frame the kernel refused rest; the others need not wait for it.
+
+        Its other addresses are tried first: the kernel may take their frames.
+        """
         link = self._links.get(ifindex)
         if link is not None:
-            token = 1.0 / self._settings.rate_limit.frames_per_second
-            link.rest = min(LONGEST_REST, 2.0 * link.rest or token)
-            link.rest_end = now + link.rest
+            rest = self._token
+            if not link.pending:
+                rest = link.rest = min(LONGEST_REST, 2.0 * link.rest or self._token)
+            link.rest_end = now + rest
             self._stop_waiting(link, now)
             self._enqueue(link)
 
@@ -340,6 +351,11 @@ class Schedule:
         return link.held if link else 0
 
     # -- one link -------------------------------------------------------------------
+
+    @property
+    def _token(self) -> float:
+        """The seconds in which a bucket gets a token."""
+        return 1.0 / self._settings.rate_limit.frames_per_second
 
     def _phase(self, link: LinkSchedule, now: float) -> float:
         return now + self._uniform() * self.interval if link.addresses else inf
