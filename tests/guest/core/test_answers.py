@@ -9,6 +9,7 @@ import pytest
 from garp_agent.config.settings import ArpForm, Settings
 from garp_agent.guest.core.model import (
     ALL_NODES_ETHERNET,
+    IFA_F_OPTIMISTIC,
     PROBE_KINDS,
     Cause,
     ClaimSeen,
@@ -195,6 +196,12 @@ def test_address_that_is_withheld_asks_for_no_other() -> None:
     assert sources(claim(agent, 10.1, MINE6.address)) == {(Kind.SOLICITATION, ANOTHER6.address)}
     claim(agent, 10.2, ANOTHER6.address)  # now all are, because of claims without an answer
     assert sources(agent.until(10.7)) == {(Kind.SOLICITATION, LINK_LOCAL.address)}
+
+
+def test_optimistic_address_asks_for_no_other() -> None:
+    """It may be another station's, too: RFC 4429 section 3.3."""
+    agent = guest6(MINE6, LINK_LOCAL._replace(flags=IFA_F_OPTIMISTIC))
+    assert sources(claim(agent, 10.0, MINE6.address)) == {(Kind.DAD_PROBE, b"")}
 
 
 def test_first_probes_come_from_no_address() -> None:

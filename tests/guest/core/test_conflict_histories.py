@@ -376,6 +376,20 @@ def test_address_that_is_added_during_a_check_of_a_claim_is_left_to_its_owner() 
     assert len(announcements(agent.until(300.0))) <= 1
 
 
+@pytest.mark.parametrize("mac_only", [True, False])
+def test_address_that_is_added_soon_after_a_resume_is_left_to_its_owner(mac_only: bool) -> None:
+    agent = Agent(Settings(mac_only=mac_only), now=0.0)
+    agent.tell(*dump(ETH0, MINE))
+    agent.until(100.0)
+    agent.tell(AddressGone(MINE))
+    agent.until(170.0)
+    agent.tell(Resumed(3600.0))
+    agent.until(171.0)
+    answered_by(agent, RIVAL)
+    frames = agent.see(MINE) + agent.until(300.0)
+    assert announcements(frames) == [171.0, 171.1, 171.4]
+
+
 def test_address_that_is_added_a_minute_after_its_link_is_refreshed_without_probes() -> None:
     agent = Agent(Settings(), now=0.0)
     agent.tell(*dump(ETH0))

@@ -225,6 +225,14 @@ def test_decode_arp_of_scapy_gives_claim_of_its_sender(
     assert decode(bytes(frame)) == Claim(sender, address, answers=asker)
 
 
+@pytest.mark.parametrize("target", [THEIRS, bytes(6), b"\xff" * 6])
+def test_decode_arp_reply_that_is_sent_to_one_station_answers_that_station(target: bytes) -> None:
+    """A MAC NAT can leave another target hardware address in the reply."""
+    arp = ARP(op=2, hwsrc=text(THEIRS), psrc=text(V4), hwdst=text(target), pdst="0.0.0.0")
+    frame = Ether(src=text(THEIRS), dst=text(OURS)) / arp
+    assert decode(bytes(frame)) == Claim(THEIRS, V4, answers=OURS)
+
+
 @property_settings(100)
 @given(macs, v4s.filter(any), macs, st.integers(0, 0xFFFF))
 def test_decode_arp_probe_of_scapy_gives_probe_also_behind_a_tag(
