@@ -385,7 +385,7 @@ class Schedule:
         As a rule a refresh is alone, and need not wait for its NIC.  Other links that are due now
         come after it anyway, unless it has no address.
         """
-        (address,) = link.pending
+        ((address, cause),) = link.pending.items()
         frames = link.addresses.get(address, 1)
         if link.is_bare:
             if self._heap and self._heap[0][0] <= now:
@@ -393,13 +393,14 @@ class Schedule:
             frames += self._settings.rate_limit.depth // 2
         if link.nic.bucket.ready_at(frames, now) > now:
             return None
-        return link.take()
+        link.pending.clear()
+        return Due(link.ifindex, address, cause)
 
     def _tick(self, link: LinkSchedule) -> None:
         for _ in range(min(self._settings.addresses_per_tick, len(link.addresses))):
             address = next(iter(link.addresses))
             link.addresses[address] = link.addresses.pop(address)  # to the end of the round
-            link.add(address, Cause.REFRESH)
+            link.pending.setdefault(address, Cause.REFRESH)
 
     # -- one NIC --------------------------------------------------------------------
 
