@@ -51,9 +51,7 @@ QUEUE = 3.0  # seconds in which the token bucket lets out what may be pending he
 delays = st.sampled_from([0.0, 0.0, 0.02, 0.2, 0.45, 1.0, 1.4, 3.0, 8.0])
 latencies = st.sampled_from([0.0005, 0.01, 0.06, 0.2])
 numbers = st.integers(0, 23)
-kinds = st.sampled_from(
-    ["owner", "owner", "owner", "crowd", "forger", "proxy", "repeater", "cache"]
-)
+kinds = st.sampled_from(["owner", "owner", "owner", "crowd", "forger", "proxy", "repeater"])
 
 
 class Worlds(RuleBasedStateMachine):

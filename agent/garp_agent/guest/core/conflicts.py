@@ -226,10 +226,14 @@ class Conflicts:
         rival = self.rivals[ifindex][address]
         return rival.last_answer == -inf and rival.release_cause not in CHECKED
 
-    def asked(self, ifindex: int, address: bytes) -> bytes:
-        """Return the hardware address of the only station to probe; b"": probe all."""
+    def asked(self, ifindex: int, address: bytes, is_check: bool) -> bytes:
+        """Return the hardware address of the only station to probe; b"": probe all.
+
+        ``is_check``: the probe belongs to a check.  Others, of a refresh or a hint, teach the
+        switches.  They go to all stations, but not while the answer of one alone is awaited.
+        """
         rival = self.rivals.get(ifindex, {}).get(address)
-        return rival.asked if rival is not None else b""
+        return rival.asked if rival is not None and (is_check or rival.probes) else b""
 
     def is_checking(self, ifindex: int) -> bool:
         """Return whether a check is under way on a link that no station has answered yet.
@@ -412,10 +416,15 @@ class Conflicts:
             heappop(self._heap)
         return inf
 
-    def probed(self, ifindex: int, address: bytes, now: float, sent: bool) -> None:
-        """Note that a probe for an address was sent, or that it could not be."""
+    def probed(
+        self, ifindex: int, address: bytes, now: float, sent: bool, asked: bytes = b""
+    ) -> None:
+        """Note that a probe for an address was sent, or that it could not be.
+
+        ``asked``: the only station that it asked.
+        """
         rival = self.rivals.get(ifindex, {}).get(address)
-        if rival is None or not rival.is_checked:
+        if rival is None or not rival.is_checked or asked != rival.asked:
             return
         rival.probes += sent
         rival.is_asked = rival.is_asked or sent

@@ -305,7 +305,8 @@ class Engine:
         if event.announcement.kind in PROBE_KINDS:
             ifindex, address = event.announcement.ifindex, event.announcement.address
             self.conflicts.proxy_tests.probed(ifindex, address, now)
-            self.conflicts.probed(ifindex, address, now, event.outcome is SendOutcome.SENT)
+            is_sent, asked = event.outcome is SendOutcome.SENT, event.announcement.asked
+            self.conflicts.probed(ifindex, address, now, is_sent, asked)
             is_withheld = self.conflicts.is_withheld(ifindex, address)
             self.schedule.probed(ifindex, address, is_withheld, now)
         elif (

@@ -75,7 +75,9 @@ class FrameChoice:
     def probe(self, plain: Announcement) -> Announcement:
         """Return a probe in the form in which its answer says most."""
         ifindex, address = plain.ifindex, plain.address
-        asked, source = self._conflicts.asked(ifindex, address), self.source(ifindex, address)
+        is_check = plain.cause is Cause.CONFLICT
+        asked = self._conflicts.asked(ifindex, address, is_check)
+        source = self.source(ifindex, address)
         kind = Kind.SOLICITATION if source else plain.kind
         return plain._replace(kind=kind, asked=asked, source=source)
 
