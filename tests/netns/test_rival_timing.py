@@ -7,7 +7,8 @@ finds nothing; it never fails for that.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import pytest
 from scapy.layers.l2 import Ether
@@ -69,6 +70,17 @@ def after_the_last_probe(act: Callable[[], None]) -> Callable[[Packet], list[Pac
     return react
 
 
+@contextmanager
+def watched(site: Site) -> Iterator[tuple[Agent, Capture]]:
+    """Yield an agent whose start is over, and the frames at its own link."""
+    with (
+        started(site, GUEST_ADDRESS, QUIET) as agent,
+        Capture(site.lab, "guest", both=True) as wire,
+    ):
+        until(lambda: burst_is_over(agent), "the frames of the start are sent")
+        yield agent, wire
+
+
 def test_station_that_claims_the_address_after_the_last_probe_of_a_check_is_asked(
     site: Site,
 ) -> None:
@@ -78,11 +90,7 @@ def test_station_that_claims_the_address_after_the_last_probe_of_a_check_is_aske
         site.lab.ip("peer", f"address add {GUEST_ADDRESS}/24 dev eth0")  # its kernel answers
         claim(site, claim_of(GUEST_ADDRESS, PEER_MAC))
 
-    with (
-        started(site, GUEST_ADDRESS, QUIET) as agent,
-        Capture(site.lab, "guest", both=True) as wire,
-    ):
-        until(lambda: burst_is_over(agent), "the frames of the start are sent")
+    with watched(site) as (agent, wire):
         with station(site, after_the_last_probe(take)):
             wire.clear()
             claim(site, claim_of(GUEST_ADDRESS))
@@ -104,11 +112,7 @@ def test_station_that_claimed_the_address_too_late_to_be_asked_is_not_known_as_s
     def forge() -> None:
         claim(site, *(claim_of(GUEST_ADDRESS, mac) for mac in ("02:00:5e:00:53:68", OTHER_RIVAL)))
 
-    with (
-        started(site, GUEST_ADDRESS, QUIET) as agent,
-        Capture(site.lab, "guest", both=True) as wire,
-    ):
-        until(lambda: burst_is_over(agent), "the frames of the start are sent")
+    with watched(site) as (agent, wire):
         with station(site, after_the_last_probe(forge)):
             wire.clear()
             claim(site, claim_of(GUEST_ADDRESS))

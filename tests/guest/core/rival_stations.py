@@ -30,8 +30,7 @@ class Station:
     def __init__(self, number: int, kind: str, latency: float) -> None:
         self.hardware_address = bytes((2, 0, 0, 0, 9, number))
         # "owner", "crowd" (an owner that also has half of the IPv4 network), "forger",
-        # "proxy", "repeater" or "cache" (a switch that answers probes to all for a station that has
-        # left, until an announcement of the guest corrects it)
+        # "proxy" or "repeater"
         self.kind = kind
         self.latency = latency
         self.has: set[bytes] = set()  # an owner answers probes for these
@@ -45,8 +44,7 @@ class Station:
 
     def answers(self, frame: Frame) -> bool:
         """Return whether it answers a probe."""
-        asked = frame.announcement.asked
-        if asked and (self.kind == "cache" or asked != self.hardware_address):
+        if frame.announcement.asked not in (b"", self.hardware_address):
             return False
         one = frame.announcement.address
         has_half = self.kind == "crowd" and one[:3] == MINE.address[:3] and one[3] % 2
@@ -161,8 +159,6 @@ class Network:
                 self._lost(sent.address, "path")
             return
         for each in self.stations:
-            if each.kind == "cache" and sent.kind in CLAIMS:
-                each.has.discard(sent.address)
             if is_probe and each.answers(frame):
                 if each.is_mute:
                     if sent.cause is not Cause.PROXY_TEST:

@@ -287,7 +287,7 @@ class Worlds(RuleBasedStateMachine):
         return sorted(self.items)[number % len(self.items)]
 
     def _take(self, station: Station, one: bytes) -> None:
-        if station.kind in ("owner", "crowd", "cache"):
+        if station.kind in ("owner", "crowd"):
             station.has.add(one)
 
     def _leave(self, station: Station, which: list[bytes]) -> None:
@@ -310,8 +310,7 @@ class Worlds(RuleBasedStateMachine):
         def claim() -> None:
             # Not in one turn with an answer: each station would be tested for a proxy at once.
             is_heard = station in self.net.stations or not self.net.is_stopped
-            has = one in station.has and station.kind != "cache"
-            if is_heard and (station.kind == "forger" or has):
+            if is_heard and (station.kind == "forger" or one in station.has):
                 self.net.claim(station, one, form)
 
         for n in range(times):
@@ -389,13 +388,12 @@ class Worlds(RuleBasedStateMachine):
             return
         if is_answer:
             self.missed.discard(one)
-        if event.answers and station.kind not in ("proxy", "cache"):
+        if event.answers and station.kind != "proxy":
             self.answered[where] = now
             self.silent.discard((where[0], station))
         self.claimers[where] = station
         may_be_echo = station.was_silent and now - self.claimed.get(where, -ECHO) < ECHO
         yields = self.settings.conflict.policy is YIELD and not self._is_ignored(station)
-        yields = yields and station.kind != "cache"
         if not (yields and one in station.has and self._is_announced(where)):
             return
         if is_answer:
@@ -451,11 +449,7 @@ class Worlds(RuleBasedStateMachine):
             assert owners == [], f"{now}: claims {one.hex()}, which {owners} have, for {cause}"
             late = [each for each, at in self.claiming[one].items() if now - at > YIELDS]
             assert late == [], f"{now}: still claims {one.hex()}, which {late} have claimed"
-            there = [
-                each
-                for each in self.net.stations
-                if one in each.has and each.kind != "cache" and not each.is_mute
-            ]
+            there = [each for each in self.net.stations if one in each.has and not each.is_mute]
             has_owner = not all(self._is_ignored(each) for each in there)
             if yields and has_owner and one in self.slips and cause in WAITS:
                 self.slips[one] += now <= self.unsure_until[where[0]]
