@@ -217,12 +217,8 @@ class Conflicts:
         rival = self.rivals.get(ifindex, {}).get(address)
         return rival is not None and rival.withheld
 
-    def is_announced(self, ifindex: int, address: bytes) -> bool:
-        """Return whether the address may be announced now."""
-        return not self.is_withheld(ifindex, address)
-
     def is_only_claimed(self, ifindex: int, address: bytes) -> bool:
-        """Return whether it is withheld because of claims, and no station has answered yet."""
+        """Return whether a withheld address has claims, and no station has answered yet."""
         rival = self.rivals[ifindex][address]
         return rival.last_answer == -inf and rival.release_cause not in CHECKED
 

@@ -89,10 +89,12 @@ class FrameChoice:
         if len(address) == 4:
             return b""
         others = [each for each in self._plans[ifindex].sources if each != address]
-        for may_ask in (self._conflicts.is_announced, self._conflicts.is_only_claimed):
-            for each in others:
-                if may_ask(ifindex, each):
-                    return each
+        for each in others:
+            if not self._conflicts.is_withheld(ifindex, each):
+                return each
+        for each in others:
+            if self._conflicts.is_only_claimed(ifindex, each):
+                return each
         return b""
 
     def count(self, ifindex: int, address: bytes) -> int:
