@@ -18,6 +18,7 @@ from bench.lab import GUEST_ADDRESS, GUEST_ADDRESS6, GUEST_MAC, PEER_ADDRESS, PE
 from tests.netns.agent import Agent, Site, meanwhile, until
 from tests.netns.rivals import (
     FREQUENT,
+    OTHER_RIVAL,
     RIVAL_MAC,
     answer,
     asked,
@@ -96,10 +97,17 @@ def test_solicitation_comes_from_another_address_and_is_answered_by_the_owner(si
     assert (LINK_LOCAL, GUEST_ADDRESS6) in asks
 
 
-def test_cache_that_answers_for_a_station_that_has_left_does_not_withhold_the_address(
-    site6: Site, address: str
+@pytest.mark.parametrize(
+    "stations",
+    [
+        pytest.param([RIVAL_MAC], id="one station"),
+        pytest.param([RIVAL_MAC, OTHER_RIVAL], id="two stations"),
+    ],
+)
+def test_caches_that_answer_for_stations_that_have_left_do_not_withhold_the_address(
+    site6: Site, address: str, stations: list[str]
 ) -> None:
-    """A switch answers probes to all from its cache (EVPN); it does not answer for unicast."""
+    """Switches answer probes to all from their caches (EVPN); they do not answer for unicast."""
     entries = {address: RIVAL_MAC}
 
     def react(packet: Packet) -> list[Packet]:
@@ -108,7 +116,7 @@ def test_cache_that_answers_for_a_station_that_has_left_does_not_withhold_the_ad
             entries[address] = GUEST_MAC
         to_all = int(packet.dst[:2], 16) & 1
         is_cached = wanted == address and to_all and entries[address] == RIVAL_MAC
-        return [answer(packet)] if is_cached else []
+        return [answer(packet, mac) for mac in stations] if is_cached else []
 
     with station(site6, react), site6.start(config=FREQUENT, wait=False) as agent:
         until(lambda: entries[address] == GUEST_MAC, "an announcement corrects the cache")

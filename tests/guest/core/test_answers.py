@@ -153,6 +153,27 @@ def test_probe_form_of_an_announcement_goes_to_all_after_a_station_was_asked_alo
     assert {frame.announcement.asked for frame in frames} == {b""}
 
 
+def two_caches(frame: Frame) -> list[ClaimSeen]:
+    """Two switches that answer for two stations that have left."""
+    return [
+        each for one in only_to_all(frame) for each in (one, one._replace(hardware_address=RIVAL2))
+    ]
+
+
+def test_caches_that_name_two_stations_withhold_the_address_for_seconds() -> None:
+    agent = Agent(Settings(interval=5.0, jitter=0.0, mac_only=False), now=0.0)
+    agent.after_frame = two_caches
+    frames = agent.tell(*dump(ETH0, MINE)) + agent.until(60.0)
+    sent = [frame.announcement for frame in frames]
+    begun = next(n for n, each in enumerate(sent) if each.kind in CLAIMS)
+    own = [each for each in sent[:begun] if each.kind in PROBE_KINDS]
+    alone = [each.asked for each in own if each.cause is not Cause.PROXY_TEST]
+    assert alone == [b"", RIVAL, RIVAL, RIVAL, RIVAL2, RIVAL2, RIVAL2]
+    claims = [frame.at for frame in frames if frame.announcement.kind in CLAIMS]
+    assert claims[0] <= 2.0
+    assert all(later - earlier <= 7.0 for earlier, later in zip(claims, claims[1:]))
+
+
 def test_second_cached_answer_to_one_probe_is_no_proof() -> None:
     """Two switches answer for one station that has left."""
     agent = Agent(Settings(interval=5.0, mac_only=False), now=0.0)

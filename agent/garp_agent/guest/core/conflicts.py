@@ -19,7 +19,7 @@ answered seems to have left, and also of an address that comes later than its li
 
 A switch may answer from its cache for a station that has left (ARP and ND suppression).  So an
 answer is followed by probes for that station alone, unless a recent frame of it proves that it is
-there.
+there.  If several stations answer, each is asked alone in turn.
 
 A station that answers for everything is no rival (guest.core.proxy_tests).  Group and zero hardware
 addresses belong to no station.
@@ -61,6 +61,7 @@ ECHO = 1.0  # seconds within which a repeater returns our frame
 # Seconds after a claim, or the answer to a probe for one station alone, in which the rival's answer
 # to a probe for all is taken to be its own.
 PROVEN_FOR = 3.0
+MOST_ASKED = 3  # stations that are asked alone after another one
 FEWER = 2  # probes, where a rival has left another address; one can be lost
 # Seconds after a check in which the path may not carry frames yet.  A port with spanning tree
 # listens and learns for 30 s by default (IEEE 802.1D-2004 section 17.14).
@@ -188,7 +189,7 @@ class Conflicts:
         if not rival.withheld:
             rival.check(1, cause)
             rival.step_at = inf  # until the probe is sent
-        rival.probes, rival.asked = 0, b""  # what was sent before says nothing any more
+        rival.probes, rival.asked, rival.to_ask = 0, b"", ()  # what was sent before says nothing
         rival.last_proof = rival.asked_at = -inf
         return True
 
@@ -283,7 +284,7 @@ class Conflicts:
             rival.is_asked, rival.last_proof = False, -inf
             rival.claimants += 1
             if not answer:  # of two that answer, the one or the other is there
-                rival.asked = b""
+                rival.asked, rival.to_ask = b"", ()
         if now - rival.last_announced > ECHO:
             rival.last_unprompted = now
         if not answer:
@@ -314,6 +315,10 @@ class Conflicts:
             self.silent.answered(station)
             rival.last_answer, rival.present_since = now, min(rival.present_since, now)
             rival.answerer = rival.hardware_address
+            if rival.asked not in (b"", rival.hardware_address):
+                others = dict.fromkeys((*rival.to_ask, rival.hardware_address))
+                rival.to_ask = tuple(others)[:MOST_ASKED]
+                return
             was_asked = bool(rival.asked)
             rival.last_proof = now if was_asked else rival.last_proof
             rival.check(PROBES, Cause.ADDRESS_ADDED)
@@ -447,6 +452,9 @@ class Conflicts:
         if not (is_over or has_turn or self._start_check(ifindex, address, rival)):
             self._step(ifindex, address, rival, now + PROBE_WAIT)
             return []
+        if is_over and rival.to_ask:
+            rival.asked, *others = rival.to_ask
+            rival.to_ask, rival.probes, is_over = tuple(others), 0, False
         if is_over:
             return self._end_check(ifindex, address, rival, now)
         return [Step(ifindex, address, None)]
@@ -471,7 +479,7 @@ class Conflicts:
         rival.is_fresh = True
         rival.is_logged = rival.is_logged and not rival.withheld
         rival.is_checked = rival.withheld = rival.is_awaited = False
-        rival.probes, rival.asked = 0, b""
+        rival.probes, rival.asked, rival.to_ask = 0, b"", ()
         rival.last_answer, rival.present_since = -inf, inf
         if has_left:
             self._hurry(ifindex, rival.hardware_address, now)

@@ -42,6 +42,7 @@ class Rival:
         "release_cause",
         "rest_until",
         "step_at",
+        "to_ask",
         "unsure_until",
         "wanted",
         "withheld",
@@ -51,6 +52,7 @@ class Rival:
         self.hardware_address = b""  # of the latest claim; b"": none yet
         self.answerer = b""  # the hardware address of the latest answer
         self.asked = b""  # the only station that the probes ask; b"": all
+        self.to_ask: tuple[bytes, ...] = ()  # stations that are asked alone after it
         self.asked_at = -inf  # when a probe for one station alone was last hurried
         self.claimants = 0  # hardware addresses that joined since the check began
         self.claims = 0
@@ -78,7 +80,7 @@ class Rival:
         """Check the address until ``wanted`` probes remain without an answer."""
         self.is_checked = True
         self.is_ambiguous = False
-        self.asked = b""
+        self.asked, self.to_ask = b"", ()
         self.withheld = withheld
         self.claimants = 0
         self.probes = 0
