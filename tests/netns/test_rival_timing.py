@@ -18,6 +18,7 @@ from bench.lab import GUEST_ADDRESS, GUEST_MAC, PEER_MAC
 from garp_agent.guest.core.rival import PROBES
 from tests.netns.agent import QUIET, Agent, Capture, Site, announced, meanwhile, until
 from tests.netns.rivals import (
+    FREQUENT,
     OTHER_RIVAL,
     answer,
     asked,
@@ -27,6 +28,7 @@ from tests.netns.rivals import (
     claims_of,
     has,
     kinds,
+    owner,
     started,
     station,
     until_it_yields,
@@ -125,6 +127,25 @@ def test_station_that_claimed_the_address_too_late_to_be_asked_is_not_known_as_s
         until(lambda: "claim" in around_claim(wire, OTHER_RIVAL)[1], "it is announced once more")
         after = around_claim(wire, OTHER_RIVAL)[1]
         assert "claim" in before or after[:PROBES] == ["probe"] * PROBES
+
+
+# -- addresses that come later than their link ----------------------------------------
+
+
+@pytest.mark.parametrize("new", ["192.0.2.77/24", "2001:db8::77/64"], ids=["IPv4", "IPv6"])
+def test_refreshes_of_an_address_that_comes_soon_after_its_link_notice_an_owner(
+    site6: Site, new: str
+) -> None:
+    """A network manager adds addresses when the carrier is there; another guest may have them."""
+    address = new.partition("/")[0]
+    with started(site6, GUEST_ADDRESS, FREQUENT) as agent:
+        site6.guest("link set eth0 down")
+        until(lambda: not agent.announced(), "the link is down")
+        site6.guest("link set eth0 up")
+        until(agent.announced, "the link is up")
+        with owner(site6, address):
+            site6.guest(f"address add {new} dev eth0{' nodad' * (':' in address)}")
+            until_it_yields(agent, address)
 
 
 # -- reloads --------------------------------------------------------------------------

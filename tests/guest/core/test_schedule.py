@@ -538,6 +538,21 @@ def test_probe_and_announcement_of_an_address_each_get_a_turn(seed: int) -> None
     assert not asked
 
 
+def test_address_that_went_and_came_back_is_not_announced_after_its_former_probe() -> None:
+    first, second = names(2)
+    schedule = schedule_of([first, second], interval=200.0)
+    run(schedule, 10.0)
+    schedule.send_once(LINK, first, Cause.CONFLICT, 10.0)
+    schedule.burst(LINK, HINT, 10.0, (0.0,), [first])
+    due = schedule.next_due(10.0)
+    assert due is not None
+    assert due.cause is Cause.CONFLICT
+    schedule.set_addresses(LINK, one_each([second]), 10.0)
+    schedule.set_addresses(LINK, one_each([first, second]), 10.0)
+    schedule.probed(LINK, first, False, 10.0)
+    assert run(schedule, 20.0) == []
+
+
 # -- links without an address -------------------------------------------------------------
 
 BARE = range(100, 300)
