@@ -7,7 +7,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from garp_agent.cli.garp_agent import cli
 from garp_agent.config import in_force
 from garp_agent.config.errors import ConfigError
 from garp_agent.config.settings import Settings
@@ -25,6 +27,7 @@ def usual(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_without_a_file_the_defaults_are_in_force(usual: Path) -> None:
     assert in_force.configuration_files(None) == ()
+    assert in_force.files_left_out(None) == ()
     assert in_force.read_settings(None, {}) == Settings()
     assert in_force.read_settings(None, {"interval": "7s"}) == Settings(interval=7.0)
 
@@ -50,6 +53,8 @@ def test_files_of_conf_d_override_in_the_order_of_their_names(usual: Path) -> No
     (folder / "40-empty.yaml").touch()
     names = ("10-first.yaml", "20-last.yaml", "40-empty.yaml")
     assert in_force.configuration_files(None) == (str(usual), *(str(folder / n) for n in names))
+    assert in_force.files_left_out(None) == (str(folder / "30-none.yml"),)
+    assert in_force.files_left_out("named") == ()
     settings = in_force.read_settings(None, {})
     assert (settings.interval, settings.jitter) == (7.0, 0.05)
     assert settings.interfaces.include == ("eth*",)
@@ -57,6 +62,17 @@ def test_files_of_conf_d_override_in_the_order_of_their_names(usual: Path) -> No
     assert in_force.configuration_files("named") == ("named",)
     usual.unlink()
     assert in_force.read_settings(None, {}).interfaces.include == Settings().interfaces.include
+
+
+def test_check_names_the_files_of_conf_d_that_are_not_read(usual: Path) -> None:
+    folder = usual.parent / "conf.d"
+    folder.mkdir()
+    (folder / "10-first.yaml").touch()
+    (folder / "20-ex\x1bclude.yml").touch()
+    result = CliRunner().invoke(cli, ["check"])
+    good = f"{folder}/10-first.yaml: good"
+    left_out = f"{folder}/20-ex\\x1bclude.yml: not read: its name does not end in .yaml"
+    assert (result.exit_code, result.output) == (0, f"{good}\ngarp-agent: {left_out}\n")
 
 
 def test_problems_of_several_files_name_their_file(usual: Path) -> None:

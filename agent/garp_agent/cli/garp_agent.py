@@ -165,6 +165,9 @@ def check_command(file: str | None, config: str | None) -> None:
     paths = in_force.configuration_files(file or config)
     for path in paths:
         click.echo(f"{path}: good")
+    for path in in_force.files_left_out(file or config):
+        why = f"its name does not end in {in_force.SUFFIX}"
+        click.echo(f"garp-agent: {printable(path)}: not read: {why}", err=True)
     if not paths:
         click.echo("no configuration file: the defaults are in force")
 

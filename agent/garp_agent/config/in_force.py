@@ -17,6 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+SUFFIX = ".yaml"  # of the files of conf.d that are read
+
 
 def configuration_files(path: str | None) -> tuple[str, ...]:
     """Return the files to read, in the order in which they override each other.
@@ -38,8 +40,20 @@ def configuration_files(path: str | None) -> tuple[str, ...]:
     except OSError as error:
         wrong = f"cannot be read: {error.strerror}"
         raise ConfigError([Problem(error.filename.rstrip("/"), wrong)]) from None
-    wanted = (name for name in names if name.endswith(".yaml") and name[0] != ".")
+    wanted = (name for name in names if name.endswith(SUFFIX) and name[0] != ".")
     return (*usual, *(os.path.join(more, name) for name in wanted))
+
+
+def files_left_out(path: str | None) -> tuple[str, ...]:
+    """Return the files of ``conf.d`` that are not read because of their suffix.
+
+    Hidden ones do not count.  Raises OSError.
+    """
+    more = os.path.join(os.path.dirname(DEFAULT_PATH), "conf.d")
+    if path or not _exists(more):
+        return ()
+    names = sorted(name for name in os.listdir(more) if name[0] != ".")
+    return tuple(os.path.join(more, name) for name in names if not name.endswith(SUFFIX))
 
 
 def _exists(path: str) -> bool:
