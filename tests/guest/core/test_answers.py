@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from garp_agent.config.settings import ArpForm, Settings
+from garp_agent.config.settings import ArpForm, Conflict, ConflictPolicy, Settings
 from garp_agent.guest.core.model import (
     ALL_NODES_ETHERNET,
     IFA_F_OPTIMISTIC,
@@ -100,25 +100,80 @@ def test_station_that_claims_while_another_is_asked_alone_is_asked_too() -> None
     agent.tell(Resumed(60.0))
     assert {*asked(agent.until(agent.now + 0.3))} == {RIVAL}
     agent.after_frame = lambda frame: []
-    frames = claim(agent, agent.now, rival=RIVAL2) + agent.until(agent.now + 0.6)
-    assert {*asked([each for each in frames if each.announcement.address == MINE.address])} == {b""}
+    frames = claim(agent, agent.now, rival=RIVAL2) + agent.until(agent.now + 2.0)
+    alone = asked([each for each in frames if each.announcement.address == MINE.address])
+    assert alone == [RIVAL, RIVAL, RIVAL2, RIVAL2, RIVAL2]
 
 
-def test_owner_that_answers_beside_a_cache_keeps_the_address() -> None:
-    """Both answers are read before the next probe leaves."""
-    agent = guest()
+def owner_beside(stations: list[bytes]) -> Callable[[Frame], list[ClaimSeen]]:
+    """Caches that name these stations and the owner, RIVAL2, whose answer comes last."""
 
-    def both(frame: Frame) -> list[ClaimSeen]:
+    def react(frame: Frame) -> list[ClaimSeen]:
         sent, cached = frame.announcement, only_to_all(frame)
         is_owner = sent.kind in PROBE_KINDS and sent.asked in (b"", RIVAL2)
         owner = ClaimSeen("eth0", sent.address, RIVAL2, sent.hardware_address)
-        return cached + [owner] * (is_owner and sent.cause is not Cause.PROXY_TEST)
+        answers = [each._replace(hardware_address=mac) for each in cached for mac in stations]
+        return answers + [owner] * (is_owner and sent.cause is not Cause.PROXY_TEST)
 
-    agent.after_frame = both
+    return react
+
+
+STATIONS = [RIVAL[:5] + bytes((0x80 + n,)) for n in range(6)]
+
+
+@pytest.mark.parametrize("count", range(7))
+def test_owner_that_answers_beside_caches_keeps_the_address(count: int) -> None:
+    """All answers are read before the next probe leaves."""
+    agent = guest()
+    agent.after_frame = owner_beside(STATIONS[:count])
     agent.tell(Resumed(60.0))
     frames = agent.until(60.0)
     assert is_withheld(agent)
     assert not {*kinds(frames)} & {*CLAIMS}
+
+
+@pytest.mark.parametrize("claimant", [RIVAL, RIVAL2, STATIONS[0]], ids=["cached", "owner", "other"])
+@pytest.mark.parametrize("step", range(22, 36))
+def test_claim_while_one_station_after_another_is_asked_leaves_the_address_to_its_owner(
+    step: int, claimant: bytes
+) -> None:
+    agent = guest()
+    agent.after_frame = owner_beside([RIVAL])
+    agent.tell(Resumed(60.0))
+    frames = agent.until(agent.now + 0.05 * step)
+    frames += claim(agent, agent.now, rival=claimant) + agent.until(agent.now + 30.0)
+    assert is_withheld(agent)
+    assert not {*kinds(frames)} & {*CLAIMS}
+
+
+@pytest.mark.parametrize("lost", range(12))
+def test_owner_whose_answer_is_lost_once_beside_a_cache_keeps_the_address(lost: int) -> None:
+    agent = guest()
+    both, answers = owner_beside([RIVAL]), 0
+
+    def react(frame: Frame) -> list[ClaimSeen]:
+        nonlocal answers
+        heard = both(frame)
+        answers += bool(heard)
+        return heard[:-1] if answers == lost + 3 and len(heard) > 1 else heard
+
+    agent.after_frame = react
+    agent.tell(Resumed(60.0))
+    frames = agent.until(60.0)
+    assert is_withheld(agent)
+    assert not {*kinds(frames)} & {*CLAIMS}
+
+
+def test_policy_that_does_not_yield_releases_an_address_at_once_however_many_are_asked() -> None:
+    agent = guest()
+    agent.after_frame = two_caches
+    agent.tell(Resumed(60.0))
+    agent.until(agent.now + 0.1)
+    assert is_withheld(agent)
+    settings = agent.engine.settings._replace(conflict=Conflict(ConflictPolicy.WARN))
+    agent.engine.reconfigure(settings, agent.now)
+    agent.until(agent.now)
+    assert not is_withheld(agent)
 
 
 @pytest.mark.parametrize("event", ["resume", "carrier"])

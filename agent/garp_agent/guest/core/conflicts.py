@@ -19,7 +19,8 @@ answered seems to have left, and also of an address that comes later than its li
 
 A switch may answer from its cache for a station that has left (ARP and ND suppression).  So an
 answer is followed by probes for that station alone, unless a recent frame of it proves that it is
-there.  If several stations answer, each is asked alone in turn.
+there.  If several stations answer, or one claims the address meanwhile, each is asked alone in
+turn.
 
 A station that answers for everything is no rival (guest.core.proxy_tests).  Group and zero hardware
 addresses belong to no station.
@@ -35,7 +36,7 @@ from _heapq import heappop, heappush
 from garp_agent.config.settings import ConflictPolicy
 from garp_agent.guest.core.model import Cause
 from garp_agent.guest.core.proxy_tests import ProxyTests, remember
-from garp_agent.guest.core.rival import PROBES, Rival, Step, is_no_station
+from garp_agent.guest.core.rival import MOST_ASKED, PROBES, Rival, Step, is_no_station
 from garp_agent.guest.core.silent_stations import SilentStations
 from garp_agent.wire.record import inf
 
@@ -61,7 +62,6 @@ ECHO = 1.0  # seconds within which a repeater returns our frame
 # Seconds after a claim, or the answer to a probe for one station alone, in which the rival's answer
 # to a probe for all is taken to be its own.
 PROVEN_FOR = 3.0
-MOST_ASKED = 3  # stations that are asked alone after another one
 FEWER = 2  # probes, where a rival has left another address; one can be lost
 # Seconds after a check in which the path may not carry frames yet.  A port with spanning tree
 # listens and learns for 30 s by default (IEEE 802.1D-2004 section 17.14).
@@ -116,7 +116,7 @@ class Conflicts:
                 if is_other_policy:
                     rival.is_logged, rival.last_news = False, -inf  # the next claim is news
                 if not self._yields():
-                    rival.wanted, rival.step_at = 0, inf
+                    rival.wanted, rival.step_at, rival.to_ask = 0, inf, ()
                     if rival.is_checked:
                         self._step(ifindex, address, rival, now)
                 elif is_other_policy and rival.hardware_address and not rival.is_checked:
@@ -283,8 +283,8 @@ class Conflicts:
         if is_another:
             rival.is_asked, rival.last_proof = False, -inf
             rival.claimants += 1
-            if not answer:  # of two that answer, the one or the other is there
-                rival.asked, rival.to_ask = b"", ()
+            if not answer and rival.asked and rival.claimants <= 2 * MOST_ASKED:
+                rival.ask_too(hardware_address)
         if now - rival.last_announced > ECHO:
             rival.last_unprompted = now
         if not answer:
@@ -315,9 +315,9 @@ class Conflicts:
             self.silent.answered(station)
             rival.last_answer, rival.present_since = now, min(rival.present_since, now)
             rival.answerer = rival.hardware_address
-            if rival.asked not in (b"", rival.hardware_address):
-                others = dict.fromkeys((*rival.to_ask, rival.hardware_address))
-                rival.to_ask = tuple(others)[:MOST_ASKED]
+            if rival.asked == rival.hardware_address:
+                rival.proven = rival.asked
+            elif rival.asked and rival.ask_too(rival.hardware_address):
                 return
             was_asked = bool(rival.asked)
             rival.last_proof = now if was_asked else rival.last_proof
@@ -325,6 +325,8 @@ class Conflicts:
             at = self._next_look(ifindex, rival, 1 + was_asked)
             if now - rival.last_proof > PROVEN_FOR:
                 rival.asked = rival.hardware_address
+                if rival.proven not in (b"", rival.asked):  # its answer can be lost
+                    rival.ask_too(rival.proven)
                 if now - rival.asked_at > PROVEN_FOR:  # stations that take turns do not hurry it
                     # Other answers to the probe for all must not count as the next one's.
                     rival.asked_at, at = now, now + SHORT_WAIT
@@ -479,7 +481,7 @@ class Conflicts:
         rival.is_fresh = True
         rival.is_logged = rival.is_logged and not rival.withheld
         rival.is_checked = rival.withheld = rival.is_awaited = False
-        rival.probes, rival.asked, rival.to_ask = 0, b"", ()
+        rival.probes, rival.asked, rival.to_ask, rival.proven = 0, b"", (), b""
         rival.last_answer, rival.present_since = -inf, inf
         if has_left:
             self._hurry(ifindex, rival.hardware_address, now)

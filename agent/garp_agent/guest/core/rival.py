@@ -12,6 +12,7 @@ from garp_agent.guest.core.model import Cause
 from garp_agent.wire.record import NamedTuple, inf
 
 PROBES = 3  # unanswered ones after which no other station has the address, RFC 5227 section 1.1
+MOST_ASKED = 3  # stations that are asked alone after another one
 
 
 class Rival:
@@ -39,6 +40,7 @@ class Rival:
         "last_unprompted",
         "present_since",
         "probes",
+        "proven",
         "release_cause",
         "rest_until",
         "step_at",
@@ -53,6 +55,7 @@ class Rival:
         self.answerer = b""  # the hardware address of the latest answer
         self.asked = b""  # the only station that the probes ask; b"": all
         self.to_ask: tuple[bytes, ...] = ()  # stations that are asked alone after it
+        self.proven = b""  # the latest station that answered a probe for it alone; b"": none yet
         self.asked_at = -inf  # when a probe for one station alone was last hurried
         self.claimants = 0  # hardware addresses that joined since the check began
         self.claims = 0
@@ -75,6 +78,12 @@ class Rival:
         self.rest_until = -inf  # no claim starts a check before
         self.step_at = inf  # when to look at it again; inf: not before the next claim
         self.unsure_until = -inf  # a check that ends before may not have reached the network
+
+    def ask_too(self, hardware_address: bytes) -> bool:
+        """Let a station be asked alone later; False: there are MOST_ASKED others."""
+        if hardware_address not in self.to_ask and len(self.to_ask) < MOST_ASKED:
+            self.to_ask += (hardware_address,)
+        return hardware_address in self.to_ask
 
     def check(self, wanted: int, cause: Cause, withheld: bool = True) -> None:
         """Check the address until ``wanted`` probes remain without an answer."""
