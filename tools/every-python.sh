@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 unset PYTHONPATH PYTHONHOME PYTHONSAFEPATH
 
 TESTS='tests/wire tests/guest tests/hypervisor tests/config tests/runtime tests/render tests/cli
-tests/bench tests/netns/test_agent_announcements.py'
+tests/netns/test_agent_announcements.py'
 
 # Some of these Pythons crash without memory.  The Python of .venv runs that test.
 NO_MEMORY='--ignore tests/guest/core/test_no_memory.py'
@@ -73,7 +73,7 @@ here=$(.venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 found=$(tools/setup.sh pythons 6)
 .venv/bin/python tools/build_pyz.py -o "$FILE" >/dev/null
 ready=
-for version in 3.6 3.7 3.8 3.9 3.10 3.11 3.12 3.13; do
+for version in 3.9 3.13 3.11 3.10 3.12 3.6 3.7 3.8; do # those that take longest first
     path=$(echo "$found" | sed -n "s/^$version //p")
     if [ "$version" = "$here" ]; then
         continue
