@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import random
 from typing import Any
 
 import pytest
 
 from garp_agent.guest.core.inventory import Inventory
-from garp_agent.guest.core.model import RT_SCOPE_LINK, AddressGone, InterfaceAddress, Link
+from garp_agent.guest.core.model import (
+    RT_SCOPE_LINK,
+    AddressGone,
+    AddressSeen,
+    InterfaceAddress,
+    Link,
+    LinkSeen,
+)
 from garp_agent.guest.core.relations import Relations
 from garp_agent.wire.model import LinkGone
 from tests.world import DOWN, NO_CARRIER, address, dump, ip, link, seen
@@ -286,3 +294,62 @@ def test_bridges_in_a_row_of_pairs_lead_where_the_last_one_leads() -> None:
     assert guest.quiet() == set()
     assert guest.tell(LinkGone(32)) == {32, 33, 40}
     assert guest.quiet() == {40}
+
+
+# -- changes one by one -----------------------------------------------------------------------
+
+
+def any_link(draw: random.Random) -> Link:
+    kind = draw.choice(["", "bridge", "veth", "veth", "veth", "tun", "bond", "vlan"])
+    changes: dict[str, Any] = {}
+    if kind == "veth":
+        changes["pair_ifindex"] = draw.choice([0, *range(2, 12)])
+    if kind == "vlan":
+        changes["parent_ifindex"] = draw.randrange(2, 12)
+    if draw.random() < 0.5:
+        changes["master_ifindex"] = draw.randrange(2, 12)
+        changes["port_kind"] = draw.choice(["bridge", "bridge", "vrf", "bond"])
+    return link(draw.randrange(2, 12), kind=kind, **changes)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_changes_one_by_one_give_what_a_new_start_gives(seed: int) -> None:
+    draw = random.Random(seed)
+    guest = Guest()
+    links: dict[int, Link] = {}
+    items: dict[tuple[int, bytes], InterfaceAddress] = {}
+    for _ in range(60):
+        event: Any
+        made, what = any_link(draw), draw.random()
+        item = address(draw.choice(["10.0.0.1/24", "10.0.0.2/32"]), ifindex=made.ifindex)
+        key = (item.ifindex, item.address)
+        if what < 0.6:
+            links[made.ifindex] = made
+            event = LinkSeen(made)
+        elif made.ifindex not in links:
+            continue
+        elif what < 0.7:
+            del links[made.ifindex]
+            items = {key: each for key, each in items.items() if key[0] != made.ifindex}
+            event = LinkGone(made.ifindex)
+        elif what < 0.9:
+            items[key] = item
+            event = AddressSeen(item)
+        else:
+            items.pop(key, None)
+            event = AddressGone(item)
+        before = guest.quiet()
+        told = guest.tell(event)
+        assert guest.quiet() == Guest(*links.values(), *items.values()).quiet()
+        assert before ^ guest.quiet() <= told | {made.ifindex}
+
+
+def test_address_costs_the_same_beside_any_number_of_pairs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pairs = [patch(100 + n, 100 + (n ^ 1)) for n in range(200)]
+    guest = Guest(UPLINK, *pairs)
+    looked: list[Link] = []
+    monkeypatch.setattr(Inventory, "other_end", lambda inventory, link: looked.append(link))
+    guest.tell(*seen(address("10.0.0.1/24")))
+    assert looked == []

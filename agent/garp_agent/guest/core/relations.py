@@ -53,6 +53,7 @@ class Relations:
         "_others",
         "_paired",
         "_route",
+        "_topology",
         "_uses",
     )
 
@@ -65,6 +66,7 @@ class Relations:
         self._paired: set[int] = set()  # ends of pairs whose other end was here, too
         self._joined: set[int] = set()  # links that lead further by such a pair
         self._others: set[int] = set()  # links by which the guest reaches its own network
+        self._topology = -1  # the inventory's at the latest update
         self._below: dict[int, tuple[int, ...]] = {}  # by link: the links that it makes useful
         self._uses: dict[int, int] = {}  # by link: how many links make it useful
 
@@ -85,15 +87,19 @@ class Relations:
     def update(self, inventory: Inventory, changed: Iterable[int]) -> set[int]:
         """Take in changed links; return them and the links that other answers follow for."""
         had_others = bool(self._others or self._defaults)
-        affected = set(changed)
-        for ifindex in tuple(affected):
-            affected |= self._count_uses(ifindex, inventory.links.get(ifindex))
-        if self._paired:
+        # Pairs are looked at only if they can be others: an address changes more often than a link.
+        is_restacked, self._topology = inventory.topology != self._topology, inventory.topology
+        affected, used = set(changed), set()
+        for ifindex in affected:
+            used |= self._count_uses(ifindex, inventory.links.get(ifindex))
+        affected |= used
+        if is_restacked and self._paired:
             affected |= self._other_ends(inventory, affected)
         is_asked = bool(affected & self._addressed)
+        candidates = self._candidates & affected
         for ifindex in affected:
             self._classify(ifindex, inventory)
-        if self._paired or self._joined:
+        if is_restacked or used or candidates != self._candidates & affected:
             joined, self._joined = self._joined, self._join(inventory)
             affected |= (joined ^ self._joined) & self._candidates
         if is_asked or affected & self._addressed:
