@@ -118,7 +118,7 @@ def owner_beside(stations: list[bytes]) -> Callable[[Frame], list[ClaimSeen]]:
     return react
 
 
-STATIONS = [RIVAL[:5] + bytes((0x80 + n,)) for n in range(6)]
+STATIONS = [RIVAL[:5] + bytes((0x80 + n,)) for n in range(8)]
 
 
 @pytest.mark.parametrize("count", range(7))
@@ -142,6 +142,25 @@ def test_claim_while_one_station_after_another_is_asked_leaves_the_address_to_it
     agent.tell(Resumed(60.0))
     frames = agent.until(agent.now + 0.05 * step)
     frames += claim(agent, agent.now, rival=claimant) + agent.until(agent.now + 30.0)
+    assert is_withheld(agent)
+    assert not {*kinds(frames)} & {*CLAIMS}
+
+
+@pytest.mark.parametrize("count", [3, 4, 8])
+@pytest.mark.parametrize("step", range(16))
+def test_station_that_takes_an_address_over_while_others_claim_it_is_found(
+    step: int, count: int
+) -> None:
+    """RIVAL has left, and is asked alone; strays claim the address, then RIVAL2 does."""
+    agent = guest()
+    agent.after_frame = only_to_all
+    agent.tell(Resumed(60.0))
+    frames = agent.until(agent.now + 0.05 * step)
+    agent.after_frame = lambda frame: []
+    for mac in STATIONS[:count]:
+        frames += claim(agent, agent.now, rival=mac)
+    answered_by(agent, RIVAL2)
+    frames += claim(agent, agent.now, rival=RIVAL2) + agent.until(agent.now + 8.0)
     assert is_withheld(agent)
     assert not {*kinds(frames)} & {*CLAIMS}
 
@@ -172,6 +191,7 @@ def test_policy_that_does_not_yield_releases_an_address_at_once_however_many_are
     assert is_withheld(agent)
     settings = agent.engine.settings._replace(conflict=Conflict(ConflictPolicy.WARN))
     agent.engine.reconfigure(settings, agent.now)
+    agent.tell(ClaimSeen("eth0", MINE.address, STATIONS[0]))
     agent.until(agent.now)
     assert not is_withheld(agent)
 

@@ -116,7 +116,7 @@ class Conflicts:
                 if is_other_policy:
                     rival.is_logged, rival.last_news = False, -inf  # the next claim is news
                 if not self._yields():
-                    rival.wanted, rival.step_at, rival.to_ask = 0, inf, ()
+                    rival.wanted, rival.step_at = 0, inf
                     if rival.is_checked:
                         self._step(ifindex, address, rival, now)
                 elif is_other_policy and rival.hardware_address and not rival.is_checked:
@@ -283,8 +283,9 @@ class Conflicts:
         if is_another:
             rival.is_asked, rival.last_proof = False, -inf
             rival.claimants += 1
-            if not answer and rival.asked and rival.claimants <= 2 * MOST_ASKED:
-                rival.ask_too(hardware_address)
+            is_many = rival.claimants > MOST_ASKED
+            if not answer and rival.asked and (is_many or not rival.ask_too(hardware_address)):
+                rival.to_ask = (b"",)  # all
         if now - rival.last_announced > ECHO:
             rival.last_unprompted = now
         if not answer:
@@ -454,7 +455,7 @@ class Conflicts:
         if not (is_over or has_turn or self._start_check(ifindex, address, rival)):
             self._step(ifindex, address, rival, now + PROBE_WAIT)
             return []
-        if is_over and rival.to_ask:
+        if is_over and rival.wanted and rival.to_ask:
             rival.asked, *others = rival.to_ask
             rival.to_ask, rival.probes, is_over = tuple(others), 0, False
         if is_over:

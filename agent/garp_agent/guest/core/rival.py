@@ -54,7 +54,7 @@ class Rival:
         self.hardware_address = b""  # of the latest claim; b"": none yet
         self.answerer = b""  # the hardware address of the latest answer
         self.asked = b""  # the only station that the probes ask; b"": all
-        self.to_ask: tuple[bytes, ...] = ()  # stations that are asked alone after it
+        self.to_ask: tuple[bytes, ...] = ()  # stations that are asked after it; b"": all
         self.proven = b""  # the latest station that answered a probe for it alone; b"": none yet
         self.asked_at = -inf  # when a probe for one station alone was last hurried
         self.claimants = 0  # hardware addresses that joined since the check began
