@@ -41,12 +41,11 @@ demo:
 	@$(BIN)/python -m bench.demo $(ARGS)
 
 # Two workers, because many tests wait.  A worker takes a whole file: its tests share machines.
-# The files begin in the order of tests/conftest.py.
 # The other interpreters come first, so that the last line is the summary of all tests.
 test:
 	@tools/setup.sh test
 	@others=0; [ -n '$(ARGS)' ] || tools/every-python.sh || others=1; \
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS) && exit $$others
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS) && exit $$others
 
 # A Xen host for each kind of guest, and one with libvirt and systemd.
 test-xen:

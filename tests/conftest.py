@@ -38,11 +38,6 @@ def pytest_sessionstart() -> None:
         lab.remove_leftovers()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest, so that no worker waits for another at the end."""
-    items.sort(key=lambda item: VM not in item.path.parents)
-
-
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Say that tests were left out, and how to run them; workers of xdist cannot say it."""
     asked = [Path(argument.partition("::")[0]).resolve() for argument in config.args]

@@ -315,11 +315,11 @@ class Conflicts:
             self._checks.get(ifindex, set()).discard(address)
             self.silent.answered(station)
             rival.last_answer, rival.present_since = now, min(rival.present_since, now)
-            rival.answerer = rival.hardware_address
             if rival.asked == rival.hardware_address:
                 rival.proven = rival.asked
             elif rival.asked and rival.ask_too(rival.hardware_address):
-                return
+                return  # before it counts as a station to test: answers are free to forge
+            rival.answerer = rival.hardware_address
             was_asked = bool(rival.asked)
             rival.last_proof = now if was_asked else rival.last_proof
             rival.check(PROBES, Cause.ADDRESS_ADDED)
