@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 unset PYTHONPATH PYTHONHOME PYTHONSAFEPATH
 
 TESTS='tests/wire tests/guest tests/hypervisor tests/config tests/runtime tests/render tests/cli
-tests/netns/test_agent_announcements.py'
+tests/bench tests/netns/test_agent_announcements.py'
 
 # Some of these Pythons crash without memory.  The Python of .venv runs that test.
 NO_MEMORY='--ignore tests/guest/core/test_no_memory.py'

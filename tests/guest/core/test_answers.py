@@ -51,6 +51,14 @@ def asked(frames: list[Frame]) -> list[bytes]:
     ]
 
 
+def asked_before_claims(frames: list[Frame]) -> list[bytes]:
+    """Whom the probes for our address ask before the first announcement; b"": all."""
+    sent = [frame.announcement for frame in frames]
+    begun = next(n for n, each in enumerate(sent) if each.kind in CLAIMS)
+    own = [each for each in sent[:begun] if each.kind in PROBE_KINDS]
+    return [each.asked for each in own if each.cause is not Cause.PROXY_TEST]
+
+
 def only_to_all(frame: Frame) -> list[ClaimSeen]:
     """A switch that answers for RIVAL, and forwards what is sent to RIVAL alone."""
     sent = frame.announcement
@@ -64,11 +72,7 @@ def test_cached_answer_is_followed_by_three_probes_for_that_station_alone(item: 
     agent = Agent(Settings(interval=5.0, jitter=0.0, mac_only=False), now=0.0)
     agent.after_frame = only_to_all
     frames = agent.tell(*dump(ETH0, item)) + agent.until(20.0)
-    sent = [frame.announcement for frame in frames]
-    begun = next(n for n, each in enumerate(sent) if each.kind in CLAIMS)
-    own = [each for each in sent[:begun] if each.kind in PROBE_KINDS]
-    alone = [each.asked for each in own if each.cause is not Cause.PROXY_TEST]
-    assert alone == [b"", RIVAL, RIVAL, RIVAL]
+    assert asked_before_claims(frames) == [b"", RIVAL, RIVAL, RIVAL]
     claims = [frame.at for frame in frames if frame.announcement.kind in CLAIMS]
     assert claims[0] <= 1.0
     assert all(later - earlier <= 6.0 for earlier, later in zip(claims, claims[1:]))
@@ -239,11 +243,7 @@ def test_caches_that_name_two_stations_withhold_the_address_for_seconds() -> Non
     agent = Agent(Settings(interval=5.0, jitter=0.0, mac_only=False), now=0.0)
     agent.after_frame = two_caches
     frames = agent.tell(*dump(ETH0, MINE)) + agent.until(60.0)
-    sent = [frame.announcement for frame in frames]
-    begun = next(n for n, each in enumerate(sent) if each.kind in CLAIMS)
-    own = [each for each in sent[:begun] if each.kind in PROBE_KINDS]
-    alone = [each.asked for each in own if each.cause is not Cause.PROXY_TEST]
-    assert alone == [b"", RIVAL, RIVAL, RIVAL, RIVAL2, RIVAL2, RIVAL2]
+    assert asked_before_claims(frames) == [b"", RIVAL, RIVAL, RIVAL, RIVAL2, RIVAL2, RIVAL2]
     claims = [frame.at for frame in frames if frame.announcement.kind in CLAIMS]
     assert claims[0] <= 2.0
     assert all(later - earlier <= 7.0 for earlier, later in zip(claims, claims[1:]))
