@@ -75,6 +75,24 @@ def test_check_names_the_files_of_conf_d_that_are_not_read(usual: Path) -> None:
     assert (result.exit_code, result.output) == (0, f"{good}\ngarp-agent: {left_out}\n")
 
 
+def test_check_shows_a_name_that_could_control_the_terminal_escaped(usual: Path) -> None:
+    folder = usual.parent / "conf.d"
+    folder.mkdir()
+    os.close(os.open(os.fsencode(folder) + b"/\xff\x1b.yaml", os.O_CREAT | os.O_WRONLY))
+    result = CliRunner().invoke(cli, ["check"])
+    assert (result.exit_code, result.output) == (0, f"{folder}/\\udcff\\x1b.yaml: good\n")
+
+
+def test_daemon_names_a_hundred_problems_and_how_many_more_there_are(usual: Path) -> None:
+    usual.write_text(f"burst: [{', '.join('x' * 250)}]\n")
+    with pytest.raises(ConfigError) as caught:
+        in_force.read_settings(None, {})
+    last, rest = caught.value.problems[99:]
+    assert last.key == "burst[99]"
+    assert str(rest) == "150 more problems; `garp-agent check` shows all"
+    assert len(CliRunner().invoke(cli, ["check"]).output.splitlines()) == 250
+
+
 def test_problems_of_several_files_name_their_file(usual: Path) -> None:
     usual.write_text("interval: 50s\nnonsense: 1\n")
     folder = usual.parent / "conf.d"

@@ -273,6 +273,49 @@ def test_control_socket_that_cannot_be_made_is_reported_and_announcing_continues
     assert taken.read_text() == "precious"
 
 
+def test_control_socket_stays_until_a_reload_can_make_the_other(site: Site) -> None:
+    other = site.directory / "other.sock"
+    other.write_text("precious")
+    with site.start(wait=False) as agent:
+        agent.wait_until_ready()
+        old = agent.control
+        agent.control = other
+        agent.reload(QUIET)
+        assert agent.wait_for_log("control-socket-unavailable")["effect"] == (
+            f"status and burst are answered at {old}"
+        )
+        agent.wait_for_log("configuration-loaded")
+        agent.control = old
+        assert agent.burst() == 1
+        other.unlink()
+        agent.control = other
+        agent.reload(QUIET)
+        agent.wait_for_log("configuration-loaded", 2)
+        assert agent.burst() == 1
+        assert not old.exists()
+
+
+def test_reload_by_an_agent_whose_parent_ignores_its_children(site: Site) -> None:
+    """The setting stays over exec, and then the kernel keeps no exit status (wait(2))."""
+    with site.start(prefix=("env", "--ignore-signal=CHLD")) as agent:
+        agent.reload("interval: 30s\n")
+        until(lambda: agent.status()["interval"] == 30.0, "it reloads")
+        agent.reload("interval: 3\n")
+        agent.wait_for_log("configuration-refused")
+        assert agent.burst() == 1
+
+
+@pytest.mark.parametrize("descriptors", [5, 6, 7])
+def test_start_that_can_succeed_later_has_another_exit_status_than_a_bad_file(
+    site: Site, descriptors: int
+) -> None:
+    """systemd and garp-start start it again, unlike after a refused configuration."""
+    with site.start(prefix=("prlimit", f"--nofile={descriptors}"), wait=False) as agent:
+        assert agent.process.wait(LIMIT) == 1
+        (line,) = agent.log_text().splitlines()
+        assert line.endswith("Too many open files")
+
+
 @pytest.mark.parametrize("what", ["socket", "folder"])
 def test_control_socket_that_was_removed_is_made_again_by_a_reload(site: Site, what: str) -> None:
     path = site.directory / "run" / "control.sock"

@@ -48,6 +48,13 @@ def test_status_following_nothing_says_where_it_looked_and_what_to_do() -> None:
     assert "no guest gets a hint or a lease: run the watcher in the network namespace" in text
 
 
+def test_names_of_links_and_ports_cannot_control_the_terminal() -> None:
+    link = {"link": HOSTILE, "kind": "bridge", "mode": "", "ports": [HOSTILE], "carrier": True}
+    text = hypervisor.watcher_status_text({**STATUS, "following": [link]})
+    assert all(line.isprintable() for line in text.splitlines())
+    assert text.count("forged") == 2
+
+
 def test_status_with_wrong_bond_names_it() -> None:
     text = hypervisor.watcher_status_text({**STATUS, "wanted": ["b7"], "looked_at": ["lo"]})
     assert "following nothing: no link b7 (--bond)" in text

@@ -88,3 +88,14 @@ def test_a_closed_output_is_no_error() -> None:
     command = f'exec "{sys.executable}" -m garp_agent list >&-'
     done = subprocess.run(["sh", "-c", command], env=ENVIRONMENT, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_character_that_the_encoding_lacks_is_escaped() -> None:
+    plain = PLAIN.replace("print(1)", "print('w\\N{LATIN SMALL LETTER A WITH DIAERESIS}n')")
+    done = subprocess.run(
+        [sys.executable, "-c", plain],
+        env={**ENVIRONMENT, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"w\\xe4n\n", b"")

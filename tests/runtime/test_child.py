@@ -92,3 +92,21 @@ def test_child_is_another_process_without_the_descriptors_of_its_parent() -> Non
 def test_without_descriptors_there_is_no_child(left: int) -> None:
     with descriptors_left(left), pytest.raises(OSError, match="Too many open files"):
         Child(lambda: None)
+
+
+@pytest.fixture
+def _sigchld_is_ignored() -> Iterator[None]:
+    """As a parent can leave it to a daemon: it stays so over exec (signal(7))."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.mark.usefixtures("_sigchld_is_ignored")
+def test_result_is_handed_over_where_the_kernel_keeps_no_exit_status() -> None:
+    assert Child(lambda: 7).result() == 7
+    with pytest.raises(ChildError, match="division by zero"):
+        Child(lambda: 1 / 0).result()
+    with pytest.raises(ChildError, match="it was killed"):
+        Child(lambda: os.kill(os.getpid(), 9)).result()
+    Child(lambda: time.sleep(1000)).end()

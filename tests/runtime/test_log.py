@@ -7,8 +7,11 @@ import errno
 import io
 import json
 import os
+import resource
+import select
 import subprocess
 import sys
+import tty
 from pathlib import Path
 
 import pytest
@@ -158,3 +161,44 @@ def test_a_reader_that_hangs_costs_lines_but_no_time(reopens: bool) -> None:
         lines = os.read(read_end, 1 << 20)
     os.close(read_end)
     assert lines == b"log-lines-lost count=3\nevent\nanother\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
+def test_a_terminal_of_another_user_that_nobody_reads_costs_lines_but_no_time() -> None:
+    leader, terminal = os.openpty()
+    tty.setraw(terminal)  # else each newline becomes two bytes
+    with os.fdopen(terminal, "w") as stream, contextlib.redirect_stderr(stream):
+        os.seteuid(65534)
+        try:
+            log = Log()
+        finally:
+            os.seteuid(0)
+        for _ in range(500):
+            log.say(LEVEL_INFO, "event", text="x" * 200)
+        lines = b""
+        while select.select([leader], [], [], 0)[0]:
+            lines += os.read(leader, 1 << 16)
+        assert set(lines.splitlines()[:-1]) == {b"event text=" + b"x" * 200}
+        log.say(LEVEL_INFO, "another")
+        rest = lines.splitlines()[-1] + os.read(leader, 1 << 16)
+    os.close(leader)
+    written, lost, another = rest.decode().splitlines()
+    assert f"event text={'x' * 200}".startswith(written)
+    assert lost == f"log-lines-lost count={500 - lines.count(b'event')}"
+    assert another == "another"
+
+
+def test_lines_that_a_full_file_has_no_room_for_are_counted(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with file.open("w") as stream, contextlib.redirect_stderr(stream):
+        log = Log()
+        log.say(LEVEL_INFO, "first")
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len("first\n"), limits[1]))
+        try:
+            for _ in range(3):
+                log.say(LEVEL_INFO, "lost")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        log.say(LEVEL_INFO, "last")
+    assert file.read_text() == "first\nlog-lines-lost count=3\nlast\n"

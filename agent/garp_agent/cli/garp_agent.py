@@ -164,7 +164,7 @@ def check_command(file: str | None, config: str | None) -> None:
         _say_unmatched(once.look(settings)[1])
     paths = in_force.configuration_files(file or config)
     for path in paths:
-        click.echo(f"{path}: good")
+        click.echo(f"{printable(path)}: good")
     for path in in_force.files_left_out(file or config):
         why = f"its name does not end in {in_force.SUFFIX}"
         click.echo(f"garp-agent: {printable(path)}: not read: {why}", err=True)

@@ -6,6 +6,8 @@ allowed ...``.  Knows no key and no rule.  The daemon loads this module, so it i
 
 from __future__ import annotations
 
+import errno
+
 from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False
@@ -14,6 +16,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 COMMAND_LINE = "command line"  # Problem.source of an option
+# Errors of open(2) and read(2) that stay until an operator does something.
+_LASTING = (
+    *(errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR),
+    *(errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL),
+)
 SHOWN_CHARACTERS = 60  # of a value; the line and the key say where the rest is
 
 
@@ -27,6 +34,7 @@ class Problem(NamedTuple):
     given: str = ""  # as written in the file; "" where there is nothing to show
     line: int = 0  # from 1; 0 for the file as a whole
     column: int = 0  # orders the problems of a line
+    may_pass: bool = False  # it says nothing about the text, and a new attempt may succeed
 
     def __str__(self) -> str:
         place = escaped(self.source) + (f":{self.line}" if self.line else "")
@@ -35,19 +43,29 @@ class Problem(NamedTuple):
         return ": ".join(filter(None, (place, self.key, given, self.wrong))) + allowed
 
 
+def unread(source: str, error: OSError) -> Problem:
+    """Return the problem of a file that cannot be read."""
+    may_pass = error.errno not in _LASTING
+    return Problem(source, f"cannot be read: {error.strerror}", may_pass=may_pass)
+
+
 class ConfigError(Exception):
     """The configuration is refused.  The text has one line for each of ``problems``.
 
     ``usable``: settings with everything that is good; None if nothing was read.
     ``is_usage``: all problems are of options on the command line.
+    ``may_pass``: a new attempt may succeed without a change of the files.
     """
 
     def __init__(self, problems: Iterable[Problem], usable: Any = None) -> None:
         found = list(problems)
-        files = [each.source for each in found]
-        found.sort(key=lambda each: (files.index(each.source), each.line, each.column))
+        files: dict[str, int] = {}  # in the order of their first problems
+        for each in found:
+            files.setdefault(each.source, len(files))
+        found.sort(key=lambda each: (files[each.source], each.line, each.column))
         self.problems, self.usable = tuple(found), usable
         self.is_usage = all(each == COMMAND_LINE for each in files)
+        self.may_pass = any(each.may_pass for each in found)
         super().__init__("\n".join(map(str, found)))
 
 

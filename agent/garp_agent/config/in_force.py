@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from garp_agent.config.errors import ConfigError, Problem
+from garp_agent.config.errors import ConfigError, Problem, unread
 from garp_agent.config.settings import DEFAULT_PATH, Settings, plain, revive
 from garp_agent.runtime.child import Child, ChildError
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 SUFFIX = ".yaml"  # of the files of conf.d that are read
+MOST_PROBLEMS = 100  # that the child names: each is a line in the log
 
 
 def configuration_files(path: str | None) -> tuple[str, ...]:
@@ -38,8 +39,7 @@ def configuration_files(path: str | None) -> tuple[str, ...]:
         usual = [DEFAULT_PATH] if _exists(DEFAULT_PATH) else []
         names = sorted(os.listdir(more)) if _exists(more) else []
     except OSError as error:
-        wrong = f"cannot be read: {error.strerror}"
-        raise ConfigError([Problem(error.filename.rstrip("/"), wrong)]) from None
+        raise ConfigError([unread(error.filename.rstrip("/"), error)]) from None
     wanted = (name for name in names if name.endswith(SUFFIX) and name[0] != ".")
     return (*usual, *(os.path.join(more, name) for name in wanted))
 
@@ -84,7 +84,12 @@ def begin_reading(path: str | None, overrides: dict[str, str]) -> Child | None:
         try:
             return plain(read.override(read.read_files(files), overrides)), []
         except ConfigError as error:
-            return None, [tuple(each) for each in error.problems]
+            problems = list(error.problems)
+            more = len(problems) - MOST_PROBLEMS
+            if more > 0:
+                rest = Problem("", f"{more} more problems; `garp-agent check` shows all")
+                problems[MOST_PROBLEMS:] = [rest]
+            return None, [tuple(each) for each in problems]
 
     try:
         return Child(work) if files or overrides else None
@@ -105,4 +110,5 @@ def finish_reading(reading: Child) -> Settings:
 
 
 def _unreadable(reason: object) -> ConfigError:
-    return ConfigError([Problem("", f"the configuration could not be read: {reason}")])
+    wrong = f"the configuration could not be read: {reason}"
+    return ConfigError([Problem("", wrong, may_pass=True)])

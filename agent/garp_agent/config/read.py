@@ -24,7 +24,15 @@ from typing import Any
 import yaml
 
 from garp_agent.config import errors
-from garp_agent.config.errors import ConfigError, InvalidError, Problem, require, series, shown
+from garp_agent.config.errors import (
+    ConfigError,
+    InvalidError,
+    Problem,
+    require,
+    series,
+    shown,
+    unread,
+)
 from garp_agent.config.forms import FORMS, Form, quoted, tag_of, write_text
 from garp_agent.config.settings import Settings
 
@@ -49,12 +57,12 @@ def bytes_of(path: str) -> bytes:
         if stat.S_ISREG(os.stat(path).st_mode):  # opening a fifo would wait for a writer
             with open(path, "rb") as file:
                 return file.read(MOST_BYTES + 1)
-        wrong = "not a regular file"
+        problem = Problem(path, "not a regular file")
     except OSError as error:
-        wrong = f"cannot be read: {error.strerror}"
+        problem = unread(path, error)
     except ValueError:  # a NUL in the path
-        wrong = "cannot be read: not a file name"
-    raise ConfigError([Problem(path, wrong)])
+        problem = Problem(path, "cannot be read: not a file name")
+    raise ConfigError([problem])
 
 
 def compose(raw: bytes, source: str) -> Any:

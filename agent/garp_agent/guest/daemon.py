@@ -57,15 +57,24 @@ def run(options: RunOptions) -> int:
         frames = sender(options.dry_run)
     except ConfigError as error:
         print(error, file=sys.stderr)
+        if error.may_pass:
+            return EXIT_FAILED
         return EXIT_USAGE if error.is_usage else EXIT_CONFIG
     except PermissionError:
         print(NO_PERMISSION, file=sys.stderr)
         return EXIT_NO_PERMISSION
+    except OSError as error:
+        print(f"garp-agent: no socket for frames: {error.strerror}", file=sys.stderr)
+        return EXIT_FAILED
     try:
-        AgentDaemon(options, settings, frames, log).run()
+        daemon = AgentDaemon(options, settings, frames, log)
     except AlreadyRunningError as error:
         print(f"garp-agent: {error.filename}: {error.strerror}", file=sys.stderr)
         return EXIT_FAILED
+    except OSError as error:
+        print(f"garp-agent: cannot start: {error.strerror}", file=sys.stderr)
+        return EXIT_FAILED
+    daemon.run()
     return 0
 
 
@@ -202,9 +211,8 @@ class AgentDaemon:
         before = self._engine.settings
         self._engine.reconfigure(settings, now)
         self._netlink.reconcile_interval = settings.reconcile_interval
-        is_lost = self._control_socket is None or not self._control_socket.is_in_place()
-        if is_lost or before.control_socket != settings.control_socket:
-            self._operator.close()
+        control = self._control_socket
+        if control is None or control.path != settings.control_socket or not control.is_in_place():
             self._open_control_socket()
         if before.hint_port != settings.hint_port:
             self._host.close()
@@ -220,24 +228,26 @@ class AgentDaemon:
     # -- control socket, hint port ------------------------------------------------------
 
     def _open_control_socket(self) -> None:
-        path, self._control_socket = self._engine.settings.control_socket, None
-        if not path:
-            return
+        """Serve the control socket of the settings; the one before stays if that cannot be."""
+        path, before = self._engine.settings.control_socket, self._control_socket
         try:
-            self._control_socket = ControlSocket(path)
-            self._operator.open(self._control_socket)
+            self._control_socket = ControlSocket(path) if path else None
+            self._operator.close()
+            if self._control_socket is not None:
+                self._operator.open(self._control_socket)
         except OSError as error:
             # Two agents would send twice as much.  A dry run sends nothing, and a reload must not
             # end an agent that works.
             is_second = isinstance(error, AlreadyRunningError)
             if is_second and not self._options.dry_run and not self._is_ready:
                 raise
+            effect = f"are answered at {before.path}" if before else "will not work"
             self._log.say(
                 LEVEL_WARNING,
                 "control-socket-unavailable",
                 path=path,
                 error=Errno(error.errno or 0),
-                effect="status and burst will not work",
+                effect=f"status and burst {effect}",
             )
 
     def _open_hint_port(self) -> None:

@@ -1,7 +1,8 @@
 """Output that cannot be written: a full disk, a closed pipe.
 
-Responsible for one line on standard error and exit status 1 in place of a traceback.  Does not
-handle errors of sockets, and is not loaded by the daemons.
+Responsible for one line on standard error and exit status 1 in place of a traceback, and for
+characters that the output's encoding lacks.  Does not handle errors of sockets, and is not loaded
+by the daemons.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, e
 
 def guarded(command: Callable[[], object], program: str) -> None:
     """Run a command, which ends by SystemExit; exit with 1 if its output cannot be written."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # Python 3.7; None if it was closed at the start
+            stream.reconfigure(errors="backslashreplace")
     try:
         try:
             command()

@@ -69,7 +69,8 @@ def shortened(text: str, width: int) -> str:
 
 
 def wrapped(text: str, screen: Screen) -> str:
-    """Return a line as lines that fit the screen, the further ones indented."""
+    """Return a line as printable lines that fit the screen, the further ones indented."""
+    text = printable(text)
     if len(text) <= screen.width or not screen.width:
         return text
     return "\n".join(textwrap.wrap(text, screen.width, subsequent_indent="  "))

@@ -59,7 +59,7 @@ class Child:
         """Kill the child, and wait for its end."""
         os.kill(self._pid, signal.SIGKILL)
         os.close(self._pipe)
-        os.waitpid(self._pid, 0)
+        self._wait()
 
     def result(self) -> Any:
         """Wait for the child to exit, and return what ``work`` returned.
@@ -69,13 +69,20 @@ class Child:
         while not self.read():
             pass
         os.close(self._pipe)
-        if os.waitpid(self._pid, 0)[1] != 0:
+        if self._wait() != 0 or not self._received:
             late = f", or took more than {self._limit} s" if self._limit else ""
             raise ChildError(f"it was killed{late}")
         is_done, value = marshal.loads(self._received)
         if not is_done:
             raise ChildError(value)
         return value
+
+    def _wait(self) -> int:
+        """Wait for the child's end; return its wait status, 0 if the kernel does not keep it."""
+        try:
+            return os.waitpid(self._pid, 0)[1]
+        except ChildProcessError:  # SIGCHLD is ignored, as the parent left it: waitpid(2)
+            return 0
 
 
 def _run_in_child(work: Callable[[], Any], write_end: int, limit: int) -> None:

@@ -8,7 +8,7 @@ The flag O_NONBLOCK belongs to all processes that share the stream, so it stays 
 - a regular file makes no writer wait for a reader.
 
 A stream that cannot be opened again, such as the terminal of another user, is polled before each
-line.  Does not know what a line says.
+byte: it may have room for a part of a line only.  Does not know what a line says.
 """
 
 from __future__ import annotations
@@ -47,10 +47,8 @@ class StandardError:
         before = len(self._rest)
         try:
             written = self._send(data)
-        except BlockingIOError:
+        except OSError:  # no room, a full disk, or the reader has gone
             return False
-        except OSError:  # the reader has gone
-            return True
         self._rest = data[written:]
         if written >= before:
             return True
@@ -79,9 +77,14 @@ class StandardError:
     def _send(self, data: bytes) -> int:
         if self._socket is not None:
             return self._socket.send(data, socket.MSG_DONTWAIT)
-        if self._must_poll and not select.select((), (self._descriptor,), (), 0)[1]:
+        if not self._must_poll:
+            return os.write(self._descriptor, data)
+        written = 0
+        while written < len(data) and select.select((), (self._descriptor,), (), 0)[1]:
+            written += os.write(self._descriptor, data[written : written + 1])
+        if not written:
             raise BlockingIOError
-        return os.write(self._descriptor, data)
+        return written
 
     def _write_to_object(self, stream: TextIO, line: str) -> bool:
         """Write to a stream that only Python knows."""

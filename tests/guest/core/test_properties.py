@@ -153,6 +153,7 @@ class Owned:
         self.items: dict[Row, InterfaceAddress] = {}
         self.routers: set[int] = set()
         self.dumping = False
+        self.carried: set[int] = set()  # links that have, or had, a carrier
         self.named: set[Row] = set()  # what was seen since the dump under way was started
         self.live: set[Row] = set()  # what live events were about since then
 
@@ -179,6 +180,11 @@ class Owned:
             self.live.add((event.ifindex,))
         elif isinstance(event, ForwardingSeen):
             (self.routers.add if event.forwarding else self.routers.discard)(event.ifindex)
+
+    def note_carriers(self) -> None:
+        """Note which links have a carrier at the end of a turn."""
+        self.carried &= self.links.keys()
+        self.carried.update(i for i, one in self.links.items() if one.flags == RUNNING)
 
     def _believe(self, key: Row, dumped: bool) -> bool:
         """A dump says nothing new about what live events were about since its start."""
@@ -256,7 +262,8 @@ class Owned:
 
     def _has_other_link(self) -> bool:
         return any(
-            one.flags in (RUNNING, NO_CARRIER)
+            (one.flags in (RUNNING, NO_CARRIER) or one.ifindex in self.carried)
+            and not one.flags & IFF_LOOPBACK
             and one.kind != "bridge"
             and not (one.master_ifindex and one.port_kind == "bridge")
             for one in self.links.values()
@@ -378,6 +385,7 @@ class Guest(RuleBasedStateMachine):
             self.owned.take(event)
             pairs = self.owned.pairs()
             self.yielded = {which: end for which, end in self.yielded.items() if which in pairs}
+        self.owned.note_carriers()
         after = self.owned.announceable(self.settings)
         if self.settings.conflict.policy is ConflictPolicy.YIELD:
             for event in events:
@@ -447,6 +455,7 @@ class Guest(RuleBasedStateMachine):
             gone += [AddressGone(item) for item in self.owned.items.values()]
             happening = [gone[happening % len(gone)]] if gone else []
         self._take(happening, self.agent.now)
+        self.leased = self.leased or any(isinstance(each, LeaseGranted) for each in happening)
         self._start_clocks(self.agent.now)
         return [*answers, *happening]
 

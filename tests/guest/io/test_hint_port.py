@@ -410,7 +410,7 @@ NO_TERMINAL = pytest.mark.skipif(has_terminal(), reason="there is a controlling 
     [
         ("", PortState.OFF, 0),
         ("/dev/zero", PortState.FORBIDDEN, errno.EPERM),  # it does not support polling
-        ("/proc/self/status", PortState.ABSENT, errno.ENODEV),
+        ("/proc/self/status", PortState.FAILED, errno.EOPNOTSUPP),
         pytest.param("/dev/tty", PortState.ABSENT, errno.ENXIO, marks=NO_TERMINAL),
         ("/does/not/exist", PortState.ABSENT, errno.ENOENT),
         ("closed socket", PortState.ABSENT, errno.ECONNREFUSED),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
+
+import pytest
 
 from garp_agent.hypervisor.io.libvirt_cards import LibvirtCard, LibvirtCards
 from tests.world import mac
@@ -63,6 +66,24 @@ def test_card_of_a_guest_that_changes_or_ends_is_read_again(tmp_path: Path) -> N
     assert cards.read()[0] == card("vnet7")
     path.unlink()
     assert cards.read() == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
+def test_file_that_cannot_be_read_yet_is_tried_again() -> None:
+    with tempfile.TemporaryDirectory() as top:
+        os.chmod(top, 0o755)
+        cards, path = LibvirtCards(top), Path(top, "web.xml")
+        path.write_text(STATUS.format(port="vnet0"))
+        path.chmod(0o600)
+        os.seteuid(65534)
+        try:
+            assert cards.read() == []
+            os.seteuid(0)
+            path.chmod(0o644)  # the time of its last change stays
+            os.seteuid(65534)
+            assert cards.read()[0] == card("vnet0")
+        finally:
+            os.seteuid(0)
 
 
 def test_file_that_is_gone_when_it_is_looked_at_hides_no_other(tmp_path: Path) -> None:

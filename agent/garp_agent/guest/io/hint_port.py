@@ -209,7 +209,7 @@ class HintPort:
         elif stat.S_ISCHR(mode):
             descriptor = _open_device(self.path)
         else:
-            raise OSError(errno.ENODEV, "neither a character device nor a socket")
+            raise OSError(errno.EOPNOTSUPP, "neither a character device nor a socket")
         try:
             self._epoll.register(descriptor, _EDGES)
         except OSError:  # EPERM: the device does not support polling

@@ -45,7 +45,10 @@ class LibvirtCards:
                 known[name] = before
                 continue
             text = beginning(f"{self._directory}/{name}")
-            known[name] = (version, list(cards_in(name[: -len(".xml")], text)))
+            if text:
+                known[name] = (version, list(cards_in(name[: -len(".xml")], text)))
+            elif before is not None:  # it cannot be read now, and is tried again
+                known[name] = before
         self._known = known
         return [card for _version, cards in known.values() for card in cards]
 
