@@ -34,8 +34,9 @@ from __future__ import annotations
 from _heapq import heappop, heappush
 
 from garp_agent.config.settings import ConflictPolicy
+from garp_agent.guest.core.memory import remember
 from garp_agent.guest.core.model import Cause
-from garp_agent.guest.core.proxy_tests import ProxyTests, remember
+from garp_agent.guest.core.proxy_tests import ProxyTests
 from garp_agent.guest.core.rival import MOST_ASKED, PROBES, Rival, Step, is_no_station
 from garp_agent.guest.core.silent_stations import SilentStations
 from garp_agent.wire.record import inf

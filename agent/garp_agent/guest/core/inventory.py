@@ -8,6 +8,7 @@ named since its start is removed (:mod:`garp_agent.wire.netlink_dump`).
 
 from __future__ import annotations
 
+from garp_agent.guest.core.memory import remember
 from garp_agent.guest.core.model import (
     AddressGone,
     AddressSeen,
@@ -19,7 +20,7 @@ from garp_agent.guest.core.model import (
 from garp_agent.wire.model import DumpComplete, DumpPartial, DumpStarted, LinkGone
 from garp_agent.wire.netlink_dump import DumpMarks
 
-FORMER = 64  # hardware addresses of the past that are remembered
+FORMER = 64  # hardware addresses of the past, and links that went, that are remembered
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Inventory:
         "_address_marks",
         "_addresses",
         "_forwarding",
+        "_gone",
         "_link_marks",
         "_own",
         "by_name",
@@ -72,6 +74,7 @@ class Inventory:
         self._own: dict[bytes, None] = {}  # hardware addresses of the links, also former ones
         self._addresses: dict[int, dict[AddressKey, InterfaceAddress]] = {}
         self._forwarding: set[int] = set()
+        self._gone: dict[bytes, int] = {}  # ifindexes of links that went, by hardware address
         self._link_marks = DumpMarks()  # by ifindex
         self._address_marks = DumpMarks()  # by ifindex and key
 
@@ -128,7 +131,7 @@ class Inventory:
 
         Links that are stacked on each other, are ports of one bridge or bond, or are the ends of a
         veth pair have the same, and so have those of a container on one device outside of it.  A
-        VRF connects nothing.
+        VRF connects nothing.  A NIC that comes back with another ifindex has its former number.
         """
         far: dict[tuple[int, ...], int] = {}  # by device outside: one of the links on it
         found: dict[int, int] = {}
@@ -140,6 +143,10 @@ class Inventory:
                 above = found[ifindex]
             return ifindex
 
+        def join(ifindex: int, other: int) -> None:
+            one, two = sorted((root(ifindex), root(other)))
+            found[two] = one
+
         for link in self.links.values():
             root(link.ifindex)
             for other in (
@@ -149,8 +156,9 @@ class Inventory:
                 far.setdefault(link.far_parent, link.ifindex) if link.far_parent else 0,
             ):
                 if other in self.links:
-                    one, two = sorted((root(link.ifindex), root(other)))
-                    found[two] = one
+                    join(link.ifindex, other)
+            if link.hardware_address in self._gone:
+                join(link.ifindex, self._gone[link.hardware_address])
         return {ifindex: root(ifindex) for ifindex in self.links}
 
     def apply(self, event: KernelEvent) -> Iterable[int]:
@@ -240,6 +248,8 @@ class Inventory:
             return ()
         self._forget_name(known)
         self._forget_virtual(known)
+        if any(known.hardware_address) and not known.shares_hardware_address:
+            remember(self._gone, known.hardware_address, ifindex, FORMER)
         self.topology += 1
         return (ifindex,)
 

@@ -18,6 +18,7 @@ from garp_agent.guest.core.model import (
     LinkSeen,
 )
 from garp_agent.wire import rtnetlink
+from garp_agent.wire.model import IFF_LOWER_UP
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,6 +83,10 @@ def _link_seen(data: bytes, start: int, end: int, dumped: bool) -> tuple[LinkSee
     info = rtnetlink.nested(found.get(rtnetlink.IFLA_LINKINFO, b""))
     kind = rtnetlink.text(info, rtnetlink.IFLA_INFO_KIND)
     parent, pair, far_parent = _links_beside(ifindex, kind, found)
+    if rtnetlink.u8(found, rtnetlink.IFLA_PROTO_DOWN):
+        # A protocol holds the link down, for example VRRP of FRR on a backup.  The kernel gives a
+        # macvlan its carrier back with that of the link below (macvlan_device_event).
+        flags &= ~IFF_LOWER_UP
     link = Link(
         ifindex,
         rtnetlink.text(found, rtnetlink.IFLA_IFNAME),

@@ -17,12 +17,12 @@ identifiers of 64 bits).
 
 from __future__ import annotations
 
+from garp_agent.guest.core.memory import remember
 from garp_agent.wire.record import Enum, inf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Container
-    from typing import Any
 
     Station = tuple[int, bytes]  # ifindex and hardware address
 
@@ -193,11 +193,3 @@ def drawn(
         if len(found) == count:
             break
     return list(found)
-
-
-def remember(known: dict[Any, Any], key: object, value: object, most: int) -> None:
-    """Set a value; forget the oldest one if there are too many."""
-    known.pop(key, None)
-    known[key] = value
-    if len(known) > most:
-        del known[next(iter(known))]

@@ -7,7 +7,7 @@ what a claim changes: guest.core.conflicts does.
 
 from __future__ import annotations
 
-from garp_agent.guest.core.proxy_tests import remember
+from garp_agent.guest.core.memory import remember
 from garp_agent.wire.record import inf
 
 TYPE_CHECKING = False
