@@ -15,6 +15,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from scapy.layers.l2 import ARP
 
 from bench.lab import GUEST_ADDRESS, GUEST_MAC
 from tests.netns.agent import (
@@ -60,6 +61,30 @@ def test_links_deleted_renamed_or_moved_during_bursts_are_dropped_and_forgotten(
         assert [link["interface"] for link in status["links"]] == ["lo", "eth0"]
         assert set(status["frames"]["dropped"]) <= {"ENODEV", "ENXIO", "ENETDOWN", "ENOBUFS"}
         assert agent.burst() == 1
+
+
+def test_each_of_many_addresses_has_its_turn_while_the_carrier_flaps(site: Site) -> None:
+    """Each return begins with probes, and there is no time for all announcements."""
+    more = [f"192.0.2.{n}" for n in range(100, 113)]
+    site.guest(*(f"address add {each}/24 dev eth0" for each in more))
+    claimed: set[str] = set()
+    slow = "rate_limit: {frames_per_second: 5, depth: 4}\n"
+    with site.start(config=QUIET + slow, wait=False) as agent:
+        site.wire.wait_for(GUEST_ADDRESS)
+        for number in range(1, 9):
+            site.lab.ip("peer", "link set eth0 down")
+            agent.wait_for_log("link-withdrawn", number)
+            site.wire.clear()
+            site.lab.ip("peer", "link set eth0 up")
+            until(lambda: len(claims(site.wire)) >= 3, "some are announced")
+            claimed |= claims(site.wire)
+    assert claimed == {GUEST_ADDRESS, *more}
+
+
+def claims(wire: Capture) -> set[str]:
+    """Return the addresses in announcements that are no probes."""
+    sent = (packet[ARP].psrc for packet in wire.announcements() if ARP in packet)
+    return {str(each) for each in sent if each != "0.0.0.0"}
 
 
 def test_address_beside_macvlans_that_refuse_frames_is_announced_at_once(site: Site) -> None:
@@ -293,6 +318,18 @@ def test_control_socket_stays_until_a_reload_can_make_the_other(site: Site) -> N
         agent.wait_for_log("configuration-loaded", 2)
         assert agent.burst() == 1
         assert not old.exists()
+
+
+def test_paths_that_the_encoding_of_the_file_system_lacks_are_reported(site: Site) -> None:
+    ascii_only = ("env", "PYTHONUTF8=0", "PYTHONCOERCECLOCALE=0", "LC_ALL=C")
+    with site.start(prefix=ascii_only) as agent:
+        control = agent.control
+        agent.control = site.directory / "w\N{EURO SIGN}.sock"
+        agent.reload(QUIET, hint_port="/dev/w\N{EURO SIGN}")
+        assert agent.wait_for_log("control-socket-unavailable")["error"] == "EINVAL"
+        assert agent.wait_for_log("hint-port", state="failed")["error"] == "EINVAL"
+        agent.control = control
+        assert agent.burst() == 1
 
 
 def test_reload_by_an_agent_whose_parent_ignores_its_children(site: Site) -> None:

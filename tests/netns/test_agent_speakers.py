@@ -165,6 +165,30 @@ def test_virtual_router_mac_speaks_only_while_a_virtual_address_is_there(
         assert "virtual router" in shown
 
 
+def test_link_that_a_protocol_holds_down_is_silent_also_when_the_kernel_gives_it_a_carrier(
+    site: Site,
+) -> None:
+    """FRR's VRRP on a backup: the virtual address stays on the macvlan, which has `protodown`."""
+    site.guest(
+        f"link add vr0 link eth0 address {VIRTUAL_ROUTERS[0]} type macvlan mode bridge",
+        "address add 192.0.2.100/24 dev vr0",
+        "link set vr0 up",
+        "link set vr0 protodown on",
+        "link set eth0 down",
+        "link set eth0 up",
+    )
+    flags = site.lab.run("guest", ["ip", "link", "show", "vr0"]).stdout
+    assert "protodown on" in flags
+    assert "LOWER_UP" in flags
+    with site.start(config=WITH_RARP) as agent:
+        agent.burst()
+        site.wire.wait_for(GUEST_ADDRESS)
+        assert site.wire.announcements(mac=VIRTUAL_ROUTERS[0]) == []
+        assert agent.link("vr0")["skipped"] == "no carrier"  # type: ignore[index]
+        site.guest("link set vr0 protodown off")
+        site.wire.wait_for("192.0.2.100", mac=VIRTUAL_ROUTERS[0])
+
+
 @pytest.mark.parametrize("lifetime", [3600, 0xFFFFFFFF], ids=["an hour", "for ever"])
 def test_virtual_router_mac_with_autoconfigured_address_is_silent(
     site6: Site, lifetime: int
@@ -387,6 +411,32 @@ def test_bridge_of_a_container_with_the_default_route_is_announced_beside_other_
         site.wire.clear()
         site.wire.wait_for(GUEST_ADDRESS, count=3)
         assert agent.link("br0")["skipped"] is None  # type: ignore[index]
+
+
+@pytest.mark.parametrize("own", ["bridge", "link without a subnet"])
+def test_link_of_the_default_route_is_announced_also_behind_the_routes_of_a_vpn(
+    site: Site, own: str
+) -> None:
+    """`redirect-gateway def1` of OpenVPN: two routes that together come before the default one."""
+    if own == "bridge":
+        bridge_in_container(site)
+    else:
+        site.guest(
+            "address flush dev eth0",
+            f"address add {GUEST_ADDRESS}/32 dev eth0",
+            "route add 192.0.2.1 dev eth0",
+            "route add default via 192.0.2.1",
+        )
+    site.guest(
+        "link add vpn0 type vxlan id 7 dstport 4789",
+        "link set vpn0 up",
+        "address add 198.51.100.10/24 dev vpn0",
+        "route add 0.0.0.0/1 via 198.51.100.1",
+        "route add 128.0.0.0/1 via 198.51.100.1",
+    )
+    with site.start(config=FREQUENT):
+        site.wire.clear()
+        site.wire.wait_for(GUEST_ADDRESS, count=3)
 
 
 def test_default_route_that_comes_after_the_address_makes_its_link_announced(site: Site) -> None:

@@ -432,6 +432,29 @@ def test_nic_whose_bridge_changes_sends_at_most_14_frames_in_any_second(
     sock.close()
 
 
+def test_nic_that_comes_back_right_after_a_burst_sends_at_most_14_frames_in_any_second(
+    site: Site,
+) -> None:
+    """As when its driver is bound anew: the same wire and hardware address, another ifindex."""
+    add = f"link add link w1 name m0 address {NEW_MAC} type macvlan mode bridge"
+    move = f"link set m0 netns {site.lab.namespace('guest')} name nic0"
+    use = ["link set nic0 up", *(f"address add 10.2.0.{n}/24 dev nic0" for n in range(1, 15))]
+    site.lab.ip("peer", "link add w0 type veth peer name w1", "link set w0 up", "link set w1 up")
+    site.lab.ip("peer", add, move)
+    site.guest(*use)
+    sock = timestamped(site, "w0")
+    with site.start(config=NO_REFRESH + "conflict: {policy: warn}\n", wait=False) as agent:
+        agent.wait_for_log("burst")
+        agent.send_more(8)
+        site.guest("link del nic0")
+        site.lab.ip("peer", add, move)
+        site.guest(*use)
+        until(lambda: len(agent.announced("nic0")) == 14, "every address is back")
+        until(lambda: burst_is_over(agent, "nic0"), "they have been announced")
+    assert 10 <= most_in_a_second([sock]) <= 14
+    sock.close()
+
+
 def test_agent_restarted_right_after_a_burst_sends_at_most_14_frames_in_any_second(
     site: Site,
 ) -> None:

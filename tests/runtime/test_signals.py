@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import pty
 import select
 import signal
+import termios
 from collections.abc import Iterator
 
 import pytest
@@ -28,6 +30,16 @@ def signals() -> Iterator[Signals]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def test_signals_that_a_parent_left_blocked_are_read() -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
+    made = Signals()
+    try:
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+    finally:
+        made.close()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def is_ready(signals: Signals) -> bool:
@@ -59,3 +71,29 @@ def test_other_signal_is_not_reported(signals: Signals) -> None:
     os.kill(os.getpid(), signal.SIGUSR2)
     assert signals.read() == set()
     signal.signal(signal.SIGUSR2, before)
+
+
+def test_terminal_that_stops_writers_in_the_background_does_not_stop_the_process() -> None:
+    """`stty tostop`: the terminal sends SIGTTOU, which would stop the daemon at a log line."""
+    pid, leader = pty.fork()
+    if pid == 0:
+        status = 1
+        try:
+            settings = termios.tcgetattr(0)
+            settings[3] |= termios.TOSTOP
+            termios.tcsetattr(0, termios.TCSANOW, settings)
+            writer = os.fork()
+            if writer == 0:
+                os.setpgid(0, 0)  # in the background
+                Signals()
+                os.write(2, b"written")
+                os._exit(7)
+            _, ended = os.waitpid(writer, os.WUNTRACED)
+            if os.WIFSTOPPED(ended):
+                os.kill(writer, signal.SIGKILL)
+            status = os.WEXITSTATUS(ended) if os.WIFEXITED(ended) else 1
+        finally:
+            os._exit(status)
+    assert os.read(leader, 100) == b"written"
+    assert os.WEXITSTATUS(os.waitpid(pid, 0)[1]) == 7
+    os.close(leader)

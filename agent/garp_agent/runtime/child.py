@@ -94,6 +94,7 @@ def _run_in_child(work: Callable[[], Any], write_end: int, limit: int) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         signal.alarm(limit)
         _write_all(write_end, marshal.dumps(_attempt(work)))
         status = 0

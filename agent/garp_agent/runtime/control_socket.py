@@ -55,6 +55,11 @@ class ControlSocket:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        try:
+            os.fsencode(path)
+        except UnicodeEncodeError:
+            text = "the file system's encoding lacks a character"
+            raise OSError(errno.EINVAL, text, path) from None
         # Closed and used to accept and hang up on a client when no other descriptor is left.
         self._spare = _spare_descriptor()
         try:

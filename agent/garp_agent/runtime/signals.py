@@ -15,7 +15,10 @@ _WITHOUT_WARNING = {"warn_on_full_buffer": False} if sys.version_info >= (3, 7) 
 
 
 class Signals:
-    """The signals of WATCHED that arrived.  There can be one instance in a process."""
+    """The signals of WATCHED that arrived.  There can be one instance in a process.
+
+    A parent can leave signals blocked, and so they stay over exec (signal(7)): none is from now on.
+    """
 
     def __init__(self) -> None:
         self._read_end, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -23,6 +26,9 @@ class Signals:
         signal.set_wakeup_fd(self._write_end, **_WITHOUT_WARNING)
         for number in WATCHED:
             signal.signal(number, _ignore)
+        # A terminal with `stty tostop` would stop a process in the background that writes to it.
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
     def fileno(self) -> int:
         """Return the descriptor to wait on, for reading."""

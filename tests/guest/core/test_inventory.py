@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from garp_agent.guest.core.inventory import Inventory
+from garp_agent.guest.core.inventory import FORMER, Inventory
 from garp_agent.guest.core.model import (
     IFA_F_TENTATIVE,
     AddressGone,
@@ -28,7 +28,10 @@ ROUTER = ForwardingSeen(2, True)
 
 
 def told(*events: Any) -> Inventory:
-    inventory = Inventory()
+    return told_more(Inventory(), *events)
+
+
+def told_more(inventory: Inventory, *events: Any) -> Inventory:
     for event in events:
         inventory.apply(event)
     return inventory
@@ -292,6 +295,28 @@ def test_links_that_leave_by_one_nic_have_its_number(
         numbers = told(*dump(*order)).nics()
         found = [{each for each in numbers if numbers[each] == n} for n in set(numbers.values())]
         assert sorted(found, key=min) == groups
+
+
+def test_nic_that_comes_back_has_its_former_number() -> None:
+    inventory = told(*dump(link(2), link(5)), LinkGone(5))
+    before = inventory.topology
+    back = link(9, hardware_address=b"\2\0\0\0\0\x99")
+    assert told_more(inventory, *seen(back)).nics() == {2: 2, 9: 9}
+    back = back._replace(hardware_address=link(5).hardware_address)
+    assert told_more(inventory, *seen(back)).nics() == {2: 2, 9: 5}
+    assert inventory.topology == before + 2
+
+
+@pytest.mark.parametrize("mac", [b"", bytes(6), b"\0\0\x5e\0\1\7"])
+def test_hardware_address_that_many_links_have_tells_no_nic(mac: bytes) -> None:
+    inventory = told(*dump(link(5, hardware_address=mac)), LinkGone(5))
+    assert told_more(inventory, *seen(link(9, hardware_address=mac))).nics() == {9: 9}
+
+
+def test_nics_that_went_are_not_remembered_without_end() -> None:
+    links = [link(n) for n in range(2, 2 + 2 * FORMER)]
+    inventory = told(*dump(*links), *(LinkGone(each.ifindex) for each in links))
+    assert len(inventory._gone) == FORMER
 
 
 def test_change_of_what_a_link_stands_on_is_a_change_of_the_topology() -> None:

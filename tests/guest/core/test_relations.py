@@ -42,19 +42,24 @@ def bridge(ifindex: int) -> Link:
 
 
 class Guest:
-    """An inventory with its relations; ``default``: the link of the default route."""
+    """An inventory with its relations.
 
-    def __init__(self, *things: Any, default: int = 0) -> None:
+    ``default``: the link of the default route.  ``hidden``: that of one behind other routes.
+    """
+
+    def __init__(self, *things: Any, default: int = 0, hidden: int = 0) -> None:
         self.inventory = Inventory()
         self.default = default
-        self.asked: list[bytes] = []  # where the route was asked for
+        self.hidden = hidden
+        self.asked: list[tuple[bytes, int]] = []  # for which routes, and by which link
         self.relations = Relations(self._route)
         self.tell(*dump(*things))
 
-    def _route(self, destination: bytes, vrf: int) -> int:
-        assert vrf == 0
-        self.asked.append(destination)
-        return self.default if len(destination) == 4 else 0
+    def _route(self, destination: bytes, by: int) -> int:
+        self.asked.append((destination, by))
+        if len(destination) == 16:
+            return 0
+        return self.default if not by else by * (by == self.hidden)
 
     def tell(self, *events: Any) -> set[int]:
         changed = {i for event in events for i in self.inventory.apply(event)}
@@ -261,9 +266,21 @@ def test_default_route_is_asked_for_only_where_the_answer_counts() -> None:
     guest.tell(*seen(DOCKER, ON_BRIDGE._replace(scope=RT_SCOPE_LINK, address=POD6.address)))
     assert guest.asked == []
     guest.tell(*seen(ON_BRIDGE))
-    assert [len(each) for each in guest.asked] == [4, 16]
+    assert [(len(each), by) for each, by in guest.asked] == [(4, 0), (16, 0), (4, 20), (16, 20)]
     guest.tell(*seen(link(141, kind="veth")))
-    assert len(guest.asked) == 2
+    assert len(guest.asked) == 4
+
+
+def test_link_of_a_default_route_behind_the_routes_of_a_vpn_does_not_lead_to_containers() -> None:
+    assert Guest(*OWN, ON_BRIDGE, default=2, hidden=20).quiet() == set()
+    assert Guest(*OWN, ON_BRIDGE, default=2, hidden=21).quiet() == {20}
+
+
+def test_few_links_are_asked_for_a_default_route_of_their_own() -> None:
+    pods = [link(n, kind="veth") for n in range(30, 90)]
+    hosts = [address(f"10.4.0.{n}/32", ifindex=n) for n in range(30, 90)]
+    guest = Guest(UPLINK, *pods, *hosts, default=2)
+    assert {by for _, by in guest.asked} == {0, *range(30, 46)}
 
 
 def test_change_of_a_port_concerns_its_bridge() -> None:

@@ -165,6 +165,7 @@ class Conflicts:
             return
         rival = self._rival(ifindex, address)
         rival.unsure_until = max(before.unsure_until, rival.unsure_until)
+        rival.last_announced = before.last_announced
         if before.hardware_address and (before.withheld or before.step_at < inf):
             rival.hardware_address, rival.last_claim = before.hardware_address, went
             rival.last_answer, rival.present_since = before.last_answer, before.present_since
@@ -250,6 +251,11 @@ class Conflicts:
         rival = self.rivals.get(ifindex, {}).get(address)
         if rival is not None:
             rival.last_announced, rival.is_fresh = now, False
+
+    def last_announced(self, ifindex: int, address: bytes) -> float:
+        """Return when an address was announced; ``-math.inf`` if that is not known any more."""
+        rival = self.rivals.get(ifindex, {}).get(address)
+        return -inf if rival is None else rival.last_announced
 
     # -- what is heard ------------------------------------------------------------------
 

@@ -194,12 +194,18 @@ class Inventory:
             return ()
         if before is not None:
             self._forget_name(before)
-        if before is None or _stacking(before) != _stacking(link):
+        if before is None or self._moves(before, link):
             self.topology += 1
         self.by_name[link.name] = link.ifindex
         self._remember_own(link.hardware_address, before)
         self.links[link.ifindex] = link  # last: without memory for the others it is not known
         return (link.ifindex,)
+
+    def _moves(self, before: Link, after: Link) -> bool:
+        """Return whether a link stands elsewhere among the others, or is a NIC that came back."""
+        is_other = before.hardware_address != after.hardware_address
+        came_back = is_other and after.hardware_address in self._gone
+        return came_back or _stacking(before) != _stacking(after)
 
     def _remember_own(self, hardware_address: bytes, before: Link | None) -> None:
         if before is not None and before.hardware_address != hardware_address:

@@ -19,6 +19,7 @@ from garp_agent.guest.core.model import (
 )
 from garp_agent.wire import rtnetlink
 from garp_agent.wire.model import IFF_LOWER_UP
+from garp_agent.wire.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ _RTM_NEWROUTE = 24
 _RTM_GETROUTE = 26
 _RTA_DST = 1
 _RTA_OIF = 4
+_RTA_GATEWAY = 5
+_RTA_VIA = 18
 
 _NETCONFA_IFINDEX = 1
 _NETCONFA_FORWARDING = 2
@@ -203,8 +206,16 @@ def _forwarding(data: bytes, start: int, end: int, dumped: bool) -> tuple[Forwar
 # -- routes -----------------------------------------------------------------------------
 
 
+class _Route(NamedTuple):
+    ifindex: int
+    has_gateway: bool
+
+
 def route_request(destination: bytes, vrf: int = 0) -> bytes:
-    """Return the request for the route to one address; ``vrf``: the ifindex of a VRF, or 0."""
+    """Return the request for the route to one address.
+
+    ``vrf``: the ifindex of a VRF, or of the link to leave by; 0: any.
+    """
     length = len(destination)
     family = _AF_INET if length == 4 else rtnetlink.AF_INET6
     body = _ROUTE.pack(family, 8 * length, 0, 0, 0, 0, 0, 0, 0)
@@ -214,19 +225,24 @@ def route_request(destination: bytes, vrf: int = 0) -> bytes:
     return rtnetlink.request(_RTM_GETROUTE, 1, body, 0)
 
 
-def route_link(datagram: bytes) -> int:
+def route_link(datagram: bytes, asked: int = 0) -> int:
     """Return the ifindex in the reply to :func:`route_request`; 0 if there is no route.
 
+    ``asked``: the ifindex in the request.  A link that it names may have no route: the kernel takes
+    the destination to be on the link then, without a gateway (ip_route_output_key_hash_rcu).
     Raises rtnetlink.DecodeError.
     """
-    readers: dict[int, rtnetlink.Reader[int]] = {_RTM_NEWROUTE: _route}
-    return next((each for each in rtnetlink.decode(readers, datagram) if isinstance(each, int)), 0)
+    readers: dict[int, rtnetlink.Reader[_Route]] = {_RTM_NEWROUTE: _route}
+    routes = rtnetlink.decode(readers, datagram)
+    found = next((each for each in routes if isinstance(each, _Route)), _Route(0, False))
+    return found.ifindex if found.has_gateway or found.ifindex != asked else 0
 
 
-def _route(data: bytes, start: int, end: int, dumped: bool) -> tuple[int, ...]:
+def _route(data: bytes, start: int, end: int, dumped: bool) -> tuple[_Route, ...]:
     rtnetlink.fixed(_ROUTE, data, start, end)
     found = dict(rtnetlink.attributes(data, start + _ROUTE.size, end))
-    return (rtnetlink.u32(found, _RTA_OIF),)
+    has_gateway = _RTA_GATEWAY in found or _RTA_VIA in found
+    return (_Route(rtnetlink.u32(found, _RTA_OIF), has_gateway),)
 
 
 _READERS: dict[int, rtnetlink.Reader[KernelChange]] = {

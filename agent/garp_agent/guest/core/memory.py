@@ -6,11 +6,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TypeVar
 
-    Key = TypeVar("Key")
-    Value = TypeVar("Value")
+    Name = TypeVar("Name")
+    Remembered = TypeVar("Remembered")
 
 
-def remember(known: dict[Key, Value], key: Key, value: Value, most: int) -> None:
+def remember(known: dict[Name, Remembered], key: Name, value: Remembered, most: int) -> None:
     """Set a value; forget the oldest one if there are more than ``most``."""
     known.pop(key, None)
     known[key] = value

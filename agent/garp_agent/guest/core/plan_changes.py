@@ -142,9 +142,10 @@ class PlanChanges:
         for address, target in after.targets.items():
             if address not in known or (target.claims and not known[address].claims):
                 self._conflicts.appear(ifindex, address, now, target.claims)
-        frames = {
-            each.address: len(self._choice.kinds(ifindex, each)) for each in after.targets.values()
-        }
+        targets = list(after.targets.values())
+        if not known:  # a carrier that flaps must not hold up the same addresses each time
+            targets.sort(key=lambda each: self._conflicts.last_announced(ifindex, each.address))
+        frames = {each.address: len(self._choice.kinds(ifindex, each)) for each in targets}
         self._schedule.set_addresses(ifindex, frames, now)
         self._counters.keep(ifindex, after.targets)
         if before is None or not known:

@@ -28,6 +28,8 @@ _CONTAINER_KINDS = (*_PAIRED_KINDS, "tun")
 # Addresses on the Internet, to which only a default route leads: those of a.root-servers.net.
 _FAR = (bytes((198, 41, 0, 4)), bytes.fromhex("20010503ba3e00000000000000020030"))
 
+_MOST_ASKED = 16  # links that are asked for a default route of their own
+
 
 class Relations:
     """Which links lead to containers or nested guests only, folded from changes.
@@ -35,9 +37,9 @@ class Relations:
     A bridge does whose ports are all veths or taps (docker0), and a veth without any address but
     link-local IPv6 (Calico's cali*) and addresses without a subnet (the CNI plugin ptp).  But the
     only link of a container is a veth, too.  So this counts only where another link is up, which is
-    none of these, or has the default route.  One of these kinds is another link if it has an
+    none of these, or has a default route.  One of these kinds is another link if it has an
     address with a subnet and has, or had, a carrier.  A link below a VLAN or macvlan is in use
-    itself, and so is the link of the default route.
+    itself, and so is the link of a default route, also where the routes of a VPN come before it.
 
     A veth whose other end is here, too, leads where that end leads: for instance, it joins two
     bridges.
@@ -112,7 +114,12 @@ class Relations:
     def _default_links(self) -> set[int]:
         if not self._addressed:
             return set()
-        return {self._route(each, 0) for each in _FAR} & self._addressed
+        found = {self._route(each, 0) for each in _FAR} & self._addressed
+        # A VPN can have routes before the default route, which is there all the same.
+        for ifindex in sorted(self._addressed - found)[:_MOST_ASKED]:
+            if any(self._route(each, ifindex) == ifindex for each in _FAR):
+                found.add(ifindex)
+        return found
 
     def _other_ends(self, inventory: Inventory, ends: set[int]) -> set[int]:
         known = (inventory.links.get(each) for each in self._paired)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from garp_agent.guest.core.inventory import Inventory
     from garp_agent.guest.core.model import InterfaceAddress
 
-    # From an address to reach and the ifindex of a VRF (0: none), to the ifindex of the link that
-    # a packet there leaves by; 0: unknown.
+    # From an address to reach, and the ifindex of a VRF or of the link to leave by (0: any), to the
+    # ifindex of the link that a packet there leaves by; 0: unknown.
     Route = Callable[[bytes, int], int]
     # From an ifindex to the addresses that may be announced there.
     Suitable = Callable[[int], set[bytes]]

@@ -138,8 +138,8 @@ class HintPort:
         self.path = self.name if self.name.startswith("/") else find(self.name)
         try:
             self._open()
-        except OSError as error:
-            self.error = error.errno or errno.EIO
+        except (OSError, ValueError) as error:  # ValueError: no name in the file system's encoding
+            self.error = getattr(error, "errno", None) or errno.EINVAL
             self.state = _closed_state(self.error)
             self._must_wake = self._must_wake and self._pause < RETRY
             self._wait(now)

@@ -14,7 +14,7 @@ from garp_agent.wire.rtnetlink import DecodeError
 def link_towards(destination: bytes, vrf: int) -> int:
     """Return the ifindex of the link that a packet to ``destination`` leaves by; 0: unknown.
 
-    ``vrf``: the ifindex of the VRF whose routes count, or 0.
+    ``vrf``: the ifindex of the VRF whose routes count, or of the link to leave by; 0: any.
     """
     kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
     try:
@@ -22,7 +22,7 @@ def link_towards(destination: bytes, vrf: int) -> int:
         try:
             asking.send(route_request(destination, vrf))
             # The kernel has answered when it has taken the request.
-            return route_link(asking.recv(1 << 14))
+            return route_link(asking.recv(1 << 14), vrf)
         finally:
             asking.close()
     except (OSError, DecodeError):
