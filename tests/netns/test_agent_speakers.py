@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -605,6 +606,54 @@ def test_address_on_two_links_of_different_subnets_is_announced_on_both(both: Si
     with both.start(config=FREQUENT) as agent:
         for name in ("eth0", "eth1"):
             assert "192.0.2.100" in agent.announced(name)
+
+
+def two_macvlans_of_a_container(site: Site) -> dict[str, str]:
+    """Add two macvlans whose NIC is in another network namespace."""
+    macs = {"mv0": MACVLAN_MAC, "mv1": OTHER_MAC}
+    site.lab.ip("peer", "link add w0 type veth peer name x0", "link set w0 up", "link set x0 up")
+    for name, mac in macs.items():
+        site.lab.ip(
+            "peer",
+            f"link add link x0 name {name} address {mac} type macvlan mode bridge",
+            f"link set {name} netns {site.lab.namespace('guest')}",
+        )
+        site.guest(f"link set {name} up")
+    return macs
+
+
+def bridge_and_end_of_its_pair(site: Site) -> dict[str, str]:
+    """Add a bridge with a NIC, and a pair of which one end is its port."""
+    site.lab.ip("peer", "link add w0 type veth peer name x0", "link set w0 up")
+    site.lab.ip("peer", f"link set x0 netns {site.lab.namespace('guest')}")
+    site.guest(
+        f"link add br0 address {MACVLAN_MAC} type bridge forward_delay 0",
+        "link set x0 master br0 up",
+        "link set br0 up",
+        f"link add v0 type veth peer name v1 address {OTHER_MAC}",
+        "link set v0 master br0 up",
+        "link set v1 up",
+    )
+    return {"br0": MACVLAN_MAC, "v1": OTHER_MAC}
+
+
+@pytest.mark.parametrize("add_links", [two_macvlans_of_a_container, bridge_and_end_of_its_pair])
+def test_virtual_address_on_two_links_of_one_wire_is_announced_on_one(
+    site: Site, add_links: Callable[[Site], dict[str, str]]
+) -> None:
+    site.guest("link set eth0 down")
+    macs = add_links(site)
+    for n, name in enumerate(macs):
+        site.guest(f"address add 10.0.{n}.5/24 dev {name}", f"address add 192.0.2.50/32 dev {name}")
+    site.lab.wait_until_up("guest")
+    with site.start(config=FREQUENT) as agent, Capture(site.lab, "peer", "w0") as wire:
+        reasons = {name: agent.addresses(name)["192.0.2.50"]["skipped"] for name in macs}
+        (silent,) = [name for name, reason in reasons.items() if reason]
+        assert "another link of this segment" in reasons[silent]
+        for n, mac in enumerate(macs.values()):
+            wire.wait_for(f"10.0.{n}.5", mac=mac, count=3)
+        sent = {name for name, mac in macs.items() if wire.announcements("192.0.2.50", mac)}
+        assert sent == macs.keys() - {silent}
 
 
 @pytest.mark.parametrize(

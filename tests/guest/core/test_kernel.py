@@ -186,6 +186,12 @@ ETH0 = Link(2, "eth0", b"", 1, 0x11043)
         *(((link_info("macvlan", data=u32(1, n)),), {"kind": "macvlan"}) for n in (2, 4, 8, 16)),
         ((link_info("macvlan", data=u32(2, 1)),), {"kind": "macvlan"}),  # flags without a mode
         ((link_info("vlan", data=u32(1, 1)),), {"kind": "vlan"}),
+        (
+            (link_info("bridge", data=attribute(7, b"\x01")),),
+            {"kind": "bridge", "filters_vlans": True},
+        ),
+        ((link_info("bridge", data=attribute(7, b"\x00")),), {"kind": "bridge"}),
+        ((link_info("vlan", data=attribute(7, b"\x01")),), {"kind": "vlan"}),
         ((u32(5, 2),), {}),  # its own parent
         ((u32(5, 0),), {}),
         # other namespace

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 
 from garp_agent.guest.core.inventory import Inventory
 from garp_agent.guest.core.kernel import route_link, route_request
-from garp_agent.guest.core.model import RT_SCOPE_HOST, RT_SCOPE_LINK, AddressGone
+from garp_agent.guest.core.model import RT_SCOPE_HOST, RT_SCOPE_LINK, AddressGone, Link
 from garp_agent.guest.core.shared_addresses import SharedAddresses
 from garp_agent.guest.io.routes import link_towards
 from garp_agent.wire.model import LinkGone
@@ -168,6 +169,74 @@ def test_address_of_a_link_and_of_one_on_another_wire_is_announced_on_both(chang
     assert Guest(ETH2, ETH4, upper, *on(2), *on(3, text="10.0.0.9/32")).silent() == {}
 
 
+def pair(ifindex: int, other: int, bridge: int = 0, port_kind: str = "bridge") -> Link:
+    master = {"master_ifindex": bridge, "port_kind": port_kind} if bridge else {}
+    return link(ifindex, kind="veth", pair_ifindex=other, **master)
+
+
+def far(ifindex: int, kind: str = "macvlan", device: tuple[int, int] = (0, 7)) -> Link:
+    return link(ifindex, kind=kind, far_parent=device)
+
+
+BRIDGE = link(9, kind="bridge")
+
+
+@pytest.mark.parametrize(
+    ("links", "silent"),
+    [
+        *(
+            pytest.param([far(2, kind), far(3, kind)], {3}, id=f"{kind}s of a container")
+            for kind in ("macvlan", "macvtap", "ipvlan", "ipvtap")
+        ),
+        pytest.param([far(2), far(3, device=(0, 8))], set(), id="macvlans on two NICs of the host"),
+        pytest.param([far(2), far(3, device=(1, 7))], set(), id="macvlans in two containers"),
+        pytest.param([far(2, "vlan"), far(3, "vlan")], set(), id="VLANs of one NIC of the host"),
+        pytest.param([far(2), far(3, "vlan")], set(), id="macvlan and VLAN of a container"),
+        pytest.param([pair(2, 4, 9), pair(4, 2), BRIDGE], {9}, id="pair to a bridge"),
+        pytest.param(
+            [pair(2, 3, 9), pair(3, 2, 5), link(5, kind="bridge"), BRIDGE], {9}, id="two bridges"
+        ),
+        pytest.param(
+            [pair(2, 4, 9), pair(4, 2), pair(3, 5, 9), pair(5, 3), BRIDGE],
+            {5, 9},
+            id="two pairs to a bridge",
+        ),
+        pytest.param(
+            [far(2)._replace(master_ifindex=9, port_kind="bridge"), BRIDGE, far(4)],
+            {9},
+            id="macvlan as port",
+        ),
+        pytest.param(
+            [pair(2, 4, 9), pair(4, 2), BRIDGE._replace(filters_vlans=True)],
+            set(),
+            id="ports can be in other VLANs",
+        ),
+        pytest.param([pair(2, 4, 9, "bond"), pair(4, 2), link(9, kind="bond")], set(), id="bond"),
+        pytest.param([pair(2, 4, 9, "vrf"), pair(4, 2), link(9, kind="vrf")], set(), id="VRF"),
+        pytest.param([pair(2, 4, 9), pair(4, 7), BRIDGE], set(), id="pair that is not here"),
+    ],
+)
+def test_address_of_links_on_one_wire_is_announced_on_one_whatever_their_subnets(
+    links: list[Link], silent: set[int]
+) -> None:
+    holders = [each.ifindex for each in links if each.port_kind in ("", "vrf")]
+    items = [address(f"10.{n}.0.1/24", n) for n in holders]
+    for order in (links, links[::-1]):
+        guest = Guest(*order, *items, *on(*holders, text="10.0.0.9/32"))
+        assert set(guest.silent()) == silent
+
+
+def test_wire_that_changes_at_another_link_changes_what_is_announced() -> None:
+    guest = Guest(pair(2, 4), pair(4, 2), BRIDGE, *on(4, 9, text="10.0.0.9/32"))
+    assert guest.silent() == {}
+    assert guest.tell(*seen(pair(2, 4, 9))) == {9}
+    assert guest.silent() == {9: {A}}
+    assert guest.tell(*seen(BRIDGE._replace(filters_vlans=True))) == {9}
+    assert guest.tell(*seen(BRIDGE)) == {9}
+    assert guest.tell(LinkGone(2)) == {9}
+    assert guest.silent() == {}
+
+
 def test_longest_prefix_with_the_address_is_asked_for_the_route() -> None:
     guest = Guest(*LINKS, *on(2), *on(3, text="10.0.0.9/25"), preferred=3)
     assert (guest.silent(), guest.asked) == ({2: {A}}, [(ip("10.0.0.8"), 0)])
@@ -236,6 +305,33 @@ def test_link_that_comes_is_looked_at_alone_however_many_share_its_address() -> 
         guest.tell(*seen(link(ifindex), *on(ifindex, text="10.0.0.9/32")))
     assert guest.looks == 102
     assert guest.silent() == {}
+
+
+def calls(guest: Guest, *events: Any) -> int:
+    """Return how many functions are called while the guest takes in events."""
+    count = 0
+
+    def profile(frame: object, event: str, arg: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(profile)
+    try:
+        guest.tell(*events)
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize("mask", [24, 32])
+def test_work_for_many_shared_addresses_grows_with_their_number(mask: int) -> None:
+    def work(addresses: int) -> int:
+        items = [each for n in range(addresses) for each in on(2, 3, text=f"10.0.{n}.1/{mask}")]
+        subnets = [address(f"10.1.{n}.1/24", 2) for n in range(addresses)]
+        guest = Guest(ETH2, ETH3, *on(2, 3, text="10.2.0.9/24"))
+        return calls(guest, *seen(*items, *subnets))
+
+    assert work(200) < 3 * work(100)
 
 
 def test_links_without_shared_addresses_ask_nothing() -> None:

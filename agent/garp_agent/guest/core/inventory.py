@@ -20,15 +20,19 @@ from garp_agent.guest.core.model import (
 from garp_agent.wire.model import DumpComplete, DumpPartial, DumpStarted, LinkGone
 from garp_agent.wire.netlink_dump import DumpMarks
 
+# Links that bring the frames of another one to the same wire, untagged.
+_SAME_WIRE_KINDS = ("macvlan", "macvtap", "ipvlan", "ipvtap")
 FORMER = 64  # hardware addresses of the past, and links that went, that are remembered
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from garp_agent.guest.core.model import KernelEvent
 
     AddressKey = tuple[bytes, int, bytes]  # by which the kernel tells the addresses of a link apart
+    # Ifindexes of a parent and a master, 0: none; and a parent outside, (): none.
+    Below = tuple[int, int, tuple[int, ...]]
 
 
 def _key(address: InterfaceAddress) -> AddressKey:
@@ -47,7 +51,14 @@ def _stacking(link: Link) -> tuple[object, ...]:
         link.pair_ifindex,
         link.far_parent,
         link.port_kind,
+        link.filters_vlans,
     )
+
+
+def _below(link: Link) -> Below:
+    """Return what a link sends through."""
+    master = 0 if link.port_kind == "vrf" else link.master_ifindex
+    return link.parent_ifindex, master, link.far_parent
 
 
 class Inventory:
@@ -133,6 +144,29 @@ class Inventory:
         veth pair have the same, and so have those of a container on one device outside of it.  A
         VRF connects nothing.  A NIC that comes back with another ifindex has its former number.
         """
+        return self._join(_below, self._gone)
+
+    def wires(self) -> dict[int, int]:
+        """Return for each ifindex the lowest ifindex of the links on the same wire, untagged.
+
+        Those are a macvlan or ipvlan and the link below it, those of a container on one device
+        outside of it, a bridge and its ports, and the ends of a veth pair.  The ports of a bridge
+        that filters VLANs can be in different ones.
+        """
+        return self._join(self._below_untagged, {})
+
+    def _below_untagged(self, link: Link) -> Below:
+        parent, master, far_parent = _below(link)
+        if link.kind not in _SAME_WIRE_KINDS:
+            parent, far_parent = 0, ()
+        if link.port_kind != "bridge" or (
+            master in self.links and self.links[master].filters_vlans
+        ):
+            master = 0
+        return parent, master, far_parent
+
+    def _join(self, below: Callable[[Link], Below], gone: dict[bytes, int]) -> dict[int, int]:
+        """Return for each ifindex the lowest of the links that are joined with it."""
         far: dict[tuple[int, ...], int] = {}  # by device outside: one of the links on it
         found: dict[int, int] = {}
 
@@ -149,16 +183,17 @@ class Inventory:
 
         for link in self.links.values():
             root(link.ifindex)
+            parent, master, far_parent = below(link)
             for other in (
-                link.parent_ifindex,
-                0 if link.port_kind == "vrf" else link.master_ifindex,
+                parent,
+                master,
                 link.pair_ifindex if self.other_end(link) else 0,
-                far.setdefault(link.far_parent, link.ifindex) if link.far_parent else 0,
+                far.setdefault(far_parent, link.ifindex) if far_parent else 0,
             ):
-                if other in self.links:
+                if other:  # also if it is not here: it can have moved to another namespace
                     join(link.ifindex, other)
-            if link.hardware_address in self._gone:
-                join(link.ifindex, self._gone[link.hardware_address])
+            if link.hardware_address in gone:
+                join(link.ifindex, gone[link.hardware_address])
         return {ifindex: root(ifindex) for ifindex in self.links}
 
     def apply(self, event: KernelEvent) -> Iterable[int]:

@@ -57,6 +57,7 @@ _NETCONFA_FORWARDING = 2
 
 _IFLA_MACVLAN_MODE = 1
 _MACVLAN_MODE_PRIVATE = 1
+_IFLA_BR_VLAN_FILTERING = 7
 
 # For these kinds, IFLA_LINK is the other end of a pair, not a device below.
 _PAIRED_KINDS = ("veth", "netkit", "vxcan")
@@ -105,6 +106,7 @@ def _link_seen(data: bytes, start: int, end: int, dumped: bool) -> tuple[LinkSee
         kind == "macvlan" and _is_private(info),
         pair,
         far_parent,
+        kind == "bridge" and _filters_vlans(info),
     )
     return (
         LinkSeen(
@@ -136,6 +138,11 @@ def _links_beside(
 def _is_private(info: Mapping[int, bytes]) -> bool:
     data = rtnetlink.nested(info.get(rtnetlink.IFLA_INFO_DATA, b""))
     return rtnetlink.u32(data, _IFLA_MACVLAN_MODE) == _MACVLAN_MODE_PRIVATE
+
+
+def _filters_vlans(info: Mapping[int, bytes]) -> bool:
+    data = rtnetlink.nested(info.get(rtnetlink.IFLA_INFO_DATA, b""))
+    return bool(rtnetlink.u8(data, _IFLA_BR_VLAN_FILTERING))
 
 
 def _altnames(properties: bytes) -> tuple[str, ...]:

@@ -126,6 +126,7 @@ class Link(NamedTuple):
     pair_ifindex: int = 0  # IFLA_LINK: the other end of a veth pair; 0: none here
     # IFLA_LINK_NETNSID and IFLA_LINK, if the device below is in another network namespace.
     far_parent: tuple[int, ...] = ()
+    filters_vlans: bool = False  # a bridge whose ports can be in different VLANs
 
     @property
     def has_carrier(self) -> bool:

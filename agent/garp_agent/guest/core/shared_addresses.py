@@ -3,8 +3,8 @@
 Two links that announce one address take turns in the neighbour tables of the segment.  So one of
 them announces it: the one that the guest's own route to the segment uses.  Links are in one segment
 if they have a subnet in common, or if the address is in a subnet of each, whatever the lengths of
-the prefixes.  So are a macvlan or ipvlan and the link below it.  An address without a subnet does
-not tell (unnumbered links), nor does a link-local subnet, which every link can have.
+the prefixes.  So are links on one wire (Inventory.wires).  An address without a subnet does not
+tell (unnumbered links), nor does a link-local subnet, which every link can have.
 
 Does not ask the kernel: the route comes from a function.  Looks at all addresses of a link when the
 link changes, and at other links only for the addresses that they share.
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     # The links that have an address, and whether it is in a subnet of the link.
     _Holders = tuple[tuple[int, bool], ...]
 
-# Links that bring the frames of another one to the same wire, untagged.
-_SAME_WIRE_KINDS = ("macvlan", "macvtap", "ipvlan", "ipvtap")
 _IPV4_LINK_LOCAL = b"\xa9\xfe"  # 169.254.0.0/16, RFC 3927
 
 
@@ -47,31 +45,46 @@ class _View(NamedTuple):
 
     suitable: set[bytes]  # the addresses that may be announced
     subnets: set[_Subnet]
+    samples: list[_Subnet]  # the last of each family and length; the longest prefix first
     vrf: int  # ifindex; 0: none
-    wire: int  # ifindex of the link that is the lowest of its wire: itself, or the one below it
+    wire: int  # the lowest ifindex of the links on its wire
 
     def tells(self, ifindex: int) -> bool:
         """Return whether anything says in which segment the link is."""
         return bool(self.subnets) or self.wire != ifindex
 
-    def reaches(self, address: bytes) -> bool:
-        """Return whether an address is in a subnet of the link."""
+    def subnet(self, address: bytes) -> list[_Subnet]:
+        """Return the smallest subnet of the link that an address is in, if any."""
         number, length = int.from_bytes(address, "big"), len(address)
-        return any(
-            each.address_length == length
-            and number >> 8 * length - each.prefix_length == each.number
-            for each in self.subnets
-        )
+        for vrf, address_length, prefix_length, _ in self.samples:
+            if address_length == length:
+                bits = 8 * length - prefix_length
+                subnet = _Subnet(vrf, length, prefix_length, number >> bits)
+                if subnet in self.subnets:
+                    return [subnet]
+        return []
 
 
 class SharedAddresses:
     """Which addresses are on several links, and which of these links announce them."""
 
-    __slots__ = ("_elsewhere", "_holders", "_known", "_losers", "_route", "_shared", "_views")
+    __slots__ = (
+        "_elsewhere",
+        "_holders",
+        "_known",
+        "_losers",
+        "_route",
+        "_shared",
+        "_topology",
+        "_views",
+        "_wires",
+    )
 
     def __init__(self, route: Route) -> None:
         self._route = route
         self._known: dict[int, set[bytes]] = {}  # by link: its global addresses
+        self._topology = -1  # the inventory's when the wires were looked at
+        self._wires: dict[int, int] = {}  # by link: the lowest one on its wire
         self._views: dict[int, _View] = {}  # by link, of those that share an address
         self._holders: dict[bytes, tuple[int, ...]] = {}  # by address: the links that have it
         self._shared: set[bytes] = set()  # addresses with several holders
@@ -93,27 +106,38 @@ class SharedAddresses:
     def update(self, inventory: Inventory, changed: Iterable[int], suitable: Suitable) -> set[int]:
         """Take in changed links; return the links whose announcements change by that."""
         touched: set[bytes] = set()
-        for ifindex in changed:
-            self._views.pop(ifindex, None)
+        stale = set(changed)
+        for ifindex in stale:
             before = self._known.pop(ifindex, set())
             after = {each.address for each in _items(inventory, ifindex)}
             if after:
                 self._known[ifindex] = after
             touched |= before & self._shared
             self._hold(ifindex, before, after)
-            touched |= after & self._shared
+        if (touched or self._shared) and self._topology != inventory.topology:
+            self._topology, self._wires = inventory.topology, inventory.wires()
+            # A link can come to another wire because another link has changed.
+            views = self._views.items()
+            stale |= {each for each, view in views if view.wire != self._wires.get(each)}
+        for ifindex in stale:
+            self._views.pop(ifindex, None)
+            touched |= self._known.get(ifindex, set()) & self._shared
         for ifindex in {each for address in touched for each in self._holders.get(address, ())}:
             if ifindex not in self._views:
-                vrf, items = _vrf(inventory, ifindex), _items(inventory, ifindex)
-                self._views[ifindex] = _View(
-                    suitable(ifindex), set(_subnets(vrf, items)), vrf, _wire(inventory, ifindex)
-                )
+                self._views[ifindex] = self._view(inventory, ifindex, suitable)
         routes: dict[_Subnet, int] = {}
         splits: dict[_Holders, list[list[int]]] = {}
         affected: set[int] = set()
         for address in sorted(touched):
             affected |= self._elect(address, routes, splits)
         return affected
+
+    def _view(self, inventory: Inventory, ifindex: int, suitable: Suitable) -> _View:
+        vrf = _vrf(inventory, ifindex)
+        subnets = set(_subnets(vrf, _items(inventory, ifindex)))
+        lengths = {(each.prefix_length, each.address_length): each for each in sorted(subnets)}
+        samples = [lengths[each] for each in sorted(lengths, reverse=True)]
+        return _View(suitable(ifindex), subnets, samples, vrf, self._wires[ifindex])
 
     def _hold(self, ifindex: int, before: set[bytes], after: set[bytes]) -> None:
         """Note which addresses the link has."""
@@ -145,19 +169,27 @@ class SharedAddresses:
         for wire in {views[each].wire for each in telling}.difference(telling):
             if wire in links:
                 telling.append(wire)
-        holders = tuple(
-            (each, views[each].reaches(address))
-            for each in telling
-            if address in views[each].suitable
-        )
+        own = {
+            each: views[each].subnet(address) for each in telling if address in views[each].suitable
+        }
+        holders = tuple((each, bool(subnet)) for each, subnet in own.items())
         if holders not in splits:
             splits[holders] = self._segments(holders) if len(holders) > 1 else []
         after: set[int] = set()
         for members in splits[holders]:
             winner = min(members)
-            subnets = {each for link in members for each in views[link].subnets}
+            # By which to reach others of the segment: the subnet of the address, if any.
+            subnets = [each for link in members for each in own[link]]
+            subnets = subnets or [each for link in members for each in views[link].samples]
             if subnets:
-                subnet = _subnet(subnets, address)
+                subnet = max(
+                    subnets,
+                    key=lambda each: (
+                        each.address_length == len(address),
+                        each.prefix_length,
+                        each,
+                    ),
+                )
                 if subnet not in routes:
                     routes[subnet] = self._ask(subnet, address)
                 winner = routes[subnet] if routes[subnet] in members else winner
@@ -230,12 +262,6 @@ def _vrf(inventory: Inventory, ifindex: int) -> int:
     return link.master_ifindex if link.port_kind == "vrf" else 0
 
 
-def _wire(inventory: Inventory, ifindex: int) -> int:
-    # The kernel puts a macvlan of a macvlan on the link below both (macvlan_common_newlink).
-    link = inventory.links[ifindex]
-    return link.parent_ifindex or ifindex if link.kind in _SAME_WIRE_KINDS else ifindex
-
-
 def _subnets(vrf: int, addresses: Iterable[InterfaceAddress]) -> Iterable[_Subnet]:
     for each in addresses:
         length = len(each.address)
@@ -243,16 +269,3 @@ def _subnets(vrf: int, addresses: Iterable[InterfaceAddress]) -> Iterable[_Subne
         if bits > 0:
             number = int.from_bytes(each.peer or each.address, "big") >> bits
             yield _Subnet(vrf, length, each.prefix_length, number)
-
-
-def _subnet(subnets: Iterable[_Subnet], address: bytes) -> _Subnet:
-    """Return the subnet by which to reach others of a segment: that of the address, if any."""
-    number, length = int.from_bytes(address, "big"), len(address)
-
-    def rank(subnet: _Subnet) -> tuple[bool, bool, int, _Subnet]:
-        is_family = subnet.address_length == length
-        bits = 8 * length - subnet.prefix_length if is_family else 0
-        is_own = is_family and number >> bits == subnet.number
-        return is_own, is_family, subnet.prefix_length, subnet
-
-    return max(subnets, key=rank)
