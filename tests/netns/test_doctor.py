@@ -69,6 +69,27 @@ def test_doctor_in_a_healthy_guest_finds_nothing_wrong(site6: Site, agent: Agent
     assert skipped == ["skipped (link-local IPv4): 169.254.7.7"]
 
 
+@pytest.mark.parametrize(
+    "selector", ["interfaces: {include: [lo]}", "addresses: {include: [10.99.0.0/16]}"]
+)
+def test_configuration_that_leaves_out_every_address_is_a_warning(
+    site: Site, selector: str
+) -> None:
+    with site.start(config=f"{QUIET}{selector}\n") as agent:
+        (finding,) = Diagnosis(agent, "--no-send").of("addresses")
+    assert finding["level"] == "warn"
+    assert f"the configuration leaves out {GUEST_ADDRESS}" in finding["found"]
+
+
+def test_machine_without_an_address_is_not_sent_to_its_configuration(site: Site) -> None:
+    site.guest("address flush dev eth0")
+    with site.start(config=f"{QUIET}addresses: {{include: [10.99.0.0/16]}}\n") as agent:
+        (finding,) = Diagnosis(agent, "--no-send").of("addresses")
+    assert finding["level"] == "warn"
+    assert "none to announce" in finding["found"]
+    assert "DHCP" in finding["advice"]
+
+
 def test_wire_on_a_router_with_both_arp_forms_sees_every_frame(site6: Site) -> None:
     site6.sysctl("guest", "net.ipv6.conf.eth0.forwarding=1")
     with site6.start(config=f"{QUIET}arp: both\n") as agent:

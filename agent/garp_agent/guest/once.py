@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from garp_agent.guest.core.policy import LinkPlan
+    from garp_agent.guest.core.selectors import Unmatched
     from garp_agent.guest.loop import Sender
 
 
@@ -47,11 +48,8 @@ def plans(settings: Settings) -> list[LinkPlan]:
     return look(settings)[0]
 
 
-def look(settings: Settings) -> tuple[list[LinkPlan], list[tuple[str, str]]]:
-    """Return the plan of every link, and the interface selectors that match nothing; send nothing.
-
-    A selector has its key and its text.
-    """
+def look(settings: Settings) -> tuple[list[LinkPlan], list[Unmatched]]:
+    """Return the plan of every link, and the selectors that select nothing; send nothing."""
     engine = _looked(settings)
     return [engine.plans[ifindex] for ifindex in sorted(engine.plans)], engine.planner.unmatched()
 

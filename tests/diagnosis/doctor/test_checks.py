@@ -154,6 +154,13 @@ def test_addresses_reasons_that_are_troubles_exist() -> None:
     assert network.TROUBLES.keys() <= {each.value for each in Skip}
 
 
+def test_address_of_a_link_that_is_down_is_the_only_advice() -> None:
+    lone = skipped("down").links
+    (finding,) = bad(unannounced(*lone))[:1]
+    assert finding.check == "addresses eth0"
+    assert not any(each.check == "addresses" for each in bad(unannounced(*lone)))
+
+
 def test_wire_reply_has_its_sender_as_target() -> None:
     promised = WELL.wire.promised[0]._replace(kind="arp-reply")
     reply = REQUEST._replace(kind="arp-reply")
@@ -194,6 +201,23 @@ def skipped(reason: str) -> fact.Facts:
     return facts(links=[link("eth0", address("192.0.2.10", skipped=reason))], interfaces=view)
 
 
+def unannounced(*links: Any) -> fact.Facts:
+    """A machine with these links, whose agent announces no address."""
+    view = {
+        each["interface"]: fact.Interface(
+            MAC, {one["address"]: "" for one in each["addresses"]}, {}
+        )
+        for each in links
+    }
+    nothing = "no address is announced"
+    return facts(
+        links=list(links),
+        interfaces=view,
+        wire=fact.WireFacts(skipped=nothing),
+        claimants=fact.ClaimantFacts(skipped=nothing),
+    )
+
+
 def port(found: fact.PortFacts, state: str, uptime: float = 1000.0, **more: Any) -> fact.Facts:
     view = world.hint_port(state, **{"requests": 0, **more})
     return facts(status={"hint_port": view, "uptime": uptime}, port=found)
@@ -231,6 +255,13 @@ def pair(mask: str, one: dict[str, int], two: dict[str, int]) -> fact.Facts:
     return facts(links=links, interfaces=interfaces)
 
 
+NO_NAME_MATCHES = "name not in interfaces.include"
+BRIDGE = link("br0", address("192.0.2.20", skipped=NO_NAME_MATCHES), skipped=NO_NAME_MATCHES)
+PORT = link("nic0", skipped="port of a bridge, bond or team")
+OTHER_NETWORK = link("eth0", address("192.0.2.30", skipped="not in addresses.include"))
+IDLE = link("eth1", skipped="no carrier")
+LINK_LOCAL = address("fe80::1", skipped="not in addresses.include")
+WAITING_LINK = link("eth2", address("", "rarp"), LINK_LOCAL)
 DEVICE = fact.PortFacts(1, 1, ("org.garp_agent.0",), "character device", "crw-------", (0, 0))
 HELD = DEVICE._replace(holders=("socat (pid 9)",))
 FILE = fact.PortFacts(0, 0, (), "file", "-rw-r--r--", (0, 0))
@@ -275,6 +306,15 @@ FILTERED = {"ipv4/arp_ignore": 1, "ipv4/rp_filter": 2}
         (WELL, "ok addresses lo: skipped (loopback): 127.0.0.1"),
         (skipped("down"), "warn addresses eth0: ip link set eth0 up"),
         (skipped(DUPLICATE), "warn addresses eth0: another machine has 192.0.2.10"),
+        # No address is announced at all.
+        (unannounced(BRIDGE, PORT), "warn addresses: the configuration leaves out 192.0.2.20 ->"),
+        (unannounced(OTHER_NETWORK, IDLE), "warn addresses: leaves out 192.0.2.30 -> see interf"),
+        (unannounced(BRIDGE, IDLE), "warn addresses: none to announce -> if it should have one"),
+        (unannounced(BRIDGE, WAITING_LINK), "warn addresses: none to announce -> if it should"),
+        (
+            unannounced(link("lo", address("127.0.0.1", skipped="loopback"), skipped="loopback")),
+            "warn addresses: none to announce -> if it should have one by now, look at DHCP",
+        ),
         # The first broken link of the chain to the hint port.
         (port(NO_PORT, "absent", **NONE), "warn hint port: no virtio-serial controller"),
         (port(NO_DRIVER, "absent", **NONE), "warn hint port: no driver for it"),
