@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from garp_agent.guest.core.selectors import Unmatched
     from garp_agent.guest.loop import Sender
 
+_ON_PARENT = ("vlan", "macvlan", "macvtap", "ipvlan")  # links that share the frames of their parent
+
 
 class Announced(NamedTuple):
     """The result of announcing once."""
@@ -58,6 +60,18 @@ def nics(settings: Settings) -> dict[str, int]:
     """Return for each link, by its name, the number of the NIC by which it leaves."""
     inventory = _looked(settings).inventory
     return {inventory.links[ifindex].name: nic for ifindex, nic in inventory.nics().items()}
+
+
+def below(settings: Settings) -> dict[str, list[str]]:
+    """Return the names of the links by which a link's frames come: its ports, or its parent."""
+    links = _looked(settings).inventory.links
+    found: dict[str, list[str]] = {}
+    for link in links.values():
+        if link.port_kind != "vrf" and link.master_ifindex in links:
+            found.setdefault(links[link.master_ifindex].name, []).append(link.name)
+        if link.kind in _ON_PARENT and link.parent_ifindex in links:
+            found.setdefault(link.name, []).append(links[link.parent_ifindex].name)
+    return found
 
 
 def _looked(settings: Settings) -> Engine:

@@ -136,6 +136,8 @@ def test_one_wrong_fact_gives_one_finding(given: fact.Facts, expected: str) -> N
                 ignored=((bytes.fromhex(OTHER_MAC.replace(":", "")), b"\xff" * 6),)
             ),
         ),
+        # Tables of ebtables, and no address on a bridge.
+        facts(arp_rules=fact.ArpRules(may_have_ebtables=True)),
         # A link without addresses.
         facts(
             interfaces={**WELL.interfaces, "eth7": fact.Interface(MAC, {}, {})},
@@ -235,6 +237,31 @@ def rules(digits: str, *more: tuple[str, dict[int, bytes]], accepts: bool = True
     chain = fact.NftChain(nftables.ARP, "t", "c", "input", accepts=accepts)
     chain = chain._replace(rules=((load, compare, *more, drop),) if digits else ())
     return facts(arp_rules=fact.ArpRules(fact.NftRules((chain,))))
+
+
+def ingress_below(kind: str, header: str = "") -> fact.Facts:
+    """Rules at the ingress of eth0 that drop questions for 192.0.2.10, which is on a link above.
+
+    ``header``: bytes of the Ethernet header that they compare, from the EtherType on.
+    """
+    load = ("payload", {1: number(1), 2: number(0), 3: number(12), 4: number(len(header) // 2)})
+    compare = ("cmp", {1: number(1), 2: number(0), 3: attribute(1, bytes.fromhex(header))})
+    ((chain,), _), _, _ = rules("c000020a").arp_rules
+    if header:
+        chain = chain._replace(rules=((load, compare, *chain.rules[0]),))
+    chain = chain._replace(family=nftables.NETDEV, hook="ingress", devices=("eth0",))
+    above = link("eth0.5", address("192.0.2.10", "arp-request"), kind=kind)
+    return facts(
+        links=[link("eth0", kind="physical"), above],
+        arp_rules=fact.ArpRules(fact.NftRules((chain,))),
+        below={"eth0.5": ["eth0"]},
+    )
+
+
+def ebtables(kind: str) -> fact.Facts:
+    """A guest with tables of ebtables-legacy and an address on a link of this kind."""
+    announced = link("eth0", *world.links()[1]["addresses"], kind=kind)
+    return facts(links=[announced], arp_rules=fact.ArpRules(may_have_ebtables=True))
 
 
 def number(value: int) -> bytes:
@@ -344,6 +371,11 @@ FILTERED = {"ipv4/arp_ignore": 1, "ipv4/rp_filter": 2}
         (rules("c000020b", ("limit", {})), "ok arp rules nftables: the kernel answers for each"),
         (rules("c000020a", ("cmp", {})), "warn arp rules nftables: cannot evaluate, for 192.0.2."),
         (rules("c000020a", ("later", {})), "warn arp rules nftables: cannot evaluate, for 192."),
+        (ingress_below("vlan"), "warn arp rules nftables: exclude: [192.0.2.10/32]"),
+        (ingress_below("vlan", "81000005"), "warn arp rules nftables: cannot evaluate, for 192.0"),
+        (ingress_below("macvlan", "0806"), "warn arp rules nftables: exclude: [192.0.2.10/32]"),
+        (ingress_below("macvlan", "81000005"), "ok arp rules nftables: the kernel answers for"),
+        (ebtables("bridge"), "skip arp rules ebtables: not checked: doctor cannot read them"),
         (sysctl("ipv4/drop_gratuitous_arp"), "warn sysctl eth0: drop_gratuitous_arp is 1"),
         (sysctl("ipv6/drop_unsolicited_na"), "warn sysctl eth0: drop_unsolicited_na is 1"),
         (sysctl("ipv4/arp_notify"), "ok sysctl eth0: announces once too"),
