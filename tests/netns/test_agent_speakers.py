@@ -729,17 +729,34 @@ def test_label_selects_the_address_that_has_it(site: Site) -> None:
 
 
 def test_selector_that_matches_nothing_is_said_once_and_by_check_and_list(site: Site) -> None:
-    text = f"{QUIET}interfaces: {{include: [eth0, enp9s0], exclude_kinds: [vlna]}}\n"
+    site.guest(
+        "link add br0 type bridge",
+        "link add nic0 type veth peer nic1",
+        "link set nic0 master br0",
+    )
+    text = (
+        f"{QUIET}interfaces: {{include: [eth0, enp9s0, nic0], exclude_kinds: [vlna]}}\n"
+        "addresses: {include: [192.0.2.0/24, 10.99.0.0/16], exclude: [192.0.2.99/32]}\n"
+    )
     with site.start(config=text) as agent:
-        wanted = [("interfaces.include", "enp9s0"), ("interfaces.exclude_kinds", "vlna")]
+        wanted = [
+            ("interfaces.include", "enp9s0", "no interface, alternative name or label here m"),
+            ("interfaces.include", "nic0", "matches only on links that are never announced"),
+            ("interfaces.exclude_kinds", "vlna", "no link here matches"),
+            ("addresses.include", "10.99.0.0/16", "no address here is in it"),
+        ]
         agent.burst()
         site.guest("address add 192.0.2.100/24 dev eth0")
         site.wire.wait_for("192.0.2.100")
         lines = agent.log("selector-unmatched")
-        assert [(line["key"], line["selector"]) for line in lines] == wanted
+        assert [(line["key"], line["selector"]) for line in lines] == [each[:2] for each in wanted]
+        for line, (_, _, reason) in zip(lines, wanted):
+            assert line["reason"].startswith(reason)
+        # The log leaves this one out: the address of a standby node comes and goes.
+        wanted.append(("addresses.exclude", "192.0.2.99/32", "no address here is in it"))
         for words in (["check"], ["list"], ["list", "--json"]):
             done = command(site.lab, *words, "-c", str(agent.config))
             assert done.returncode == 0
-            for key, selector in wanted:
-                assert f"{key}: {selector}: no " in done.stderr
-            assert "eth0: no" not in done.stderr
+            for key, selector, reason in wanted:
+                assert f"{key}: {selector}: {reason}" in done.stderr
+            assert len(done.stderr.splitlines()) == len(wanted)

@@ -69,6 +69,27 @@ def test_doctor_in_a_healthy_guest_finds_nothing_wrong(site6: Site, agent: Agent
     assert skipped == ["skipped (link-local IPv4): 169.254.7.7"]
 
 
+@pytest.mark.parametrize(
+    "selector", ["interfaces: {include: [lo]}", "addresses: {include: [10.99.0.0/16]}"]
+)
+def test_configuration_that_leaves_out_every_address_is_a_warning(
+    site: Site, selector: str
+) -> None:
+    with site.start(config=f"{QUIET}{selector}\n") as agent:
+        (finding,) = Diagnosis(agent, "--no-send").of("addresses")
+    assert finding["level"] == "warn"
+    assert f"the configuration leaves out {GUEST_ADDRESS}" in finding["found"]
+
+
+def test_machine_without_an_address_is_not_sent_to_its_configuration(site: Site) -> None:
+    site.guest("address flush dev eth0")
+    with site.start(config=f"{QUIET}addresses: {{include: [10.99.0.0/16]}}\n") as agent:
+        (finding,) = Diagnosis(agent, "--no-send").of("addresses")
+    assert finding["level"] == "warn"
+    assert "none to announce" in finding["found"]
+    assert "DHCP" in finding["advice"]
+
+
 def test_wire_on_a_router_with_both_arp_forms_sees_every_frame(site6: Site) -> None:
     site6.sysctl("guest", "net.ipv6.conf.eth0.forwarding=1")
     with site6.start(config=f"{QUIET}arp: both\n") as agent:
@@ -295,7 +316,12 @@ table arp lvs {{
 """
 VIRTUAL = "192.0.2.100"
 WRITE = f"addresses: {{exclude: [{VIRTUAL}/32]}}"
-PACKAGES = {"nft": "nftables", "arptables-legacy": "arptables", "arptables-nft": "iptables"}
+PACKAGES = {
+    "nft": "nftables",
+    "arptables-legacy": "arptables",
+    "arptables-nft": "iptables",
+    "ebtables-nft": "iptables",
+}
 
 
 def add_rules(site: Site, tool: str, rule: str, set_element: str = "192.0.2.98") -> None:
@@ -405,6 +431,10 @@ RULES = {
     "ingress": (
         f"nft 'table netdev t {{ chain c {{ {INGRESS.format('eth0')} }}; }}'",
         f"nft 'add rule netdev t c arp daddr ip {VIRTUAL} drop'",
+    ),
+    "egress": (
+        "nft 'table netdev t { chain c { type filter hook egress device eth0 priority 0; }; }'",
+        f"nft 'add rule netdev t c arp operation reply arp saddr ip {VIRTUAL} drop'",
     ),
     "arptables-legacy: not own": (f"arptables-legacy -A INPUT ! -d {GUEST_ADDRESS} -j DROP",),
     "arptables-nft: not own": (f"arptables-nft -A INPUT ! -d {GUEST_ADDRESS} -j DROP",),
@@ -532,6 +562,106 @@ def test_address_of_rules_that_doctor_cannot_evaluate_is_named_without_an_exclud
     with real_server.start(config=QUIET) as agent:
         (finding,) = arp_findings(agent)
     assert finding["level"] == "warn"
+    assert f"cannot evaluate, for {VIRTUAL}" in finding["found"]
+    assert "exclude: [" not in finding["advice"]
+
+
+def chain(family: str, at: str, rule: str) -> tuple[str, ...]:
+    """Return the commands of nft for a chain with one rule, for example at `hook input`."""
+    return (
+        f"nft 'table {family} t {{ chain c {{ type filter {at} priority 0; }}; }}'",
+        f"nft 'add rule {family} t c {rule}'",
+    )
+
+
+ASKED, ANSWERED = f"arp daddr ip {VIRTUAL} drop", f"arp saddr ip {VIRTUAL} drop"
+BRIDGE_RULES = {
+    "prerouting": chain("bridge", "hook prerouting", f"ether type arp {ASKED}"),
+    "input": chain("bridge", "hook input", f'iifname "eth0" {ASKED}'),
+    "output": chain("bridge", "hook output", f'oifname "eth0" {ANSWERED}'),
+    "postrouting": chain("bridge", "hook postrouting", ANSWERED),
+    "ingress of the port": chain("netdev", "hook ingress device eth0", ASKED),
+    "ingress of the bridge": chain("netdev", "hook ingress device br0", ASKED),
+    "egress of the port": chain("netdev", "hook egress device eth0", ANSWERED),
+    "hardware address of the answer": chain(
+        "bridge", "hook output", f"ether saddr {GUEST_MAC} {ANSWERED}"
+    ),
+    "egress of the bridge": chain("netdev", "hook egress device br0", ANSWERED),
+    "arp": chain("arp", "hook input", f'iifname "br0" {ASKED}'),
+}
+BRIDGE_HARMLESS = {
+    "forward": chain("bridge", "hook forward", ASKED),
+    "other port": chain("bridge", "hook input", f'iifname "eth9" {ASKED}'),
+    "accepted": chain("bridge", "hook input", f"arp daddr ip {VIRTUAL} accept"),
+    "answers of others": chain("bridge", "hook input", f"arp operation reply {ASKED}"),
+    "hardware address of others": chain(
+        "netdev", "hook egress device eth0", f"ether saddr {NEW_MAC} {ANSWERED}"
+    ),
+    "egress": chain("netdev", "hook egress device eth0", f"arp operation request {ANSWERED}"),
+    "ebtables-nft": ("ebtables-nft -A INPUT -p IPv4 -j DROP",),
+}
+BRIDGE_NOT_EVALUATED = {
+    "limit": chain("bridge", "hook input", f"limit rate over 1/second {ASKED}"),
+    "ebtables-nft": (f"ebtables-nft -A INPUT -p ARP --arp-ip-dst {VIRTUAL} -j DROP",),
+}
+
+
+@pytest.fixture
+def bridged(site: Site) -> Site:
+    """A real server whose addresses are on a bridge."""
+    site.guest(
+        "address flush dev eth0",
+        f"link add br0 address {GUEST_MAC} type bridge forward_delay 0",
+        "link set br0 up",
+        "link set eth0 master br0",
+        f"address add {GUEST_ADDRESS}/24 dev br0",
+        f"address add {VIRTUAL}/32 dev br0",
+    )
+    return site
+
+
+@pytest.mark.parametrize("commands", BRIDGE_RULES.values(), ids=BRIDGE_RULES)
+def test_virtual_address_of_a_bridge_that_rules_keep_silent_is_the_one_to_exclude(
+    bridged: Site, commands: tuple[str, ...]
+) -> None:
+    add_commands(bridged, commands)
+    assert answered(bridged, VIRTUAL, GUEST_ADDRESS) == {GUEST_ADDRESS}
+    with bridged.start(config=QUIET) as agent:
+        (finding,) = arp_findings(agent)
+    assert finding["level"] == "warn"
+    assert f"rules for {VIRTUAL}, which" in finding["found"]
+    assert WRITE in finding["advice"]
+
+
+@pytest.mark.parametrize("commands", BRIDGE_HARMLESS.values(), ids=BRIDGE_HARMLESS)
+def test_address_of_a_bridge_that_rules_accept_is_not_to_be_excluded(
+    bridged: Site, commands: tuple[str, ...]
+) -> None:
+    add_commands(bridged, commands)
+    assert answered(bridged, VIRTUAL, GUEST_ADDRESS) == {VIRTUAL, GUEST_ADDRESS}
+    with bridged.start(config=QUIET) as agent:
+        assert [each for each in arp_findings(agent) if each["level"] != "ok"] == []
+
+
+@pytest.mark.parametrize("commands", BRIDGE_NOT_EVALUATED.values(), ids=BRIDGE_NOT_EVALUATED)
+def test_address_of_a_bridge_with_rules_that_doctor_cannot_evaluate_is_named(
+    bridged: Site, commands: tuple[str, ...]
+) -> None:
+    add_commands(bridged, commands)
+    with bridged.start(config=QUIET) as agent:
+        (finding,) = arp_findings(agent)
+    assert finding["level"] == "warn"
+    assert "cannot evaluate" in finding["found"]
+    assert VIRTUAL in finding["found"]
+    assert "exclude: [" not in finding["advice"]
+
+
+def test_rules_of_one_port_of_a_bridge_do_not_keep_its_addresses_silent(bridged: Site) -> None:
+    bridged.guest("link add tap0 type veth peer tap1", "link set tap0 master br0 up")
+    add_commands(bridged, chain("netdev", "hook ingress device tap0", ASKED))
+    assert answered(bridged, VIRTUAL, GUEST_ADDRESS) == {VIRTUAL, GUEST_ADDRESS}
+    with bridged.start(config=QUIET) as agent:
+        (finding,) = arp_findings(agent)
     assert f"cannot evaluate, for {VIRTUAL}" in finding["found"]
     assert "exclude: [" not in finding["advice"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from typing import Any, Callable, NoReturn
+from typing import TYPE_CHECKING, Any, Callable, NoReturn
 
 import click
 
@@ -24,8 +24,11 @@ from garp_agent.guest import daemon, options
 from garp_agent.render.output_errors import guarded
 from garp_agent.render.table import counted, printable
 from garp_agent.runtime.exits import EXIT_CONFIG, EXIT_FAILED, EXIT_NO_PERMISSION
-from garp_agent.runtime.log import Log
+from garp_agent.runtime.log import Log, text_of
 from garp_agent.wire.model import LEVEL_DEBUG, LEVEL_WARNING
+
+if TYPE_CHECKING:
+    from garp_agent.guest.core.selectors import Unmatched
 
 NOTHING = "nothing to announce; `garp-agent list` says why"
 
@@ -140,10 +143,9 @@ def list_command(config: str | None, as_json: bool) -> None:
     print_values(links, as_json, lambda: render.link_list(links, screen()))
 
 
-def _say_unmatched(selectors: list[tuple[str, str]]) -> None:
-    for key, text in selectors:
-        what = "link" if key.endswith("kinds") else "interface, alternative name or label"
-        click.echo(f"garp-agent: {key}: {printable(text)}: no {what} here matches", err=True)
+def _say_unmatched(selectors: list[Unmatched]) -> None:
+    for key, selector, why in selectors:
+        click.echo(f"garp-agent: {key}: {printable(str(text_of(selector)))}: {why}", err=True)
 
 
 @cli.command("check")

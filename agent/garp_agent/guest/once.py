@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from garp_agent.guest.core.policy import LinkPlan
+    from garp_agent.guest.core.selectors import Unmatched
     from garp_agent.guest.loop import Sender
+
+_ON_PARENT = ("vlan", "macvlan", "macvtap", "ipvlan")  # links that share the frames of their parent
 
 
 class Announced(NamedTuple):
@@ -47,11 +50,8 @@ def plans(settings: Settings) -> list[LinkPlan]:
     return look(settings)[0]
 
 
-def look(settings: Settings) -> tuple[list[LinkPlan], list[tuple[str, str]]]:
-    """Return the plan of every link, and the interface selectors that match nothing; send nothing.
-
-    A selector has its key and its text.
-    """
+def look(settings: Settings) -> tuple[list[LinkPlan], list[Unmatched]]:
+    """Return the plan of every link, and the selectors that select nothing; send nothing."""
     engine = _looked(settings)
     return [engine.plans[ifindex] for ifindex in sorted(engine.plans)], engine.planner.unmatched()
 
@@ -60,6 +60,18 @@ def nics(settings: Settings) -> dict[str, int]:
     """Return for each link, by its name, the number of the NIC by which it leaves."""
     inventory = _looked(settings).inventory
     return {inventory.links[ifindex].name: nic for ifindex, nic in inventory.nics().items()}
+
+
+def below(settings: Settings) -> dict[str, list[str]]:
+    """Return the names of the links by which a link's frames come: its ports, or its parent."""
+    links = _looked(settings).inventory.links
+    found: dict[str, list[str]] = {}
+    for link in links.values():
+        if link.port_kind != "vrf" and link.master_ifindex in links:
+            found.setdefault(links[link.master_ifindex].name, []).append(link.name)
+        if link.kind in _ON_PARENT and link.parent_ifindex in links:
+            found.setdefault(link.name, []).append(links[link.parent_ifindex].name)
+    return found
 
 
 def _looked(settings: Settings) -> Engine:

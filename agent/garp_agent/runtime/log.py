@@ -31,6 +31,8 @@ def text_of(value: object) -> object:
         return address_text(value)
     if isinstance(value, Errno):
         return errno.errorcode.get(value, str(int(value)))
+    if isinstance(value, tuple):  # a block: an address and a prefix length
+        return "/".join(str(text_of(each)) for each in value)
     return value
 
 

@@ -136,6 +136,8 @@ def test_one_wrong_fact_gives_one_finding(given: fact.Facts, expected: str) -> N
                 ignored=((bytes.fromhex(OTHER_MAC.replace(":", "")), b"\xff" * 6),)
             ),
         ),
+        # Tables of ebtables, and no address on a bridge.
+        facts(arp_rules=fact.ArpRules(may_have_ebtables=True)),
         # A link without addresses.
         facts(
             interfaces={**WELL.interfaces, "eth7": fact.Interface(MAC, {}, {})},
@@ -152,6 +154,13 @@ def test_harmless_fact_gives_no_finding(given: fact.Facts) -> None:
 
 def test_addresses_reasons_that_are_troubles_exist() -> None:
     assert network.TROUBLES.keys() <= {each.value for each in Skip}
+
+
+def test_address_of_a_link_that_is_down_is_the_only_advice() -> None:
+    lone = skipped("down").links
+    (finding,) = bad(unannounced(*lone))[:1]
+    assert finding.check == "addresses eth0"
+    assert not any(each.check == "addresses" for each in bad(unannounced(*lone)))
 
 
 def test_wire_reply_has_its_sender_as_target() -> None:
@@ -194,6 +203,23 @@ def skipped(reason: str) -> fact.Facts:
     return facts(links=[link("eth0", address("192.0.2.10", skipped=reason))], interfaces=view)
 
 
+def unannounced(*links: Any) -> fact.Facts:
+    """A machine with these links, whose agent announces no address."""
+    view = {
+        each["interface"]: fact.Interface(
+            MAC, {one["address"]: "" for one in each["addresses"]}, {}
+        )
+        for each in links
+    }
+    nothing = "no address is announced"
+    return facts(
+        links=list(links),
+        interfaces=view,
+        wire=fact.WireFacts(skipped=nothing),
+        claimants=fact.ClaimantFacts(skipped=nothing),
+    )
+
+
 def port(found: fact.PortFacts, state: str, uptime: float = 1000.0, **more: Any) -> fact.Facts:
     view = world.hint_port(state, **{"requests": 0, **more})
     return facts(status={"hint_port": view, "uptime": uptime}, port=found)
@@ -211,6 +237,31 @@ def rules(digits: str, *more: tuple[str, dict[int, bytes]], accepts: bool = True
     chain = fact.NftChain(nftables.ARP, "t", "c", "input", accepts=accepts)
     chain = chain._replace(rules=((load, compare, *more, drop),) if digits else ())
     return facts(arp_rules=fact.ArpRules(fact.NftRules((chain,))))
+
+
+def ingress_below(kind: str, header: str = "") -> fact.Facts:
+    """Rules at the ingress of eth0 that drop questions for 192.0.2.10, which is on a link above.
+
+    ``header``: bytes of the Ethernet header that they compare, from the EtherType on.
+    """
+    load = ("payload", {1: number(1), 2: number(0), 3: number(12), 4: number(len(header) // 2)})
+    compare = ("cmp", {1: number(1), 2: number(0), 3: attribute(1, bytes.fromhex(header))})
+    ((chain,), _), _, _ = rules("c000020a").arp_rules
+    if header:
+        chain = chain._replace(rules=((load, compare, *chain.rules[0]),))
+    chain = chain._replace(family=nftables.NETDEV, hook="ingress", devices=("eth0",))
+    above = link("eth0.5", address("192.0.2.10", "arp-request"), kind=kind)
+    return facts(
+        links=[link("eth0", kind="physical"), above],
+        arp_rules=fact.ArpRules(fact.NftRules((chain,))),
+        below={"eth0.5": ["eth0"]},
+    )
+
+
+def ebtables(kind: str) -> fact.Facts:
+    """A guest with tables of ebtables-legacy and an address on a link of this kind."""
+    announced = link("eth0", *world.links()[1]["addresses"], kind=kind)
+    return facts(links=[announced], arp_rules=fact.ArpRules(may_have_ebtables=True))
 
 
 def number(value: int) -> bytes:
@@ -231,6 +282,13 @@ def pair(mask: str, one: dict[str, int], two: dict[str, int]) -> fact.Facts:
     return facts(links=links, interfaces=interfaces)
 
 
+NO_NAME_MATCHES = "name not in interfaces.include"
+BRIDGE = link("br0", address("192.0.2.20", skipped=NO_NAME_MATCHES), skipped=NO_NAME_MATCHES)
+PORT = link("nic0", skipped="port of a bridge, bond or team")
+OTHER_NETWORK = link("eth0", address("192.0.2.30", skipped="not in addresses.include"))
+IDLE = link("eth1", skipped="no carrier")
+LINK_LOCAL = address("fe80::1", skipped="not in addresses.include")
+WAITING_LINK = link("eth2", address("", "rarp"), LINK_LOCAL)
 DEVICE = fact.PortFacts(1, 1, ("org.garp_agent.0",), "character device", "crw-------", (0, 0))
 HELD = DEVICE._replace(holders=("socat (pid 9)",))
 FILE = fact.PortFacts(0, 0, (), "file", "-rw-r--r--", (0, 0))
@@ -275,6 +333,15 @@ FILTERED = {"ipv4/arp_ignore": 1, "ipv4/rp_filter": 2}
         (WELL, "ok addresses lo: skipped (loopback): 127.0.0.1"),
         (skipped("down"), "warn addresses eth0: ip link set eth0 up"),
         (skipped(DUPLICATE), "warn addresses eth0: another machine has 192.0.2.10"),
+        # No address is announced at all.
+        (unannounced(BRIDGE, PORT), "warn addresses: the configuration leaves out 192.0.2.20 ->"),
+        (unannounced(OTHER_NETWORK, IDLE), "warn addresses: leaves out 192.0.2.30 -> see interf"),
+        (unannounced(BRIDGE, IDLE), "warn addresses: none to announce -> if it should have one"),
+        (unannounced(BRIDGE, WAITING_LINK), "warn addresses: none to announce -> if it should"),
+        (
+            unannounced(link("lo", address("127.0.0.1", skipped="loopback"), skipped="loopback")),
+            "warn addresses: none to announce -> if it should have one by now, look at DHCP",
+        ),
         # The first broken link of the chain to the hint port.
         (port(NO_PORT, "absent", **NONE), "warn hint port: no virtio-serial controller"),
         (port(NO_DRIVER, "absent", **NONE), "warn hint port: no driver for it"),
@@ -304,6 +371,11 @@ FILTERED = {"ipv4/arp_ignore": 1, "ipv4/rp_filter": 2}
         (rules("c000020b", ("limit", {})), "ok arp rules nftables: the kernel answers for each"),
         (rules("c000020a", ("cmp", {})), "warn arp rules nftables: cannot evaluate, for 192.0.2."),
         (rules("c000020a", ("later", {})), "warn arp rules nftables: cannot evaluate, for 192."),
+        (ingress_below("vlan"), "warn arp rules nftables: exclude: [192.0.2.10/32]"),
+        (ingress_below("vlan", "81000005"), "warn arp rules nftables: cannot evaluate, for 192.0"),
+        (ingress_below("macvlan", "0806"), "warn arp rules nftables: exclude: [192.0.2.10/32]"),
+        (ingress_below("macvlan", "81000005"), "ok arp rules nftables: the kernel answers for"),
+        (ebtables("bridge"), "skip arp rules ebtables: not checked: doctor cannot read them"),
         (sysctl("ipv4/drop_gratuitous_arp"), "warn sysctl eth0: drop_gratuitous_arp is 1"),
         (sysctl("ipv6/drop_unsolicited_na"), "warn sysctl eth0: drop_unsolicited_na is 1"),
         (sysctl("ipv4/arp_notify"), "ok sysctl eth0: announces once too"),

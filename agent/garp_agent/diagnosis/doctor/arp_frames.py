@@ -21,8 +21,13 @@ class Hook(Enum):
     """Where the kernel applies rules to ARP frames."""
 
     INGRESS = "ingress"
+    BRIDGE_PREROUTING = "bridge prerouting"
+    BRIDGE_INPUT = "bridge input"
     INPUT = "input"
     OUTPUT = "output"
+    EGRESS = "egress"
+    BRIDGE_OUTPUT = "bridge output"
+    BRIDGE_POSTROUTING = "bridge postrouting"
 
 
 class RuleVerdict(Enum):
@@ -58,7 +63,8 @@ def question(interface: str, ifindex: int, address: bytes) -> ArpFrame:
 def answer(interface: str, ifindex: int, address: bytes, hardware_address: bytes) -> ArpFrame:
     """Return the kernel's reply for an IPv4 address."""
     arp = [*_head(2), *hardware_address, *address, *[None] * 10]
-    return ArpFrame(interface, ifindex, [None] * 14, arp)
+    ethernet = [None] * 6 + [*hardware_address, *ETHERTYPE]
+    return ArpFrame(interface, ifindex, ethernet, arp)
 
 
 def _head(operation: int) -> list[int]:

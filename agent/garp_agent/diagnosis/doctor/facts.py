@@ -67,9 +67,9 @@ class NftChain(NamedTuple):
     family: int  # NFPROTO_*
     table: str
     name: str
-    hook: str = ""  # "ingress", "input", "output"; "": other chains call it, or it is not in force
+    hook: str = ""  # "input", "bridge input", ...; "": other chains call it, or it is not in force
     priority: int = 0
-    devices: tuple[str, ...] = ()  # the links of an ingress hook
+    devices: tuple[str, ...] = ()  # the links of the hooks ingress and egress
     accepts: bool = True  # its policy
     # Each rule: its expressions, as names with attributes of the kernel (NFTA_*).
     rules: tuple[tuple[tuple[str, dict[int, bytes]], ...], ...] = ()
@@ -103,6 +103,7 @@ class ArpRules(NamedTuple):
 
     nft: NftRules = NftRules()  # of nftables, and of arptables that use it
     legacy: ArpTable | None = None  # of arptables; None: none
+    may_have_ebtables: bool = False  # the kernel has loaded tables of ebtables-legacy
 
 
 class PortFacts(NamedTuple):
@@ -170,4 +171,5 @@ class Facts(NamedTuple):
     claimants: ClaimantFacts = ClaimantFacts(skipped="not asked for")
     not_seen: str = ""  # why `interfaces` have no addresses; "": they have
     arp_rules: ArpRules = ArpRules()
+    below: Mapping[str, list[str]] = MappingProxyType({})  # by link: its ports, or its parent
     nics: Mapping[str, int] = MappingProxyType({})  # by which NIC each link leaves, as a number

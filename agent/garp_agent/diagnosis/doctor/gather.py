@@ -91,6 +91,7 @@ def local_facts(path: str | None, control_socket: str | None) -> Facts:
         port(wanted, pid),
         not_seen=why_not_seen(),
         arp_rules=read_rules(),
+        below=once.below(settings),
         nics=once.nics(settings),
     )
 

@@ -26,6 +26,15 @@ TROUBLES = {
     "(ip neighbour, the switch), then remove and add the address",
     Skip.NO_HARDWARE_ADDRESS.value: "give {interface} a unicast hardware address",
 }
+# What the configuration leaves out, and the links that it selects.
+LEFT_OUT = [
+    each.value
+    for each in (
+        *(Skip.NAME_NOT_INCLUDED, Skip.NAME_EXCLUDED, Skip.KIND_NOT_INCLUDED, Skip.KIND_EXCLUDED),
+        *(Skip.FAMILY_OFF, Skip.NETWORK_NOT_INCLUDED, Skip.NETWORK_EXCLUDED),
+    )
+]
+SELECTED = (None, *(each.value for each in (Skip.DOWN, Skip.NO_CARRIER, Skip.DORMANT)))
 
 
 # -- addresses --------------------------------------------------------------------------
@@ -43,6 +52,36 @@ def addresses(facts: Facts) -> Iterator[Finding]:
         problems = [] if facts.not_seen else list(_differences(f"addresses {name}", link, seen))
         yield from problems
         yield from _addresses_of(name, link, verb, bool(problems))
+    yield from _nothing_announced(facts.links)
+
+
+def _nothing_announced(links: list[dict[str, Any]]) -> Iterator[Finding]:
+    """Say what to do where no address is announced."""
+    known = [(link, address, each) for link in links for address, each in _known(link).items()]
+    if any(each["announced_as"] for _, _, each in known):
+        return
+    # Beside a selected link that has no address yet, those of the others are no fault.
+    is_link_selected = any(link["skipped"] in SELECTED for link in links)
+    left_out = [
+        address
+        for link, address, each in known
+        if each["skipped"] in LEFT_OUT
+        and (link["skipped"] is None or not is_link_selected)
+        and not address.startswith("fe80:")
+    ]
+    if left_out:
+        yield warn(
+            "addresses",
+            f"no address is announced: the configuration leaves out {some(left_out)}",
+            "see interfaces and addresses in the configuration: garp-agent check names selectors "
+            "that match nothing, and garp-agent list says why each address is skipped",
+        )
+    elif not any(each["skipped"] in TROUBLES for _, _, each in known):
+        yield warn(
+            "addresses",
+            "no address is announced: this machine has none to announce",
+            "if it should have one by now, look at DHCP and at its network configuration",
+        )
 
 
 def _addresses_of(

@@ -1,6 +1,6 @@
 """The rules of nftables that ARP frames pass, also those of arptables-nft: reads, evaluates them.
 
-The families are `arp` (hooks input and output) and `netdev` (hook ingress of the link itself).
+The families are `arp`, `bridge` and `netdev`.
 Evaluates what `nft` and `arptables` make of comparisons, sets, maps, jumps and changed addresses.
 What it does not know, such as a limit, may match or not.
 
@@ -30,7 +30,7 @@ from garp_agent.diagnosis.doctor.facts import NftChain, NftRules, NftSet
 from garp_agent.wire import rtnetlink
 from garp_agent.wire.rtnetlink import nested, text
 
-ARP, NETDEV = 3, 5  # NFPROTO_*
+ARP, NETDEV, BRIDGE = 3, 5, 7  # NFPROTO_*
 
 _NETLINK_NETFILTER = 12
 _NFT = 10 << 8  # NFNL_SUBSYS_NFTABLES
@@ -40,7 +40,17 @@ _TABLES, _CHAINS, _RULES, _SETS, _ELEMENTS = (
 )
 _GENERIC = Struct("=BBH")  # nfgenmsg: family, version, resource
 _DORMANT = 1  # NFT_TABLE_F_DORMANT
-_HOOKS = {(ARP, 0): Hook.INPUT, (ARP, 1): Hook.OUTPUT, (NETDEV, 0): Hook.INGRESS}
+_HOOKS = {
+    (ARP, 0): Hook.INPUT,
+    (ARP, 1): Hook.OUTPUT,
+    (NETDEV, 0): Hook.INGRESS,
+    (NETDEV, 1): Hook.EGRESS,
+    (BRIDGE, 0): Hook.BRIDGE_PREROUTING,
+    (BRIDGE, 1): Hook.BRIDGE_INPUT,
+    (BRIDGE, 3): Hook.BRIDGE_OUTPUT,
+    (BRIDGE, 4): Hook.BRIDGE_POSTROUTING,
+}
+_INPUT_HOOKS = (Hook.INGRESS, Hook.BRIDGE_PREROUTING, Hook.BRIDGE_INPUT, Hook.INPUT)
 _LIST_ELEMENT = 1  # NFTA_LIST_ELEM
 
 # Verdicts: NF_* and NFT_*.
@@ -64,7 +74,7 @@ _MATCHES = (
 def read_nftables() -> NftRules:
     """Return the rules that ARP frames pass; what cannot be read is left out."""
     rules = NftRules((), {})
-    for family in (ARP, NETDEV):
+    for family in (ARP, NETDEV, BRIDGE):
         with contextlib.suppress(OSError, rtnetlink.DecodeError):
             chains = tuple(_chains(family))
             if any(each.hook for each in chains):
@@ -249,7 +259,7 @@ class _ChainRun:
     def _meta(self, found: dict[int, bytes]) -> tuple[int, str]:
         if 1 not in found:
             return _CONTINUE, ""  # sets a mark
-        is_input, frame = self._hook is not Hook.OUTPUT, self._frame
+        is_input, frame = self._hook in _INPUT_HOOKS, self._frame
         name = os.fsencode(frame.interface).ljust(16, b"\0")
         index, kind = (each.to_bytes(n, sys.byteorder) for each, n in ((frame.ifindex, 4), (1, 2)))
         known = {1: ETHERTYPE}  # NFT_META_*: protocol, then index, name and type of the link

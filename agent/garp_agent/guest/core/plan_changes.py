@@ -88,8 +88,11 @@ class PlanChanges:
                 self._withdraw(ifindex, before, after, now)
         self._bursts.start(now)
         if self.occasion is not None:  # other settings are in force
-            for key, selector in self._planner.unmatched():
-                self._notices.say(LEVEL_NOTICE, "selector-unmatched", key=key, selector=selector)
+            for key, selector, why in self._planner.unmatched():
+                if key != "addresses.exclude":  # a standby node has a virtual address now and then
+                    self._notices.say(
+                        LEVEL_NOTICE, "selector-unmatched", key=key, selector=selector, reason=why
+                    )
         self.occasion = None
         return self._is_news
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from garp_agent.config.settings import Settings
     from garp_agent.guest.core.model import KernelEvent
     from garp_agent.guest.core.policy import LinkPlan
+    from garp_agent.guest.core.selectors import Unmatched
     from garp_agent.guest.core.shared_addresses import Route
 
     # The ifindex, and the plan before and after; None: no such link.
@@ -99,10 +100,9 @@ class Planner:
         """Return the links that have something to announce."""
         return [ifindex for ifindex, plan in self.plans.items() if plan.targets]
 
-    def unmatched(self) -> list[tuple[str, str]]:
-        """Return the key and the text of each interface selector that matches nothing."""
-        links = self.inventory.links.values()
-        return unmatched(self.settings.interfaces, links, self.inventory.addresses)
+    def unmatched(self) -> list[Unmatched]:
+        """Return each selector that selects nothing: its key, the selector, and why."""
+        return unmatched(self.settings, self.inventory.links.values(), self.inventory.addresses)
 
     def _replan_link(self, ifindex: int) -> Replanned:
         before = self.plans.get(ifindex)

@@ -300,14 +300,15 @@ def _address_selection_skip(item: InterfaceAddress, selection: AddressSelection)
     address, include, exclude = item.address, selection.include, selection.exclude
     if not (selection.ipv4 if len(address) == 4 else selection.ipv6):
         return Skip.FAMILY_OFF
-    if exclude and any(_contains(network, address) for network in exclude):
+    if exclude and any(contains(network, address) for network in exclude):
         return Skip.NETWORK_EXCLUDED
-    if include and not any(_contains(network, address) for network in include):
+    if include and not any(contains(network, address) for network in include):
         return Skip.NETWORK_NOT_INCLUDED
     return None
 
 
-def _contains(network: Network, address: bytes) -> bool:
+def contains(network: Network, address: bytes) -> bool:
+    """Return whether an address is in a block."""
     if len(network.address) != len(address):
         return False
     differing = int.from_bytes(network.address, "big") ^ int.from_bytes(address, "big")

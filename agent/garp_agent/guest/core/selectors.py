@@ -1,47 +1,63 @@
-"""Finds the selectors of the configuration that match nothing: a misspelt name, a missing link.
+"""Finds the selectors of the configuration that select nothing there is.
 
-Does not decide what is selected (policy).
+They are misspelt, or what they mean is not there, or is never announced.  Does not decide what is
+selected (policy).
 """
 
 from __future__ import annotations
 
-from garp_agent.guest.core.policy import link_kind, link_names, names_match
+from garp_agent.guest.core.policy import contains, link_kind, link_names, names_match, nature_skip
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
+    from typing import Any, Union
 
-    from garp_agent.config.settings import InterfaceSelection
+    from garp_agent.config.settings import Network, Settings
     from garp_agent.guest.core.model import InterfaceAddress, Link
+
+    # The key, the selector, and why it selects nothing.
+    Unmatched = tuple[str, Union[str, Network], str]
+
+_NEVER = "matches only on links that are never announced"
 
 
 def unmatched(
-    selection: InterfaceSelection,
+    settings: Settings,
     links: Collection[Link],
     addresses: Callable[[int], Iterable[InterfaceAddress]],
-) -> list[tuple[str, str]]:
-    """Return the key and the text of each selector that matches nothing there is.
+) -> list[Unmatched]:
+    """Return each selector that matches nothing, or includes only what is never announced.
 
     ``addresses`` gives the addresses of a link by its ifindex.
     """
-    here = {name for link in links for name in link_names(link)}
-    here |= {item.label for link in links for item in addresses(link.ifindex) if item.label}
-    kinds = {link_kind(link) for link in links}
-    return [
-        *(("interfaces.include", each) for each in selection.include if not _is_any(here, each)),
-        *(("interfaces.exclude", each) for each in selection.exclude if not _is_any(here, each)),
-        *(
-            ("interfaces.include_kinds", each)
-            for each in selection.include_kinds
-            if each not in kinds
-        ),
-        *(
-            ("interfaces.exclude_kinds", each)
-            for each in selection.exclude_kinds
-            if each not in kinds
-        ),
-    ]
 
+    def has_name(link: Link, glob: Any) -> bool:
+        labels = [each.label for each in addresses(link.ifindex) if each.label]
+        return names_match((*link_names(link), *labels), (glob,))
 
-def _is_any(here: Iterable[str], glob: str) -> bool:
-    return names_match(here, (glob,))
+    def has_kind(link: Link, kind: Any) -> bool:
+        return bool(link_kind(link) == kind)
+
+    def has_address(link: Link, network: Any) -> bool:
+        return any(contains(network, each.address) for each in addresses(link.ifindex))
+
+    found: list[Unmatched] = []
+    names, blocks = settings.interfaces, settings.addresses
+    no_name = "no interface, alternative name or label here matches"
+    no_link, no_address = "no link here matches", "no address here is in it"
+    for key, selectors, matches, nothing in (
+        ("interfaces.include", names.include, has_name, no_name),
+        ("interfaces.exclude", names.exclude, has_name, no_name),
+        ("interfaces.include_kinds", names.include_kinds, has_kind, no_link),
+        ("interfaces.exclude_kinds", names.exclude_kinds, has_kind, no_link),
+        ("addresses.include", blocks.include, has_address, no_address),
+        ("addresses.exclude", blocks.exclude, has_address, no_address),
+    ):
+        for each in selectors:
+            matched = [link for link in links if matches(link, each)]
+            if not matched:
+                found.append((key, each, nothing))
+            elif "include" in key and all(map(nature_skip, matched)):
+                found.append((key, each, _NEVER))
+    return found
