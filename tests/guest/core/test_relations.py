@@ -249,7 +249,7 @@ def test_changed_default_route_concerns_the_links_that_it_leaves_and_takes() -> 
     assert guest.tell(*seen(link(21, kind="veth"))) == {21}
     assert guest.quiet() == {20, 21}, "the kernel is not asked because of a link without address"
     assert guest.relations.depend_on_routes()
-    assert guest.relations.update(guest.inventory, guest.relations.links()) == {20}
+    assert guest.relations.ask_routes() == {20}
     assert guest.quiet() == {21}
     guest.default = 2
     assert guest.tell(*seen(address("10.0.1.2/24"))) == {2}

@@ -121,8 +121,8 @@ class Planner:
         return ifindex, before, after
 
     def _routed(self) -> set[int]:
-        """Return the links whose plans can change with a route alone."""
-        return self._shared.links() | self._relations.links()
+        """Return the links whose plans can change because of the routes that there are now."""
+        return self._shared.links() | self._relations.ask_routes()
 
     def _suitable(self, ifindex: int) -> set[bytes]:
         """Return the addresses of a link that may be announced, if no other link does."""

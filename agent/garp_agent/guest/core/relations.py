@@ -82,9 +82,13 @@ class Relations:
         """Return whether the default route decides about a link."""
         return bool(self._addressed)
 
-    def links(self) -> set[int]:
-        """Return the links about which a changed default route can decide otherwise."""
-        return set(self._addressed)
+    def ask_routes(self) -> set[int]:
+        """Ask for the default routes again; return the links for which other answers follow."""
+        had_others = bool(self._others or self._defaults)
+        before, self._defaults = self._defaults, self._default_links()
+        if bool(self._others or self._defaults) != had_others:
+            return set(self._candidates)
+        return (before ^ self._defaults) & self._candidates
 
     def update(self, inventory: Inventory, changed: Iterable[int]) -> set[int]:
         """Take in changed links; return them and the links that other answers follow for."""
@@ -105,8 +109,7 @@ class Relations:
             joined, self._joined = self._joined, self._join(inventory)
             affected |= (joined ^ self._joined) & self._candidates
         if is_asked or affected & self._addressed:
-            before, self._defaults = self._defaults, self._default_links()
-            affected |= (before ^ self._defaults) & self._candidates
+            affected |= self.ask_routes()
         if bool(self._others or self._defaults) != had_others:
             affected |= self._candidates
         return affected
