@@ -286,6 +286,9 @@ def test_stacked_on_link_gives_all_that_send_through_it(links: list[Link], above
             [{2}, {3}, {4}],
             id="other parents",
         ),
+        pytest.param(
+            [child(2, 9, "macvlan"), child(3, 9, "macvlan")], [{2, 3}], id="parent that moved away"
+        ),
     ],
 )
 def test_links_that_leave_by_one_nic_have_its_number(

@@ -283,14 +283,14 @@ def test_changes_concern_the_links_whose_announcements_change() -> None:
     assert guest.tell(*seen(ETH2._replace(name="lan"))) == set()
     guest.unfit = {2}
     assert guest.change({2}) == {3}
-    assert (guest.silent(), guest.shared.links()) == ({}, set())
+    assert (guest.silent(), guest.shared.look_again()) == ({}, set())
     guest.unfit = set()
     assert guest.change({2}) == {3}
     guest.preferred = 3
-    assert guest.shared.links() == {2, 3}
-    assert guest.change(guest.shared.links()) == {2, 3}
+    assert guest.shared.look_again() == {2, 3}
+    assert guest.change(guest.shared.look_again()) == {2, 3}
     assert guest.tell(AddressGone(second)) == {2}
-    assert (guest.silent(), guest.shared.links()) == ({}, set())
+    assert (guest.silent(), guest.shared.look_again()) == ({}, set())
     guest.tell(*seen(second))
     assert guest.tell(LinkGone(3)) == {2}
     guest.tell(AddressGone(first))
@@ -332,6 +332,18 @@ def test_work_for_many_shared_addresses_grows_with_their_number(mask: int) -> No
         return calls(guest, *seen(*items, *subnets))
 
     assert work(200) < 3 * work(100)
+
+
+def test_address_that_changes_alone_is_decided_about_alone() -> None:
+    items = [each for n in range(1, 50) for each in on(2, 3, text=f"10.0.{n}.1/24")]
+    guest = Guest(*LINKS, *items)
+    guest.asked.clear()
+    for event in (*seen(address("10.0.1.2/24", 3)), *seen(address("10.0.1.2/24", 2))):
+        guest.tell(event)
+    assert (len(guest.silent()[3]), guest.asked) == (50, [(ip("10.0.1.3"), 0)])
+    guest.preferred = 3
+    guest.change(guest.shared.look_again())
+    assert guest.silent().keys() == {2}
 
 
 def test_links_without_shared_addresses_ask_nothing() -> None:

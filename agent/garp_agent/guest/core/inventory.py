@@ -51,6 +51,7 @@ def _stacking(link: Link) -> tuple[object, ...]:
         link.pair_ifindex,
         link.far_parent,
         link.port_kind,
+        link.kind,  # another one has the ifindex of one that went unseen
         link.filters_vlans,
     )
 

@@ -122,7 +122,7 @@ class Planner:
 
     def _routed(self) -> set[int]:
         """Return the links whose plans can change because of the routes that there are now."""
-        return self._shared.links() | self._relations.ask_routes()
+        return self._shared.look_again() | self._relations.ask_routes()
 
     def _suitable(self, ifindex: int) -> set[bytes]:
         """Return the addresses of a link that may be announced, if no other link does."""

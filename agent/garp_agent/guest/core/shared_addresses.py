@@ -6,8 +6,8 @@ if they have a subnet in common, or if the address is in a subnet of each, whate
 the prefixes.  So are links on one wire (Inventory.wires).  An address without a subnet does not
 tell (unnumbered links), nor does a link-local subnet, which every link can have.
 
-Does not ask the kernel: the route comes from a function.  Looks at all addresses of a link when the
-link changes, and at other links only for the addresses that they share.
+Does not ask the kernel: the route comes from a function.  Looks at all addresses of a link when its
+subnets, its VRF or its wire change, and else at those that can be announced now, or no longer.
 """
 
 from __future__ import annotations
@@ -99,9 +99,15 @@ class SharedAddresses:
         """Return whether any address is announced on one link because of a route."""
         return bool(self._losers)
 
-    def links(self) -> set[int]:
-        """Return the links that share addresses: a changed route can change what they announce."""
-        return {ifindex for address in self._losers for ifindex in self._holders[address]}
+    def look_again(self) -> set[int]:
+        """Return the links that share addresses: a changed route can change what they announce.
+
+        At the next update, all their addresses are looked at, and the routes are asked for.
+        """
+        links = {ifindex for address in self._losers for ifindex in self._holders[address]}
+        for ifindex in links:
+            self._views.pop(ifindex, None)
+        return links
 
     def update(self, inventory: Inventory, changed: Iterable[int], suitable: Suitable) -> set[int]:
         """Take in changed links; return the links whose announcements change by that."""
@@ -112,7 +118,7 @@ class SharedAddresses:
             after = {each.address for each in _items(inventory, ifindex)}
             if after:
                 self._known[ifindex] = after
-            touched |= before & self._shared
+            touched |= (before - after) & self._shared
             self._hold(ifindex, before, after)
         if (touched or self._shared) and self._topology != inventory.topology:
             self._topology, self._wires = inventory.topology, inventory.wires()
@@ -120,8 +126,13 @@ class SharedAddresses:
             views = self._views.items()
             stale |= {each for each, view in views if view.wire != self._wires.get(each)}
         for ifindex in stale:
-            self._views.pop(ifindex, None)
-            touched |= self._known.get(ifindex, set()) & self._shared
+            view, shared = self._views.pop(ifindex, None), self._known.get(ifindex, set())
+            shared = shared & self._shared
+            if view is not None and shared:
+                now = self._views[ifindex] = self._view(inventory, ifindex, suitable)
+                if now[1:] == view[1:]:  # the others are decided about as before
+                    shared &= now.suitable ^ view.suitable
+            touched |= shared
         for ifindex in {each for address in touched for each in self._holders.get(address, ())}:
             if ifindex not in self._views:
                 self._views[ifindex] = self._view(inventory, ifindex, suitable)
