@@ -89,7 +89,7 @@ def test_daemon_names_a_hundred_problems_and_how_many_more_there_are(usual: Path
         in_force.read_settings(None, {})
     last, rest = caught.value.problems[99:]
     assert last.key == "burst[99]"
-    assert str(rest) == "150 more problems; `garp-agent check` shows all"
+    assert str(rest) == "more problems: 150; `garp-agent check` shows all"
     assert len(CliRunner().invoke(cli, ["check"]).output.splitlines()) == 250
 
 

@@ -320,6 +320,17 @@ def test_control_socket_stays_until_a_reload_can_make_the_other(site: Site) -> N
         assert not old.exists()
 
 
+def test_control_socket_under_another_spelling_of_its_path_stays(site: Site) -> None:
+    real, other = site.directory / "real", site.directory / "other"
+    other.symlink_to(real)
+    with site.start() as agent:
+        for number, agent.control in enumerate((real / "c.sock", other / "c.sock"), 1):
+            agent.reload(QUIET)
+            agent.wait_for_log("configuration-loaded", number)
+            assert agent.burst() == 1
+        assert "control-socket-unavailable" not in agent.log_text()
+
+
 def test_paths_that_the_encoding_of_the_file_system_lacks_are_reported(site: Site) -> None:
     ascii_only = ("env", "PYTHONUTF8=0", "PYTHONCOERCECLOCALE=0", "LC_ALL=C")
     with site.start(prefix=ascii_only) as agent:

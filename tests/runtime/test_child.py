@@ -110,3 +110,20 @@ def test_result_is_handed_over_where_the_kernel_keeps_no_exit_status() -> None:
     with pytest.raises(ChildError, match="it was killed"):
         Child(lambda: os.kill(os.getpid(), 9)).result()
     Child(lambda: time.sleep(1000)).end()
+    part = Child(lambda: "x" * 5_000_000)
+    part.read()
+    os.kill(part._pid, 9)
+    with pytest.raises(ChildError, match="it was killed"):
+        part.result()
+
+
+@pytest.mark.parametrize(
+    ("error", "may_pass"), [(MemoryError(), True), (OSError(24, "x"), True), (ImportError(), False)]
+)
+def test_lack_of_memory_or_of_a_file_may_pass(error: Exception, may_pass: bool) -> None:
+    def work() -> None:
+        raise error
+
+    with pytest.raises(ChildError) as caught:
+        Child(work).result()
+    assert caught.value.may_pass is may_pass

@@ -87,14 +87,14 @@ def begin_reading(path: str | None, overrides: dict[str, str]) -> Child | None:
             problems = list(error.problems)
             more = len(problems) - MOST_PROBLEMS
             if more > 0:
-                rest = Problem("", f"{more} more problems; `garp-agent check` shows all")
+                rest = Problem("", f"more problems: {more}; `garp-agent check` shows all")
                 problems[MOST_PROBLEMS:] = [rest]
             return None, [tuple(each) for each in problems]
 
     try:
         return Child(work) if files or overrides else None
     except OSError as error:
-        raise _unreadable(error.strerror) from None
+        raise _unreadable(error.strerror, True) from None
 
 
 def finish_reading(reading: Child) -> Settings:
@@ -102,13 +102,13 @@ def finish_reading(reading: Child) -> Settings:
     try:
         values, problems = reading.result()
     except ChildError as error:
-        raise _unreadable(error) from None
+        raise _unreadable(error, error.may_pass) from None
     if problems:
         raise ConfigError(Problem(*each) for each in problems)
     settings: Settings = revive(values)
     return settings
 
 
-def _unreadable(reason: object) -> ConfigError:
+def _unreadable(reason: object, may_pass: bool) -> ConfigError:
     wrong = f"the configuration could not be read: {reason}"
-    return ConfigError([Problem("", wrong, may_pass=True)])
+    return ConfigError([Problem("", wrong, may_pass=may_pass)])

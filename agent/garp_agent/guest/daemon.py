@@ -212,7 +212,7 @@ class AgentDaemon:
         self._engine.reconfigure(settings, now)
         self._netlink.reconcile_interval = settings.reconcile_interval
         control = self._control_socket
-        if control is None or control.path != settings.control_socket or not control.is_in_place():
+        if control is None or not control.is_at(settings.control_socket):
             self._open_control_socket()
         if before.hint_port != settings.hint_port:
             self._host.close()
@@ -241,7 +241,8 @@ class AgentDaemon:
             is_second = isinstance(error, AlreadyRunningError)
             if is_second and not self._options.dry_run and not self._is_ready:
                 raise
-            effect = f"are answered at {before.path}" if before else "will not work"
+            is_served = before is not None and before.is_at(before.path)
+            effect = f"are answered at {before.path}" if before and is_served else "will not work"
             self._log.say(
                 LEVEL_WARNING,
                 "control-socket-unavailable",

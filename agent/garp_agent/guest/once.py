@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from garp_agent.guest.core.selectors import Unmatched
     from garp_agent.guest.loop import Sender
 
-_ON_PARENT = ("vlan", "macvlan", "macvtap", "ipvlan")  # links that share the frames of their parent
+# Links that share the frames of their parent.
+_ON_PARENT = ("vlan", "macvlan", "macvtap", "ipvlan", "ipvtap")
 
 
 class Announced(NamedTuple):

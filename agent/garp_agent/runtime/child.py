@@ -21,7 +21,14 @@ TIME_LIMIT = 60
 
 
 class ChildError(Exception):
-    """The child ended without a result."""
+    """The child ended without a result.
+
+    ``may_pass``: a new attempt may succeed: it was killed, or it lacked memory or a file.
+    """
+
+    def __init__(self, reason: str, may_pass: bool = True) -> None:
+        super().__init__(reason)
+        self.may_pass = may_pass
 
 
 class Child:
@@ -72,9 +79,12 @@ class Child:
         if self._wait() != 0 or not self._received:
             late = f", or took more than {self._limit} s" if self._limit else ""
             raise ChildError(f"it was killed{late}")
-        is_done, value = marshal.loads(self._received)
+        try:
+            is_done, value = marshal.loads(self._received)
+        except (EOFError, ValueError, TypeError):  # only a part of it came
+            raise ChildError("it was killed") from None
         if not is_done:
-            raise ChildError(value)
+            raise ChildError(*value)
         return value
 
     def _wait(self) -> int:
@@ -103,11 +113,12 @@ def _run_in_child(work: Callable[[], Any], write_end: int, limit: int) -> None:
 
 
 def _attempt(work: Callable[[], Any]) -> tuple[bool, Any]:
-    """Return whether the work was done, and its result or what it raised as text."""
+    """Return whether the work was done, and its result or the arguments of a ChildError."""
     try:
         return True, work()
     except Exception as error:
-        return False, f"{type(error).__name__}: {error}"
+        may_pass = isinstance(error, (OSError, MemoryError))
+        return False, (f"{type(error).__name__}: {error}", may_pass)
 
 
 def _close_all_but(kept: int) -> None:

@@ -77,9 +77,9 @@ class ControlSocket:
         """Return the descriptor to wait on, for reading."""
         return self._epoll.fileno()
 
-    def is_in_place(self) -> bool:
+    def is_at(self, path: str) -> bool:
         """Return whether clients that connect to ``path`` reach this socket."""
-        return _identity(self.path) == self._identity
+        return self._identity is not None and _identity(path) == self._identity
 
     def attempt_at(self) -> float:
         """Return from when on :meth:`attempt` has something to do."""
@@ -202,7 +202,7 @@ def _spare_descriptor() -> int:
 def _identity(path: str) -> tuple[int, int] | None:
     try:
         status = os.lstat(path)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: no name in the file system's encoding
         return None
     return status.st_dev, status.st_ino
 

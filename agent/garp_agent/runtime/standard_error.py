@@ -80,8 +80,11 @@ class StandardError:
         if not self._must_poll:
             return os.write(self._descriptor, data)
         written = 0
-        while written < len(data) and select.select((), (self._descriptor,), (), 0)[1]:
-            written += os.write(self._descriptor, data[written : written + 1])
+        try:
+            while written < len(data) and select.select((), (self._descriptor,), (), 0)[1]:
+                written += os.write(self._descriptor, data[written : written + 1])
+        except OSError:
+            pass  # the reader has gone, perhaps in the middle of the line
         if not written:
             raise BlockingIOError
         return written

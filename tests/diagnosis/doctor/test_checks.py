@@ -336,11 +336,14 @@ FILTERED = {"ipv4/arp_ignore": 1, "ipv4/rp_filter": 2}
         # No address is announced at all.
         (unannounced(BRIDGE, PORT), "warn addresses: the configuration leaves out 192.0.2.20 ->"),
         (unannounced(OTHER_NETWORK, IDLE), "warn addresses: leaves out 192.0.2.30 -> see interf"),
-        (unannounced(BRIDGE, IDLE), "warn addresses: none to announce -> if it should have one"),
-        (unannounced(BRIDGE, WAITING_LINK), "warn addresses: none to announce -> if it should"),
+        (unannounced(BRIDGE, IDLE), "warn addresses: none is suitable -> see garp-agent list"),
+        (
+            unannounced(BRIDGE, WAITING_LINK),
+            "warn addresses: none is suitable -> see garp-agent list",
+        ),
         (
             unannounced(link("lo", address("127.0.0.1", skipped="loopback"), skipped="loopback")),
-            "warn addresses: none to announce -> if it should have one by now, look at DHCP",
+            "warn addresses: none is suitable -> see garp-agent list; if there should be one",
         ),
         # The first broken link of the chain to the hint port.
         (port(NO_PORT, "absent", **NONE), "warn hint port: no virtio-serial controller"),
@@ -363,7 +366,7 @@ FILTERED = {"ipv4/arp_ignore": 1, "ipv4/rp_filter": 2}
         (lvs("ipv4/arp_ignore"), "ok sysctl eth0: no sysctl interferes"),
         # Rules for ARP.
         (rules("c000020a"), "warn arp rules nftables: exclude: [192.0.2.10/32]"),
-        (rules("c00002"), "warn arp rules nftables: rules for 192.0.2.10, which"),
+        (rules("c00002"), "warn arp rules nftables: keep the kernel from answering for"),
         (rules("c00003"), "ok arp rules nftables: the kernel answers for each announced address"),
         (rules("c000020b"), "ok arp rules nftables: the kernel answers for each announced"),
         (rules("", accepts=False), "warn arp rules nftables: exclude: [192.0.2.10/32]"),

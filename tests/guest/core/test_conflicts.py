@@ -491,6 +491,23 @@ def test_start_with_many_addresses_announces_each_soon_after_its_probe() -> None
         assert at[1] - at[0] < 5.0
 
 
+@pytest.mark.parametrize("up", [0.6, 0.8, 1.0, 1.5])
+@pytest.mark.parametrize("number", [2, 8, 12])
+def test_each_address_has_its_turn_while_the_carrier_flaps(up: float, number: int) -> None:
+    agent = Agent(Settings())
+    items = [address(f"10.0.0.{n}/24") for n in range(1, number + 1)]
+    frames = agent.tell(*dump(ETH0, *items))
+    for _ in range(40):
+        frames += agent.wait(up)
+        frames += agent.see(ETH0._replace(flags=NO_CARRIER))
+        frames += agent.wait(0.2)
+        frames += agent.see(ETH0)
+    claims = [f.announcement.address for f in frames if f.announcement.kind is Kind.ARP_REQUEST]
+    counts = [claims.count(item.address) for item in items]
+    assert min(counts) > 0
+    assert max(counts) <= 2 * min(counts)
+
+
 @pytest.mark.parametrize("policy", [WARN, DEFEND])
 def test_guest_that_was_away_announces_at_once_if_it_does_not_yield(policy: ConflictPolicy) -> None:
     frames = guest(policy).tell(Resumed(60.0))

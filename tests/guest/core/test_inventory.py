@@ -310,6 +310,12 @@ def test_nic_that_comes_back_has_its_former_number() -> None:
     assert inventory.topology == before + 2
 
 
+def test_number_of_a_link_that_went_is_not_given_to_a_stranger() -> None:
+    inventory = told(*dump(link(5)), LinkGone(5))
+    stranger, back = link(5, hardware_address=b"\2\0\0\0\0\x99"), link(5)._replace(ifindex=9)
+    assert told_more(inventory, *seen(stranger, back)).nics() == {5: 5, 9: 9}
+
+
 @pytest.mark.parametrize("mac", [b"", bytes(6), b"\0\0\x5e\0\1\7"])
 def test_hardware_address_that_many_links_have_tells_no_nic(mac: bytes) -> None:
     inventory = told(*dump(link(5, hardware_address=mac)), LinkGone(5))

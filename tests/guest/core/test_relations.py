@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import random
+from math import inf
 from typing import Any
 
 import pytest
 
+from garp_agent.config.settings import Settings
 from garp_agent.guest.core.inventory import Inventory
 from garp_agent.guest.core.model import (
     RT_SCOPE_LINK,
@@ -17,6 +19,8 @@ from garp_agent.guest.core.model import (
     Link,
     LinkSeen,
 )
+from garp_agent.guest.core.planner import Planner
+from garp_agent.guest.core.policy import Skip
 from garp_agent.guest.core.relations import Relations
 from garp_agent.wire.model import LinkGone
 from tests.world import DOWN, NO_CARRIER, address, dump, ip, link, seen
@@ -370,3 +374,26 @@ def test_address_costs_the_same_beside_any_number_of_pairs(
     monkeypatch.setattr(Inventory, "other_end", lambda inventory, link: looked.append(link))
     guest.tell(*seen(address("10.0.0.1/24")))
     assert looked == []
+
+
+@pytest.mark.parametrize("address_at", [10.5, 10.95, 11.0])
+def test_default_route_is_found_a_second_after_its_address_whatever_else_happens(
+    address_at: float,
+) -> None:
+    """Another address came at 10.0, so that the routes are looked at, at 11.0 too."""
+    default = [0]
+    planner = Planner(Settings(), lambda destination, by: default[0])
+    own = address("10.0.0.9/24", ifindex=20)
+    for event in dump(link(2), address("10.9.0.1/24"), DOCKER, link(22, kind="bridge")):
+        planner.apply(event)
+    planner.replan(0.0)
+    for at, item in ((10.0, address("172.20.0.9/16", ifindex=22)), (address_at, own)):
+        while planner.deadline() < at:
+            planner.replan(planner.deadline())
+        for event in seen(item):
+            planner.apply(event)
+        planner.replan(at)
+    default[0] = 20
+    while planner.deadline() < inf:
+        planner.replan(planner.deadline())
+    assert planner.plans[20].skip is not Skip.CONTAINERS

@@ -61,16 +61,16 @@ def _judged(check: str, facts: Facts, rules: NftRules | ArpTable) -> Iterator[Fi
         ways = list(_ways_to(facts, name))
         for address in announced_ipv4(facts, name):
             number = socket.inet_aton(address)
-            possible = frozenset().union(*(_answers(rules, links, way, number) for way in ways))
-            if RuleVerdict.ACCEPT not in possible:
+            found = [_answers(rules, links, way, number) for way in ways]
+            if not any(RuleVerdict.ACCEPT in possible for possible in found):
                 silent.append(address)
-            elif RuleVerdict.DROP in possible:
-                unknown.append(address)
+            elif all(RuleVerdict.DROP in possible for possible in found):
+                unknown.append(address)  # on no way is it certain that the kernel answers
     if silent:
         yield warn(
             check,
-            f"there are rules for {some(silent)}, which the agent announces all the same",
-            "if another machine is to get this traffic (LVS-DR), the agent moves it here: "
+            f"there are rules that keep the kernel from answering for {some(silent)}",
+            "if another machine is to get this traffic (LVS-DR), announcements move it here: "
             + exclude(list(dict.fromkeys(silent))),
         )
     if unknown:

@@ -79,8 +79,9 @@ def _nothing_announced(links: list[dict[str, Any]]) -> Iterator[Finding]:
     elif not any(each["skipped"] in TROUBLES for _, _, each in known):
         yield warn(
             "addresses",
-            "no address is announced: this machine has none to announce",
-            "if it should have one by now, look at DHCP and at its network configuration",
+            "no address is announced: none is suitable",
+            "see garp-agent list; if there should be one by now, look at DHCP and at the network "
+            "configuration",
         )
 
 

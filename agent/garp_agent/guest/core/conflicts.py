@@ -447,11 +447,13 @@ class Conflicts:
             self._step(ifindex, address, rival, max(rival.step_at, now + wait))
 
     def steps(self, now: float) -> list[Step]:
-        """Return what is to be done now."""
+        """Return what is to be done now: first for addresses announced least recently."""
         due: list[Step] = []
         while self.deadline() <= now:
             _, ifindex, address = heappop(self._heap)
             due += self._take_step(ifindex, address, self.rivals[ifindex][address], now)
+        if len(due) > 1:
+            due.sort(key=lambda step: self.last_announced(step.ifindex, step.address))
         return due
 
     def _take_step(self, ifindex: int, address: bytes, rival: Rival, now: float) -> list[Step]:

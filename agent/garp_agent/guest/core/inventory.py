@@ -230,6 +230,10 @@ class Inventory:
             return ()
         if before is not None:
             self._forget_name(before)
+        if before is None:
+            gone = self._gone.items()
+            mac = link.hardware_address
+            self._gone = {one: n for one, n in gone if n != link.ifindex or one == mac}
         if before is None or self._moves(before, link):
             self.topology += 1
         self.by_name[link.name] = link.ifindex

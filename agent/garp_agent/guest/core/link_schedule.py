@@ -67,6 +67,7 @@ class LinkSchedule(Timer):
         "addresses",
         "after_probe",
         "bursts",
+        "first",
         "held",
         "ifindex",
         "is_bare",
@@ -87,6 +88,7 @@ class LinkSchedule(Timer):
         self.addresses: dict[bytes, int] = {}
         self.is_bare = False  # it has no address but b"": its hardware address (RARP)
         self.pending: dict[bytes, Cause] = {}  # in the order in which they will be sent
+        self.first: dict[bytes, None] = {}  # pending addresses that come before all others
         self.after_probe: dict[bytes, Cause] = {}  # what is to follow a pending probe
         self.bursts: dict[bytes | str, BurstRounds] = {}  # by address, or "all", or "later"
         self.next_round = inf  # the earliest next round of these bursts
@@ -111,11 +113,13 @@ class LinkSchedule(Timer):
     def take(self) -> Due:
         """Take the first pending address."""
         address = next(iter(self.pending))
+        self.first.pop(address, None)
         return Due(self.ifindex, address, self.pending.pop(address))
 
     def forget(self, address: bytes) -> None:
         """Let an address not be pending any more."""
         self.pending.pop(address, None)
+        self.first.pop(address, None)
         self.after_probe.pop(address, None)
 
     def find_next_round(self) -> None:

@@ -44,6 +44,7 @@ class Planner:
         "_look_at_routes",
         "_relations",
         "_route",
+        "_settled_at",
         "_shared",
         "inventory",
         "plans",
@@ -58,7 +59,8 @@ class Planner:
         self._relations = Relations(route)
         self._shared = SharedAddresses(route)
         self._changed: set[int] = set()  # links whose plans are to be made anew
-        self._look_at_routes = inf  # when to; -inf: with the plans that are made next
+        self._look_at_routes = inf  # when to
+        self._settled_at = -inf  # ROUTES_SETTLE after the latest change
 
     def apply(self, event: KernelEvent) -> None:
         """Take in one kernel event."""
@@ -82,18 +84,19 @@ class Planner:
 
     def replan(self, now: float) -> list[Replanned]:
         """Make the plans of the changed links anew, in the order of their ifindexes."""
+        is_event = bool(self._changed)
         if self._look_at_routes <= now:
             self._changed.update(self._routed())
-            self._look_at_routes = -inf if self._changed else inf
+            self._look_at_routes = self._settled_at if self._settled_at > now else inf
         if not self._changed:
             return []
         changed, self._changed = self._changed, set()
         changed = self._relations.update(self.inventory, changed)
         changed |= self._shared.update(self.inventory, changed, self._suitable)
-        if self._look_at_routes == -inf:
-            self._look_at_routes = inf
-        elif self._shared.depend_on_routes() or self._relations.depend_on_routes():
-            self._look_at_routes = min(self._look_at_routes, now + ROUTES_SETTLE)
+        depends = self._shared.depend_on_routes() or self._relations.depend_on_routes()
+        if is_event and depends:
+            self._settled_at = now + ROUTES_SETTLE
+            self._look_at_routes = min(self._look_at_routes, self._settled_at)
         return [self._replan_link(ifindex) for ifindex in sorted(changed)]
 
     def announced(self) -> list[int]:

@@ -125,6 +125,7 @@ class Schedule:
             link.rest, link.rest_end = 0.0, inf
         if not addresses:
             link.pending.clear()
+            link.first.clear()
             link.after_probe.clear()
         link.find_next_round()
         if link.pending:
@@ -206,11 +207,16 @@ class Schedule:
             self._wait(link, now)
 
     def send_next(self, ifindex: int, address: bytes, cause: Cause, now: float) -> None:
-        """Let an address out before all others that are pending on the link."""
+        """Let an address out before all others that are pending on the link.
+
+        Those that were let out so before it come first.
+        """
         link = self._links.get(ifindex)
         if link is not None:
             link.forget(address)
-            link.pending = {address: cause, **link.pending}
+            first = {each: link.pending[each] for each in link.first}
+            link.pending = {**first, address: cause, **link.pending}
+            link.first[address] = None
             self._wait(link, now)
 
     def rephase(self, now: float) -> None:
@@ -394,6 +400,7 @@ class Schedule:
         if link.nic.bucket.ready_at(frames, now) > now:
             return None
         link.pending.clear()
+        link.first.clear()
         return Due(link.ifindex, address, cause)
 
     def _tick(self, link: LinkSchedule) -> None:

@@ -32,9 +32,16 @@ def unmatched(
     ``addresses`` gives the addresses of a link by its ifindex.
     """
 
+    texts = {
+        link.ifindex: {
+            *link_names(link),
+            *(each.label for each in addresses(link.ifindex) if each.label),
+        }
+        for link in links
+    }
+
     def has_name(link: Link, glob: Any) -> bool:
-        labels = [each.label for each in addresses(link.ifindex) if each.label]
-        return names_match((*link_names(link), *labels), (glob,))
+        return names_match(texts[link.ifindex], (glob,))
 
     def has_kind(link: Link, kind: Any) -> bool:
         return bool(link_kind(link) == kind)
