@@ -170,7 +170,7 @@ def test_address_of_a_link_and_of_one_on_another_wire_is_announced_on_both(chang
 
 
 def pair(ifindex: int, other: int, bridge: int = 0, port_kind: str = "bridge") -> Link:
-    master = {"master_ifindex": bridge, "port_kind": port_kind} if bridge else {}
+    master: Any = {"master_ifindex": bridge, "port_kind": port_kind} if bridge else {}
     return link(ifindex, kind="veth", pair_ifindex=other, **master)
 
 
