@@ -13,6 +13,7 @@ import shlex
 import shutil
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,15 @@ def test_starter_with_an_old_error_starts_after_a_probe_that_held_the_lock(guest
     assert probe.wait(LIMIT) == -signal.SIGKILL
 
 
+@pytest.fixture
+def _sighup_is_not_ignored() -> Iterator[None]:
+    """nohup may have started us, and a shell cannot trap what is ignored at its start."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("_sighup_is_not_ignored")
 @each_shell
 def test_signals_leave_no_sleep_of_the_loop_behind(guest: Guest) -> None:
     (guest.path / "sleep").unlink()
