@@ -96,7 +96,7 @@ class Settings(NamedTuple):
     interval: float = 5.0  # refresh interval, seconds
     interval_with_lease: float = 60.0  # the same while a lease of the host is in force
     jitter: float = 0.2  # each refresh comes after interval * (1 ± jitter)
-    addresses_per_tick: int = 4  # that one refresh of a link announces, in turn
+    addresses_per_tick: int = 4  # of each family, in one refresh of a link
     burst: tuple[float, ...] = (0.0, 0.1, 0.4)  # offsets of the rounds of a burst, seconds
     rate_limit: RateLimit = RateLimit()
     arp: ArpForm = ArpForm.REQUEST

@@ -12,13 +12,20 @@ from garp_agent.guest.core.rate_limit import SECOND
 from tests.diagnosis.world import MAC, link
 
 
-def pace(addresses: int, links: int = 1, nics: Any = (), **more: Any) -> QuestionPace:
-    """Of links with so many addresses each, and two questions for each address."""
+def pace(
+    addresses: int, links: int = 1, nics: Any = (), ipv6: int = 0, **more: Any
+) -> QuestionPace:
+    """Of links with so many addresses each, and two questions for each IPv4 address."""
     names = [f"eth{n}" for n in range(links)]
     promised = [
         fact.PromisedFrame(name, "arp-request", MAC, f"192.0.2.{host}")
         for name in names
         for host in range(addresses)
+    ]
+    promised += [
+        fact.PromisedFrame(name, "unsolicited-na", MAC, f"2001:db8::{host}")
+        for name in names
+        for host in range(ipv6)
     ]
     questions = [name for name in names for _ in range(2 * addresses)]
     return QuestionPace(
@@ -49,7 +56,10 @@ def test_doctor_rests_after_a_burst_where_a_second_has_no_room_for_its_questions
     assert asked.needs_rest(before) is rests
 
 
-@pytest.mark.parametrize(("addresses", "more", "room"), [(1, {}, 12), (14, {}, 6), (2, {}, 10)])
+@pytest.mark.parametrize(
+    ("addresses", "more", "room"),
+    [(1, {}, 12), (14, {}, 6), (2, {}, 10), (1, {"ipv6": 3}, 6), (3, {"ipv6": 2}, 4)],
+)
 def test_questions_leave_room_for_a_refresh(addresses: int, more: Any, room: int) -> None:
     asked = pace(addresses, **more)
     for _ in range(room):

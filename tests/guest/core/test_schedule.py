@@ -145,6 +145,20 @@ def test_ticks_after_an_address_change_go_on_with_the_next(
     assert addresses(run(schedule, 7.5)) == second
 
 
+@pytest.mark.parametrize(("ipv4", "ipv6"), [(1, 7), (3, 9), (6, 2), (0, 5)])
+def test_tick_takes_as_many_addresses_of_each_family(ipv4: int, ipv6: int) -> None:
+    """IPv6 privacy addresses do not make an IPv4 address wait, nor the other way round."""
+    families = [names(ipv4), [bytes(12) + name for name in names(ipv6)]]
+    schedule = schedule_of(families[1] + families[0], rate_limit=PLENTY, addresses_per_tick=3)
+    ticks = [addresses(run(schedule, until=5.0 * tick)) for tick in range(1, 13)]
+    for family in families:
+        around = ceil(len(family) / 3)
+        for at in range(len(ticks) - around + 1):
+            taken = [name for tick in ticks[at : at + around] for name in tick if name in family]
+            assert set(taken) == set(family)
+            assert len(taken) == around * min(3, len(family))
+
+
 # -- bursts -----------------------------------------------------------------------------
 
 UP, PEERS, ADDED, HINT = Cause.LINK_UP, Cause.NOTIFY_PEERS, Cause.ADDRESS_ADDED, Cause.HINT

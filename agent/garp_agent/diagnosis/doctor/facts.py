@@ -38,7 +38,7 @@ class ConfigurationFacts(NamedTuple):
     pace: float = 10.0  # frames a second that a link may send
     span: float = 0.4  # seconds from the first round of a burst to its last
     rounds: int = 3  # of a burst
-    addresses_per_tick: int = 4  # that one refresh of a link announces
+    addresses_per_tick: int = 4  # of each family, that one refresh of a link announces
     most_in_a_second: int = 14  # frames of a NIC
     ignored: tuple[tuple[bytes, bytes], ...] = ()  # conflict.ignore
 

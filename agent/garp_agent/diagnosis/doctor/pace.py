@@ -39,7 +39,9 @@ class QuestionPace:
         for name, addresses in by_link.items():
             forms = max(addresses.count(one) for one in addresses)
             # A refresh can begin with a probe for each address, and announces half a second later.
-            tick = min(len(set(addresses)), configuration.addresses_per_tick)
+            ipv6 = {address for address in addresses if ":" in address}
+            families = len(ipv6), len(set(addresses)) - len(ipv6)
+            tick = sum(min(each, configuration.addresses_per_tick) for each in families)
             refresh = (forms + 1) * tick
             nic = self._nic(name)
             self._refreshes[nic] = self._refreshes.get(nic, 0) + refresh

@@ -404,8 +404,18 @@ class Schedule:
         return Due(link.ifindex, address, cause)
 
     def _tick(self, link: LinkSchedule) -> None:
-        for _ in range(min(self._settings.addresses_per_tick, len(link.addresses))):
-            address = next(iter(link.addresses))
+        """Let the next addresses of each family wait.  IPv6 addresses are often many."""
+        most = self._settings.addresses_per_tick
+        room = {4: most, 16: most, 0: 1}  # by length: IPv4, IPv6, the frame without an address
+        taken = []
+        for address in link.addresses:
+            size = len(address)
+            if room[size]:
+                room[size] -= 1
+                taken.append(address)
+                if len(taken) == 2 * most:
+                    break
+        for address in taken:
             link.addresses[address] = link.addresses.pop(address)  # to the end of the round
             link.pending.setdefault(address, Cause.REFRESH)
 
