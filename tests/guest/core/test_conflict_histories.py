@@ -82,6 +82,64 @@ def late(
     return step
 
 
+# -- checks that begin anew -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("up", "down"), [(0.4, 0.2), (0.3, 0.3), (0.2, 0.05), (0.12, 2.0)])
+@pytest.mark.parametrize("item", [MINE, MINE6], ids=["IPv4", "IPv6"])
+def test_carrier_that_never_stays_for_a_whole_check_does_not_silence_an_address(
+    item: Any, up: float, down: float
+) -> None:
+    """The times in which nobody answers add up."""
+    agent = usual()
+    frames = agent.tell(*seen(item))
+    while agent.now < 120.0:
+        frames += agent.wait(up)
+        frames += agent.see(ETH0._replace(flags=NO_CARRIER))
+        frames += agent.wait(down)
+        frames += agent.see(ETH0)
+    claims = [0.0, *announcements(frames, item.address), agent.now]
+    loop = 5.0 * (up + down) / up  # `arping` every 5 s meets the carrier by chance
+    assert max(after - before for before, after in zip(claims, claims[1:])) <= max(6.0, loop)
+
+
+@pytest.mark.parametrize("pause", [0.12, 0.2, 0.3, 0.45])
+@pytest.mark.parametrize("cause", [Cause.LINK_UP, Cause.RESUME])
+def test_check_that_begins_anew_all_the_time_comes_to_an_end(pause: float, cause: Cause) -> None:
+    """A bridge bursts each time that the carrier of one of its ports comes."""
+    agent = usual(MINE)
+    frames: list[Frame] = []
+    for _ in range(int(60.0 / pause)):
+        if cause is Cause.RESUME:
+            frames += agent.tell(Resumed(2.0))
+        else:
+            frames += agent.see(ETH0._replace(flags=NO_CARRIER), ETH0)
+        frames += agent.wait(pause)
+    claims = [0.0, *announcements(frames), agent.now]
+    assert max(after - before for before, after in zip(claims, claims[1:])) <= 6.0
+
+
+@pytest.mark.parametrize("delay", [0.002, 0.08])
+@pytest.mark.parametrize(("up", "down"), [(0.4, 0.2), (0.2, 0.05), (0.12, 2.0)])
+def test_rival_that_answers_keeps_the_address_while_the_carrier_flaps(
+    up: float, down: float, delay: float
+) -> None:
+
+    def answer(frame: Frame) -> list[ClaimSeen]:
+        is_probe = frame.announcement.kind is Kind.ARP_PROBE
+        return [ClaimSeen("eth0", MINE.address, RIVAL, ETH0.hardware_address)] if is_probe else []
+
+    agent = Agent(Settings(), now=0.0)
+    until = late(agent, delay, answer)
+    frames = agent.tell(*dump(ETH0, MINE))
+    while agent.now < 60.0:
+        frames += until(agent.now + up)
+        frames += agent.see(ETH0._replace(flags=NO_CARRIER))
+        frames += until(agent.now + down)
+        frames += agent.see(ETH0)
+    assert announcements(frames) == []
+
+
 # -- stations that were silent --------------------------------------------------------
 
 

@@ -54,6 +54,11 @@ PROBE_WAIT = 0.5  # seconds for an answer; then comes the next probe
 # The same for a rival that answered before, and after RESUME: it is known to be fast, or the path
 # has not changed.  Peers may have a wrong entry since the guest was stopped.
 SHORT_WAIT = 0.25
+# A check that begins anew before its end (the carrier flaps, ports of a bridge come) goes on.  It
+# ends when no station has answered for PROBE_WAIT in all, and for this long after the latest probe.
+SHORTEST_WAIT = 0.1
+ANYWAY = 1.0  # seconds without an answer after which it need not be that long
+GOES_ON = 5.0  # seconds; the check of an address that was away for longer begins anew
 # Seconds in which a conflict is young: its rival may leave soon (a split brain that heals), so it
 # is looked for at a quarter of the hold-off.
 YOUNG = 60.0
@@ -138,6 +143,7 @@ class Conflicts:
         known = self.rivals.get(ifindex, {})
         for address in [a for a in known if a not in addresses]:
             rival = known.pop(address)
+            rival.listened = rival.unanswered(now, PROBE_WAIT)
             self._checks.get(ifindex, set()).discard(address)
             if rival.withheld or rival.step_at < inf or rival.unsure_until > now:
                 remember(self._gone, address, (rival, now), MOST_REMEMBERED)
@@ -178,6 +184,7 @@ class Conflicts:
             self._step(ifindex, address, rival, now)
         elif before.withheld:
             rival.check(before.wanted, before.release_cause)  # the burst sends the probe
+            rival.listened = before.listened if now - went <= GOES_ON else 0.0
 
     def check_first(self, ifindex: int, address: bytes, cause: Cause, now: float) -> bool:
         """Withhold an address until one probe was not answered; return whether it is withheld.
@@ -188,7 +195,9 @@ class Conflicts:
             return False
         rival = self._rival(ifindex, address)
         rival.unsure_until = now + UNSURE
-        if not rival.withheld:
+        if rival.withheld:
+            rival.listened = rival.unanswered(now, PROBE_WAIT)
+        else:
             rival.check(1, cause)
             rival.step_at = inf  # until the probe is sent
         rival.probes, rival.asked, rival.to_ask = 0, b"", ()  # what was sent before says nothing
@@ -437,10 +446,14 @@ class Conflicts:
         rival = self.rivals.get(ifindex, {}).get(address)
         if rival is None or not rival.is_checked or asked != rival.asked:
             return
+        if not rival.probes:
+            rival.probed_at = now
         rival.probes += sent
         rival.is_asked = rival.is_asked or sent
         is_fast = rival.last_answer > -inf or rival.release_cause is Cause.RESUME
         wait = SHORT_WAIT if is_fast else PROBE_WAIT
+        if rival.listened:
+            wait = max(wait - rival.listened, SHORTEST_WAIT if rival.listened < ANYWAY else 0.0)
         if rival.step_at == inf:
             self._step(ifindex, address, rival, now + wait)
         elif rival.probes <= rival.wanted:

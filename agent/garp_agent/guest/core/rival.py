@@ -38,7 +38,9 @@ class Rival:
         "last_news",
         "last_proof",
         "last_unprompted",
+        "listened",
         "present_since",
+        "probed_at",
         "probes",
         "proven",
         "release_cause",
@@ -72,6 +74,8 @@ class Rival:
         self.is_fresh = False  # a check was not answered, and no announcement followed yet
         self.is_logged = False  # the conflict is in the log, its end not yet
         self.withheld = False
+        self.listened = 0.0  # seconds without an answer, in checks that this one goes on from
+        self.probed_at = -inf  # the first probe of the check
         self.probes = 0  # sent since the latest answer
         self.wanted = PROBES  # so many without an answer end the check
         self.release_cause = Cause.ADDRESS_ADDED  # of the burst when the address is released
@@ -85,6 +89,15 @@ class Rival:
             self.to_ask += (hardware_address,)
         return hardware_address in self.to_ask
 
+    def unanswered(self, now: float, most: float) -> float:
+        """Return for how many seconds no station has answered; ``most``: of the check under way.
+
+        0 if the check began with a claim.
+        """
+        if self.wanted > 1 or not self.withheld:
+            return 0.0
+        return self.listened + (min(now - self.probed_at, most) if self.probes else 0.0)
+
     def check(self, wanted: int, cause: Cause, withheld: bool = True) -> None:
         """Check the address until ``wanted`` probes remain without an answer."""
         self.is_checked = True
@@ -92,6 +105,7 @@ class Rival:
         self.asked, self.to_ask = b"", ()
         self.withheld = withheld
         self.claimants = 0
+        self.listened = 0.0
         self.probes = 0
         self.wanted = wanted
         self.release_cause = cause
