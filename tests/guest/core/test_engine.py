@@ -453,6 +453,37 @@ def test_lease_makes_refreshes_rare() -> None:
     assert agent.engine.lease.remaining(agent.now) == pytest.approx(535.0)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        [LinkSeen(ETH._replace(flags=NO_CARRIER)), LinkSeen(ETH)],
+        [LinkSeen(ETH._replace(hardware_address=NEW_MAC.hardware_address))],
+        [AddressGone(A), AddressSeen(A)],
+        [AddressSeen(B)],
+        [LinkSeen(ETH, notify_peers=True), LeaseGranted(3600.0)],
+        [Resumed(60.0), LeaseGranted(3600.0)],
+    ],
+    ids=["carrier", "hardware address", "address again", "address", "peers", "resume"],
+)
+@pytest.mark.parametrize("at", [65.0, 90.0, 119.0])
+def test_lease_does_not_stretch_the_interval_for_a_minute_after_a_change(
+    change: list[Any], at: float
+) -> None:
+    """The path may work later, and no host knows when."""
+    agent = leased()
+    agent.wait(at)
+    for event in change:
+        agent.tell(event)
+        agent.wait(0.01)
+    agent.wait(2.0)
+    since = agent.now
+    sent = [since, *times(claims(agent.wait(58.0)))]
+    assert max(after - before for before, after in zip(sent, sent[1:])) <= 6.0
+    assert sent[-1] - since >= 52.0
+    agent.wait(65.0)
+    assert len(set(times(claims(agent.wait(600.0))))) in (9, 10, 11)
+
+
 def test_lease_renewed_does_not_run_out_and_is_logged_once() -> None:
     agent = leased(30.0)
     for _ in range(20):

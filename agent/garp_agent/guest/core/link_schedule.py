@@ -78,6 +78,7 @@ class LinkSchedule(Timer):
         "refresh",
         "rest",
         "rest_end",
+        "unsettled_until",
     )
 
     def __init__(self, ifindex: int, nic: Nic) -> None:
@@ -95,6 +96,7 @@ class LinkSchedule(Timer):
         self.refresh = inf  # when the next tick comes
         self.rest = 0.0  # seconds after the latest frame, if the kernel refused it
         self.rest_end = inf  # inf: it does not rest
+        self.unsettled_until = -inf  # a lease does not stretch its interval before
         self.held = 0  # how often an address had to wait for the bucket
         self.last_burst: tuple[float, Cause] | None = None
 

@@ -41,6 +41,17 @@ _ALL, _LATER = "all", "later"
 # three rounds of a burst, a refresh with its probe.
 AT_START = 7
 LONGEST_REST = 5.0  # seconds
+# After these causes the path may carry frames later than the burst, and no hint of the host says
+# when.  So a lease does not stretch the interval of a link for UNSETTLED seconds after them.
+CHANGES = (
+    Cause.START,
+    Cause.LINK_UP,
+    Cause.ADDRESS_ADDED,
+    Cause.HARDWARE_ADDRESS_CHANGED,
+    Cause.NOTIFY_PEERS,
+    Cause.RESUME,
+)
+UNSETTLED = 60.0
 
 
 class Schedule:
@@ -193,6 +204,10 @@ class Schedule:
         if link.rest_end < inf:
             link.rest_end = min(link.rest_end, now + self._token)
         link.last_burst = (now, cause)
+        if cause in CHANGES:
+            link.unsettled_until = now + UNSETTLED
+            if link.refresh > now + self._settings.interval:
+                link.refresh = self._phase(link, now)
         link.find_next_round()
         self._enqueue(link)
 
@@ -237,7 +252,7 @@ class Schedule:
             self._enqueue_nic(nic, now)
         for link in self._links.values():
             # Drawn anew only where it is too far off: many changes must not hurry it either.
-            if link.refresh > now + interval:
+            if link.refresh > now + self._interval(link, now):
                 link.refresh = self._phase(link, now)
             self._enqueue(link)
 
@@ -364,7 +379,10 @@ class Schedule:
         return 1.0 / self._settings.rate_limit.frames_per_second
 
     def _phase(self, link: LinkSchedule, now: float) -> float:
-        return now + self._uniform() * self.interval if link.addresses else inf
+        return now + self._uniform() * self._interval(link, now) if link.addresses else inf
+
+    def _interval(self, link: LinkSchedule, now: float) -> float:
+        return self.interval if link.unsettled_until <= now else self._settings.interval
 
     def _collect(self, link: LinkSchedule, now: float) -> None:
         """Add what is due by now to the pending addresses; end a rest that is over."""
@@ -383,7 +401,7 @@ class Schedule:
         if link.refresh <= now:
             self._tick(link)
             swing = self._settings.jitter * (2.0 * self._uniform() - 1.0)
-            link.refresh = now + min(LONGEST, self.interval * (1.0 + swing))
+            link.refresh = now + min(LONGEST, self._interval(link, now) * (1.0 + swing))
 
     def _take_only(self, link: LinkSchedule, now: float) -> Due | None:
         """Take the only address that is pending, if its bucket lets it out now.
