@@ -34,6 +34,7 @@ from tests.runtime.descriptors import descriptors_left
 from tests.world import ip
 
 RIVAL_MAC = "02:00:5e:00:53:66"
+OTHER_MAC = "02:00:5e:00:53:99"
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 STRANGE = os.fsdecode(b"v\xff")  # the name of a link that is not UTF-8
 FREQUENT = "interval: 200ms\nrate_limit: {frames_per_second: 100, depth: 50}\n"
@@ -114,6 +115,33 @@ def test_clone_with_an_agent_leaves_the_address_to_the_guest_that_answers(
             assert believed(trio, GUEST_ADDRESS) == GUEST_MAC
             # A probe claims nothing, so the guest hears of no conflict.
             assert not agent.status()["conflicts"]
+
+
+@pytest.mark.parametrize("event", ["restart", "cable", "both cables", "its clone asks"])
+def test_two_guests_with_one_address_do_not_both_stay_silent(
+    trio: Trio, tmp_path: Path, event: str
+) -> None:
+    """The kernel of each answers the probes of the other's agent."""
+    (tmp_path / "clone").mkdir()
+    agent = trio.start_daemon(FREQUENT)
+    trio.ip("rival", f"address add {GUEST_ADDRESS}/24 dev eth0")
+    with Agent(trio, tmp_path / "clone", config=FREQUENT, role="rival") as clone:
+        clone.wait_for_log("address-conflict")
+        if event == "restart":
+            assert agent.stop() == 0
+            agent = trio.start_daemon(FREQUENT)
+        elif event == "its clone asks":
+            trio.claim(gratuitous(RIVAL_MAC))
+        else:
+            ports = ["guest", "rival"] if event == "both cables" else ["guest"]
+            trio.ip("switch", *(f"link set {port} down" for port in ports))
+            agent.wait_for_log("link-withdrawn")
+            trio.ip("switch", *(f"link set {port} up" for port in ports))
+        with agent:
+            set_entry(trio, GUEST_ADDRESS, OTHER_MAC)
+            until(lambda: believed(trio, GUEST_ADDRESS) != OTHER_MAC, "one of them announces")
+            both = (agent, clone)
+            until(lambda: sum(each.claims(GUEST_ADDRESS) for each in both) == 1, "one withholds")
 
 
 @pytest.mark.parametrize(

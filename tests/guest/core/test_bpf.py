@@ -72,7 +72,14 @@ def test_arp_filter_our_address_as_sender_passes(address: str, opcode: int) -> N
         assert passes(arp(address, "192.0.2.77", opcode))
 
 
-@pytest.mark.parametrize("sender", ["0.0.0.0", "192.0.2.1", "192.0.2.12", "10.255.255.254"])
+@pytest.mark.parametrize("address", OURS4)
+def test_arp_filter_probe_for_our_address_passes(address: str) -> None:
+    with kernel_filter(ARP_FILTER) as passes:
+        assert passes(arp("0.0.0.0", address))
+        assert not passes(arp("0.0.0.0", "192.0.2.77"))
+
+
+@pytest.mark.parametrize("sender", ["192.0.2.1", "192.0.2.12", "10.255.255.254"])
 def test_arp_filter_other_sender_is_dropped(sender: str) -> None:
     with kernel_filter(ARP_FILTER) as passes:
         assert not passes(arp(sender, "192.0.2.10"))

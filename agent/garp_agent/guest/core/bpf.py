@@ -1,8 +1,8 @@
 """Socket filters (classic BPF): which received frames wake the agent.
 
-A frame that claims one of our addresses passes.  The kernel drops all other ARP and neighbour
-discovery frames before they cost anything.  Does not validate a frame: ``frames.decode`` does.
-Does not tell our own frames from those of others: the engine does.
+A frame that claims one of our addresses passes, and so does an ARP probe for one.  The kernel
+drops all other ARP and neighbour discovery frames before they cost anything.  Does not validate a
+frame: ``frames.decode`` does.  Does not tell our own frames from those of others: the engine does.
 
 Source: Documentation/networking/filter.rst.
 """
@@ -51,7 +51,14 @@ _ADVERTISEMENT = (
 
 
 # What is the same for each address is packed once: a guest can have thousands of addresses.
-_ARP_HEAD = packed((*_FOR_THIS_HOST, (LOAD_WORD, 0, 0, 28)))
+_ARP_HEAD = packed(
+    (
+        *_FOR_THIS_HOST,
+        (LOAD_WORD, 0, 0, 28),  # sender protocol address
+        (JUMP_IF_EQUAL, 0, 1, 0),  # a probe: RFC 5227 section 1.1
+        (LOAD_WORD, 0, 0, 38),  # target protocol address
+    )
+)
 _ADVERTISEMENT_HEAD = packed((*_FOR_THIS_HOST, *_ADVERTISEMENT))
 _END = packed((DROP,))
 # These pass what the filters below pass for any address.
@@ -68,6 +75,7 @@ _FOR_IPV6 = Struct("=12sI12sI8s").pack
 def arp_filter(addresses: Iterable[bytes]) -> bytes:
     """Return a filter that passes ARP frames whose sender protocol address is one of these.
 
+    Of a frame whose sender protocol address is 0.0.0.0, the target protocol address counts.
     A packed array of struct sock_filter.  Only the first 2,000 addresses.
     """
     words = _words(addresses, MOST_IPV4)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from garp_agent.guest.core.conflicts import Conflicts
     from garp_agent.guest.core.frame_choice import FrameChoice
-    from garp_agent.guest.core.model import ClaimSeen
+    from garp_agent.guest.core.model import AddressProbed, ClaimSeen
     from garp_agent.guest.core.planner import Planner
     from garp_agent.guest.core.schedule import Schedule
     from garp_agent.wire.notices import Notices
@@ -70,6 +70,14 @@ class ClaimResponse:
                 effect="its claims are ignored",
             )
         return verdict is Verdict.MORE
+
+    def probe_seen(self, event: AddressProbed, now: float) -> None:
+        """Take in a probe for an address of ours: its station may withhold it, as we do."""
+        ifindex = self._planner.inventory.by_name.get(event.interface, 0)
+        plan = self._planner.plans.get(ifindex)
+        if plan is not None and event.address in plan.targets:
+            station, ours = event.hardware_address, plan.link.hardware_address
+            self._conflicts.rival_probed(ifindex, event.address, station, ours, now)
 
     def _conflict(self, ifindex: int, event: ClaimSeen, now: float) -> bool:
         """Answer a claim for an address of ours; return whether a test of the station begins."""

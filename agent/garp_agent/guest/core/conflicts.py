@@ -1,7 +1,8 @@
 """Conflicts: other stations that claim our addresses, and whether ours are withheld meanwhile.
 
-Decides from claims, answers and time.  Does not build or send frames, and does not see the probes
-of others: a probe only asks, and the kernel answers it.
+Decides from claims, answers and time.  Does not build or send frames.  The probes of others only
+ask, and the kernel answers them; they say something where this guest and another one both withhold
+an address (guest.core.deferring_stations).
 
 Any station can make a claim, so a claim only starts a check.  The address is withheld while PROBES
 probes are sent, PROBE_WAIT apart.  If none is answered, it is announced again, and the station
@@ -34,6 +35,7 @@ from __future__ import annotations
 from _heapq import heappop, heappush
 
 from garp_agent.config.settings import ConflictPolicy
+from garp_agent.guest.core.deferring_stations import DeferringStations, patience
 from garp_agent.guest.core.memory import remember
 from garp_agent.guest.core.model import Cause
 from garp_agent.guest.core.proxy_tests import ProxyTests
@@ -90,6 +92,7 @@ class Conflicts:
         "_settings",
         "_unsure_until",
         "claims",
+        "deferring",
         "proxy_tests",
         "rivals",
         "silent",
@@ -101,6 +104,7 @@ class Conflicts:
         self.rivals: dict[int, dict[bytes, Rival]] = {}  # by ifindex and address
         self.proxy_tests = ProxyTests()
         self.silent = SilentStations()
+        self.deferring = DeferringStations()
         self._gone: dict[bytes, tuple[Rival, float]] = {}  # by address; when it went
         self._heap: list[tuple[float, int, bytes]] = []  # step_at, ifindex, address
         self._checks: dict[int, set[bytes]] = {}  # because of claims, and under way; by ifindex
@@ -288,6 +292,11 @@ class Conflicts:
         is new, or under another policy, or if the rival is another one.  At most one line every
         NEWS_INTERVAL, because hardware addresses are free to forge.
         """
+        which = ifindex, address, hardware_address
+        if not answer:
+            self.deferring.claimed(which)
+        elif self.deferring.defers(which, now):
+            return False
         rival = self._rival(ifindex, address)
         is_another = rival.hardware_address != hardware_address
         # A station that repeats our frames claims the address without end.
@@ -314,6 +323,21 @@ class Conflicts:
         if is_news:
             rival.last_news, rival.is_logged = now, True
         return is_news
+
+    def rival_probed(
+        self, ifindex: int, address: bytes, station: bytes, ours: bytes, now: float
+    ) -> None:
+        """Note that a station probes for an address that this guest may withhold because of it.
+
+        If it has the address, its answers to our probes will show that.
+
+        ``ours``: the hardware address of this guest's link.
+        """
+        rival = self.rivals.get(ifindex, {}).get(address)
+        which = ifindex, address, station
+        if rival is not None and (rival.withheld or self.deferring.defers(which, now)):
+            is_young = not now - rival.present_since > YOUNG  # inf: no station has answered yet
+            self.deferring.probed(which, now, patience(is_young, ours > station))
 
     def _check(self, ifindex: int, address: bytes, rival: Rival, now: float, answer: bool) -> None:
         """Start a check because of a claim, or note the answer to a probe."""

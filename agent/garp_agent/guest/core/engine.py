@@ -22,6 +22,7 @@ from garp_agent.guest.core.frame_choice import WAITS, FrameChoice
 from garp_agent.guest.core.lease import GuestLease
 from garp_agent.guest.core.model import (
     PROBE_KINDS,
+    AddressProbed,
     Announcement,
     BurstRequested,
     Cause,
@@ -136,6 +137,8 @@ class Engine:
         elif isinstance(event, ClaimSeen):
             if self._claims.seen(event, now):
                 self.revision += 1  # there are other addresses to listen for
+        elif isinstance(event, AddressProbed):
+            self._claims.probe_seen(event, now)
         else:
             self._kernel_event(event, now)
 

@@ -250,6 +250,14 @@ class ClaimSeen(NamedTuple):
     answers: bytes = b""
 
 
+class AddressProbed(NamedTuple):
+    """A station asked which station has an address, and claimed nothing (ARP probe)."""
+
+    interface: str  # the name of the link on which it was heard
+    address: bytes
+    hardware_address: bytes
+
+
 class Sent(NamedTuple):
     """The outcome of sending one announcement."""
 
@@ -263,5 +271,12 @@ if TYPE_CHECKING:
     KernelChange = Union[LinkSeen, LinkGone, AddressSeen, AddressGone, ForwardingSeen]
     KernelEvent = Union[KernelChange, DumpStarted, DumpComplete, DumpPartial]
     EngineEvent = Union[
-        KernelEvent, Resumed, BurstRequested, LeaseGranted, HintPortClosed, ClaimSeen, Sent
+        KernelEvent,
+        Resumed,
+        BurstRequested,
+        LeaseGranted,
+        HintPortClosed,
+        ClaimSeen,
+        AddressProbed,
+        Sent,
     ]

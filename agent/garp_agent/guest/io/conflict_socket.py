@@ -27,7 +27,7 @@ from garp_agent.guest.core.bpf import (
     arp_filter,
 )
 from garp_agent.guest.core.frames import FrameError, decode
-from garp_agent.guest.core.model import ClaimSeen
+from garp_agent.guest.core.model import AddressProbed, ClaimSeen
 from garp_agent.runtime.socket_filter import attach_filter, detach_filter
 
 TYPE_CHECKING = False
@@ -99,9 +99,9 @@ class ConflictSocket:
         if protocol is not None:  # no station claims a hardware address alone
             self._hear_all_of(protocol)
 
-    def read(self) -> list[ClaimSeen]:
-        """Return claims that have arrived, at most BATCH for each protocol."""
-        claims = []
+    def read(self) -> list[ClaimSeen | AddressProbed]:
+        """Return claims and ARP probes that have arrived, at most BATCH for each protocol."""
+        heard: list[ClaimSeen | AddressProbed] = []
         for descriptor, _ in self._epoll.poll(0, len(self._sockets)):
             for _ in range(BATCH):
                 try:
@@ -118,11 +118,12 @@ class ConflictSocket:
                     source = (source,)
                 elif source[2] == PACKET_OTHERHOST:  # the filters drop it, too
                     continue
-                if claim.override and not claim.probe:
-                    claims.append(
-                        ClaimSeen(source[0], claim.address, claim.hardware_address, claim.answers)
-                    )
-        return claims
+                link, address, station = source[0], claim.address, claim.hardware_address
+                if claim.probe:
+                    heard.append(AddressProbed(link, address, station))
+                elif claim.override:
+                    heard.append(ClaimSeen(link, address, station, claim.answers))
+        return heard
 
     def _hear_all_of(self, protocol: int) -> None:
         if protocol not in self._hears_all:
