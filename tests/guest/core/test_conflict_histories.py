@@ -265,6 +265,34 @@ def test_withheld_address_that_another_link_announces_now_stays_withheld(
     assert announcements(frames, item.address) == []
 
 
+@pytest.mark.parametrize("first", [2, 3])
+def test_rival_is_remembered_for_its_link_where_the_address_is_on_two(first: int) -> None:
+    """One address on two links of different networks; netplan deletes both and adds them again."""
+    items = {ifindex: address("198.51.100.9/32", ifindex) for ifindex in (2, 3)}
+    agent = usual()
+    agent.see(ETH1, address("192.0.2.7/24", 2), address("203.0.113.7/24", 3), *items.values())
+    agent.until(100.0)
+
+    def answer(frame: Frame) -> list[ClaimSeen]:
+        sent = frame.announcement
+        is_asked = sent.kind is Kind.ARP_PROBE and sent.address == items[2].address
+        if sent.ifindex != 2 or not is_asked:
+            return []
+        return [ClaimSeen("eth0", sent.address, RIVAL, ETH0.hardware_address)]
+
+    agent.after_frame = answer
+    agent.tell(ClaimSeen("eth0", items[2].address, RIVAL))
+    agent.until(110.0)
+    agent.tell(*map(AddressGone, items.values()))
+    agent.until(110.5)
+    frames = agent.see(items[first])
+    agent.until(110.8)
+    frames += agent.see(items[5 - first]) + agent.until(150.0)
+    claims = [each for each in frames if each.announcement.kind in CLAIMS]
+    shared = [each.announcement for each in claims if each.announcement.address == items[2].address]
+    assert {each.ifindex for each in shared} == {3}
+
+
 @pytest.mark.parametrize("added_again", [0.2, 5.0])
 def test_address_added_again_before_the_path_is_known_to_work_is_left_to_its_owner(
     added_again: float,

@@ -105,7 +105,8 @@ class Conflicts:
         self.proxy_tests = ProxyTests()
         self.silent = SilentStations()
         self.deferring = DeferringStations()
-        self._gone: dict[bytes, tuple[Rival, float]] = {}  # by address; when it went
+        # By address and the ifindex of the link that had it; when it went.
+        self._gone: dict[bytes, dict[int, tuple[Rival, float]]] = {}
         self._heap: list[tuple[float, int, bytes]] = []  # step_at, ifindex, address
         self._checks: dict[int, set[bytes]] = {}  # because of claims, and under way; by ifindex
         self._unsure_until: dict[int, float] = {}  # by ifindex; for addresses that come later
@@ -150,7 +151,9 @@ class Conflicts:
             rival.listened = rival.unanswered(now, PROBE_WAIT)
             self._checks.get(ifindex, set()).discard(address)
             if rival.withheld or rival.step_at < inf or rival.unsure_until > now:
-                remember(self._gone, address, (rival, now), MOST_REMEMBERED)
+                links = self._gone.get(address, {})
+                links[ifindex] = rival, now
+                remember(self._gone, address, links, MOST_REMEMBERED)
         if not known:
             self.rivals.pop(ifindex, None)
             self._checks.pop(ifindex, None)
@@ -168,9 +171,14 @@ class Conflicts:
         unsure_until = self._unsure_until.get(ifindex, -inf)
         if claims and unsure_until > now and self._yields():
             self._rival(ifindex, address).unsure_until = unsure_until
-        if address not in self._gone:
+        links = self._gone.get(address)
+        if not links:
             return
-        before, went = self._gone.pop(address)
+        # It may have moved here from another link.  If it comes back there, too, that one knows it.
+        newest = max(links.values(), key=lambda each: each[1])
+        before, went = links.pop(ifindex) if ifindex in links else newest
+        if not links:
+            del self._gone[address]
         if not self._yields() or now - went > REMEMBERED:
             return
         rival = self._rival(ifindex, address)
