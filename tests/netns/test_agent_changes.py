@@ -96,7 +96,7 @@ def test_link_that_becomes_unfit_is_withdrawn_and_announced_when_fit_again(
 def test_dormant_link_that_has_its_carrier_is_announced_and_again_when_it_is_authorised(
     site: Site,
 ) -> None:
-    """The supplicant has died: the link mode stays, and the carrier comes back to a dormant link."""
+    """The supplicant has died: the mode stays, so the carrier comes back to a dormant link."""
     with site.start(config=QUIET + WITHOUT_CHECK) as agent:
         site.guest("link set eth0 mode dormant")
         site.lab.ip("peer", "link set eth0 down")
