@@ -71,7 +71,6 @@ def test_secondary_address_goes_with_its_primary_unless_promoted(
 OUTAGES = {
     "down": ("guest", "down", "up"),
     "no carrier": ("peer", "down", "up"),
-    "dormant": ("guest", "state dormant", "state up"),
     "no ARP on this link (NOARP)": ("guest", "arp off", "arp on"),
     "port of a bridge, bond or team": ("guest", "master br0", "nomaster"),
 }
@@ -92,6 +91,23 @@ def test_link_that_becomes_unfit_is_withdrawn_and_announced_when_fit_again(
         site.wire.wait_for(GUEST_ADDRESS)
         assert agent.addresses()[GUEST_ADDRESS]["last_cause"] == "link-up"
         assert agent.status()["frames"]["dropped"] == {}
+
+
+def test_dormant_link_that_has_its_carrier_is_announced_and_again_when_it_is_authorised(
+    site: Site,
+) -> None:
+    """The supplicant has died: the mode stays, so the carrier comes back to a dormant link."""
+    with site.start(config=QUIET + WITHOUT_CHECK) as agent:
+        site.guest("link set eth0 mode dormant")
+        site.lab.ip("peer", "link set eth0 down")
+        agent.wait_for_log("link-withdrawn", interface="eth0")
+        site.wire.clear()
+        site.lab.ip("peer", "link set eth0 up")
+        site.wire.wait_for(GUEST_ADDRESS)
+        assert "state DORMANT" in site.lab.run("guest", ["ip", "link", "show", "eth0"]).stdout
+        assert agent.sent_by("link-up") == 1
+        site.guest("link set eth0 mode default", "link set eth0 state up")
+        until(lambda: agent.sent_by("link-up") == 2, "it announces the link that is ready")
 
 
 def test_carrier_that_returns_makes_stacked_links_announce(site: Site) -> None:

@@ -456,6 +456,23 @@ def test_default_route_that_comes_after_the_address_makes_its_link_announced(sit
         site.wire.wait_for(GUEST_ADDRESS, count=3)
 
 
+def test_default_route_that_comes_back_alone_makes_its_link_announced_again(site: Site) -> None:
+    bridge_in_container(site)
+    site.guest(
+        "link add eth1 type vxlan id 7 dstport 4789",
+        "link set eth1 up",
+        "address add 198.51.100.10/24 dev eth1",
+    )
+    with site.start(config=FREQUENT) as agent:
+        agent.send_more(20)  # 2 s: the looks because of the start are over, but for late ones
+        site.guest("route del default", "address add 198.51.100.11/24 dev eth1")
+        agent.wait_for_log("link-withdrawn", interface="br0")
+        site.guest("route add default via 192.0.2.1")
+        site.wire.clear()
+        site.wire.wait_for(GUEST_ADDRESS, count=3)
+        assert agent.link("br0")["skipped"] is None  # type: ignore[index]
+
+
 def bridge_in_container(site: Site) -> None:
     """Put eth0 into a bridge that has its addresses and the default route."""
     site.guest(

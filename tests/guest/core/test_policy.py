@@ -82,7 +82,6 @@ SKIPPED_LINKS = [
     (link(master_ifindex=9), Skip.PORT),  # the master has no kind: net_failover
     (link(flags=DOWN), Skip.DOWN),
     (link(flags=NO_CARRIER), Skip.NO_CARRIER),
-    (link(flags=RUNNING | model.IFF_DORMANT), Skip.DORMANT),
 ]
 
 DESELECTED_LINKS = [
@@ -103,6 +102,7 @@ ANNOUNCED_LINKS = [
     *(link(kind=kind) for kind in ("", "bridge", "bond", "team", "veth")),
     *(link(kind=kind, parent_ifindex=3) for kind in ("vlan", "macvlan")),
     link(master_ifindex=9, port_kind="vrf"),
+    link(flags=RUNNING | model.IFF_DORMANT, operational_state=model.IF_OPER_DORMANT),
 ]
 
 

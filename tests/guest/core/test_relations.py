@@ -397,3 +397,77 @@ def test_default_route_is_found_a_second_after_its_address_whatever_else_happens
     while planner.deadline() < inf:
         planner.replan(planner.deadline())
     assert planner.plans[20].skip is not Skip.CONTAINERS
+
+
+class Routed:
+    """A planner of a container whose bridge has the default route, and when it asked for routes."""
+
+    def __init__(self) -> None:
+        self.default = 20
+        self.asked_at: set[float] = set()
+        self.now = 0.0
+        self.planner = Planner(Settings(), self._route)
+        self.tell(*dump(*OWN, ON_BRIDGE))
+
+    def _route(self, destination: bytes, by: int) -> int:
+        self.asked_at.add(self.now)
+        return self.default if not by else 0
+
+    def tell(self, *events: Any) -> None:
+        for event in events:
+            self.planner.apply(event)
+        self.planner.replan(self.now)
+
+    def until(self, then: float) -> None:
+        while self.planner.deadline() <= then:
+            self.now = self.planner.deadline()
+            self.planner.replan(self.now)
+        self.now = then
+
+    @property
+    def is_announced(self) -> bool:
+        return self.planner.plans[20].skip is None
+
+
+@pytest.mark.parametrize("away", [3.0, 15.0, 60.0])
+def test_default_route_that_comes_back_alone_after_a_change_is_found(away: float) -> None:
+    guest = Routed()
+    guest.until(1000.0)
+    guest.default = 0
+    guest.tell(*seen(address("10.0.1.2/24")))
+    guest.until(1000.0 + away)
+    assert not guest.is_announced
+    guest.default = 20
+    guest.until(1000.0 + 4 * away + 4.0)
+    assert guest.is_announced
+
+
+def test_default_route_that_is_away_at_the_last_look_is_looked_for_again() -> None:
+    guest = Routed()
+    guest.until(1000.0)
+    guest.tell(*seen(address("10.0.1.2/24")))
+    guest.until(1063.5)
+    guest.default = 0
+    guest.until(1064.5)
+    assert not guest.is_announced
+    guest.default = 20
+    guest.until(1065.0)
+    assert guest.is_announced
+
+
+def test_routes_are_looked_at_less_and_less_after_a_change_and_not_after_each_of_many() -> None:
+    guest = Routed()
+    guest.until(1000.0)
+    guest.asked_at.clear()
+    guest.tell(*seen(address("10.0.9.9/24", ifindex=20)))
+    guest.until(2000.0)
+    assert sorted(guest.asked_at) == [1000.0, 1001.0, 1004.0, 1016.0, 1064.0]
+    guest.asked_at.clear()
+    for _ in range(40):  # of another link, for which nobody asks at once
+        guest.tell(*seen(link(2, "eth1", kind="veth"), address("10.0.1.1/24")))
+        guest.tell(AddressGone(address("10.0.1.1/24")))
+        guest.until(guest.now + 0.25)
+    assert len(guest.asked_at) <= 20
+    assert guest.planner.deadline() <= guest.now + 1.0
+    guest.until(guest.now + 1000.0)
+    assert guest.planner.deadline() == inf

@@ -21,7 +21,6 @@ FRAME_LEAST = 60  # bytes, without the frame check sequence (IEEE 802.3)
 TROUBLES = {
     Skip.DOWN.value: "set it up (ip link set {interface} up), or remove its addresses",
     Skip.NO_CARRIER.value: "look at the cable, or at the link state that the hypervisor gives it",
-    Skip.DORMANT.value: "it waits for 802.1X; look at the supplicant",
     Skip.DADFAILED.value: "another machine has {address}: find it by its hardware address "
     "(ip neighbour, the switch), then remove and add the address",
     Skip.NO_HARDWARE_ADDRESS.value: "give {interface} a unicast hardware address",
@@ -34,7 +33,7 @@ LEFT_OUT = [
         *(Skip.FAMILY_OFF, Skip.NETWORK_NOT_INCLUDED, Skip.NETWORK_EXCLUDED),
     )
 ]
-SELECTED = (None, *(each.value for each in (Skip.DOWN, Skip.NO_CARRIER, Skip.DORMANT)))
+SELECTED = (None, Skip.DOWN.value, Skip.NO_CARRIER.value)
 
 
 # -- addresses --------------------------------------------------------------------------

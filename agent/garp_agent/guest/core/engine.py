@@ -264,7 +264,7 @@ class Engine:
             # The machine may run on another host now, which promised nothing.
             self._end_lease("the machine may have moved", now)
             self._bursts.above(ifindex, Cause.NOTIFY_PEERS)
-        if before is not None and event.link.has_carrier and not before.has_carrier:
+        if before is not None and event.link.readiness > before.readiness:
             self._bursts.above(ifindex, Cause.LINK_UP)
 
     def _burst_requested(self, event: BurstRequested, now: float) -> None:

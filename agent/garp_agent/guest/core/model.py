@@ -130,16 +130,18 @@ class Link(NamedTuple):
 
     @property
     def has_carrier(self) -> bool:
-        """Administratively up, with carrier, and not held dormant (802.1X)."""
-        return self.flags & (IFF_UP | IFF_LOWER_UP) == IFF_UP | IFF_LOWER_UP and not self.is_dormant
+        """Administratively up, with carrier: the kernel sends frames, also if it is dormant."""
+        return self.flags & (IFF_UP | IFF_LOWER_UP) == IFF_UP | IFF_LOWER_UP
 
     @property
-    def is_dormant(self) -> bool:
-        """Not yet authorised (802.1X).
+    def readiness(self) -> int:
+        """How far it is from carrying frames: 0 without a carrier, 1 dormant, 2 ready.
 
+        Dormant: the port is not yet authorised (802.1X), or the supplicant has left the link so.
         The kernel sets the state on such a link, and the flag on the links stacked on it.
         """
-        return bool(self.flags & IFF_DORMANT) or self.operational_state == IF_OPER_DORMANT
+        is_dormant = self.flags & IFF_DORMANT or self.operational_state == IF_OPER_DORMANT
+        return 0 if not self.has_carrier else 1 if is_dormant else 2
 
     @property
     def shares_hardware_address(self) -> bool:

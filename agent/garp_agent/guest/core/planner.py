@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     # The ifindex, and the plan before and after; None: no such link.
     Replanned = tuple[int, Union[LinkPlan, None], Union[LinkPlan, None]]
 
-# Seconds after a change until the routes that count are looked at again: the kernel reports an
-# address before it makes the route (__inet_insert_ifa), and a default route comes later still.
-ROUTES_SETTLE = 1.0
+# Seconds after a change when the routes that count are looked at again: the kernel reports an
+# address before it makes the route (__inet_insert_ifa), and a default route comes later still.  No
+# event says that a route has changed: those of a router with a million routes cost too much.
+ROUTE_LOOKS = (1.0, 4.0, 16.0, 64.0)
 
 
 class Planner:
@@ -41,10 +42,10 @@ class Planner:
 
     __slots__ = (
         "_changed",
+        "_changed_at",
         "_look_at_routes",
         "_relations",
         "_route",
-        "_settled_at",
         "_shared",
         "inventory",
         "plans",
@@ -60,7 +61,7 @@ class Planner:
         self._shared = SharedAddresses(route)
         self._changed: set[int] = set()  # links whose plans are to be made anew
         self._look_at_routes = inf  # when to
-        self._settled_at = -inf  # ROUTES_SETTLE after the latest change
+        self._changed_at = -inf  # the latest event, or look at the routes that changed a plan
 
     def apply(self, event: KernelEvent) -> None:
         """Take in one kernel event."""
@@ -87,17 +88,19 @@ class Planner:
         is_event = bool(self._changed)
         if self._look_at_routes <= now:
             self._changed.update(self._routed())
-            self._look_at_routes = self._settled_at if self._settled_at > now else inf
+            later = (self._changed_at + each for each in ROUTE_LOOKS)
+            self._look_at_routes = min((each for each in later if each > now), default=inf)
         if not self._changed:
             return []
         changed, self._changed = self._changed, set()
         changed = self._relations.update(self.inventory, changed)
         changed |= self._shared.update(self.inventory, changed, self._suitable)
+        replanned = [self._replan_link(ifindex) for ifindex in sorted(changed)]
         depends = self._shared.depend_on_routes() or self._relations.depend_on_routes()
-        if is_event and depends:
-            self._settled_at = now + ROUTES_SETTLE
-            self._look_at_routes = min(self._look_at_routes, self._settled_at)
-        return [self._replan_link(ifindex) for ifindex in sorted(changed)]
+        if depends and (is_event or any(before != after for _, before, after in replanned)):
+            self._changed_at = now
+            self._look_at_routes = min(self._look_at_routes, now + ROUTE_LOOKS[0])
+        return replanned
 
     def announced(self) -> list[int]:
         """Return the links that have something to announce."""

@@ -66,7 +66,6 @@ class Skip(Enum):
     CONTAINERS = "leads to containers only, and not in interfaces.include"
     DOWN = "down"
     NO_CARRIER = "no carrier"
-    DORMANT = "dormant"
     VIRTUAL_ROUTER = (
         "virtual router's hardware address or private macvlan, and no virtual address is here"
     )
@@ -227,9 +226,7 @@ def _state_skip(link: Link) -> Skip | None:
         return Skip.DOWN
     if not link.flags & IFF_LOWER_UP:
         return Skip.NO_CARRIER
-    if link.is_dormant:
-        return Skip.DORMANT
-    return None
+    return None  # a dormant link sends, too: a switch that has not authorised it drops the frames
 
 
 def _virtual_router_skip(link: Link, addresses: Iterable[InterfaceAddress]) -> Skip | None:
