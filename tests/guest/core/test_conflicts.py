@@ -508,6 +508,32 @@ def test_each_address_has_its_turn_while_the_carrier_flaps(up: float, number: in
     assert max(counts) <= 2 * min(counts)
 
 
+@pytest.mark.parametrize("policy", [YIELD, WARN])
+@pytest.mark.parametrize("up", [1.0, 1.5, 2.0])
+@pytest.mark.parametrize("number", [7, 14, 30])
+def test_each_link_of_a_nic_has_its_turn_while_the_carrier_flaps(
+    number: int, up: float, policy: ConflictPolicy
+) -> None:
+    agent = Agent(Settings(conflict=Conflict(policy)))
+    links = [link(2), *(link(n, kind="macvlan", parent_ifindex=2) for n in range(10, 10 + number))]
+    away = [each._replace(flags=NO_CARRIER) for each in links]
+    items = [address(f"10.0.0.{n}/24", n) for n in range(10, 10 + number)]
+    agent.tell(*dump(*links, *items))
+    agent.wait(12.0)
+    begin, frames = agent.now, []
+    for _ in range(40):
+        frames += agent.see(*away) + agent.wait(0.3) + agent.see(*links) + agent.wait(up)
+    claims = [f for f in frames if f.announcement.kind is Kind.ARP_REQUEST]
+    at = [[f.at for f in claims if f.announcement.address == each.address] for each in items]
+    counts = [len(own) for own in at]
+    assert min(counts) > 0
+    assert max(counts) <= 2 * min(counts)
+    if number <= 14:
+        rows = [[begin, *own, agent.now] for own in at]
+        gaps = [later - earlier for row in rows for earlier, later in zip(row, row[1:])]
+        assert max(gaps) < 15.0
+
+
 @pytest.mark.parametrize("policy", [WARN, DEFEND])
 def test_guest_that_was_away_announces_at_once_if_it_does_not_yield(policy: ConflictPolicy) -> None:
     frames = guest(policy).tell(Resumed(60.0))

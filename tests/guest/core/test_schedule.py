@@ -567,6 +567,23 @@ def test_address_that_went_and_came_back_is_not_announced_after_its_former_probe
     assert run(schedule, 20.0) == []
 
 
+@pytest.mark.parametrize(("cause", "place"), [(Cause.LINK_UP, 0), (Cause.PROXY_TEST, 5)])
+def test_address_that_is_let_out_first_goes_before_probes_of_other_links_unless_it_is_a_test(
+    cause: Cause, place: int
+) -> None:
+    schedule = Schedule(Settings(interval=200.0), halves)
+    links = range(10, 28)
+    schedule.group(dict.fromkeys(links, LINK), 0.0)
+    for ifindex in links:
+        schedule.set_addresses(ifindex, one_each(names(2)), 0.0)
+        schedule.send_once(ifindex, names(1)[0], Cause.CONFLICT, 0.0)
+    assert len(take(schedule, 0.0)) == 12
+    schedule.send_next(27, names(2)[1], cause, 0.05)
+    taken = [due for _, due in run(schedule, 5.0)]
+    assert taken.index(Due(27, names(2)[1], cause)) == place
+    assert [due.ifindex for due in taken if due.cause is Cause.CONFLICT] == [*range(22, 28)]
+
+
 # -- links without an address -------------------------------------------------------------
 
 BARE = range(100, 300)

@@ -303,7 +303,8 @@ class Engine:
         if event.outcome is not SendOutcome.SENT:
             self.schedule.refused(event.announcement.ifindex, now)
         else:
-            self.schedule.sent(event.announcement.ifindex, now)
+            announces = event.announcement.kind not in PROBE_KINDS
+            self.schedule.sent(event.announcement.ifindex, now, announces)
             self.choice.note_sent(event.announcement, now)
         if event.announcement.kind in PROBE_KINDS:
             ifindex, address = event.announcement.ifindex, event.announcement.address

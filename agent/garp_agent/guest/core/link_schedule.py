@@ -48,7 +48,7 @@ class Timer:
 class Nic(Timer):
     """A bucket, and the links that wait for it.  Due when the one whose turn it is may send."""
 
-    __slots__ = ("bare", "bucket", "links", "overtaken", "waiting")
+    __slots__ = ("bare", "bucket", "first", "links", "overtaken", "waiting")
     rank = 1  # all links that are due wait before one of them gets its turn
 
     def __init__(self, limits: RateLimit) -> None:
@@ -56,6 +56,8 @@ class Nic(Timer):
         self.bucket = FrameBucket(limits)
         self.links = 0  # that use it
         self.waiting: dict[LinkSchedule, None] = {}  # with pending addresses; the next one first
+        # Those of ``waiting`` that have an announcement which comes before all else.
+        self.first: dict[LinkSchedule, None] = {}
         self.bare: dict[LinkSchedule, None] = {}  # links that wait and have no address: they yield
         self.overtaken = 0  # turns of others since one of these had its turn
 
@@ -71,6 +73,7 @@ class LinkSchedule(Timer):
         "held",
         "ifindex",
         "is_bare",
+        "last_announced",
         "last_burst",
         "next_round",
         "nic",
@@ -97,6 +100,7 @@ class LinkSchedule(Timer):
         self.rest = 0.0  # seconds after the latest frame, if the kernel refused it
         self.rest_end = inf  # inf: it does not rest
         self.unsettled_until = -inf  # a lease does not stretch its interval before
+        self.last_announced = -inf  # when a frame that claims an address was sent
         self.held = 0  # how often an address had to wait for the bucket
         self.last_burst: tuple[float, Cause] | None = None
 
@@ -117,6 +121,14 @@ class LinkSchedule(Timer):
         address = next(iter(self.pending))
         self.first.pop(address, None)
         return Due(self.ifindex, address, self.pending.pop(address))
+
+    def is_first(self) -> bool:
+        """Return whether the next address is to be announced before those of other links.
+
+        The probes of a proxy test are not: any station can cause many of them.
+        """
+        address = next(iter(self.first), None)
+        return address is not None and self.pending[address] is not Cause.PROXY_TEST
 
     def forget(self, address: bytes) -> None:
         """Let an address not be pending any more."""

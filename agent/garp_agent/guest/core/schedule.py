@@ -224,7 +224,8 @@ class Schedule:
     def send_next(self, ifindex: int, address: bytes, cause: Cause, now: float) -> None:
         """Let an address out before all others that are pending on the link.
 
-        Those that were let out so before it come first.
+        Those that were let out so before it come first.  An announcement also goes before what
+        waits on the other links of its NIC.
         """
         link = self._links.get(ifindex)
         if link is not None:
@@ -290,11 +291,16 @@ class Schedule:
                 return due
         return None
 
-    def sent(self, ifindex: int, now: float) -> None:
-        """Count a frame of a link that was handed to the kernel at ``now``."""
+    def sent(self, ifindex: int, now: float, announces: bool = True) -> None:
+        """Count a frame of a link that was handed to the kernel at ``now``.
+
+        ``announces``: it is no probe.
+        """
         link = self._links.get(ifindex)
         if link is None:
             return
+        if announces:
+            link.last_announced = now
         link.rest = 0.0
         if link.rest_end < inf:
             link.rest_end = inf
@@ -342,6 +348,11 @@ class Schedule:
         for link in self._links.values():
             frames[link.nic] += AT_START * sum(link.addresses.values())
         return max((nic.bucket.rested_at(count) for nic, count in frames.items()), default=-inf)
+
+    def last_announced(self, ifindex: int) -> float:
+        """Return when a link last sent an announcement; ``-math.inf`` if it has not yet."""
+        link = self._links.get(ifindex)
+        return link.last_announced if link else -inf
 
     # -- for status -----------------------------------------------------------------
 
@@ -454,22 +465,29 @@ class Schedule:
         """Let the link wait for its NIC, if it has pending addresses."""
         nic = link.nic
         queue = nic.bare if link.is_bare else nic.waiting
-        if link.pending and link not in queue and link.rest_end == inf:
+        if not link.pending or link.rest_end < inf:
+            return
+        is_first = bool(link.first) and link not in nic.first and link.is_first()
+        if is_first:
+            nic.first[link] = None
+        is_new = link not in queue
+        if is_new or is_first:
             queue[link] = None
             self._enqueue_nic(nic, now)
-            link.held += nic.due > now
+            link.held += is_new and nic.due > now
 
     def _stop_waiting(self, link: LinkSchedule, now: float) -> None:
         queue = link.nic.bare if link.is_bare else link.nic.waiting
         if link in queue:
             del queue[link]
+            link.nic.first.pop(link, None)
             self._enqueue_nic(link.nic, now)
 
     def _turn(self, nic: Nic, now: float) -> tuple[LinkSchedule, float]:
         """Return the waiting link whose turn it is, and when its first address may leave."""
         depth = self._settings.rate_limit.depth
         is_overdue = nic.overtaken >= depth
-        queue, spare = nic.waiting, 0
+        queue, spare = nic.first or nic.waiting, 0
         if nic.bare and (is_overdue or not queue):
             queue = nic.bare
             if not is_overdue:
@@ -486,9 +504,12 @@ class Schedule:
             queue = nic.bare if link.is_bare else nic.waiting
             nic.overtaken = 0 if link.is_bare or not nic.bare else nic.overtaken + 1
             del queue[link]
+            nic.first.pop(link, None)
             due = link.take()
             if link.pending:
                 queue[link] = None
+                if link.first and link.is_first():
+                    nic.first[link] = None
         self._enqueue_nic(nic, now)
         return due
 

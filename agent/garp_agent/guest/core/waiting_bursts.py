@@ -61,7 +61,9 @@ class WaitingBursts:
         waiting, self.by_link = self.by_link, {}
         # As for requested bursts: a flood of causes writes the first one to the log.
         level = LEVEL_INFO if self._schedule.is_idle() else LEVEL_DEBUG
-        for ifindex, cause in waiting.items():
+        # A carrier that flaps must not hold up the same links of its NIC each time.
+        for ifindex in sorted(waiting, key=self._schedule.last_announced):
+            cause = waiting[ifindex]
             if cause in CHECKED:
                 self._conflicts.came_up(ifindex, now)
             plan = self._planner.plans.get(ifindex)
