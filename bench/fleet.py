@@ -184,7 +184,7 @@ class Scale(NamedTuple):
 
 QUICK = Scale((50, 500), (5.0, 60.0), (1, 10), (0.0, 4.0), (10, 50))
 LOOP = "arping loop"
-AT = 100.0  # seconds: when the failover comes
+AT = 180.0  # seconds: when the failover comes; the leases stretch the intervals by then
 
 
 def every(interval: float) -> Settings:
@@ -251,7 +251,7 @@ def failover_row(guests: int, hosts: int, pace: float, leased: bool) -> tuple[st
         str(hosts),
         "yes" if leased else "no",
         f"{pace:g}" if pace else "-",
-        figure(times.rate(AT - 20.0, AT)),
+        figure(times.rate(AT - 60.0, AT)),
         f"{times.between(AT, AT + 20.0).peak(INSTANT):,}",
         str(port.between(AT, AT + 20.0).peak(1.0)),
         f"{last * 1000:.0f} ms" if last < 1 else f"{last:.1f} s",

@@ -175,8 +175,8 @@ class Conflicts:
         if not links:
             return
         # It may have moved here from another link.  If it comes back there, too, that one knows it.
-        newest = max(links.values(), key=lambda each: each[1])
-        before, went = links.pop(ifindex) if ifindex in links else newest
+        before, went = max(links.values(), key=_how_contested)
+        links.pop(ifindex, None)
         if not links:
             del self._gone[address]
         if not self._yields() or now - went > REMEMBERED:
@@ -582,3 +582,12 @@ class Conflicts:
         if address not in known:
             known[address] = Rival()
         return known[address]
+
+
+def _how_contested(gone: tuple[Rival, float]) -> tuple[bool, bool, float]:
+    """Return what decides which link's knowledge of an address counts: the worst, then the latest.
+
+    ``gone``: the rival, and when the address went.
+    """
+    rival, went = gone
+    return rival.withheld, bool(rival.hardware_address) and rival.step_at < inf, went
