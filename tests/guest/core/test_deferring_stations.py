@@ -23,6 +23,7 @@ class Node:
     def __init__(self, hardware_address: bytes, now: float) -> None:
         self.link = ETH0._replace(hardware_address=hardware_address)
         self.claims: list[float] = []
+        self.hears_probes = True
         self.start(now)
 
     def start(self, now: float) -> None:
@@ -65,7 +66,8 @@ class Segment:
         if frame.kind is Kind.ARP_REQUEST:
             other.gets(ClaimSeen("eth0", MINE.address, ours))
         elif other.has_it and frame.asked in (b"", theirs):
-            other.gets(AddressProbed("eth0", MINE.address, ours))
+            if other.hears_probes:
+                other.gets(AddressProbed("eth0", MINE.address, ours))
             node.gets(ClaimSeen("eth0", MINE.address, theirs, ours))
 
 
@@ -150,6 +152,20 @@ def test_one_of_three_guests_that_start_together_announces(first: int) -> None:
     claims = [0.0, *sorted(at for node in segment.nodes for at in node.claims), segment.now]
     assert max(after - before for before, after in zip(claims, claims[1:])) <= 10.0
     assert sum(node.last_claim() > 60.0 for node in segment.nodes) == 1
+
+
+@pytest.mark.parametrize("macs", [MACS, MACS[::-1]], ids=["lower", "higher"])
+def test_guest_that_has_withheld_an_address_for_long_does_not_take_it(macs: list[bytes]) -> None:
+    """The owner is restarted, and its agent is an older one, which hears no probes."""
+    segment = Segment(macs[:1])
+    segment.until(70.0)
+    segment.nodes.append(Node(macs[1], segment.now))
+    owner, clone = segment.nodes
+    segment.until(300.0)
+    owner.start(segment.now)
+    owner.hears_probes = False
+    segment.until(500.0)
+    assert clone.claims == []
 
 
 def test_probes_of_a_station_whose_address_it_is_leave_it_to_that_station() -> None:

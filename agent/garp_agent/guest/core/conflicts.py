@@ -35,7 +35,7 @@ from __future__ import annotations
 from _heapq import heappop, heappush
 
 from garp_agent.config.settings import ConflictPolicy
-from garp_agent.guest.core.deferring_stations import DeferringStations, patience
+from garp_agent.guest.core.deferring_stations import DeferringStations
 from garp_agent.guest.core.memory import remember
 from garp_agent.guest.core.model import Cause
 from garp_agent.guest.core.proxy_tests import ProxyTests
@@ -342,10 +342,12 @@ class Conflicts:
         ``ours``: the hardware address of this guest's link.
         """
         rival = self.rivals.get(ifindex, {}).get(address)
+        if rival is None:
+            return
         which = ifindex, address, station
-        if rival is not None and (rival.withheld or self.deferring.defers(which, now)):
-            is_young = not now - rival.present_since > YOUNG  # inf: no station has answered yet
-            self.deferring.probed(which, now, patience(is_young, ours > station))
+        is_old = now - rival.present_since > YOUNG
+        if (rival.withheld and not is_old) or self.deferring.defers(which, now):
+            self.deferring.probed(which, now, ours > station)
 
     def _check(self, ifindex: int, address: bytes, rival: Rival, now: float, answer: bool) -> None:
         """Start a check because of a claim, or note the answer to a probe."""

@@ -2,13 +2,13 @@
 
 Two guests with one address can each wait for the other: both kernels answer the probes of both
 agents, so neither announces.  A station that has the address and goes on probing for it, without
-a claim, is such a guest.  After a while, its answers no longer count here.  Which of the two that
-is first is decided by their patience: that of a guest whose conflict is young is short (it was
-restarted, or its link came back), that of one that has withheld the address for long is longer.
-The lower hardware address goes first if both are equal.  The other one hears the announcement.
+a claim, is such a guest.  After PATIENCE, its answers no longer count here, if the conflict of
+this guest is young: it was restarted, say, or its link came back.  A guest that has withheld the
+address for long goes on withholding it.  If both conflicts are young, the guest with the lower
+hardware address is first, and the other one hears the announcement.
 
-Does not hear probes, and does not decide whether an address is withheld: guest.core.conflicts
-does.
+Does not hear probes, and does not decide which conflict is young or which address is withheld:
+guest.core.conflicts does.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     Which = tuple[int, bytes, bytes]  # ifindex, address, hardware address of the station
 
-PATIENCE_YOUNG, PATIENCE = 1.0, 6.0  # seconds of probes without a claim
-PATIENCE_HIGHER = 1.5  # seconds more for the guest with the higher hardware address
+PATIENCE = 1.0  # seconds of probes without a claim
+PATIENCE_HIGHER = 2.5  # the same for the guest with the higher hardware address
 FEWEST = 2  # probes
 MOST_BETWEEN = 20.0  # seconds between two probes of a station that withholds the address
 MOST_PROBERS = 64  # known ones: a forger must not fill the memory
@@ -36,8 +36,12 @@ class DeferringStations:
         # When a station defers, if it sends FEWEST probes; the latest one; their number.
         self._probes: dict[Which, tuple[float, float, int]] = {}
 
-    def probed(self, which: Which, now: float, patience: float) -> None:
-        """Note that a station probes for an address that it has; ``patience`` in seconds."""
+    def probed(self, which: Which, now: float, is_higher: bool) -> None:
+        """Note that a station probes for an address that it has.
+
+        ``is_higher``: the hardware address of this guest is higher than that of the station.
+        """
+        patience = PATIENCE_HIGHER if is_higher else PATIENCE
         since, latest, count = self._probes.get(which, (now + patience, now, 0))
         if now - latest > MOST_BETWEEN:
             since, count = now + patience, 0
@@ -51,12 +55,3 @@ class DeferringStations:
         """Return whether a station leaves an address to this guest."""
         since, latest, count = self._probes.get(which, (inf, -inf, 0))
         return count >= FEWEST and since <= now <= latest + MOST_BETWEEN
-
-
-def patience(is_young: bool, is_higher: bool) -> float:
-    """Return for how many seconds a station has to probe before its answers no longer count.
-
-    ``is_young``: the conflict of this guest began not long ago.  ``is_higher``: its hardware
-    address is higher than that of the station.
-    """
-    return (PATIENCE_YOUNG if is_young else PATIENCE) + (PATIENCE_HIGHER if is_higher else 0.0)
