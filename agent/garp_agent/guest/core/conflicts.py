@@ -59,7 +59,6 @@ SHORT_WAIT = 0.25
 # A check that begins anew before its end (the carrier flaps, ports of a bridge come) goes on.  It
 # ends when no station has answered for PROBE_WAIT in all, and for this long after the latest probe.
 SHORTEST_WAIT = 0.1
-ANYWAY = 1.0  # seconds without an answer after which it need not be that long
 GOES_ON = 5.0  # seconds; the check of an address that was away for longer begins anew
 # Seconds in which a conflict is young: its rival may leave soon (a split brain that heals), so it
 # is looked for at a quarter of the hold-off.
@@ -148,7 +147,7 @@ class Conflicts:
         known = self.rivals.get(ifindex, {})
         for address in [a for a in known if a not in addresses]:
             rival = known.pop(address)
-            rival.listened = rival.unanswered(now, PROBE_WAIT)
+            rival.listened = rival.unanswered(now, PROBE_WAIT, GOES_ON)
             self._checks.get(ifindex, set()).discard(address)
             if rival.withheld or rival.step_at < inf or rival.unsure_until > now:
                 links = self._gone.get(address, {})
@@ -208,7 +207,7 @@ class Conflicts:
         rival = self._rival(ifindex, address)
         rival.unsure_until = now + UNSURE
         if rival.withheld:
-            rival.listened = rival.unanswered(now, PROBE_WAIT)
+            rival.listened = rival.unanswered(now, PROBE_WAIT, GOES_ON)
         else:
             rival.check(1, cause)
             rival.step_at = inf  # until the probe is sent
@@ -487,7 +486,7 @@ class Conflicts:
         is_fast = rival.last_answer > -inf or rival.release_cause is Cause.RESUME
         wait = SHORT_WAIT if is_fast else PROBE_WAIT
         if rival.listened:
-            wait = max(wait - rival.listened, SHORTEST_WAIT if rival.listened < ANYWAY else 0.0)
+            wait = max(wait - rival.listened, SHORTEST_WAIT)
         if rival.step_at == inf:
             self._step(ifindex, address, rival, now + wait)
         elif rival.probes <= rival.wanted:

@@ -89,14 +89,16 @@ class Rival:
             self.to_ask += (hardware_address,)
         return hardware_address in self.to_ask
 
-    def unanswered(self, now: float, most: float) -> float:
-        """Return for how many seconds no station has answered; ``most``: of the check under way.
+    def unanswered(self, now: float, most: float, goes_on: float) -> float:
+        """Return for how many seconds no station has answered, for a check that goes on.
 
-        0 if the check began with a claim.
+        ``most``: of the check under way.  0 if it began with a claim, or more than ``goes_on``
+        seconds ago: this guest was stopped.
         """
-        if self.wanted > 1 or not self.withheld:
+        since = now - self.probed_at if self.probes else 0.0
+        if self.wanted > 1 or not self.withheld or since > goes_on:
             return 0.0
-        return self.listened + (min(now - self.probed_at, most) if self.probes else 0.0)
+        return self.listened + min(since, most)
 
     def check(self, wanted: int, cause: Cause, withheld: bool = True) -> None:
         """Check the address until ``wanted`` probes remain without an answer."""
