@@ -293,6 +293,27 @@ def test_rival_is_remembered_for_its_link_where_the_address_is_on_two(first: int
     assert {each.ifindex for each in shared} == {3}
 
 
+@pytest.mark.parametrize("since", [61.0, 90.0])
+def test_what_another_link_knew_of_an_address_too_long_ago_hides_nothing(since: float) -> None:
+    """A claim that waits for its check is remembered, although four others are under way."""
+    items = {ifindex: address("198.51.100.9/32", ifindex) for ifindex in (2, 3)}
+    others = crowd(4)
+    agent = usual(*others)
+    agent.see(ETH1, address("203.0.113.7/24", 3), *items.values())
+    agent.until(100.0)
+    answered_by(agent, RIVAL)
+    agent.tell(ClaimSeen("eth1", items[3].address, RIVAL))
+    agent.until(110.0)
+    agent.tell(AddressGone(items[3]))
+    agent.until(110.0 + since)
+    agent.after_frame = lambda frame: ()
+    agent.tell(*(ClaimSeen("eth0", item.address, RIVAL) for item in (*others, items[2])))
+    answered_by(agent, RIVAL)
+    agent.tell(AddressGone(items[2]))
+    frames = agent.see(items[2]) + agent.until(150.0 + since)
+    assert announcements(frames, items[2].address) == []
+
+
 @pytest.mark.parametrize("added_again", [0.2, 5.0])
 def test_address_added_again_before_the_path_is_known_to_work_is_left_to_its_owner(
     added_again: float,

@@ -59,7 +59,7 @@ SHORT_WAIT = 0.25
 # A check that begins anew before its end (the carrier flaps, ports of a bridge come) goes on.  It
 # ends when no station has answered for PROBE_WAIT in all, and for this long after the latest probe.
 SHORTEST_WAIT = 0.1
-GOES_ON = 5.0  # seconds; the check of an address that was away for longer begins anew
+GOES_ON = 5.0  # seconds; a check that was interrupted for longer begins anew
 # Seconds in which a conflict is young: its rival may leave soon (a split brain that heals), so it
 # is looked for at a quarter of the hold-off.
 YOUNG = 60.0
@@ -174,12 +174,13 @@ class Conflicts:
         if not links:
             return
         # It may have moved here from another link.  If it comes back there, too, that one knows it.
-        before, went = max(links.values(), key=_how_contested)
+        recent = [each for each in links.values() if now - each[1] <= REMEMBERED]
         links.pop(ifindex, None)
         if not links:
             del self._gone[address]
-        if not self._yields() or now - went > REMEMBERED:
+        if not recent or not self._yields():
             return
+        before, went = max(recent, key=_how_contested)
         rival = self._rival(ifindex, address)
         rival.unsure_until = max(before.unsure_until, rival.unsure_until)
         rival.last_announced = before.last_announced
@@ -336,9 +337,8 @@ class Conflicts:
     ) -> None:
         """Note that a station probes for an address that this guest may withhold because of it.
 
-        If it has the address, its answers to our probes will show that.
-
-        ``ours``: the hardware address of this guest's link.
+        If it has the address, its answers to our probes will show that.  ``ours``: the hardware
+        address of this guest's link.
         """
         rival = self.rivals.get(ifindex, {}).get(address)
         if rival is None:
