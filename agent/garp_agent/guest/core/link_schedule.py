@@ -100,7 +100,7 @@ class LinkSchedule(Timer):
         self.rest = 0.0  # seconds after the latest frame, if the kernel refused it
         self.rest_end = inf  # inf: it does not rest
         self.unsettled_until = -inf  # a lease does not stretch its interval before
-        self.last_announced = -inf  # when a frame that claims an address was sent
+        self.last_announced = -inf  # when a frame that is no probe was sent
         self.held = 0  # how often an address had to wait for the bucket
         self.last_burst: tuple[float, Cause] | None = None
 
